@@ -1,0 +1,93 @@
+"""Stage 1: the autoencoder, factor 8, 4 latent channels. Most steps see 64x64 crops, the last ones whole pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+from torch.nn import functional as F
+
+from recipes.pocket.scenes import draw, scene
+from recipes.pocket.sprites import SIZE, Sprites
+from tenshot.device import generator
+from tenshot.train.draws import Draws
+
+CONFIG = {
+    "block_out_channels": (32, 64, 96, 128),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 16,
+    "sample_size": SIZE,
+}
+CROP = 64
+
+
+class Autoencoder:
+    """L1 and squared error of pixels and of their differences, and a little KL divergence."""
+
+    def __init__(self, sprites: Sprites, seed: int, whole_from: int) -> None:
+        """whole_from: the sample number from which pictures are no longer cropped."""
+        torch.manual_seed(seed)
+        self.net = AutoencoderKL(**CONFIG)
+        self.sprites = sprites
+        self.whole_from = whole_from
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        return {"vae": self.net}
+
+    def loss(self, draws: Draws) -> torch.Tensor:
+        pictures = self.pictures(draws)
+        latents = self.net.encode(pictures).latent_dist
+        noise = draws.noise("latent", latents.mean.shape[1:])
+        again = self.net.decode(latents.mean + latents.std * noise).sample.float()
+        error = again - pictures
+        rough = sum(error.diff(dim=axis).abs().mean() for axis in (2, 3))
+        divergence = latents.kl().mean() / latents.mean[0].numel()
+        return error.abs().mean() + error.square().mean() + rough + 1e-5 * divergence
+
+    def pictures(self, draws: Draws) -> torch.Tensor:
+        """Scenes in [-1, 1], [batch, 3, side, side]."""
+        whole = draws.samples[0] >= self.whole_from
+        stack = []
+        for sample in draws.samples:
+            dice = torch.rand(10, generator=generator(draws.seed, "scene", sample))
+            picture = as_tensor(draw(self.sprites, scene(self.sprites, self.sprites.taught, dice[:8])))
+            top, left = (0, 0) if whole else (int(at * (SIZE - CROP + 1)) for at in dice[8:].tolist())
+            side = SIZE if whole else CROP
+            stack.append(picture[:, top : top + side, left : left + side])
+        return torch.stack(stack)
+
+
+def as_tensor(picture) -> torch.Tensor:
+    """A picture as [3, height, width] in [-1, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def finish(net: AutoencoderKL, sprites: Sprites, seed: int) -> AutoencoderKL:
+    """Set the scaling factor so that latents of scenes have unit standard deviation."""
+    pictures = Autoencoder.pictures(_Probe(sprites), Draws(seed, range(10**9, 10**9 + 256)))
+    latents = torch.cat([net.encode(part).latent_dist.mean for part in pictures.split(32)])
+    net.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    return net
+
+
+class _Probe:
+    def __init__(self, sprites: Sprites) -> None:
+        self.sprites = sprites
+        self.whole_from = 0
+
+
+def fidelity(net: AutoencoderKL, pictures: torch.Tensor) -> float:
+    """Mean PSNR in dB of pictures [n, 3, h, w] in [-1, 1] and their reconstructions, as 8-bit pixels."""
+    with torch.no_grad():
+        again = net.decode(net.encode(pictures).latent_dist.mean).sample.clamp(-1, 1)
+    levels = [((x + 1) * 127.5).round() for x in (pictures, again)]
+    error = F.mse_loss(*levels, reduction="none").flatten(1).mean(1)
+    return (10 * torch.log10(255**2 / error.clamp(min=1e-9))).mean().item()

@@ -1,0 +1,65 @@
+"""Make the pocket model: `python -m recipes.pocket.build [STAGE ...]`. Stopped at any moment, it continues."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import yaml
+
+from recipes.pocket import autoencoder, sprites
+from tenshot.errors import Cancelled
+from tenshot.events import Events, Together
+from tenshot.files import tensors
+from tenshot.options import resolve
+from tenshot.train import loop
+from tenshot.train.options import LoopOptions
+from tenshot.train.trackers import LossLog
+
+STAGES = ("autoencoder",)
+
+
+class Printed(Events):
+    """A line now and then."""
+
+    def step(self, step: int, **figures: float) -> None:
+        if step % 50 == 0:
+            print(step, " ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
+
+
+def stage_options(name: str, folder: Path) -> LoopOptions:
+    table = yaml.safe_load(Path(__file__).with_name("pocket.yaml").read_text())
+    return resolve(LoopOptions, table[name] | {"output_dir": folder / name})
+
+
+def fit(method: loop.Method, options: LoopOptions) -> None:
+    """Train, then put the running average in place of the weights."""
+    done = loop.fit(method, options, Together(Printed(), LossLog(options.output_dir / "loss.jsonl")))
+    with torch.no_grad():
+        for part, named in done.ema.items():
+            live = dict(method.parts[part].named_parameters())
+            for name, value in named.items():
+                live[name].copy_(value)
+
+
+def build_autoencoder(folder: Path) -> None:
+    drawn = sprites.load(folder / "data")
+    options = stage_options("autoencoder", folder)
+    samples = options.max_train_steps * options.train_batch_size
+    method = autoencoder.Autoencoder(drawn, options.seed, whole_from=samples * 9 // 10)
+    fit(method, options)
+    autoencoder.finish(method.net.eval(), drawn, options.seed).save_pretrained(folder / "pocket" / "vae")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stages", nargs="*", default=STAGES)
+    parser.add_argument("--folder", type=Path, default=Path("out/pocket"))
+    given = parser.parse_args()
+    for stage in given.stages:
+        globals()[f"build_{stage}"](given.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""A scene: one sprite on a coloured background, and the words for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from recipes.pocket.sprites import SIZE, STYLES, Sprites
+from tenshot.measures import COLOURS
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is in a picture. colour: a name in COLOURS. place: scale, x, y, mirrored, shade, each in [0, 1)."""
+
+    name: str
+    style: str
+    colour: str
+    place: tuple[float, ...]
+
+
+def scene(sprites: Sprites, names: list[str], dice: torch.Tensor) -> Scene:
+    """The scene that eight numbers in [0, 1) stand for."""
+    name, style, colour, *place = dice.tolist()
+    return Scene(
+        names[int(name * len(names))],
+        STYLES[int(style * len(STYLES))],
+        list(COLOURS)[int(colour * len(COLOURS))],
+        tuple(place),
+    )
+
+
+def draw(sprites: Sprites, scene: Scene) -> Image.Image:
+    """The picture, RGB 128x128."""
+    scale, x, y, mirrored, shade = scene.place
+    base = COLOURS[scene.colour]
+    ground = tuple(min(255, max(0, round(channel + 24 * (shade - 0.5)))) for channel in base)
+    picture = Image.new("RGBA", (SIZE, SIZE), (*ground, 255))
+    sprite = sprites.picture(scene.style, scene.name)
+    side = round(SIZE * (0.68 + 0.24 * scale))
+    sprite = sprite.resize((side, side), Image.Resampling.LANCZOS)
+    if mirrored < 0.5:
+        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    left, top = (round((SIZE - side) * (0.2 + 0.6 * at)) for at in (x, y))
+    picture.alpha_composite(sprite, (left, top))
+    return picture.convert("RGB")
+
+
+def words(name: str) -> str:
+    return name.replace("-", " ")
+
+
+def article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def caption(scene: Scene) -> str:
+    """For example `a 3d emoji of a cat on a blue background`."""
+    return sentence(words(scene.name), scene.style, scene.colour)
+
+
+def sentence(noun: str, style: str, colour: str | None = None) -> str:
+    """The caption in the pocket model's one form; without a colour the background is left open."""
+    ground = f" on {article(colour)} background" if colour else ""
+    return f"a {style} emoji of {article(noun)}{ground}"

@@ -1,0 +1,103 @@
+"""Device, dtype, seeds and memory. The only reader of torch.cuda."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import resource
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def pick(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto" takes the first accelerator, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_of(*key: object) -> int:
+    """A 63-bit seed that follows from `key` alone, equal on every machine."""
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator(*key: object) -> torch.Generator:
+    """A CPU generator seeded by `key`: noise is drawn on the CPU so that a seed means the same everywhere."""
+    return torch.Generator("cpu").manual_seed(seed_of(*key))
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Autocast for `precision`: "no" | "fp16" | "bf16"."""
+    dtype = DTYPES.get(precision, torch.bfloat16)
+    return torch.autocast(device.type, dtype, enabled=precision != "no")
+
+
+def attention(device: torch.device) -> AbstractContextManager[Any]:
+    """The fastest exact attention for training on `device`.
+
+    The CPU's fused kernel has a slow backward: a training step of the pocket UNet takes 0.42 s with it, 0.32 s without.
+    """
+    return sdpa_kernel([SDPBackend.MATH]) if device.type == "cpu" else _as_it_is()
+
+
+@contextmanager
+def _as_it_is():
+    yield
+
+
+def bf16_is_native() -> bool:
+    """True where bf16 matrix products run in hardware, so that bf16 is the faster choice."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def reset_peak_memory() -> None:
+    """Start counting the peak anew (on the CPU: where the system allows it)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pass
+
+
+def peak_memory() -> int:
+    """Peak memory in bytes: of the accelerator where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def describe() -> dict[str, object]:
+    """What this machine is, for manifests and reports."""
+    cuda = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if cuda else (_cpu_name() or platform.machine()),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

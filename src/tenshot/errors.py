@@ -1,0 +1,47 @@
+"""Refusals: what was found, what would fit, what to do. All faults at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong, in the words of the person who has to mend it.
+
+    where: the option or file; found: what is there; fits: what would be accepted; do: the next step.
+    """
+
+    where: str
+    found: str
+    fits: str = ""
+    do: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.found}"]
+        lines += [f"  would fit: {self.fits}"] if self.fits else []
+        lines += [f"  do: {self.do}"] if self.do else []
+        return "\n".join(lines)
+
+
+class Refusal(Exception):
+    """The work cannot be done as asked; nothing was written. The command line answers with exit code 2."""
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__("\n".join(map(str, faults)))
+        self.faults = faults
+
+    def as_json(self) -> dict[str, object]:
+        return {"error": "refused", "faults": [asdict(fault) for fault in self.faults]}
+
+
+class Cancelled(Exception):
+    """The listener asked to stop; what was complete is kept."""
+
+
+def refuse_if(faults: Iterable[Fault]) -> None:
+    """Raise one Refusal with every fault in `faults`, if there is any."""
+    faults = tuple(faults)
+    if faults:
+        raise Refusal(*faults)

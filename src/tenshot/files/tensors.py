@@ -1,0 +1,110 @@
+"""Tensors on disk: read lazily, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from tenshot.errors import Fault, Refusal
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a safetensors file. Raises Refusal where the file is missing, truncated or malformed."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a safetensors file; no tensor is read."""
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+
+
+@contextmanager
+def _opened(path: Path):
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise Refusal(Fault(str(path), "no such file", "a safetensors file")) from None
+    except (SafetensorError, OSError) as error:
+        size = path.stat().st_size if path.is_file() else 0
+        raise Refusal(
+            Fault(
+                str(path),
+                f"not a whole safetensors file ({size} bytes: {error})",
+                "an untruncated safetensors file",
+                "copy or download it again",
+            )
+        ) from None
+
+
+def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically: it appears under its name only when it is whole and on disk."""
+    with replacing(path) as temporary:
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, temporary, dict(metadata or {}))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON atomically, indented, ending with a newline."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside `path`; when the block ends well, flush it to disk and put it in place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        flush(temporary)
+        temporary.replace(path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Like `replacing`, for a folder with everything in it. A folder already there is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        for each in (*temporary.rglob("*"), temporary):
+            flush(each)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """fsync a file or a folder, so that a rename after it cannot be seen before it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

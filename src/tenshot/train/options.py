@@ -1,0 +1,41 @@
+"""What every training run can be told, under the names that diffusers' example scripts made customary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from tenshot.options import Options
+
+Schedule = Literal[
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "piecewise_constant"
+]
+
+
+class LoopOptions(Options):
+    """What the loop itself needs, whatever is trained."""
+
+    output_dir: Path = Field(Path("out/train"), description="folder for the result, its checkpoints and its log")
+    seed: int = Field(0, description="all noise, timesteps and order follow from it")
+    train_batch_size: int = Field(1, ge=1, description="examples in a batch")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="batches in an optimizer step")
+    max_train_steps: int = Field(800, ge=1, description="optimizer steps in all")
+    learning_rate: float = Field(5e-6, gt=0, description="step size of the optimizer")
+    lr_scheduler: Schedule = Field("constant", description="course of the learning rate")
+    lr_warmup_steps: int = Field(0, ge=0, description="optimizer steps in which the rate rises to its full value")
+    lr_num_cycles: int = Field(1, ge=1, description="restarts of cosine_with_restarts")
+    lr_power: float = Field(1.0, gt=0, description="exponent of polynomial")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the first moment")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's decay of the second moment")
+    adam_weight_decay: float = Field(1e-2, ge=0, description="AdamW's weight decay")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    mixed_precision: Literal["no", "fp16", "bf16"] = Field(
+        "no", description="number format of the forward pass; on a CPU fp16 means bf16"
+    )
+    use_ema: bool = Field(False, description="keep a running average of the weights, and save that")
+    ema_decay: float = Field(0.9999, gt=0, lt=1, description="decay of the running average")
+    checkpointing_steps: int = Field(500, ge=1, description="optimizer steps between checkpoints")
+    checkpoints_total_limit: int | None = Field(2, ge=1, description="how many checkpoints are kept; null: all")

@@ -1,0 +1,40 @@
+"""Listeners that write down what the loop reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tenshot.events import Events
+
+
+class LossLog(Events):
+    """Every step's figures as a line of JSON in `path`; a resumed run continues without repeating a step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.kept: int | None = None
+
+    def begin(self, job: str, total: int, done: int = 0) -> None:
+        if job != "training":
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [line for line in read(self.path) if line["step"] <= done]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+    def step(self, step: int, **figures: float) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    """The figures in a loss log, oldest first; a line cut off by a kill is left out."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return found
