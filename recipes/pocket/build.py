@@ -8,7 +8,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from recipes.pocket import autoencoder, sprites
+from diffusers import AutoencoderKL
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from recipes.pocket import autoencoder, pair, sprites, unet, words
 from tenshot.errors import Cancelled
 from tenshot.events import Events, Together
 from tenshot.files import tensors
@@ -17,7 +20,7 @@ from tenshot.train import loop
 from tenshot.train.options import LoopOptions
 from tenshot.train.trackers import LossLog
 
-STAGES = ("autoencoder",)
+STAGES = ("autoencoder", "pair", "unet")
 
 
 class Printed(Events):
@@ -50,6 +53,29 @@ def build_autoencoder(folder: Path) -> None:
     method = autoencoder.Autoencoder(drawn, options.seed, whole_from=samples * 9 // 10)
     fit(method, options)
     autoencoder.finish(method.net.eval(), drawn, options.seed).save_pretrained(folder / "pocket" / "vae")
+
+
+def build_pair(folder: Path) -> None:
+    drawn = sprites.load(folder / "data")
+    options = stage_options("pair", folder)
+    tokenizer = words.tokenizer(drawn, folder / "pocket" / "tokenizer")
+    method = pair.Pair(drawn, tokenizer, options.seed)
+    fit(method, options)
+    pair.text_encoder(method.net).save_pretrained(folder / "pocket" / "text_encoder")
+    method.net.save_pretrained(folder / "pair-whole")
+
+
+def build_unet(folder: Path) -> None:
+    drawn = sprites.load(folder / "data")
+    options = stage_options("unet", folder)
+    vae = AutoencoderKL.from_pretrained(folder / "pocket" / "vae").eval()
+    encoder = CLIPTextModel.from_pretrained(folder / "pocket" / "text_encoder").eval()
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "pocket" / "tokenizer")
+    scenes = unet.scenes(drawn, options.seed)
+    latents = unet.encode(vae, drawn, scenes)
+    method = unet.Denoiser(drawn, latents, scenes, unet.speak(encoder, tokenizer, drawn), options.seed)
+    fit(method, options)
+    method.net.save_pretrained(folder / "pocket" / "unet")
 
 
 def main() -> None:

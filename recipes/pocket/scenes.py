@@ -10,6 +10,8 @@ from PIL import Image
 from recipes.pocket.sprites import SIZE, STYLES, Sprites
 from tenshot.measures import COLOURS
 
+MEDIA = {"3d": "3d emoji", "flat": "flat emoji"}
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -21,9 +23,9 @@ class Scene:
     place: tuple[float, ...]
 
 
-def scene(sprites: Sprites, names: list[str], dice: torch.Tensor) -> Scene:
+def scene(names: list[str], dice: list[float]) -> Scene:
     """The scene that eight numbers in [0, 1) stand for."""
-    name, style, colour, *place = dice.tolist()
+    name, style, colour, *place = dice
     return Scene(
         names[int(name * len(names))],
         STYLES[int(style * len(STYLES))],
@@ -58,10 +60,24 @@ def article(noun: str) -> str:
 
 def caption(scene: Scene) -> str:
     """For example `a 3d emoji of a cat on a blue background`."""
-    return sentence(words(scene.name), scene.style, scene.colour)
+    return sentence(words(scene.name), MEDIA[scene.style], scene.colour)
 
 
-def sentence(noun: str, style: str, colour: str | None = None) -> str:
+def spoken(scene: Scene, category: str | None, dice: list[float]) -> str:
+    """The caption as people vary it, by two numbers in [0, 1): with less said about style, subject or background."""
+    medium = "photo" if dice[0] < 0.12 else MEDIA[scene.style]
+    noun = category if category and 0.12 <= dice[0] < 0.2 else words(scene.name)
+    return sentence(noun, medium, scene.colour if dice[1] < 0.8 else None)
+
+
+def sentence(noun: str, medium: str, colour: str | None = None) -> str:
     """The caption in the pocket model's one form; without a colour the background is left open."""
     ground = f" on {article(colour)} background" if colour else ""
-    return f"a {style} emoji of {article(noun)}{ground}"
+    return f"a {medium} of {article(noun)}{ground}"
+
+
+def every_sentence(sprites: Sprites) -> list[str]:
+    """Every caption that `spoken` can say about the known concepts."""
+    nouns = sorted({words(name) for name in sprites.known} | {sprites.category[name] for name in sprites.known})
+    media = ("photo", *MEDIA.values())
+    return [sentence(n, m, c) for n in nouns for m in media for c in (None, *COLOURS)]

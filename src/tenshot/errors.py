@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,15 @@ def refuse_if(faults: Iterable[Fault]) -> None:
     faults = tuple(faults)
     if faults:
         raise Refusal(*faults)
+
+
+def all_or_refuse(*checks: Callable[[], object]) -> list[Any]:
+    """Make every check; the results of all, or one Refusal with the faults of all."""
+    results, faults = [], []
+    for check in checks:
+        try:
+            results.append(check())
+        except Refusal as refusal:
+            faults += refusal.faults
+    refuse_if(faults)
+    return results

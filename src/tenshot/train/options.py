@@ -39,3 +39,20 @@ class LoopOptions(Options):
     ema_decay: float = Field(0.9999, gt=0, lt=1, description="decay of the running average")
     checkpointing_steps: int = Field(500, ge=1, description="optimizer steps between checkpoints")
     checkpoints_total_limit: int | None = Field(2, ge=1, description="how many checkpoints are kept; null: all")
+
+
+class FineTuneOptions(LoopOptions):
+    """What fine-tuning a model on pictures needs besides."""
+
+    pretrained_model_name_or_path: str = Field("pocket", description="pocket, or a model folder in the diffusers layout")
+    resolution: int | None = Field(None, ge=8, multiple_of=8, description="side in pixels; default: the model's own")
+    center_crop: bool = Field(False, description="crop oblong pictures at the centre only, not at both ends too")
+    train_text_encoder: bool = Field(False, description="train the text encoder along with the UNet")
+    snr_gamma: float | None = Field(None, gt=0, description="min-SNR weighting, usually 5; default: none")
+    gradient_checkpointing: bool = Field(False, description="less memory for more time")
+    validation_prompt: str | None = Field(None, description="draw this prompt during training")
+    num_validation_images: int = Field(4, ge=1, description="pictures drawn each time")
+    validation_steps: int | None = Field(None, ge=1, description="optimizer steps between drawings")
+    validation_epochs: int = Field(50, ge=1, description="or: rounds through the pictures between drawings")
+    report_to: Literal["tensorboard", "none"] = Field("tensorboard", description="where loss and pictures are shown")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")

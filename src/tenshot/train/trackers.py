@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from tenshot.events import Events
 
@@ -13,7 +17,6 @@ class LossLog(Events):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.kept: int | None = None
 
     def begin(self, job: str, total: int, done: int = 0) -> None:
         if job != "training":
@@ -38,3 +41,28 @@ def read(path: Path) -> list[dict[str, float]]:
         except json.JSONDecodeError:
             break
     return found
+
+
+class TensorBoard(Events):
+    """Scalars and pictures as TensorBoard event files in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writer: Any = None
+
+    def begin(self, job: str, total: int, done: int = 0) -> None:
+        if job == "training":
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder), purge_step=done + 1)
+
+    def step(self, step: int, **figures: float) -> None:
+        for name, value in figures.items():
+            self.writer.add_scalar(f"train/{name}", value, step)
+
+    def picture(self, tag: str, step: int, image: Image.Image) -> None:
+        self.writer.add_image(tag, np.asarray(image), step, dataformats="HWC")
+
+    def end(self) -> None:
+        if self.writer:
+            self.writer.close()

@@ -1,0 +1,60 @@
+PYTHON ?= python3
+PINNED := $(shell grep '^torch==' constraints.txt)
+TORCH ?= $(PINNED)
+VENV := .venv
+BIN := $(VENV)/bin
+# Another torch than the pinned one wants its own setuptools, too.
+LOOSE := $(if $(filter-out $(PINNED),$(TORCH)),^(torch|setuptools)==,^$$)
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+
+.PHONY: help demo test test-slow lint pocket clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       teach the pocket model ten shots on this machine, and see that it learned"
+	@echo "make test       the tests"
+	@echo "make test-slow  the tests, with those that take minutes"
+	@echo "make lint       ruff and mypy"
+	@echo "make pocket     make the pocket model anew (hours; continues where it was stopped)"
+	@echo "make clean      remove the environment and all caches; out/ is kept"
+	@echo
+	@echo "PYTHON=python3.12 chooses the Python, TORCH=torch==2.12.0 the torch."
+
+demo: $(VENV)/.tenshot
+	$(BIN)/tenshot demo
+	@echo "Now open out/demo/index.html"
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev
+	@$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+pocket: $(VENV)/.pocket
+	$(BIN)/python -m recipes.pocket.build
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist src/*.egg-info
+	find src recipes tests -name __pycache__ -prune -exec rm -rf {} +
+
+# torch goes first and alone: its pin has no local version, so that whichever build pip finds here satisfies it.
+$(VENV)/.tenshot: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Tenshot needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) has no venv module: install python3-venv, or choose another: make PYTHON=..."; exit 1; }
+	@echo "Making $(VENV) with $(TORCH): some minutes, once."
+	@$(PYTHON) -m venv $(VENV)
+	@grep -vE '$(LOOSE)' constraints.txt > $(VENV)/constraints.txt
+	@$(PIP) -c $(VENV)/constraints.txt setuptools '$(TORCH)'
+	@$(PIP) -c $(VENV)/constraints.txt --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev $(VENV)/.pocket: $(VENV)/.%: $(VENV)/.tenshot
+	@$(PIP) -c $(VENV)/constraints.txt --no-build-isolation -e '.[$*]'
+	@touch $@

@@ -1,0 +1,96 @@
+"""Stage 3: the UNet, taught to denoise latents of scenes of the known concepts, told in words what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from recipes.pocket.autoencoder import as_tensor
+from recipes.pocket.scenes import Scene, draw, every_sentence, scene, spoken
+from recipes.pocket.sprites import STYLES, Sprites
+from tenshot.device import generator
+from tenshot.train import denoise
+from tenshot.train.draws import Draws
+
+CONFIG = {
+    "sample_size": 16,
+    "block_out_channels": (96, 128, 192),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (3, 4, 6),
+    "layers_per_block": 1,
+    "cross_attention_dim": 192,
+}
+SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "steps_offset": 1,
+}
+SCENES = 30  # of each concept in each style
+UNSAID = 0.1  # share of captions left out, for guidance
+
+
+class Denoiser:
+    """Noise prediction with min-SNR weights on scenes encoded beforehand."""
+
+    def __init__(self, sprites: Sprites, latents: denoise.Latents, scenes: list[Scene], states, seed: int) -> None:
+        """states: caption -> its place in the table, and the table [captions, tokens, width]."""
+        torch.manual_seed(seed)
+        self.net = UNet2DConditionModel(**CONFIG)
+        self.sprites, self.latents, self.scenes = sprites, latents, scenes
+        self.place, self.table = states
+        self.aim = denoise.Objective("epsilon", DDPMScheduler(**SCHEDULE).alphas_cumprod, snr_gamma=5.0)
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        return {"unet": self.net}
+
+    def loss(self, draws: Draws) -> torch.Tensor:
+        batch = self.aim.draw(self.latents, draws)
+        states = self.table[[self.place[text] for text in self.captions(draws, batch.rows)]].float()
+        return denoise.losses(self.net, self.aim, batch, {"encoder_hidden_states": states}).mean()
+
+    def captions(self, draws: Draws, rows: list[int]) -> list[str]:
+        dice = zip(*(draws.uniform(purpose).tolist() for purpose in ("unsaid", "noun", "ground")), strict=True)
+        return [
+            "" if unsaid < UNSAID else spoken(seen, self.sprites.category[seen.name], rest)
+            for seen, (unsaid, *rest) in zip((self.scenes[row] for row in rows), dice, strict=True)
+        ]
+
+
+def scenes(sprites: Sprites, seed: int) -> list[Scene]:
+    """SCENES of every known concept in every style, backgrounds and places at random."""
+    made = []
+    for number, name in enumerate(name for name in sprites.known for _ in range(SCENES * len(STYLES))):
+        dice = torch.rand(8, generator=generator(seed, "unet scene", number)).tolist()
+        made.append(scene([name], [0.0, (number % len(STYLES)) / len(STYLES), *dice[2:]]))
+    return made
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, sprites: Sprites, scenes: list[Scene]) -> denoise.Latents:
+    """The scenes as latents, in bfloat16 to keep them small."""
+    means, stds = [], []
+    with torch.autocast("cpu", torch.bfloat16):
+        for start in range(0, len(scenes), 64):
+            pictures = torch.stack([as_tensor(draw(sprites, seen)) for seen in scenes[start : start + 64]])
+            posterior = vae.encode(pictures).latent_dist
+            means.append((posterior.mean * vae.config.scaling_factor).bfloat16())
+            stds.append((posterior.std * vae.config.scaling_factor).bfloat16())
+    return denoise.Latents(torch.cat(means), torch.cat(stds))
+
+
+@torch.no_grad()
+def speak(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, sprites: Sprites) -> tuple[dict[str, int], torch.Tensor]:
+    """Every caption's text states, [captions, 77, width] bfloat16, and where each caption stands."""
+    captions = ["", *every_sentence(sprites)]
+    tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    states = [encoder(part).last_hidden_state.bfloat16() for part in tokens.split(256)]
+    return {text: place for place, text in enumerate(captions)}, torch.cat(states)

@@ -1,0 +1,8 @@
+"""`python -m tenshot`."""
+
+import sys
+
+from tenshot.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,336 @@
+"""What a person sees of a job: progress and refusals on stderr, the result on stdout, a log beside the output."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import rich.console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
+
+from tenshot.errors import Cancelled, Refusal
+from tenshot.events import Events, Together
+
+
+@dataclass
+class Job:
+    """A job as far as it is known: `done` of `total` units, `first` of them there at the start. Times in seconds."""
+
+    name: str
+    total: int
+    first: int
+    start: float
+    done: int
+    figures: Mapping[str, float]
+
+    def pace(self, now: float) -> str:
+        """Speed and time left: "3.1 it/s, 0:04 left"; empty before the first unit."""
+        made, seconds = self.done - self.first, now - self.start
+        if made <= 0 or seconds <= 0:
+            return ""
+        return f"{speed(made / seconds)}, {clock((self.total - self.done) * seconds / made)} left"
+
+    def line(self, now: float) -> str:
+        share = self.done / self.total if self.total else 1.0
+        parts = [f"{self.name}: {self.done}/{self.total} {share:.0%}", self.pace(now), named(self.figures)]
+        return ", ".join(part for part in parts if part)
+
+
+class Lines(Events):
+    """Progress as plain lines for files and pipes: a job's first and last, and one every `every` seconds between."""
+
+    def __init__(
+        self, out: rich.console.Console, every: float = 5.0, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.out = out
+        self.every = every
+        self.now = now
+        self.jobs: list[Job] = []
+        self.told = (0.0, "")
+
+    def say(self, text: str) -> None:
+        self.out.print(Text(text), soft_wrap=True)
+
+    def begin(self, job: str, total: int, done: int = 0) -> None:
+        self.jobs.append(Job(job, total, done, self.now(), done, {}))
+        self._tell()
+
+    def advance(self, done: int, **figures: float) -> None:
+        if not self.jobs:
+            return
+        self.jobs[-1].done, self.jobs[-1].figures = done, figures
+        if self.now() - self.told[0] >= self.every:
+            self._tell()
+
+    def end(self) -> None:
+        if self.jobs:
+            self._tell()
+            self.jobs.pop()
+
+    def _tell(self) -> None:
+        now, job = self.now(), self.jobs[-1]
+        what = f"{job.name} {job.done}"
+        if what != self.told[1]:
+            self.out.print(Text(job.line(now)), soft_wrap=True)
+            self.told = (now, what)
+
+
+class Bars(Events):
+    """Progress as bars, on a terminal; a job within a job gets a bar of its own while it lasts."""
+
+    def __init__(self, out: rich.console.Console) -> None:
+        self.out = out
+        self.bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            MofNCompleteColumn(),
+            _Pace(),
+            TextColumn("{task.fields[figures]}", style="cyan", markup=False),
+            console=out,
+            expand=True,
+            refresh_per_second=5,
+        )
+        self.jobs: list[TaskID] = []
+
+    def say(self, text: str) -> None:
+        self.out.print(Text(text), soft_wrap=True)
+
+    def begin(self, job: str, total: int, done: int = 0) -> None:
+        if not self.jobs:
+            for old in self.bars.task_ids:
+                self.bars.remove_task(old)
+            self.bars.start()
+        self.jobs.append(self.bars.add_task(job, total=total, completed=done, figures=""))
+
+    def advance(self, done: int, **figures: float) -> None:
+        if self.jobs:
+            self.bars.update(self.jobs[-1], completed=done, figures=self._figures(figures))
+
+    def end(self) -> None:
+        if not self.jobs:
+            return
+        job = self.jobs.pop()
+        if self.jobs:
+            self.bars.remove_task(job)
+        else:
+            self.bars.stop()
+
+    def _figures(self, figures: Mapping[str, float]) -> str:
+        """All of them where there is room, else the first."""
+        return named(figures if self.out.width >= 110 else dict(list(figures.items())[:1]))
+
+
+class _Pace(ProgressColumn):
+    """Units in a second and the time left."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.finished_speed or task.speed
+        if not rate:
+            return Text("")
+        left = clock(task.elapsed or 0) if task.finished else clock(task.time_remaining or 0)
+        return Text(f"{speed(rate)} {left}", style="green")
+
+
+class Console(Together):
+    """What a person follows on stderr: bars on a terminal, else a plain line now and then."""
+
+    def __init__(self, out: rich.console.Console | None = None) -> None:
+        out = out or rich.console.Console(stderr=True)
+        super().__init__(Bars(out) if out.is_terminal else Lines(out))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take down the bars of jobs that an error left open."""
+        for listener in self.listeners:
+            while isinstance(listener, Bars | Lines) and listener.jobs:
+                listener.end()
+
+
+class LogFile(Events):
+    """Appends what happens to `path`, a dated line each.
+
+    A refused run leaves nothing behind: lines wait until the first step, or until the run is over and was not refused.
+    path None: no log.
+    """
+
+    def __init__(self, path: Path | None, title: str = "") -> None:
+        self.path = path
+        self.waiting: list[str] = []
+        self.started = False
+        self.jobs: list[str] = []
+        if title:
+            self._write(title)
+
+    def say(self, text: str) -> None:
+        self._write(text)
+
+    def begin(self, job: str, total: int, done: int = 0) -> None:
+        self.jobs.append(job)
+        self._write(f"begin {job}: {done}/{total}")
+
+    def end(self) -> None:
+        if self.jobs:
+            self._write(f"end {self.jobs.pop()}")
+
+    def step(self, step: int, **figures: float) -> None:
+        self.started = True
+        self._write(f"step {step}: {' '.join(f'{name}={value:.6g}' for name, value in figures.items())}")
+
+    def checkpoint(self, step: int) -> None:
+        self._write(f"checkpoint after step {step}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, Refusal) and not self.started:
+            return
+        self.started = True
+        with suppress(OSError):  # a full disk has been told already
+            self._write(_outcome(error))
+
+    def _write(self, text: str) -> None:
+        self.waiting += [f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n"]
+        if self.started and self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(self.waiting)
+            self.waiting.clear()
+
+
+def _outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "done"
+    if isinstance(error, Cancelled):
+        return f"cancelled: {error}"
+    if isinstance(error, Refusal):
+        return f"refused: {error}"
+    return "failed: " + "".join(traceback.format_exception(error)).rstrip()
+
+
+class Interrupt(Events):
+    """Inside its `with` the first Ctrl-C asks the job to stop where it is safe, the second stops it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before: Any = None
+
+    def cancelled(self) -> bool:
+        return self.asked
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._first)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _first(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Not through sys.stderr: the signal may have come in the middle of a print.
+        os.write(2, b"\nstopping at the next safe moment; press Ctrl-C again to stop at once\n")
+
+
+class Outlet:
+    """How a command answers: as one JSON object on stdout, or in words (the result on stdout, the rest on stderr)."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def result(self, result: Mapping[str, Any]) -> None:
+        if self.as_json:
+            print(to_json(result))
+            return
+        rows = list(_flat(result))
+        width = max((len(name) for name, _ in rows), default=0)
+        out = rich.console.Console()
+        for name, value in rows:
+            out.print(Text.assemble((name.ljust(width), "bold"), "  ", value), soft_wrap=True)
+
+    def refusal(self, refusal: Refusal) -> None:
+        if self.as_json:
+            print(to_json(refusal.as_json()))
+        err = rich.console.Console(stderr=True)
+        count = len(refusal.faults)
+        err.print(Text(f"refused: {'1 fault' if count == 1 else f'{count} faults'}", "bold red"))
+        for fault in refusal.faults:
+            first, *rest = str(fault).splitlines()
+            text = Text("  ").append(fault.where, "bold").append(first.removeprefix(fault.where), "red")
+            for line in rest:
+                text.append(f"\n  {line}")
+            err.print(text, soft_wrap=True)
+
+    def stopped(self, why: str) -> None:
+        if self.as_json:
+            print(to_json({"error": "cancelled", "message": why}))
+        text = why if why.startswith("stopped") else f"stopped: {why}"
+        rich.console.Console(stderr=True).print(Text(text, "yellow"), soft_wrap=True)
+
+    def failed(self, error: Exception) -> None:
+        """An error nobody foresaw: its traceback on stderr."""
+        if self.as_json:
+            print(to_json({"error": "failed", "message": f"{type(error).__name__}: {error}"}))
+        traceback.print_exception(error)
+
+
+def to_json(value: Mapping[str, Any]) -> str:
+    """One line of JSON; paths as text, numbers that JSON cannot hold as "NaN" and "Infinity"."""
+    import pydantic_core
+
+    return pydantic_core.to_json(value, inf_nan_mode="strings", fallback=_scalar).decode()
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for key, each in value.items():
+        name = f"{above}{key}"
+        if isinstance(each, Mapping):
+            yield from _flat(each, f"{name}.")
+        elif isinstance(each, list | tuple) and any(isinstance(item, Mapping) for item in each):
+            yield from _flat({str(number): item for number, item in enumerate(each, 1)}, f"{name}.")
+        elif isinstance(each, list | tuple):
+            yield name, ", ".join(map(_words, each))
+        else:
+            yield name, _words(each)
+
+
+def _words(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def named(figures: Mapping[str, float]) -> str:
+    """Figures in words, but for the seconds, which the speed tells better."""
+    return " ".join(f"{name} {value:.4g}" for name, value in figures.items() if name != "seconds")
+
+
+def speed(rate: float) -> str:
+    return f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes:seconds or hours:minutes:seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

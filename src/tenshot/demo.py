@@ -1,0 +1,254 @@
+"""The demo: 5-10 pictures of a subject in; the tuned model, and a page that shows and measures what it learned, out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import Field
+
+from tenshot import device, judge, model, report, sampling
+from tenshot.events import Events
+from tenshot.files.pictures import open_picture, read_folder
+from tenshot.model import ASSETS
+from tenshot.options import Options, resolve
+from tenshot.report import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row
+from tenshot.sampling import Request, Settings
+from tenshot.train import class_pictures, dreambooth, trackers
+from tenshot.train.dreambooth import DreamBoothOptions
+
+SUBJECTS = ASSETS / "subjects"
+HELP = {
+    "subject likeness": ("cosine of drawn and given pictures, by the judge", "higher"),
+    "prompt likeness": ("cosine of drawn pictures and their prompts, by the judge", "higher"),
+    "PRES": ("cosine of class pictures and the given ones: how far the subject leaks into its class", "lower"),
+    "DIV": ("1 - cosine among class pictures: how varied the class stayed", "higher"),
+}
+
+
+class DemoOptions(Options):
+    """Teach a model a subject and see what it learned, on one page."""
+
+    pictures: Path | None = Field(None, description="folder with 5-10 pictures; default: a subject that ships inside")
+    subject: str = Field("bear", min_length=1, description="the class word of what the pictures show")
+    model: str = Field("pocket", description="pocket, or a model folder in the diffusers layout")
+    identifier: str = Field("az", min_length=1, description="the rare word that becomes the subject's name")
+    max_train_steps: int | None = Field(None, ge=1, description="optimizer steps; default: by the model")
+    learning_rate: float | None = Field(None, gt=0, description="default: by the model")
+    num_class_images: int = Field(48, ge=2, description="class pictures for prior preservation")
+    seeds: int = Field(4, ge=1, description="pictures for each prompt")
+    seed: int = Field(0, ge=0, description="all randomness follows from it")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    out: Path = Field(Path("out/demo"), description="folder for the page and the two tuned models")
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a kind of model is best shown. contexts: (prompt with {}, what is new in it)."""
+
+    steps: int
+    rate: float
+    batch: int
+    contexts: Sequence[tuple[str, str]]
+
+
+POCKET = Ways(
+    steps=240,
+    rate=1e-4,
+    batch=4,
+    contexts=(
+        ("a 3d emoji of {} on a white background", "another background"),
+        ("a 3d emoji of {} on a black background", "another background"),
+        ("a 3d emoji of {} on a purple background", "another background"),
+        ("a 3d emoji of {} on an orange background", "another background"),
+        ("a flat emoji of {} on a green background", "another style"),
+        ("a flat emoji of {} on a pink background", "another style and background"),
+    ),
+)
+FULL_SIZE = Ways(
+    steps=400,
+    rate=5e-6,
+    batch=1,
+    contexts=(
+        ("a photo of {} in the snow", "another place"),
+        ("a photo of {} on a beach", "another place"),
+        ("a photo of {} on a purple background", "another background"),
+        ("a watercolour painting of {}", "another style"),
+        ("a pencil drawing of {}", "another style"),
+    ),
+)
+
+
+def demo(options: DemoOptions, events: Events) -> dict[str, Any]:
+    """Before pictures, two trainings (with and without prior preservation), after pictures, measures, the page."""
+    started = time.perf_counter()
+    folder = options.pictures or SUBJECTS / "koala"
+    given = [open_picture(example.path) for example in read_folder(folder, option="--pictures")]
+    events.say(f"looked at {len(given)} pictures in {folder.name}: {_sizes(given)}")
+    ways = POCKET if options.model == "pocket" else FULL_SIZE
+    runs = {
+        WITH_PRIOR: _train(options, ways, folder, events, prior=True),
+        WITHOUT_PRIOR: _train(options, ways, folder, events, prior=False),
+    }
+    places = {UNTUNED: options.model, **{row: run["result"] for row, run in runs.items()}}
+    drawn = {row: _draw(options, ways, place, row, events) for row, place in places.items()}
+    measures = _measure(options, ways, given, drawn)
+    made = Report(
+        title=f"{len(given)} pictures of {_noun(options)}",
+        subject=_noun(options),
+        class_noun=options.subject,
+        instance_prompt=_instance(options),
+        class_prompt=_class(options),
+        model=options.model,
+        given=given,
+        class_pictures=_class_pictures(options, runs[WITH_PRIOR])[:12],
+        contexts=_contexts(options, ways, drawn),
+        class_word=_class_row(options, drawn),
+        losses={row: _losses(run) for row, run in runs.items()},
+        measures=measures,
+        measure_help=HELP,
+        forecast=_forecast(runs),
+        facts=_facts(options, ways, runs, time.perf_counter() - started),
+    )
+    page = report.write(made, options.out)
+    for sentence in report.verdict(made):
+        events.say(sentence)
+    return {"page": str(page), "measures": measures, "tuned": runs[WITH_PRIOR]["result"]}
+
+
+def _train(options: DemoOptions, ways: Ways, pictures: Path, events: Events, *, prior: bool) -> dict[str, Any]:
+    events.say(f"training {WITH_PRIOR if prior else WITHOUT_PRIOR}")
+    given: dict[str, Any] = {
+        "pretrained_model_name_or_path": options.model,
+        "instance_data_dir": pictures,
+        "instance_prompt": _instance(options),
+        "output_dir": options.out / ("with-prior" if prior else "without-prior"),
+        "seed": options.seed,
+        "max_train_steps": options.max_train_steps or ways.steps,
+        "learning_rate": options.learning_rate or ways.rate,
+        "train_batch_size": ways.batch,
+        "checkpoints_total_limit": 1,
+        "mixed_precision": "bf16" if device.bf16_is_native() else "no",
+        "device": options.device,
+    }
+    if prior:
+        given |= {
+            "with_prior_preservation": True,
+            "class_prompt": _class(options),
+            "class_data_dir": options.out / "class",
+            "num_class_images": options.num_class_images,
+        }
+    return dreambooth.train(resolve(DreamBoothOptions, given), events)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """contexts: prompt -> pictures. word: pictures of the class word alone."""
+
+    contexts: Mapping[str, list[Image.Image]]
+    word: list[Image.Image]
+
+
+def _draw(options: DemoOptions, ways: Ways, place: str, row: str, events: Events) -> Drawn:
+    opened = model.load(place, device=device.pick(options.device))
+    prompts = [prompt.format(_noun(options)) for prompt, _ in ways.contexts]
+    wanted = [Request(prompt, options.seed + n) for prompt in prompts for n in range(options.seeds)]
+    word = [Request(_class(options), options.seed + n) for n in range(4 * options.seeds)]
+    images = sampling.pictures(opened, wanted + word, Settings(batch=8), events, f"drawing, {row}")
+    groups = {p: images[n * options.seeds : (n + 1) * options.seeds] for n, p in enumerate(prompts)}
+    return Drawn(groups, images[len(wanted) :])
+
+
+def _measure(
+    options: DemoOptions, ways: Ways, given: list[Image.Image], drawn: Mapping[str, Drawn]
+) -> dict[str, dict[str, float | None]]:
+    """The table: likeness to the subject in the contexts, to the prompts' words, and what became of the class."""
+    eye = judge.load()
+    plain = [prompt.format(_class_noun(options)) for prompt, _ in ways.contexts for _ in range(options.seeds)]
+    own = [f"a photo of {_class_noun(options)}"] * len(given)
+    rows: dict[str, dict[str, float | None]] = {
+        REAL: dict(zip(HELP, (eye.likeness_within(given), eye.prompt_likeness(given, own), None, None), strict=True))
+    }
+    for row, each in drawn.items():
+        images = [image for group in each.contexts.values() for image in group]
+        figures = (
+            eye.likeness(images, given),
+            eye.prompt_likeness(images, plain),
+            eye.likeness(each.word, given),
+            eye.diversity(each.word),
+        )
+        rows[row] = dict(zip(HELP, figures, strict=True))
+    return rows
+
+
+def _class_noun(options: DemoOptions) -> str:
+    """The subject in words the judge knows: the class with its article, without the identifier."""
+    return f"{'an' if options.subject[0] in 'aeiou' else 'a'} {options.subject}"
+
+
+def _noun(options: DemoOptions) -> str:
+    return f"{options.identifier} {options.subject}"
+
+
+def _instance(options: DemoOptions) -> str:
+    return f"a photo of {_noun(options)}"
+
+
+def _class(options: DemoOptions) -> str:
+    return f"a photo of {_class_noun(options)}"
+
+
+def _contexts(options: DemoOptions, ways: Ways, drawn: Mapping[str, Drawn]) -> list[Row]:
+    notes = {prompt.format(_noun(options)): note for prompt, note in ways.contexts}
+    return [
+        Row(p, note, {"before": drawn[UNTUNED].contexts[p], "after": drawn[WITH_PRIOR].contexts[p]})
+        for p, note in notes.items()
+    ]
+
+
+def _class_row(options: DemoOptions, drawn: Mapping[str, Drawn]) -> Row:
+    names = {UNTUNED: "before", WITH_PRIOR: f"after, {WITH_PRIOR}", WITHOUT_PRIOR: f"after, {WITHOUT_PRIOR}"}
+    pictures = {name: drawn[row].word[: options.seeds] for row, name in names.items()}
+    return Row(_class(options), "the class word alone, without the identifier", pictures)
+
+
+def _class_pictures(options: DemoOptions, run: Mapping[str, Any]) -> list[Image.Image]:
+    folder = options.out / "class"
+    return [open_picture(example.path) for example in read_folder(folder, option=class_pictures.OPTION)]
+
+
+def _losses(run: Mapping[str, Any]) -> list[tuple[int, float]]:
+    return [(int(line["step"]), line["loss"]) for line in trackers.read(Path(run["result"]) / "loss.jsonl")]
+
+
+def _forecast(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    measured = {row: run["forecast"] for row, run in runs.items() if run["forecast"]}
+    times = {f"training {row}, s": each["seconds_per_step"] * runs[row]["steps"] for row, each in measured.items()}
+    peaks = [each["peak_bytes"] / 1e9 for each in measured.values()]
+    return times | ({"peak memory in training, GB": max(peaks)} if peaks else {})
+
+
+def _facts(options: DemoOptions, ways: Ways, runs: Mapping[str, Mapping[str, Any]], seconds: float) -> dict[str, Any]:
+    machine = device.describe()
+    return {
+        "time in all, s": round(seconds),
+        **{f"training {row}, s": run["seconds"] for row, run in runs.items()},
+        "peak memory in training, GB": max(run["peak_bytes"] for run in runs.values()) / 1e9,
+        "steps": runs[WITH_PRIOR]["steps"],
+        "learning rate": options.learning_rate or ways.rate,
+        "batch": ways.batch,
+        "seeds": f"{options.seed} to {options.seed + options.seeds - 1}",
+        "plan": runs[WITH_PRIOR]["plan"],
+        "machine": f"{machine['device']}, {machine['threads']} threads",
+        "torch": str(machine["torch"]),
+        "command": f"tenshot demo --model {options.model} --subject {options.subject!r} --seed {options.seed}",
+    }
+
+
+def _sizes(images: Sequence[Image.Image]) -> str:
+    sizes = sorted({image.size for image in images})
+    return ", ".join(f"{width}x{height}" for width, height in sizes[:5]) + (" ..." if len(sizes) > 5 else "")

@@ -1,0 +1,75 @@
+"""A family answers for itself: parts, sizes, text conditioning, what the UNet predicts. The table is at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Parts = Mapping[str, Any]
+Condition = Callable[[Parts, Sequence[str], tuple[int, int]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One line of models.
+
+    parts: part -> class in diffusers or transformers, as a model folder names them.
+    fits: does a UNet configuration belong to this family?
+    condition: (parts, prompts, (height, width)) -> the UNet's further arguments, the batch first.
+    width: what text width the UNet should find, from the text encoders' configurations.
+    """
+
+    name: str
+    title: str
+    resolution: int
+    parts: Mapping[str, str]
+    fits: Callable[[Mapping[str, Any]], bool]
+    condition: Condition
+    width: Callable[[Mapping[str, Mapping[str, Any]]], int]
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return tuple(part for part in self.parts if part.startswith("text_encoder"))
+
+
+def tokens(tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
+    """Token numbers [prompts, tokenizer's length], cut and padded."""
+    return tokenizer(
+        list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+    ).input_ids
+
+
+def overlong(tokenizer: Any, prompt: str) -> str:
+    """The end of `prompt` that does not fit the text encoder; empty where all of it fits."""
+    whole = tokenizer(prompt, truncation=False, verbose=False).input_ids
+    lost = whole[tokenizer.model_max_length - 1 : -1]
+    return tokenizer.decode(lost) if lost else ""
+
+
+def batched(conditioning: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+    """The given rows of a conditioning."""
+    return {
+        name: batched(value, rows) if isinstance(value, Mapping) else value[rows]
+        for name, value in conditioning.items()
+    }
+
+
+def joined(*conditionings: Mapping[str, Any]) -> dict[str, Any]:
+    """Several conditionings as one batch."""
+    return {
+        name: joined(*(each[name] for each in conditionings))
+        if isinstance(value, Mapping)
+        else torch.cat([each[name] for each in conditionings])
+        for name, value in conditionings[0].items()
+    }
+
+
+def cast(conditioning: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """The conditioning on `device` in `dtype`."""
+    return {
+        name: cast(value, device, dtype) if isinstance(value, Mapping) else value.to(device, dtype)
+        for name, value in conditioning.items()
+    }

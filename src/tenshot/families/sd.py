@@ -1,0 +1,38 @@
+"""Stable Diffusion 1.x and 2.x: one text encoder, whose last states the UNet attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tenshot.families.family import Family, Parts, tokens
+
+PARTS = {
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel",
+    "tokenizer": "CLIPTokenizer",
+}
+
+
+def condition(parts: Parts, prompts: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
+    """encoder_hidden_states [prompts, 77, width]."""
+    encoder = parts["text_encoder"]
+    ids = tokens(parts["tokenizer"], prompts).to(encoder.device)
+    return {"encoder_hidden_states": encoder(ids).last_hidden_state}
+
+
+def width(configs: Mapping[str, Mapping[str, Any]]) -> int:
+    return int(configs["text_encoder"]["hidden_size"])
+
+
+def _is_sd2(unet: Mapping[str, Any]) -> bool:
+    return bool(unet.get("use_linear_projection")) and unet.get("addition_embed_type") is None
+
+
+def _is_sd1(unet: Mapping[str, Any]) -> bool:
+    return not unet.get("use_linear_projection") and unet.get("addition_embed_type") is None
+
+
+SD1 = Family("sd1", "Stable Diffusion 1.x", 512, PARTS, _is_sd1, condition, width)
+SD2 = Family("sd2", "Stable Diffusion 2.x", 768, PARTS, _is_sd2, condition, width)

@@ -1,0 +1,41 @@
+"""Stable Diffusion XL: two text encoders, their second last states side by side, and the picture's size (arXiv 2307.01952)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tenshot.families import sd
+from tenshot.families.family import Family, Parts, tokens
+
+
+def condition(parts: Parts, prompts: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
+    """encoder_hidden_states [prompts, 77, width 1 + width 2]; text_embeds [prompts, projection]; time_ids [prompts, 6]."""
+    states = []
+    for number in ("", "_2"):
+        encoder = parts[f"text_encoder{number}"]
+        ids = tokens(parts[f"tokenizer{number}"], prompts).to(encoder.device)
+        out = encoder(ids, output_hidden_states=True)
+        states.append(out.hidden_states[-2])
+    time_ids = torch.tensor([[*size, 0, 0, *size]] * len(prompts), dtype=states[0].dtype, device=states[0].device)
+    return {
+        "encoder_hidden_states": torch.cat(states, dim=-1),
+        "added_cond_kwargs": {"text_embeds": out.text_embeds, "time_ids": time_ids},
+    }
+
+
+def width(configs: Mapping[str, Mapping[str, Any]]) -> int:
+    return sum(int(configs[part]["hidden_size"]) for part in ("text_encoder", "text_encoder_2"))
+
+
+SDXL = Family(
+    "sdxl",
+    "Stable Diffusion XL",
+    1024,
+    sd.PARTS | {"text_encoder_2": "CLIPTextModelWithProjection", "tokenizer_2": "CLIPTokenizer"},
+    lambda unet: unet.get("addition_embed_type") == "text_time",
+    condition,
+    width,
+)

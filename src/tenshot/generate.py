@@ -1,0 +1,103 @@
+"""The verb that draws: a prompt and a seed in, PNGs with infotext out."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tenshot import __version__, device, model, sampling
+from tenshot.diffusion.samplers import SAMPLERS
+from tenshot.errors import Fault, refuse_if
+from tenshot.events import Events
+from tenshot.families.family import overlong
+from tenshot.files.images import infotext, write_png
+from tenshot.model import Model
+from tenshot.options import Options
+from tenshot.sampling import Request, Settings
+
+
+class GenerateOptions(Options):
+    """Make pictures from a prompt. The same seed gives the same picture, alone or in a batch."""
+
+    model: str = Field("pocket", description="pocket, or a model folder in the diffusers layout")
+    prompt: list[str] = Field(min_length=1, description="what to draw; give it again for more prompts")
+    negative_prompt: str = Field("", description="what to keep away from")
+    seed: int = Field(-1, ge=-1, lt=2**63, description="of the first picture, the next ones count on; -1: any")
+    num_images: int = Field(1, ge=1, description="pictures for each prompt")
+    steps: int = Field(20, ge=1, le=1000, description="denoising steps")
+    sampler: str = Field("Euler a", description="one of: " + ", ".join(SAMPLERS))
+    guidance_scale: float = Field(7.5, ge=1, description="how closely the prompt is followed; 1: no guidance")
+    width: int | None = Field(None, ge=8, multiple_of=8, description="pixels; default: the model's own")
+    height: int | None = Field(None, ge=8, multiple_of=8, description="pixels; default: the model's own")
+    batch_size: int = Field(4, ge=1, description="pictures drawn at once")
+    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of the nets")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    out: Path = Field(Path("out/pictures"), description="a folder, or a .png file for a single picture")
+
+
+def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
+    """Draw and write; for each picture its file, prompt and seed come back. Raises Refusal before anything is written."""
+    refuse_if(_faults(options))
+    opened = model.load(options.model, device=device.pick(options.device), precision=options.precision)
+    seed = options.seed if options.seed >= 0 else secrets.randbelow(2**32)
+    requests = [
+        Request(prompt, seed + number, options.negative_prompt)
+        for prompt in options.prompt
+        for number in range(options.num_images)
+    ]
+    _say_what_is_cut(opened, options, events)
+    height, width = options.height or opened.resolution, options.width or opened.resolution
+    settings = Settings(
+        options.sampler, options.steps, options.guidance_scale, (height, width), options.batch_size
+    )
+    images = sampling.pictures(opened, requests, settings, events)
+    written = []
+    for number, (request, image) in enumerate(zip(requests, images, strict=True)):
+        path = options.out if options.out.suffix.lower() == ".png" else _free(options.out, request)
+        write_png(path, image, infotext(request.prompt, request.negative, facts(opened, request, settings)))
+        written.append({"file": str(path), "prompt": request.prompt, "seed": request.seed, "number": number})
+    return {"pictures": written}
+
+
+def facts(opened: Model, request: Request, settings: Settings) -> dict[str, object]:
+    """What infotext says beside the prompt, as user interfaces name it."""
+    height, width = settings.size_for(opened)
+    return {
+        "Steps": settings.steps,
+        "Sampler": settings.sampler,
+        "CFG scale": settings.guidance,
+        "Seed": request.seed,
+        "Size": f"{width}x{height}",
+        "Model": opened.place.name,
+        "Version": f"tenshot {__version__}",
+    }
+
+
+def _faults(options: GenerateOptions) -> Iterator[Fault]:
+    if options.sampler not in SAMPLERS:
+        yield Fault("--sampler", f"{options.sampler!r} is not known", ", ".join(SAMPLERS))
+    count = len(options.prompt) * options.num_images
+    if options.out.suffix.lower() == ".png" and count > 1:
+        yield Fault("--out", f"one file for {count} pictures", "a folder", "leave .png out")
+    elif options.out.suffix.lower() != ".png" and options.out.is_file():
+        yield Fault("--out", f"{options.out} is a file", "a folder, or a .png file")
+
+
+def _say_what_is_cut(opened: Model, options: GenerateOptions, events: Events) -> None:
+    for prompt in (*options.prompt, options.negative_prompt):
+        if lost := overlong(opened["tokenizer"], prompt):
+            events.say(f"the text encoder takes 77 tokens; it does not see the end of the prompt: {lost!r}")
+
+
+def _free(folder: Path, request: Request) -> Path:
+    """A file name in `folder` that is not taken, from the seed and the prompt."""
+    words = re.sub(r"[^\w]+", "-", request.prompt).strip("-")[:60]
+    number = 0
+    while (path := folder / f"{number:04d}-{request.seed}-{words}.png").exists():
+        number += 1
+    return path

@@ -1,0 +1,160 @@
+"""What surrounds the loop in every run: the output folder's owner, the forecast, the trackers, the manifest, the proof."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tenshot import device, model
+from tenshot.errors import Fault, refuse_if
+from tenshot.events import Events, Together
+from tenshot.files import tensors
+from tenshot.model import Model
+from tenshot.options import as_recipe
+from tenshot.train import checkpoint, loop
+from tenshot.train.options import FineTuneOptions, LoopOptions
+from tenshot.train.previews import Previews
+from tenshot.train.trackers import LossLog, TensorBoard
+
+CLAIM, MANIFEST, RECIPE = "run.json", "manifest.json", "recipe.yaml"
+FREE = {"checkpointing_steps", "checkpoints_total_limit", "report_to", "device", "output_dir"} | {
+    name for name in FineTuneOptions.model_fields if "validation" in name
+}  # options that may change between the two halves of a run without changing its result
+LIBRARIES = ("tenshot", "torch", "diffusers", "transformers", "safetensors")
+
+
+def identity(method: str, options: LoopOptions, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a run this run: its method, the options its result depends on, and digests of what it reads."""
+    chosen = {name: value for name, value in options.model_dump(mode="json").items() if name not in FREE}
+    if getattr(options, "lr_scheduler", "") in ("constant", "constant_with_warmup"):
+        chosen.pop("max_train_steps")
+    return {"method": method, "options": chosen, "inputs": dict(inputs)}
+
+
+def check_folder(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Refuse an output folder that holds something else than this run."""
+    refuse_if(_folder_faults(folder, wanted))
+
+
+def _folder_faults(folder: Path, wanted: Mapping[str, Any]) -> Iterator[Fault]:
+    where, do = f"--output_dir {folder}", "name another folder, or remove this one"
+    if folder.exists() and not folder.is_dir():
+        yield Fault(where, "is a file", "a folder", do)
+    elif folder.is_dir() and (folder / CLAIM).is_file():
+        found = json.loads((folder / CLAIM).read_text(encoding="utf-8"))
+        other = list(_differences(found, wanted))
+        if other:
+            yield Fault(where, "holds another run: " + "; ".join(other), "a new folder, or the same options", do)
+    elif folder.is_dir() and any(path.suffix != ".part" for path in folder.iterdir()):
+        some = ", ".join(sorted(path.name for path in folder.iterdir())[:4])
+        yield Fault(where, f"holds other files: {some}", "a new or empty folder", do)
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for name in sorted({*found, *wanted}):
+        a, b = found.get(name), wanted.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from _differences(a, b, f"{path}{name}.")
+        elif a != b:
+            yield f"{path.removeprefix('options.')}{name} was {a!r}, now {b!r}"
+
+
+def check_disk(folder: Path, options: LoopOptions, trained_bytes: int, model_bytes: int) -> None:
+    """Refuse when the checkpoints (weights and two optimizer moments each) and the result cannot fit on the disk."""
+    kept = 1 + (options.checkpoints_total_limit or math.ceil(options.max_train_steps / options.checkpointing_steps))
+    need = kept * (4 if options.use_ema else 3) * trained_bytes + model_bytes
+    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < need:
+        refuse_if(
+            [
+                Fault(
+                    f"--output_dir {folder}",
+                    f"{free / 1e9:.1f} GB free on its disk",
+                    f"{need / 1e9:.1f} GB: the result and {kept} checkpoints",
+                    "free some space, choose another disk, or lower --checkpoints_total_limit",
+                )
+            ]
+        )
+
+
+def carry_out(
+    method: loop.Method,
+    base: Model,
+    options: FineTuneOptions,
+    claim: Mapping[str, Any],
+    plan: str,
+    finished: Any,
+    events: Events,
+    per_epoch: int,
+) -> dict[str, Any]:
+    """Forecast, train, save to options.output_dir, prove; the manifest comes back.
+
+    finished: called when training is over, gives the Model to save.
+    """
+    folder = options.output_dir
+    tensors.write_json(folder / CLAIM, claim)
+    tensors.write_text(folder / RECIPE, as_recipe(options))
+    events.say(plan)
+    done = checkpoint.found(folder)
+    expected = None if done else loop.forecast(method, options)
+    if expected:
+        minutes = expected.seconds_per_step * options.max_train_steps / 60
+        gigabytes = expected.peak_bytes / 1e9
+        events.say(f"forecast from one step: {minutes:.1f} minutes, {gigabytes:.1f} GB of memory at the peak")
+    else:
+        events.say(f"continuing from {done[-1].name}")
+    started = time.perf_counter()
+    fit = loop.fit(method, options, Together(*_listeners(base, options, per_epoch, events), events))
+    seconds = time.perf_counter() - started
+    result = finished()
+    model.write_into(result, folder)
+    prove(result, folder)
+    manifest = {
+        "result": str(folder),
+        "steps": fit.step,
+        "seconds": round(seconds, 2),
+        "peak_bytes": device.peak_memory(),
+        "forecast": None if expected is None else vars(expected),
+        "plan": plan,
+        **claim,
+        "machine": device.describe(),
+        "versions": {name: metadata.version(name) for name in LIBRARIES},
+        "arguments": as_recipe(options),
+    }
+    tensors.write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def prove(result: Model, folder: Path) -> None:
+    """Read back what was written; it must be bit for bit what was trained."""
+    again = model.load(str(folder))
+    for part in model.NETS:
+        if part not in result.parts:
+            continue
+        live, read = result[part].state_dict(), again[part].state_dict()
+        wrong = [name for name, tensor in live.items() if not torch.equal(tensor.cpu(), read[name].cpu())]
+        refuse_if([Fault(str(folder / part), f"{len(wrong)} tensors differ after writing", do="check the disk")] * bool(wrong))
+
+
+def _listeners(base: Model, options: FineTuneOptions, per_epoch: int, events: Events) -> list[Events]:
+    folder = options.output_dir
+    heard: list[Events] = [LossLog(folder / "loss.jsonl")]
+    board = TensorBoard(folder / "logs") if options.report_to == "tensorboard" else None
+    if board:
+        heard.append(board)
+    if options.validation_prompt:
+        every = options.validation_steps or options.validation_epochs * per_epoch
+        shown = Together(*([board] if board else []), events)
+        heard.append(Previews(base, options, every, shown))
+    return heard
+
+

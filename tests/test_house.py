@@ -1,0 +1,176 @@
+"""The house rules: imports run downhill, nothing grows too large, the command line starts fast, every recipe binds."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tenshot.options import Options, read_recipe, resolve
+from tenshot.train.options import LoopOptions
+
+ROOT = Path(__file__).parent.parent
+SRC = ROOT / "src"
+FLOORS = (
+    {"errors", "events", "device", "measure", "options", "measures"},
+    {"files", "diffusion"},
+    {"families"},
+    {"model", "sampling", "adapters"},
+    {"generate", "convert", "merge", "evaluate", "judge", "train", "compile"},
+    {"demo", "report", "console", "compare", "bench", "serve", "cli", "__main__"},
+)
+STRANGERS = (1, 4)  # floors whose rooms do not know each other
+HEAVY = {"torch", "diffusers", "transformers", "accelerate", "tensorboard", "matplotlib"}
+VERBS = {"dreambooth": "tenshot.train.dreambooth.DreamBoothOptions"}  # recipes/<verb>.yaml, recipes/<verb>-<any>.yaml
+USER_RECIPES = 1
+POCKET_STAGES = 3
+
+FILES = sorted(SRC.glob("tenshot/**/*.py"))
+ALL_FILES = [*FILES, *sorted(ROOT.glob("recipes/**/*.py")), *sorted(ROOT.glob("tests/**/*.py"))]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imports(module: str) -> set[str]:
+    """Everything `module` imports, lazily or for type checking too. Of ours, the modules; of others, the names."""
+    path = MODULES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= (names & MODULES.keys()) or {base}
+    return found
+
+
+IMPORTS = {module: imports(module) for module in MODULES}
+
+
+def room(module: str) -> str:
+    """The part after `tenshot`; the package itself holds only its version and is below every floor."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def floor(module: str) -> int:
+    return next((number for number, rooms in enumerate(FLOORS) if room(module) in rooms), -1)
+
+
+def inner(module: str) -> set[str]:
+    return {other for other in IMPORTS[module] if other.split(".")[0] == "tenshot"}
+
+
+def test_there_is_a_house():
+    assert {"tenshot", "tenshot.errors", "tenshot.train.loop"} <= MODULES.keys()
+    assert "tenshot.errors" in inner("tenshot.options")
+
+
+def test_every_module_has_a_floor():
+    assert not [module for module in MODULES if module != "tenshot" and floor(module) < 0]
+
+
+def test_every_import_of_ours_exists():
+    assert not {(module, other) for module in MODULES for other in inner(module) if other not in MODULES}
+
+
+def test_imports_run_downhill():
+    assert not [(module, other) for module in MODULES for other in inner(module) if floor(other) > floor(module)]
+
+
+def test_strangers_do_not_know_each_other():
+    known = [(module, other) for module in MODULES for other in inner(module) if floor(module) == floor(other)]
+    assert not [(one, other) for one, other in known if floor(one) in STRANGERS and room(one) != room(other)]
+
+
+def test_imports_make_no_cycle():
+    try:
+        TopologicalSorter({module: inner(module) - {module} for module in MODULES}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_every_package_declares_itself_and_says_little():
+    assert not [path.parent for path in FILES if not (path.parent / "__init__.py").is_file()]
+    assert not [path for path in FILES if path.name == "__init__.py" and len(path.read_text().splitlines()) >= 12]
+
+
+def test_every_other_import_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + [name for extra in extras.keys() - {"dev"} for name in extras[extra]]
+    declared = {normal(re.split(r"[^\w.-]", name)[0]) for name in wanted}
+    provider = packages_distributions()
+    at_hand = {"tenshot", *sys.stdlib_module_names}
+    tops = {other.split(".")[0] for module in MODULES for other in IMPORTS[module]} - at_hand
+    assert not [top for top in tops if not {normal(name) for name in provider.get(top, [top])} & declared]
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sizes(path: Path):
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 400
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    lines = {f"{node.name}, line {node.lineno}": node.end_lineno - node.lineno + 1 for node in functions}
+    assert not {name: count for name, count in lines.items() if count >= 60}
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import json, sys; sys.argv = ['tenshot', '--help']\n"
+        "from tenshot.cli import main\n"
+        "try: code = main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "print(json.dumps([code or 0, sorted(sys.modules)]))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(SRC)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    *help_text, last = ran.stdout.splitlines()
+    status, loaded = json.loads(last)
+    assert status == 0
+    assert "tenshot" in "\n".join(help_text)
+    assert not HEAVY & set(loaded)
+
+
+def options_of(recipe: Path) -> type[Options]:
+    module, _, name = VERBS[recipe.stem.split("-")[0]].rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def test_every_recipe_binds():
+    recipes = sorted(ROOT.glob("recipes/*.yaml"))
+    for recipe in recipes:
+        resolve(options_of(recipe), read_recipe(recipe))
+    assert len(recipes) == USER_RECIPES
+
+
+def test_every_stage_of_the_pocket_model_binds():
+    stages = yaml.safe_load((ROOT / "recipes/pocket/pocket.yaml").read_text())
+    for stage in stages.values():
+        resolve(LoopOptions, stage)
+    assert len(stages) == POCKET_STAGES

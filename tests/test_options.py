@@ -1,0 +1,189 @@
+"""Options: one record, spelled as a command line or as a recipe."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from pydantic import Field, model_validator
+
+from tenshot.errors import Refusal
+from tenshot.options import MISSING, Options, as_recipe, entries, gather, read_recipe, resolve, spell
+
+
+class Base(Options):
+    """What all share."""
+
+    seed: int = Field(0, description="where the noise starts")
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+
+
+class Example(Base):
+    """Options of the example."""
+
+    folder: Path = Field(description="pictures")
+    rate: float = Field(0.5, gt=0, lt=1)
+    side: int = Field(512, ge=64, multiple_of=8)
+    limit: int | None = Field(2, ge=1)
+    size: int | Literal["auto"] = "auto"
+    prompt: str | None = Field(None, min_length=1, max_length=20)
+    filter: Literal["none", "blur"] | None = "blur"
+    prompts: list[str] = Field([], max_length=5)
+    sides: tuple[int, ...] = ()
+    flag: bool = False
+    other: bool = True
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Example":
+        if self.flag and self.prompt is None:
+            raise ValueError("--flag needs --prompt")
+        return self
+
+
+def faults(*words: str) -> dict[str, str]:
+    """What each place is told; the words must be refused."""
+    with pytest.raises(Refusal) as caught:
+        gather(Example, words)
+    places = [fault.where for fault in caught.value.faults]
+    assert len(places) == len(set(places)), places
+    return {fault.where: f"{fault.found} | {fault.fits} | {fault.do}" for fault in caught.value.faults}
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        ("--rate 0.25", "rate", 0.25),
+        ("--rate=0.25", "rate", 0.25),
+        ("--mixed-precision fp16", "mixed_precision", "fp16"),
+        ("--mixed_precision fp16", "mixed_precision", "fp16"),
+        ("--seed -3", "seed", -3),
+        ("--seed 1 --seed 2", "seed", 2),
+        ("--limit null", "limit", None),
+        ("--limit None", "limit", None),
+        ("--mixed_precision no", "mixed_precision", "no"),
+        ("--filter none", "filter", "none"),
+        ("--filter null", "filter", None),
+        ("--size 3", "size", 3),
+        ("--prompt=--seed", "prompt", "--seed"),
+        ("--prompts a b --prompts c", "prompts", ["a", "b", "c"]),
+        ("--sides 1 2", "sides", (1, 2)),
+        ("--flag --prompt x", "flag", True),
+        ("--flag=false", "flag", False),
+        ("--flag true --prompt x", "flag", True),
+        ("--flag --prompt x --no-flag", "flag", False),
+        ("--no_other", "other", False),
+        ("--no-other", "other", False),
+    ],
+)
+def test_words_become_values(words: str, name: str, value: object) -> None:
+    assert getattr(gather(Example, ["--folder", "f", *words.split()]), name) == value
+
+
+def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("sid: 3\nrate: 2\nmixed_precision: fp61\n")
+    told = faults("stray", "--recipe", str(recipe), "--recipe", str(tmp_path / "none.yaml"), "--limt", "3", "--limit",
+                  "0", "--seed", "x", "--side", "65", "--prompt", "a", "dog", "--no-flag", "1", "--size")  # fmt: skip
+    assert set(told) == {
+        "stray", "--folder", f"{recipe}: sid", f"{recipe}: rate", f"{recipe}: mixed_precision",
+        str(tmp_path / "none.yaml"), "--limt", "--limit", "--seed", "--side", "--prompt", "--no-flag", "--size",
+    }  # fmt: skip
+    assert "--limit" in told["--limt"] and "--side" in told[f"{recipe}: sid"]
+    assert "did you mean fp16?" in told[f"{recipe}: mixed_precision"]
+    assert "a number above 0, below 1" in told[f"{recipe}: rate"]
+    assert "a whole number from 64, a multiple of 8" in told["--side"] and "512" in told["--side"]
+    assert "'x'" in told["--seed"] and "where the noise starts" in told["--seed"]
+    assert "--prompt 'a dog'" in told["--prompt"]
+    assert "needed" in told["--folder"] and "a path (pictures)" in told["--folder"]
+
+
+def test_a_union_is_one_fault() -> None:
+    assert faults("--folder", "f", "--size", "big") == {"--size": faults("--folder", "f", "--size", "big")["--size"]}
+
+
+def test_numbers_must_be_finite() -> None:
+    class Open(Options):
+        height: float = Field(1.0, gt=0)
+
+    for word in ("inf", "nan"):
+        with pytest.raises(Refusal):
+            gather(Open, ["--height", word])
+
+
+def test_rules_of_the_whole_record_are_refusals() -> None:
+    assert faults("--folder", "f", "--flag") == {"options": "--flag needs --prompt |  | "}
+
+
+def test_a_shortened_name_is_refused_with_the_whole() -> None:
+    """argparse takes a prefix for the name, which a new option makes ambiguous."""
+    assert "--mixed_precision" in faults("--folder", "f", "--mixed", "no")["--mixed"]
+
+
+def test_the_command_line_wins_over_the_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("folder: f\nrate: 7\nmixed-precision: bf16\n")
+    for words in (["--recipe", str(recipe), "--rate", "0.25"], ["--rate", "0.25", "--recipe", str(recipe)]):
+        options = gather(Example, words)
+        assert (options.folder, options.rate, options.mixed_precision) == (Path("f"), 0.25, "bf16")
+
+
+def test_recipe_values_mean_what_they_say(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "a: no\nb: 5e-6\nc: 12:30\nd: 007\ne: true\nf: 3\ng: -1.5\nh:\ni: [1, x]\nj: null\nk: on\nl: 1_0\n"
+    )
+    assert read_recipe(recipe) == {
+        "a": "no", "b": 5e-6, "c": "12:30", "d": "007", "e": True, "f": 3, "g": -1.5, "h": None, "i": [1, "x"],
+        "j": None, "k": "on", "l": "1_0",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "word", "1: x\n", "a: [\n", "a: !!python/object:os.system {}\n"])
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(text)
+    with pytest.raises(Refusal, match="recipe"):
+        read_recipe(recipe)
+
+
+def test_a_recipe_reproduces_the_options(tmp_path: Path) -> None:
+    words = ["--folder", "f", "--limit", "null", "--prompt", "no", "--prompts", "007", "true", "--rate", "0.000005"]
+    options = gather(Example, words)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(as_recipe(options), encoding="utf-8")
+    assert gather(Example, ["--recipe", str(recipe)]) == options
+
+
+def test_resolve_takes_dashes_and_freezes() -> None:
+    options = resolve(Example, {"folder": "f", "mixed-precision": "fp16"})
+    assert options.mixed_precision == "fp16"
+    with pytest.raises(ValueError, match="frozen"):
+        options.seed = 1  # type: ignore[misc]
+
+
+def test_entries_tell_what_an_option_takes() -> None:
+    known = entries(Example)
+    assert list(known) == list(Example.model_fields)
+    assert known["folder"].default is MISSING and known["seed"].default == 0
+    assert known["seed"].section is Base and known["rate"].section is Example
+    assert known["mixed_precision"].choices == ["no", "fp16", "bf16"]
+    assert known["side"].limits == "from 64, a multiple of 8" and known["other"].limits == ""
+    assert known["prompt"].form == "text, not empty, of length 20 or less, or null"
+    assert known["prompts"].form == "values, each text, at most 5"
+    assert known["limit"].form == "a whole number from 1, or null"
+    assert known["flag"].flag and not known["seed"].flag and known["prompts"].many and known["sides"].many
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (5e-6, "5e-06"),
+        (1.0, "1"),
+        (1234567.5, "1234567.5"),
+        (None, "null"),
+        (False, "false"),
+        ("", "''"),
+        ([1, 2], "1 2"),
+    ],
+)
+def test_spell(value: object, word: str) -> None:
+    assert spell(value) == word
