@@ -1,5 +1,68 @@
-"""Tests never reach for the network, and their output has one width wherever they run."""
+"""Tests never reach for the network, their output has one width wherever they run, and they share tiny models."""
+
+from __future__ import annotations
 
 import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.dreambooth_runs import Bench
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
+os.environ |= {"OMP_NUM_THREADS": "1"}  # tiny nets gain nothing by threads
+os.fsync = lambda handle: None  # waiting for the disk takes half the time; a test may lose what it wrote
+
+
+def _made(name: str, factory: pytest.TempPathFactory) -> Path:
+    from tests import tiny
+
+    return getattr(tiny, name)(factory.mktemp("models") / name)
+
+
+@pytest.fixture(scope="session")
+def sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Stable Diffusion 1.x. Do not write into it."""
+    return _made("sd1", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def sd2_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Stable Diffusion 2.x that predicts the velocity. Do not write into it."""
+    return _made("sd2_v", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Stable Diffusion XL. Do not write into it."""
+    return _made("sdxl", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of five pictures. Do not write into it."""
+    from tests import tiny
+
+    return tiny.pictures(tmp_path_factory.mktemp("pictures"), 5)
+
+
+@pytest.fixture
+def bench(sd1: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Runs DreamBooth on the tiny Stable Diffusion 1.x."""
+    from tenshot.train import class_pictures
+    from tests.dreambooth_runs import Bench
+
+    monkeypatch.setenv("TENSHOT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(class_pictures, "SETTINGS", replace(class_pictures.SETTINGS, steps=3))
+    return Bench(sd1, pictures, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def guided(sd1: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished DreamBooth run with the guide's options alone. Do not write into it."""
+    from tests.dreambooth_runs import Bench
+
+    return Bench(sd1, pictures, tmp_path_factory.mktemp("runs")).run("guided")

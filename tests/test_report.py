@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tenshot import report as module
-from tenshot.report import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row, improved, verdict, write
+from tenshot.report.chart import ticks
+from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row
+from tenshot.report.verdict import improved, verdict
+from tenshot.report.write import write
 
 NASTY = """<script>alert('x')</script> & "quotes" <b>"""
 LIKENESS, PROMPT, DRIFT = "subject likeness", "prompt likeness", "class drift"
@@ -101,6 +103,16 @@ def test_every_picture_is_shown_and_is_the_one_given(report, tmp_path):
     after = shown["pictures/context-2-after-3.png"]
     assert np.array_equal(after, np.asarray(report.contexts[1].pictures["after"][2]))
     assert all(image["alt"] for image in page.of("img"))
+
+
+def test_columns_that_differ_in_punctuation_only_have_files_of_their_own(report, tmp_path):
+    row = Row("az fox", "", {name: pictures(2, n) for n, name in enumerate(("after", "after!", "after 2", "?", "!"))})
+    write(replace(report, contexts=[row]), tmp_path)
+    files = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["contexts"][0]["pictures"]
+    for column, drawn in row.pictures.items():
+        read = [np.asarray(Image.open(tmp_path / file)) for file in files[column]]
+        assert all(np.array_equal(one, picture) for one, picture in zip(read, drawn, strict=True)), column
+    assert len({file for of in files.values() for file in of}) == 10
 
 
 def test_the_page_needs_nothing_from_elsewhere(report, tmp_path):
@@ -234,10 +246,10 @@ def test_without_losses_there_is_no_chart(report, tmp_path, curve):
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0.23), (0, 1), (1, 400), (1, 2), (0, 1e-5), (900, 12_000)])
 def test_ticks_are_few_round_and_inside(low, high):
-    ticks = np.array(module._ticks(low, high))
-    assert 2 <= len(ticks) <= 7
-    assert ticks.min() >= low and ticks.max() <= high * (1 + 1e-9)
-    digits = {f"{stride:.3e}".split("e")[0] for stride in np.diff(ticks)}
+    found = np.array(ticks(low, high))
+    assert 2 <= len(found) <= 7
+    assert found.min() >= low and found.max() <= high * (1 + 1e-9)
+    digits = {f"{stride:.3e}".split("e")[0] for stride in np.diff(found)}
     assert digits <= {"1.000", "2.000", "2.500", "5.000"} and len(digits) == 1
 
 
@@ -269,7 +281,7 @@ def test_what_fails_on_the_way_leaves_the_old_report_whole(report, tmp_path, mon
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(module, "contact_sheet", fails)
+    monkeypatch.setattr("tenshot.report.write.contact_sheet", fails)
     with pytest.raises(RuntimeError):
         write(replace(report, title="new", given=pictures(1, 9)), tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from recipes.pocket.scenes import draw, scene
 from recipes.pocket.sprites import SIZE, Sprites
-from tenshot.device import generator
+from tenshot.device import generator, pick
 from tenshot.train.draws import Draws
 
 CONFIG = {
@@ -33,7 +33,7 @@ class Autoencoder:
     def __init__(self, sprites: Sprites, seed: int, whole_from: int) -> None:
         """whole_from: the sample number from which pictures are no longer cropped."""
         torch.manual_seed(seed)
-        self.net = AutoencoderKL(**CONFIG)
+        self.net = AutoencoderKL(**CONFIG).to(pick())
         _quiet(self.net)
         self.sprites = sprites
         self.whole_from = whole_from
@@ -43,9 +43,9 @@ class Autoencoder:
         return {"vae": self.net}
 
     def loss(self, draws: Draws) -> torch.Tensor:
-        pictures = self.pictures(draws)
+        pictures = self.pictures(draws).to(self.net.device)
         latents = self.net.encode(pictures).latent_dist
-        noise = draws.noise("latent", latents.mean.shape[1:])
+        noise = draws.noise("latent", latents.mean.shape[1:]).to(self.net.device)
         again = self.net.decode(latents.mean + latents.std * noise).sample.float()
         error = again - pictures
         rough = sum(error.diff(dim=axis).abs().mean() for axis in (2, 3))
@@ -82,7 +82,7 @@ def _quiet(net: AutoencoderKL) -> None:
 def finish(net: AutoencoderKL, sprites: Sprites, seed: int) -> AutoencoderKL:
     """Set the scaling factor so that latents of scenes have unit standard deviation."""
     pictures = Autoencoder.pictures(_Probe(sprites), Draws(seed, range(10**9, 10**9 + 256)))
-    latents = torch.cat([net.encode(part).latent_dist.mean for part in pictures.split(32)])
+    latents = torch.cat([net.encode(part.to(net.device)).latent_dist.mean for part in pictures.split(32)])
     net.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     return net
 

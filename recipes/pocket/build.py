@@ -7,20 +7,19 @@ from pathlib import Path
 
 import torch
 import yaml
-
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recipes.pocket import autoencoder, pair, sprites, unet, words
-from tenshot.errors import Cancelled
+from recipes.pocket import autoencoder, bar, finish, pair, sprites, unet, words
+from tenshot import model
 from tenshot.events import Events, Together
-from tenshot.files import tensors
 from tenshot.options import resolve
 from tenshot.train import loop
 from tenshot.train.options import LoopOptions
 from tenshot.train.trackers import LossLog
 
-STAGES = ("autoencoder", "pair", "unet")
+STAGES = ("autoencoder", "pair", "unet", "finish", "bar")
+ASSETS = model.ASSETS
 
 
 class Printed(Events):
@@ -76,6 +75,16 @@ def build_unet(folder: Path) -> None:
     method = unet.Denoiser(drawn, latents, scenes, unet.speak(encoder, tokenizer, drawn), options.seed)
     fit(method, options)
     method.net.save_pretrained(folder / "pocket" / "unet")
+
+
+def build_finish(folder: Path) -> None:
+    finish.pocket(folder / "pocket", ASSETS)
+    finish.judge(folder / "pair-whole", ASSETS)
+    finish.subjects(sprites.load(folder / "data"), ASSETS)
+
+
+def build_bar(folder: Path) -> None:
+    print(bar.measure(sprites.load(folder / "data"), folder))
 
 
 def main() -> None:

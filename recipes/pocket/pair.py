@@ -1,4 +1,4 @@
-"""Stage 2: a contrastive pair (CLIP, arXiv 2103.00020). Its text tower conditions the UNet, its picture tower judges."""
+"""Stage 2: a contrastive pair (CLIP, arXiv 2103.00020): the text tower conditions, the picture tower judges."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket.autoencoder import as_tensor
-from recipes.pocket.scenes import Scene, draw, scene, spoken
+from recipes.pocket.scenes import draw, scene, spoken
 from recipes.pocket.sprites import SIZE, Sprites
-from tenshot.device import generator
+from tenshot.device import generator, pick
 from tenshot.train.draws import Draws
 
 WIDTH = 192
@@ -28,7 +28,7 @@ class Pair:
         torch.manual_seed(seed)
         self.sprites = sprites
         self.tokenizer = tokenizer
-        self.net = CLIPModel(_config(tokenizer))
+        self.net = CLIPModel(_config(tokenizer)).to(pick())
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -36,9 +36,9 @@ class Pair:
 
     def loss(self, draws: Draws) -> torch.Tensor:
         pictures, captions = self.examples(draws)
-        tokens = self.tokenizer(captions, padding=True, return_tensors="pt")
-        out = self.net(pixel_values=pictures, **tokens)
-        same = torch.tensor([[float(a == b) for b in captions] for a in captions])
+        tokens = self.tokenizer(captions, padding=True, return_tensors="pt").to(self.net.device)
+        out = self.net(pixel_values=pictures.to(self.net.device), **tokens)
+        same = torch.tensor([[float(a == b) for b in captions] for a in captions], device=self.net.device)
         wanted = same / same.sum(1, keepdim=True)
         logits = out.logits_per_text.float()
         return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
@@ -86,17 +86,3 @@ def text_encoder(net: CLIPModel) -> CLIPTextModel:
     wanted = encoder.state_dict()
     encoder.load_state_dict({name: net.state_dict()[f"text_model.{name}"] for name in wanted})
     return encoder.eval()
-
-
-@torch.no_grad()
-def known_right(net: CLIPModel, tokenizer: CLIPTokenizer, sprites: Sprites, scenes: list[Scene]) -> float:
-    """The share of scenes whose picture is nearest to a caption with its own concept among all known ones."""
-    from recipes.pocket.scenes import MEDIA, sentence, words
-
-    right = 0
-    for seen in scenes:
-        captions = [sentence(words(name), MEDIA[seen.style], seen.colour) for name in sprites.known]
-        tokens = tokenizer(captions, padding=True, return_tensors="pt")
-        found = net(pixel_values=as_tensor(draw(sprites, seen))[None], **tokens).logits_per_image.argmax().item()
-        right += sprites.known[found] == seen.name
-    return right / len(scenes)

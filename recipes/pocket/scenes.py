@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
 
 from recipes.pocket.sprites import SIZE, STYLES, Sprites

@@ -12,7 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from recipes.pocket.autoencoder import as_tensor
 from recipes.pocket.scenes import Scene, draw, every_sentence, scene, spoken
 from recipes.pocket.sprites import STYLES, Sprites
-from tenshot.device import generator
+from tenshot.device import generator, pick
 from tenshot.train import denoise
 from tenshot.train.draws import Draws
 
@@ -43,7 +43,7 @@ class Denoiser:
     def __init__(self, sprites: Sprites, latents: denoise.Latents, scenes: list[Scene], states, seed: int) -> None:
         """states: caption -> its place in the table, and the table [captions, tokens, width]."""
         torch.manual_seed(seed)
-        self.net = UNet2DConditionModel(**CONFIG)
+        self.net = UNet2DConditionModel(**CONFIG).to(pick())
         self.sprites, self.latents, self.scenes = sprites, latents, scenes
         self.place, self.table = states
         self.aim = denoise.Objective("epsilon", DDPMScheduler(**SCHEDULE).alphas_cumprod, snr_gamma=5.0)
@@ -54,7 +54,8 @@ class Denoiser:
 
     def loss(self, draws: Draws) -> torch.Tensor:
         batch = self.aim.draw(self.latents, draws)
-        states = self.table[[self.place[text] for text in self.captions(draws, batch.rows)]].float()
+        states = self.table[[self.place[text] for text in self.captions(draws, batch.rows)]]
+        states = states.to(self.net.device, torch.float32)
         return denoise.losses(self.net, self.aim, batch, {"encoder_hidden_states": states}).mean()
 
     def captions(self, draws: Draws, rows: list[int]) -> list[str]:

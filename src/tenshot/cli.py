@@ -45,7 +45,7 @@ VERBS: dict[Name, Verb] = {
     ),
     ("train", "dreambooth"): Verb(
         "tenshot.train.dreambooth:train",
-        "tenshot.train.dreambooth:DreamBoothOptions",
+        "tenshot.train.options:DreamBoothOptions",
         "Teach a model one subject from a few pictures: DreamBooth.",
     ),
 }

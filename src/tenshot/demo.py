@@ -11,15 +11,17 @@ from typing import Any
 from PIL import Image
 from pydantic import Field
 
-from tenshot import device, judge, model, report, sampling
+from tenshot import device, judge, model, sampling
 from tenshot.events import Events
 from tenshot.files.pictures import open_picture, read_folder
 from tenshot.model import ASSETS
 from tenshot.options import Options, resolve
-from tenshot.report import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row
+from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row
+from tenshot.report.verdict import verdict
+from tenshot.report.write import write
 from tenshot.sampling import Request, Settings
 from tenshot.train import class_pictures, dreambooth, trackers
-from tenshot.train.dreambooth import DreamBoothOptions
+from tenshot.train.options import DreamBoothOptions
 
 SUBJECTS = ASSETS / "subjects"
 HELP = {
@@ -114,8 +116,8 @@ def demo(options: DemoOptions, events: Events) -> dict[str, Any]:
         forecast=_forecast(runs),
         facts=_facts(options, ways, runs, time.perf_counter() - started),
     )
-    page = report.write(made, options.out)
-    for sentence in report.verdict(made):
+    page = write(made, options.out)
+    for sentence in verdict(made):
         events.say(sentence)
     return {"page": str(page), "measures": measures, "tuned": runs[WITH_PRIOR]["result"]}
 

@@ -50,7 +50,8 @@ def refuse_if(faults: Iterable[Fault]) -> None:
 
 def all_or_refuse(*checks: Callable[[], object]) -> list[Any]:
     """Make every check; the results of all, or one Refusal with the faults of all."""
-    results, faults = [], []
+    results: list[Any] = []
+    faults: list[Fault] = []
     for check in checks:
         try:
             results.append(check())

@@ -86,7 +86,7 @@ def watched(items: Iterable[T], job: str, total: int, events: Events) -> Iterato
     try:
         for number, item in enumerate(items, 1):
             if events.cancelled():
-                raise Cancelled(job)
+                raise Cancelled(f"stopped while {job}")
             yield item
             events.advance(number)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,9 @@ from pydantic import Field
 
 from tenshot import __version__, device, model, sampling
 from tenshot.diffusion.samplers import SAMPLERS
-from tenshot.errors import Fault, refuse_if
+from tenshot.errors import Fault, all_or_refuse, refuse_if
 from tenshot.events import Events
+from tenshot.families import layout
 from tenshot.families.family import overlong
 from tenshot.files.images import infotext, write_png
 from tenshot.model import Model
@@ -41,9 +43,16 @@ class GenerateOptions(Options):
 
 
 def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
-    """Draw and write; for each picture its file, prompt and seed come back. Raises Refusal before anything is written."""
-    refuse_if(_faults(options))
-    opened = model.load(options.model, device=device.pick(options.device), precision=options.precision)
+    """Draw and write; for each picture its file, prompt and seed come back.
+
+    Raises Refusal before anything is written; Cancelled, where the pictures drawn so far are kept.
+    """
+    where, *_ = all_or_refuse(
+        lambda: device.pick(options.device),
+        lambda: layout.examine(model.find(options.model)),
+        lambda: refuse_if(_faults(options)),
+    )
+    opened = model.load(options.model, device=where, precision=options.precision)
     seed = options.seed if options.seed >= 0 else secrets.randbelow(2**32)
     requests = [
         Request(prompt, seed + number, options.negative_prompt)
@@ -52,15 +61,12 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
     ]
     _say_what_is_cut(opened, options, events)
     height, width = options.height or opened.resolution, options.width or opened.resolution
-    settings = Settings(
-        options.sampler, options.steps, options.guidance_scale, (height, width), options.batch_size
-    )
-    images = sampling.pictures(opened, requests, settings, events)
+    settings = Settings(options.sampler, options.steps, options.guidance_scale, (height, width), options.batch_size)
     written = []
-    for number, (request, image) in enumerate(zip(requests, images, strict=True)):
-        path = options.out if options.out.suffix.lower() == ".png" else _free(options.out, request)
+    for request, image in zip(requests, sampling.stream(opened, requests, settings, events), strict=True):
+        path = options.out if _names_a_png(options.out) else _free(options.out, request)
         write_png(path, image, infotext(request.prompt, request.negative, facts(opened, request, settings)))
-        written.append({"file": str(path), "prompt": request.prompt, "seed": request.seed, "number": number})
+        written.append({"file": str(path), "prompt": request.prompt, "seed": request.seed})
     return {"pictures": written}
 
 
@@ -73,7 +79,7 @@ def facts(opened: Model, request: Request, settings: Settings) -> dict[str, obje
         "CFG scale": settings.guidance,
         "Seed": request.seed,
         "Size": f"{width}x{height}",
-        "Model": opened.place.name,
+        "Model": opened.place.resolve().name,
         "Version": f"tenshot {__version__}",
     }
 
@@ -81,23 +87,26 @@ def facts(opened: Model, request: Request, settings: Settings) -> dict[str, obje
 def _faults(options: GenerateOptions) -> Iterator[Fault]:
     if options.sampler not in SAMPLERS:
         yield Fault("--sampler", f"{options.sampler!r} is not known", ", ".join(SAMPLERS))
-    count = len(options.prompt) * options.num_images
-    if options.out.suffix.lower() == ".png" and count > 1:
-        yield Fault("--out", f"one file for {count} pictures", "a folder", "leave .png out")
-    elif options.out.suffix.lower() != ".png" and options.out.is_file():
+    pictures = len(options.prompt) * options.num_images
+    if _names_a_png(options.out) and pictures > 1:
+        yield Fault("--out", f"one file for {pictures} pictures", "a folder", "leave .png out")
+    elif not _names_a_png(options.out) and options.out.is_file():
         yield Fault("--out", f"{options.out} is a file", "a folder, or a .png file")
 
 
+def _names_a_png(out: Path) -> bool:
+    return out.suffix.lower() == ".png" and not out.is_dir()
+
+
 def _say_what_is_cut(opened: Model, options: GenerateOptions, events: Events) -> None:
-    for prompt in (*options.prompt, options.negative_prompt):
+    for prompt in dict.fromkeys([*options.prompt, options.negative_prompt]):
         if lost := overlong(opened["tokenizer"], prompt):
-            events.say(f"the text encoder takes 77 tokens; it does not see the end of the prompt: {lost!r}")
+            most = opened["tokenizer"].model_max_length
+            events.say(f"the text encoder takes {most} tokens; it does not see the end of the prompt: {lost!r}")
 
 
 def _free(folder: Path, request: Request) -> Path:
     """A file name in `folder` that is not taken, from the seed and the prompt."""
-    words = re.sub(r"[^\w]+", "-", request.prompt).strip("-")[:60]
-    number = 0
-    while (path := folder / f"{number:04d}-{request.seed}-{words}.png").exists():
-        number += 1
-    return path
+    words = re.sub(r"\W+", "-", request.prompt).strip("-")[:40]
+    names = ("-".join(filter(None, (f"{number:04d}", str(request.seed), words))) for number in count())
+    return next(path for name in names if not (path := folder / f"{name}.png").exists())

@@ -68,7 +68,7 @@ class Judge:
 
 def load(place: Path = ASSETS / "judge", words: Path = ASSETS / "pocket") -> Judge:
     """The judge that ships with Tenshot: its picture tower, and the pocket model's text encoder it was trained with."""
-    net = CLIPModel(CLIPConfig.from_pretrained(place))
+    net = CLIPModel(CLIPConfig(**tensors.read_json(place / "config.json")))
     own = tensors.read(place / "model.safetensors")
     text = tensors.read(words / "text_encoder" / "model.safetensors")
     net.load_state_dict({name: tensor.float() for name, tensor in (own | text).items()})

@@ -20,18 +20,21 @@ COLOURS = {
     "purple": (130, 60, 170),
     "pink": (250, 165, 200),
 }
+RIM = 3
 
 
 def background_colour(image: Image.Image) -> str:
-    """The colour name nearest to the median of the picture's outermost pixels (distance in sRGB)."""
+    """The colour name nearest to the median of the RIM outermost pixels on all four sides (distance in sRGB)."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
-    rim = np.concatenate([pixels[:3].reshape(-1, 3), pixels[-3:].reshape(-1, 3), pixels[:, :3].reshape(-1, 3)])
-    middle = np.median(rim, axis=0)
+    edges = (pixels[:RIM], pixels[-RIM:], pixels[:, :RIM], pixels[:, -RIM:])
+    middle = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
     return min(COLOURS, key=lambda name: float(np.linalg.norm(middle - COLOURS[name])))
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
     """Peak signal-to-noise ratio in dB of two pictures of one size; infinite when they are equal."""
+    if a.size != b.size:
+        raise ValueError(f"pictures of {a.size} and {b.size} pixels")
     x, y = (np.asarray(image.convert("RGB"), dtype=np.float64) for image in (a, b))
     error = float(np.mean((x - y) ** 2))
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)

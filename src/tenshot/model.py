@@ -13,26 +13,32 @@ import torch
 import transformers
 
 from tenshot.device import DTYPES
+from tenshot.diffusion.objective import Prediction
 from tenshot.errors import Fault, Refusal
 from tenshot.families import layout
-from tenshot.families.family import Family
+from tenshot.families.family import ZEROS, Family
 from tenshot.files import tensors
 
 ASSETS = Path(__file__).parent / "assets"
 NETS = ("unet", "vae", "text_encoder", "text_encoder_2")
+ONE_FILE = "1TB"  # the largest shard: other programs look for a part's weights in one file
+
+diffusers.utils.logging.disable_progress_bar()  # progress is told by events
+transformers.utils.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
 class Model:
     """parts: unet, vae, text_encoder(s), tokenizer(s). schedule: the configuration of its noise schedule.
 
-    place: the folder it was opened from.
+    place: the folder it was opened from. zeros_without_negative: no negative prompt means zeros, not the states of "".
     """
 
     family: Family
     parts: Mapping[str, Any]
     schedule: Mapping[str, Any]
     place: Path
+    zeros_without_negative: bool = False
 
     def __getitem__(self, part: str) -> Any:
         return self.parts[part]
@@ -56,7 +62,8 @@ class Model:
         return int(self["unet"].config.sample_size) * self.factor
 
     @property
-    def prediction(self) -> Any:
+    def prediction(self) -> Prediction:
+        """What the UNet answers."""
         return self.schedule.get("prediction_type", "epsilon")
 
     def with_parts(self, **parts: Any) -> Model:
@@ -67,25 +74,36 @@ class Model:
         """The UNet's further arguments for `prompts`; size: (height, width) in pixels."""
         return self.family.condition(self.parts, prompts, size)
 
+    def condition_against(self, negative: str, size: tuple[int, int]) -> dict[str, Any]:
+        """The same for one negative prompt, which may be empty."""
+        conditioning = self.condition([negative], size)
+        if self.zeros_without_negative and not negative and self.family.without_words:
+            return self.family.without_words(conditioning)
+        return conditioning
+
 
 def load(name: str, *, device: torch.device | str = "cpu", precision: str = "fp32") -> Model:
-    """Open a model: "pocket", or a folder in the diffusers layout. The VAE and norms keep float32 in training.
+    """Open a model: "pocket", or a folder in the diffusers layout. precision: "fp32" | "fp16" | "bf16".
 
-    Raises Refusal with every fault of the folder: missing, truncated or wrongly shaped parts.
+    With fp16 the VAE stays float32: in float16 it overflows. Raises Refusal with every fault of the folder: missing,
+    truncated or wrongly shaped parts.
     """
     place = find(name)
-    family, parts = layout.examine(place)
+    family = layout.examine(place)
+    index = tensors.read_json(place / "model_index.json")
     schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
-    opened = {part: _open(place / part, kind, DTYPES[precision], device) for part, kind in parts.items()}
-    return Model(family, opened, schedule, place)
+    dtypes = dict.fromkeys(NETS, DTYPES[precision]) | ({"vae": torch.float32} if precision == "fp16" else {})
+    opened = {part: _open(place / part, kind, dtypes.get(part), device) for part, kind in family.parts.items()}
+    return Model(family, opened, schedule, place, bool(index.get(ZEROS, family.index.get(ZEROS))))
 
 
 def find(name: str) -> Path:
     """The folder that `name` means. Raises Refusal where there is none."""
     place = ASSETS / name if name == "pocket" else Path(name)
     if not place.is_dir():
-        near = "pocket (ships with Tenshot), or a folder with model_index.json"
-        raise Refusal(Fault(f"model {name}", "no such model folder", near, "models are not downloaded: give a folder"))
+        found = "a file" if place.is_file() else "no such model folder"
+        fits = "pocket (ships with Tenshot), or a folder with model_index.json"
+        raise Refusal(Fault(f"model {name}", found, fits, "models are not downloaded: give a folder"))
     return place
 
 
@@ -96,15 +114,12 @@ def save(model: Model, folder: Path) -> None:
 
 
 def write_into(model: Model, folder: Path) -> None:
-    """Write every part and then model_index.json into `folder`, beside what else it holds; each part whole or not at all."""
+    """Write every part, whole or not at all, and then model_index.json into `folder`, beside what else it holds."""
     for name, part in model.parts.items():
         with tensors.replacing_folder(folder / name) as temporary:
-            part.save_pretrained(temporary)
-            _name_as_expected(temporary / "model.safetensors", part)
+            _save(part, temporary)
     tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(model.schedule))
-    index = {name: [_library(part), type(part).__name__] for name, part in model.parts.items()}
-    scheduler = ["diffusers", model.schedule.get("_class_name", "PNDMScheduler")]
-    tensors.write_json(folder / "model_index.json", _index(model.family, index | {"scheduler": scheduler}))
+    tensors.write_json(folder / "model_index.json", _index(model))
 
 
 def digest(place: Path) -> str:
@@ -118,30 +133,30 @@ def digest(place: Path) -> str:
     return found.hexdigest()
 
 
-def _open(place: Path, kind: str, dtype: torch.dtype, device: torch.device | str) -> Any:
-    library = diffusers if hasattr(diffusers, kind) else transformers
-    cls = getattr(library, kind)
-    if "Tokenizer" in kind:
-        return cls.from_pretrained(place)
-    variant = layout.variant(place)
-    return cls.from_pretrained(place, torch_dtype=dtype, variant=variant, local_files_only=True).to(device).eval()
+def _open(place: Path, kind: Any, dtype: torch.dtype | None, device: torch.device | str) -> Any:
+    if kind is transformers.CLIPTokenizer:
+        return kind.from_pretrained(place)
+    variant, _ = layout.weights(place)
+    net = kind.from_pretrained(place, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True)
+    return net.to(device).eval()
 
 
-def _name_as_expected(file: Path, part: Any) -> None:
-    """Put back `text_model.` where transformers >= 5.6 leaves it out: every other program expects it."""
+def _save(part: Any, folder: Path) -> None:
+    """Save a part so that programs with older versions of transformers find everything under the names they know."""
+    if isinstance(part, transformers.CLIPTokenizer):
+        part.save_pretrained(folder)
+        part.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
+        return
+    part.save_pretrained(folder, max_shard_size=ONE_FILE)
     if isinstance(part, transformers.CLIPTextModel):
-        named = tensors.read(file)
-        prefix = "text_model."
-        whole = {name if name.startswith(prefix) else prefix + name: tensor for name, tensor in named.items()}
-        tensors.write(file, whole, {"format": "pt"})
+        prefix, file = "text_model.", folder / "model.safetensors"
+        named = {prefix + name.removeprefix(prefix): tensor for name, tensor in tensors.read(file).items()}
+        tensors.write(file, named, {"format": "pt"})
 
 
-def _library(part: Any) -> str:
-    return type(part).__module__.split(".")[0]
-
-
-def _index(family: Family, parts: Mapping[str, Any]) -> dict[str, Any]:
-    if family.name == "sdxl":
-        return {"_class_name": "StableDiffusionXLPipeline", **parts, "force_zeros_for_empty_prompt": True}
-    nothing = {"safety_checker": [None, None], "feature_extractor": [None, None], "image_encoder": [None, None]}
-    return {"_class_name": "StableDiffusionPipeline", **parts, **nothing, "requires_safety_checker": False}
+def _index(model: Model) -> dict[str, Any]:
+    """What model_index.json says."""
+    parts = {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in model.parts.items()}
+    scheduler = ["diffusers", model.schedule.get("_class_name", "PNDMScheduler")]
+    zeros = {ZEROS: model.zeros_without_negative} if ZEROS in model.family.index else {}
+    return {**model.family.index, **parts, "scheduler": scheduler, **zeros}

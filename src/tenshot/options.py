@@ -158,7 +158,7 @@ def as_recipe(options: Options) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain values: `no` is the word no (mixed_precision: no), 5e-6 is a number, 12:30 and 007 are text."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # type: ignore[misc]  # its stub has no ClassVar
 
 
 for _tag, _pattern, _first in (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,7 +19,10 @@ from tenshot.model import Model
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to draw. The same request gives the same picture, alone or in a batch."""
+    """One picture to draw. The same request gives the same picture, alone or in a batch.
+
+    (Sums in a batch run in another order: a rare pixel differs by one level of 255.)
+    """
 
     prompt: str
     seed: int
@@ -38,32 +43,29 @@ class Settings:
         return self.size or (model.resolution, model.resolution)
 
 
-@torch.inference_mode()
+def pictures(
+    model: Model, requests: Sequence[Request], settings: Settings, events: Events | None = None, job: str = "drawing"
+) -> list[Image.Image]:
+    """One RGB picture for each request. Raises Cancelled when the listener asks to stop."""
+    return list(stream(model, requests, settings, events, job))
+
+
+def stream(
+    model: Model, requests: Sequence[Request], settings: Settings, events: Events | None = None, job: str = "drawing"
+) -> Iterator[Image.Image]:
+    """Like `pictures`, each as soon as its batch is drawn."""
+    for drawn in _batches(model, requests, settings, events or Events(), job):
+        yield from decode(model, drawn, settings.batch)
+
+
 def latents(
     model: Model, requests: Sequence[Request], settings: Settings, events: Events | None = None, job: str = "drawing"
 ) -> torch.Tensor:
     """Clean latents as the UNet knows them (scaled), float32 [requests, 4, h/8, w/8], on the CPU."""
-    size = settings.size_for(model)
-    texts = sorted({text for request in requests for text in (request.prompt, request.negative)})
-    states = model.condition(texts, size)
-    groups = list(_groups(requests, settings.batch))
-    done = []
-    for group in watched(groups, job, len(groups), events or Events()):
-        rows = [torch.tensor([texts.index(getattr(r, side)) for r in group]) for side in ("negative", "prompt")]
-        conditions = [family.batched(states, each.to(model.device)) for each in rows]
-        done.append(_denoise(model, [request.seed for request in group], conditions, settings, size))
-    return torch.cat(done)
+    return torch.cat(list(_batches(model, requests, settings, events or Events(), job)))
 
 
-@torch.inference_mode()
-def pictures(
-    model: Model, requests: Sequence[Request], settings: Settings, events: Events | None = None, job: str = "drawing"
-) -> list[Image.Image]:
-    """One RGB picture for each request."""
-    return decode(model, latents(model, requests, settings, events, job), settings.batch)
-
-
-@torch.inference_mode()
+@torch.no_grad()
 def decode(model: Model, scaled: torch.Tensor, batch: int = 4) -> list[Image.Image]:
     """Scaled latents [n, 4, h/8, w/8] as pictures."""
     vae = model["vae"]
@@ -71,24 +73,48 @@ def decode(model: Model, scaled: torch.Tensor, batch: int = 4) -> list[Image.Ima
     return [as_image(tensor.float().cpu()) for part in plain.split(batch) for tensor in vae.decode(part).sample]
 
 
-def _groups(requests: Sequence[Request], size: int) -> list[list[Request]]:
-    return [list(requests[start : start + size]) for start in range(0, len(requests), size)]
+@torch.no_grad()
+def _batches(
+    model: Model, requests: Sequence[Request], settings: Settings, events: Events, job: str
+) -> Iterator[torch.Tensor]:
+    """The latents of one batch after the other; every denoising step counts as a unit of the job."""
+    size = settings.size_for(model)
+    # One by one, so that a picture does not depend on which other prompts there are.
+    prompts = {text: model.condition([text], size) for text in {request.prompt for request in requests}}
+    negatives = {text: model.condition_against(text, size) for text in {request.negative for request in requests}}
+    groups = [requests[start : start + settings.batch] for start in range(0, len(requests), settings.batch)]
+    total = len(groups) * len(_scheduler(model, settings).timesteps)
+    ticks = watched(range(total), job, total, events)
+    for group in groups:
+        conditions = [prompts[request.prompt] for request in group]
+        if settings.guidance != 1:
+            conditions = [negatives[request.negative] for request in group] + conditions
+        yield _denoise(model, [request.seed for request in group], family.joined(*conditions), settings, ticks)
+    next(ticks, None)  # the last one is done
 
 
-def _denoise(model: Model, seeds: list[int], conditions, settings: Settings, size: tuple[int, int]) -> torch.Tensor:
+def _denoise(
+    model: Model, seeds: Sequence[int], condition: Mapping[str, Any], settings: Settings, ticks: Iterator[int]
+) -> torch.Tensor:
+    """condition: of the prompts; with guidance of the negative prompts and then of the prompts. Takes a tick a step."""
     unet, guided = model["unet"], settings.guidance != 1
-    scheduler = samplers.scheduler(settings.sampler, model.schedule)
-    scheduler.set_timesteps(settings.steps)
+    scheduler = _scheduler(model, settings)
     dice = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    shape = (unet.config.in_channels, size[0] // model.factor, size[1] // model.factor)
+    more = {"generator": dice} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    height, width = (side // model.factor for side in settings.size_for(model))
+    shape = (unet.config.in_channels, height, width)
     x = torch.stack([torch.randn(shape, generator=die) for die in dice]) * scheduler.init_noise_sigma
-    condition = family.joined(*conditions) if guided else conditions[1]
-    takes_dice = "generator" in scheduler.step.__code__.co_varnames
-    for timestep in scheduler.timesteps:
+    for timestep, _ in zip(scheduler.timesteps, ticks, strict=False):
         seen = scheduler.scale_model_input(x, timestep).to(model.device, model.dtype)
         answer = unet(torch.cat([seen, seen]) if guided else seen, timestep, **condition).sample.float().cpu()
         if guided:
             without, with_prompt = answer.chunk(2)
             answer = without + settings.guidance * (with_prompt - without)
-        x = scheduler.step(answer, timestep, x, **({"generator": dice} if takes_dice else {})).prev_sample
+        x = scheduler.step(answer, timestep, x, **more).prev_sample
     return x
+
+
+def _scheduler(model: Model, settings: Settings) -> Any:
+    scheduler = samplers.scheduler(settings.sampler, model.schedule)
+    scheduler.set_timesteps(settings.steps)
+    return scheduler

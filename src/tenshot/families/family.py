@@ -1,4 +1,4 @@
-"""A family answers for itself: parts, sizes, text conditioning, what the UNet predicts. The table is at the end."""
+"""A family answers for itself: parts, sizes, text conditioning, what the UNet predicts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+#: The entry of model_index.json by which a model says that no negative prompt means zeros, not the states of "".
+ZEROS = "force_zeros_for_empty_prompt"
+
 Parts = Mapping[str, Any]
 Condition = Callable[[Parts, Sequence[str], tuple[int, int]], dict[str, Any]]
 
@@ -16,19 +19,23 @@ Condition = Callable[[Parts, Sequence[str], tuple[int, int]], dict[str, Any]]
 class Family:
     """One line of models.
 
-    parts: part -> class in diffusers or transformers, as a model folder names them.
+    parts: part, as a model folder names it -> its class in diffusers or transformers.
     fits: does a UNet configuration belong to this family?
     condition: (parts, prompts, (height, width)) -> the UNet's further arguments, the batch first.
     width: what text width the UNet should find, from the text encoders' configurations.
+    index: what model_index.json says beside the parts.
+    without_words: a conditioning -> the same with zeros for the text, in families that know ZEROS.
     """
 
     name: str
     title: str
     resolution: int
-    parts: Mapping[str, str]
+    parts: Mapping[str, Any]
     fits: Callable[[Mapping[str, Any]], bool]
     condition: Condition
     width: Callable[[Mapping[str, Mapping[str, Any]]], int]
+    index: Mapping[str, Any]
+    without_words: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -46,7 +53,7 @@ def overlong(tokenizer: Any, prompt: str) -> str:
     """The end of `prompt` that does not fit the text encoder; empty where all of it fits."""
     whole = tokenizer(prompt, truncation=False, verbose=False).input_ids
     lost = whole[tokenizer.model_max_length - 1 : -1]
-    return tokenizer.decode(lost) if lost else ""
+    return tokenizer.decode(lost).strip() if lost else ""
 
 
 def batched(conditioning: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
@@ -64,12 +71,4 @@ def joined(*conditionings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping)
         else torch.cat([each[name] for each in conditionings])
         for name, value in conditionings[0].items()
-    }
-
-
-def cast(conditioning: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """The conditioning on `device` in `dtype`."""
-    return {
-        name: cast(value, device, dtype) if isinstance(value, Mapping) else value.to(device, dtype)
-        for name, value in conditioning.items()
     }

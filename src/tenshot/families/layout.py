@@ -2,134 +2,168 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import diffusers
 import torch
 import transformers
 
+from tenshot.diffusion.objective import Prediction
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.families import table
 from tenshot.families.family import Family
+from tenshot.families.sd import SD1
 from tenshot.files import tensors
 
-STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 AGAIN = "copy or download the model folder again"
+Shapes = dict[str, tuple[int, ...]]
+
+#: Plain, of a variant (.fp16), in shards (-00001-of-00002), and both, in the two orders that were ever written.
+_WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(-\d+-of-\d+)?(?:\.(\w+))?\.safetensors", re.ASCII)
 
 
-def examine(place: Path) -> tuple[Family, Mapping[str, str]]:
-    """The family of a model folder and its parts' classes. Raises Refusal with every fault; reads no weights."""
+def examine(place: Path) -> Family:
+    """The family of a model folder. Raises Refusal with every fault that it has; reads no weights."""
     faults: list[Fault] = []
-    index = _json(place / "model_index.json", faults)
-    _json(place / "scheduler" / "scheduler_config.json", faults)
-    unet = _json(place / "unet" / "config.json", faults)
+    index = _object(place / "model_index.json", faults)
+    unet = _object(place / "unet" / "config.json", faults)
     family = table.of(unet) if unet is not None else None
-    if family is None:
-        if unet is not None:
-            known = ", ".join(each.title for each in table.FAMILIES)
-            faults.append(Fault(str(place / "unet" / "config.json"), "a UNet of no known family", known))
-        raise Refusal(*faults)
-    for part, kind in family.parts.items():
-        if "Tokenizer" in kind:
+    if family is None and (unet is not None or "unet" not in (index or {"unet": None})):
+        raise Refusal(_stranger(place, index or {}))
+    parts = (family or SD1).parts  # while the family is in doubt: the parts that every family has
+    configs = {"unet": unet}
+    for part, kind in parts.items():
+        if kind is transformers.CLIPTokenizer:
             faults += _tokenizer_faults(place / part)
-        elif part == "unet" or _json(place / part / "config.json", faults) is not None:
-            faults += _weights_faults(place / part, kind)
+            continue
+        if part not in configs:
+            configs[part] = _object(place / part / "config.json", faults)
+        faults += _net_faults(place / part, kind, configs[part])
+    faults += _schedule_faults(place / "scheduler" / "scheduler_config.json")
+    if family:
+        faults += _mismatches(place, family, configs)
     refuse_if(faults)
-    refuse_if(_width_faults(place, family, unet or {}))
-    return family, _kinds(family, index or {})
+    return family or SD1
 
 
-def variant(part: Path) -> str | None:
-    """The variant (such as fp16) that a part's weights come in, where there are no plain ones."""
-    names = [path.name for path in _weight_files(part)]
-    if any(name.startswith(f"{stem}.") for name in names for stem in STEMS.values()):
-        return None
-    return next((name.split(".")[1].split("-")[0] for name in names if name.count(".") >= 2), None)
+def weights(part: Path) -> tuple[str | None, list[Path]]:
+    """The files with a part's weights, and the variant they come in: the plain ones, or else such as fp16."""
+    variants: dict[str | None, list[Path]] = {}
+    for path in sorted(part.glob("*.safetensors")):
+        if match := _WEIGHTS.fullmatch(path.name):
+            variants.setdefault(match[1] or match[3], []).append(path)
+    variant = next((name for name in (None, "fp16", *variants) if name in variants), None)
+    return variant, variants.get(variant, [])
 
 
-def _kinds(family: Family, index: Mapping[str, Any]) -> dict[str, str]:
-    """The classes to open the parts with: the index may name a relative, such as a fast tokenizer."""
-    named = {part: index[part][1] for part in family.parts if isinstance(index.get(part), list) and index[part][1]}
-    return {**family.parts, **{part: kind for part, kind in named.items() if _class(kind) is not None}}
-
-
-def _class(kind: str) -> Any:
-    return getattr(diffusers, kind, None) or getattr(transformers, kind, None)
-
-
-def _json(path: Path, faults: list[Fault]) -> Any:
+def _object(path: Path, faults: list[Fault]) -> dict[str, Any] | None:
+    """The mapping in a JSON file; None, and a fault more, where it cannot be had."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        faults.append(Fault(str(path), "missing", "a model folder in the diffusers layout", AGAIN))
-    except (OSError, ValueError) as error:
-        faults.append(Fault(str(path), f"cannot be read: {error}", "JSON", AGAIN))
+        found = tensors.read_json(path)
+    except Refusal as refusal:
+        faults += [Fault(each.where, each.found, each.fits, AGAIN) for each in refusal.faults]
+        return None
+    if isinstance(found, dict):
+        return found
+    faults.append(Fault(str(path), f"holds a {type(found).__name__}", "a JSON object", AGAIN))
     return None
+
+
+def _stranger(place: Path, index: Mapping[str, Any]) -> Fault:
+    known = ", ".join(family.title for family in table.FAMILIES)
+    return Fault(str(place), f"a model of no known family ({index.get('_class_name', 'it does not say which')})", known)
 
 
 def _tokenizer_faults(part: Path) -> Iterator[Fault]:
     pair = (part / "vocab.json").is_file() and (part / "merges.txt").is_file()
     if not pair and not (part / "tokenizer.json").is_file():
         yield Fault(str(part), "no tokenizer", "vocab.json and merges.txt, or tokenizer.json", AGAIN)
+    faults: list[Fault] = []
+    for path in sorted(part.glob("*.json")):
+        _object(path, faults)
+    yield from faults
 
 
-def _weight_files(part: Path) -> list[Path]:
-    return [path for stem in STEMS.values() for path in sorted(part.glob(f"{stem}*.safetensors"))]
-
-
-def _weights_faults(part: Path, kind: str) -> Iterator[Fault]:
-    files = _weight_files(part)
+def _net_faults(part: Path, kind: Any, config: Mapping[str, Any] | None) -> Iterator[Fault]:
+    """What is wrong with a part's weights; without a configuration only whether they are whole."""
+    _, files = weights(part)
     if not files:
         found = ", ".join(sorted(path.name for path in part.glob("*"))) or "nothing"
         yield Fault(str(part), f"no weights (found: {found})", "*.safetensors", AGAIN)
         return
-    chosen = variant(part)
-    files = [path for path in files if (f".{chosen}" in path.name) == (chosen is not None)]
-    have: dict[str, tuple[int, ...]] = {}
+    have: Shapes = {}
+    damaged: list[Fault] = []
     for path in files:
         try:
-            have |= tensors.shapes(path)
+            have |= {_today(name): shape for name, shape in tensors.shapes(path).items()}
         except Refusal as refusal:
-            yield from refusal.faults
-            return
-    yield from _shape_faults(part, _expected(part, kind), {_bare(name): shape for name, shape in have.items()})
+            damaged += refusal.faults
+    yield from damaged
+    if damaged or config is None:
+        return
+    try:
+        want = _expected(part, kind)
+    except Exception as error:  # a configuration can be wrong in any way
+        found = f"makes no {kind.__name__}: {error or type(error).__name__}"
+        yield Fault(str(part / "config.json"), found, "the configuration of these weights", AGAIN)
+        return
+    yield from _shape_faults(part, want, have)
 
 
-def _expected(part: Path, kind: str) -> dict[str, tuple[int, ...]]:
+def _expected(part: Path, kind: Any) -> Shapes:
     """Names and shapes that the part's configuration asks for; no memory is spent on them."""
-    cls = _class(kind)
     with torch.device("meta"):
-        if issubclass(cls, diffusers.ModelMixin):
-            net = cls.from_config(cls.load_config(part))
+        if issubclass(kind, diffusers.ModelMixin):
+            net = kind.from_config(kind.load_config(part))
         else:
-            net = cls(cls.config_class.from_pretrained(part))
-    return {_bare(name): tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+            net = kind(kind.config_class.from_pretrained(part))
+    return {_today(name): tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
 
-def _bare(name: str) -> str:
-    """A tensor's name as every version of transformers and diffusers would shorten it."""
+def _today(name: str) -> str:
+    """A tensor's name in any version of transformers and diffusers, as it is called today and without `text_model.`"""
     name = name.removeprefix("text_model.")
     for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
-        name = name.replace(f"attentions.0.{old}.", f"attentions.0.{new}.")
+        name = name.replace(f"mid_block.attentions.0.{old}.", f"mid_block.attentions.0.{new}.")
     return name
 
 
-def _shape_faults(part: Path, want: dict[str, tuple[int, ...]], have: dict[str, tuple[int, ...]]) -> Iterator[Fault]:
+def _shape_faults(part: Path, want: Shapes, have: Shapes) -> Iterator[Fault]:
     missing = [name for name in want if name not in have]
     if missing:
-        some = ", ".join(missing[:3])
-        yield Fault(str(part), f"{len(missing)} of {len(want)} tensors are missing: {some} ...", "all of them", AGAIN)
-    for name, shape in want.items():
-        if name in have and have[name] != shape and have[name] != (*shape, 1, 1):
-            yield Fault(str(part), f"{name} has shape {list(have[name])}", str(list(shape)), "use the matching config")
+        found = f"{len(missing)} of {len(want)} tensors are missing: {_some(missing)}"
+        yield Fault(str(part), found, "all of them", AGAIN)
+    wrong = [name for name, shape in want.items() if have.get(name, shape) != shape]
+    if wrong:
+        shapes = [f"{name} {list(have[name])} instead of {list(want[name])}" for name in wrong]
+        found = f"{len(wrong)} of {len(want)} tensors have another shape: {_some(shapes)}"
+        yield Fault(str(part), found, "weights and config.json that belong together", AGAIN)
 
 
-def _width_faults(place: Path, family: Family, unet: Mapping[str, Any]) -> Iterator[Fault]:
-    configs = {part: json.loads((place / part / "config.json").read_text()) for part in family.encoders}
-    width, wanted = family.width(configs), unet.get("cross_attention_dim")
-    if width != wanted:
-        found = f"text encoders give states of width {width}, the UNet wants {wanted}"
-        yield Fault(str(place), found, f"{family.title} parts that belong together", "do not mix models")
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _schedule_faults(path: Path) -> Iterator[Fault]:
+    faults: list[Fault] = []
+    schedule = _object(path, faults)
+    yield from faults
+    prediction = (schedule or {}).get("prediction_type", "epsilon")
+    if prediction not in get_args(Prediction):
+        yield Fault(str(path), f"prediction_type {prediction!r}", " or ".join(get_args(Prediction)))
+
+
+def _mismatches(place: Path, family: Family, configs: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Fault]:
+    """Parts that are whole, but of different models. What cannot be read has its fault already."""
+    fits, do = f"{family.title} parts that belong together", "do not mix models"
+    known = {part: config for part, config in configs.items() if config is not None}
+    wanted = known["unet"].get("cross_attention_dim")
+    if known.keys() >= set(family.encoders) and (width := family.width(known)) != wanted:
+        yield Fault(str(place), f"text encoders give states of width {width}, the UNet wants {wanted}", fits, do)
+    channels, given = known["unet"].get("in_channels", 4), known.get("vae", {}).get("latent_channels")
+    if given is not None and channels != given:
+        found = f"the UNet takes {channels} channels, the VAE gives {given}"
+        yield Fault(str(place), found, fits, "inpainting and upscaling models are not for drawing from a prompt")

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
 from tenshot.families.family import Family, Parts, tokens
 
 PARTS = {
-    "unet": "UNet2DConditionModel",
-    "vae": "AutoencoderKL",
-    "text_encoder": "CLIPTextModel",
-    "tokenizer": "CLIPTokenizer",
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "tokenizer": CLIPTokenizer,
+}
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "safety_checker": [None, None],
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
 }
 
 
@@ -34,5 +44,5 @@ def _is_sd1(unet: Mapping[str, Any]) -> bool:
     return not unet.get("use_linear_projection") and unet.get("addition_embed_type") is None
 
 
-SD1 = Family("sd1", "Stable Diffusion 1.x", 512, PARTS, _is_sd1, condition, width)
-SD2 = Family("sd2", "Stable Diffusion 2.x", 768, PARTS, _is_sd2, condition, width)
+SD1 = Family("sd1", "Stable Diffusion 1.x", 512, PARTS, _is_sd1, condition, width, INDEX)
+SD2 = Family("sd2", "Stable Diffusion 2.x", 768, PARTS, _is_sd2, condition, width, INDEX)

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, their second last states side by side, and the picture's size (arXiv 2307.01952)."""
+"""Stable Diffusion XL: two text encoders, their second last states side by side, and the size (arXiv 2307.01952)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from tenshot.families import sd
-from tenshot.families.family import Family, Parts, tokens
+from tenshot.families.family import ZEROS, Family, Parts, tokens
 
 
 def condition(parts: Parts, prompts: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
-    """encoder_hidden_states [prompts, 77, width 1 + width 2]; text_embeds [prompts, projection]; time_ids [prompts, 6]."""
+    """encoder_hidden_states [prompts, 77, both widths]; text_embeds [prompts, projection]; time_ids [prompts, 6]."""
     states = []
     for number in ("", "_2"):
         encoder = parts[f"text_encoder{number}"]
@@ -26,6 +27,15 @@ def condition(parts: Parts, prompts: Sequence[str], size: tuple[int, int]) -> di
     }
 
 
+def without_words(conditioning: Mapping[str, Any]) -> dict[str, Any]:
+    """The conditioning with zeros for all that the text encoders said."""
+    added = conditioning["added_cond_kwargs"]
+    return {
+        "encoder_hidden_states": torch.zeros_like(conditioning["encoder_hidden_states"]),
+        "added_cond_kwargs": {**added, "text_embeds": torch.zeros_like(added["text_embeds"])},
+    }
+
+
 def width(configs: Mapping[str, Mapping[str, Any]]) -> int:
     return sum(int(configs[part]["hidden_size"]) for part in ("text_encoder", "text_encoder_2"))
 
@@ -34,8 +44,10 @@ SDXL = Family(
     "sdxl",
     "Stable Diffusion XL",
     1024,
-    sd.PARTS | {"text_encoder_2": "CLIPTextModelWithProjection", "tokenizer_2": "CLIPTokenizer"},
+    sd.PARTS | {"text_encoder_2": CLIPTextModelWithProjection, "tokenizer_2": CLIPTokenizer},
     lambda unet: unet.get("addition_embed_type") == "text_time",
     condition,
     width,
+    {"_class_name": "StableDiffusionXLPipeline", ZEROS: True},
+    without_words,
 )

@@ -96,20 +96,27 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Like `replacing`, for a folder with everything in it. A folder already there is replaced."""
+    """Like `replacing`, for a folder with everything in it. A folder already there is replaced.
+
+    It is put aside before, so that no moment's kill loses it: at the worst it is found whole as `.NAME.*.old`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    aside = temporary.with_suffix(".old")
     try:
         yield temporary
         temporary.chmod(0o755)
         for each in (*temporary.rglob("*"), temporary):
             flush(each)
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(aside)
         temporary.rename(path)
         flush(path.parent)
     finally:
+        if aside.exists() and not path.exists():
+            aside.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def flush(path: Path) -> None:

@@ -38,20 +38,28 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int | None = None) -> Path
     return place
 
 
+def steps(place: Path) -> int:
+    """The optimizer steps that a checkpoint's name says were made."""
+    return int(place.name.removeprefix(PREFIX))
+
+
 def found(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first."""
-    numbered = [
-        (int(path.name.removeprefix(PREFIX)), path)
+    whole = [
+        path
         for path in folder.glob(f"{PREFIX}*")
         if path.name.removeprefix(PREFIX).isdigit() and (path / "checkpoint.json").is_file()
     ]
-    return [path for _, path in sorted(numbered)]
+    return sorted(whole, key=steps)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for leftover in folder.glob(f".{PREFIX}*.part"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """Remove what a killed process left half-written, checkpoints and all else."""
+    for leftover in folder.glob(".*.part"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def read(place: Path) -> Checkpoint:

@@ -52,11 +52,15 @@ def cached(wanted: Recipe, seed: int) -> Path:
     return Path(base) / "tenshot" / "class" / key
 
 
-def check(folder: Path, wanted: Recipe, count: int) -> list[Example]:
-    """The class pictures already in `folder`. Raises Refusal when they are no use: of another model, all alike, damaged."""
+def check_recipe(folder: Path, wanted: Recipe) -> None:
+    """Refuse pictures that were drawn by another model, or for another prompt."""
     ledger = _ledger(folder)
     if ledger and ledger["recipe"] != vars(wanted):
         raise Refusal(_other_recipe(folder, ledger["recipe"], vars(wanted)))
+
+
+def present(folder: Path, count: int) -> list[Example]:
+    """The class pictures already in `folder`. Raises Refusal where they are damaged or all alike, or count is 0 too."""
     if not folder.exists() or not any(path for path in folder.iterdir() if not path.name.startswith(".")):
         if count:
             return []
@@ -68,11 +72,12 @@ def ensure(
     model: Model, folder: Path, wanted: Recipe, count: int, seed: int, batch: int, events: Events
 ) -> tuple[Latents, int]:
     """At least `count` class pictures in `folder`, as latents, and how many were drawn for it now."""
-    have = check(folder, wanted, count)
-    missing = max(0, count - len(have))
+    check_recipe(folder, wanted)
+    unentered = _names(len(_ledger(folder).get("pictures", {})), count, seed)
+    missing = max(0, count - sum(each.path.name not in unentered for each in present(folder, count)))
     if missing:
         _draw(model, folder, wanted, missing, seed, batch, events)
-        have = read_folder(folder, option=OPTION, distinct=True)
+    have = present(folder, count)
     ledger = _ledger(folder)
     kept = tensors.read(folder / LATENTS) if ledger else {}
     drawn = {name for name, entry in ledger.get("pictures", {}).items() if name in kept}
@@ -96,12 +101,10 @@ def _draw(model: Model, folder: Path, wanted: Recipe, count: int, seed: int, bat
         if events.cancelled():
             events.end()
             raise Cancelled("stopped; the class pictures drawn so far are kept")
-        seeds = [seed_of(seed, "class", n) % 2**32 for n in range(start, min(start + batch, first + count))]
-        latents = sampling.latents(model, [Request(wanted.prompt, each) for each in seeds], settings)
-        for number, (latent, image, each) in enumerate(
-            zip(latents, sampling.decode(model, latents, batch), seeds, strict=True), start
-        ):
-            name = f"class-{number:04d}-{each}.png"
+        names = _names(start, min(batch, first + count - start), seed)
+        latents = sampling.latents(model, [Request(wanted.prompt, each) for each in names.values()], settings)
+        images = sampling.decode(model, latents, batch)
+        for latent, image, (name, each) in zip(latents, images, names.items(), strict=True):
             write_png(folder / name, image, f"{wanted.prompt}\nSteps: {wanted.steps}, Seed: {each}")
             kept[name] = latent
             ledger["pictures"][name] = {"seed": each, "digest": _digest(folder / name)}
@@ -109,6 +112,15 @@ def _draw(model: Model, folder: Path, wanted: Recipe, count: int, seed: int, bat
         tensors.write_json(folder / LEDGER, ledger)
         events.advance(min(start + batch, first + count) - first)
     events.end()
+
+
+def _names(first: int, count: int, seed: int) -> dict[str, int]:
+    """The file names of drawn pictures number `first` and on, and the seed of each.
+
+    A killed process may leave files of these names that no ledger knows; they are drawn again.
+    """
+    seeds = {number: seed_of(seed, "class", number) % 2**32 for number in range(first, first + count)}
+    return {f"class-{number:04d}-{each}.png": each for number, each in seeds.items()}
 
 
 def _ledger(folder: Path) -> dict[str, Any]:
@@ -121,7 +133,8 @@ def _digest(path: Path) -> str:
 
 
 def _other_recipe(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Fault:
-    other = [f"{name} {found.get(name)!r} instead of {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name]]
+    differs = [name for name in wanted if found.get(name) != wanted[name]]
+    other = [f"{name} {found.get(name)!r} instead of {wanted[name]!r}" for name in differs]
     return Fault(
         f"{OPTION} {folder}",
         "its pictures were drawn with " + ", ".join(other),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from tenshot.diffusion import objective
+from tenshot.errors import Fault, Refusal
 from tenshot.train.draws import Draws
 
 
@@ -30,7 +31,7 @@ class Latents:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step denoises. rows: which pictures of their set; clean, noise: [batch, c, h/8, w/8]; timesteps: [batch]."""
+    """What one step denoises. rows: pictures of their set; clean, noise: [batch, c, h/8, w/8]; timesteps: [batch]."""
 
     rows: list[int]
     clean: torch.Tensor
@@ -55,8 +56,19 @@ class Objective:
         return Batch(rows, clean, draws.noise(f"{purpose}noise", shape), steps)
 
 
+def check_schedule(config: Mapping[str, Any]) -> None:
+    """Refuse a noise schedule that no loss here fits. config: of a model's scheduler."""
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in get_args(objective.Prediction):
+        fits = " or ".join(get_args(objective.Prediction))
+        raise Refusal(Fault("scheduler: prediction_type", repr(prediction), fits, "use another model"))
+    if prediction == "epsilon" and config.get("rescale_betas_zero_snr"):
+        found = "epsilon with rescale_betas_zero_snr: the last timestep has nothing but noise to tell from noise"
+        raise Refusal(Fault("scheduler: prediction_type", found, "v_prediction, or no rescaling", "use another model"))
+
+
 def losses(unet: nn.Module, aim: Objective, batch: Batch, conditioning: Mapping[str, Any]) -> torch.Tensor:
-    """The weighted loss of each sample, float32 [batch]. conditioning: the UNet's further arguments, the batch first."""
+    """The weighted loss of each sample, float32 [batch]. conditioning: the UNet's further arguments, batch first."""
     where = next(unet.parameters()).device
     clean, noise, steps = batch.clean.to(where), batch.noise.to(where), batch.timesteps.to(where)
     noisy = objective.diffuse(clean, noise, steps, aim.alphas_cumprod)

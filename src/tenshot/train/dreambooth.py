@@ -1,4 +1,4 @@
-"""DreamBooth (Ruiz et al., arXiv 2208.12242): a rare word becomes your subject; class pictures keep the class as it was."""
+"""DreamBooth (Ruiz et al., arXiv 2208.12242): a rare word becomes your subject; class pictures keep the class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from tenshot import device, model
@@ -21,21 +20,9 @@ from tenshot.model import Model
 from tenshot.train import class_pictures, data, denoise, run
 from tenshot.train.denoise import Latents, Objective
 from tenshot.train.draws import Draws
-from tenshot.train.options import FineTuneOptions
+from tenshot.train.options import DreamBoothOptions
 
-
-class DreamBoothOptions(FineTuneOptions):
-    """Teach a model one subject from 5-10 pictures."""
-
-    instance_data_dir: Path = Field(description="folder with the pictures of your subject")
-    instance_prompt: str = Field(min_length=1, description='names the subject, as in "a photo of az cat"')
-    output_dir: Path = Field(Path("out/dreambooth"), description="folder for the result, its checkpoints and its log")
-    with_prior_preservation: bool = Field(False, description="keep the class as it was, by class pictures")
-    class_prompt: str | None = Field(None, description='the class without the subject, as in "a photo of a cat"')
-    class_data_dir: Path | None = Field(None, description="folder of class pictures; missing ones are drawn into it")
-    num_class_images: int = Field(100, ge=0, description="class pictures wanted at least")
-    prior_loss_weight: float = Field(1.0, ge=0, description="how much class pictures count")
-    sample_batch_size: int = Field(8, ge=1, description="class pictures drawn at once")
+Stock = tuple[Path, class_pictures.Recipe]
 
 
 class DreamBooth:
@@ -50,6 +37,8 @@ class DreamBooth:
         self.aim = Objective(base.prediction, schedule, options.snr_gamma)
         side = options.resolution or base.resolution
         self.size = (side, side)
+        self.known: dict[str, int] = {}  # which row of `states` a text has, while the text encoder stands still
+        self.states: dict[str, Any] = {}
         self._prepare()
 
     def keep_class(self, pictures: Latents) -> None:
@@ -84,38 +73,47 @@ class DreamBooth:
         self.states = self.base.condition(texts, self.size)
 
     def _prepare(self) -> None:
-        self.known: dict[str, int] = {}
         for part in model.NETS:
             if part in self.base.parts:
                 self.base[part].requires_grad_(part in self.parts)
         if self.options.gradient_checkpointing:
             for net in self.parts.values():
-                enable = getattr(net, "enable_gradient_checkpointing", None) or net.gradient_checkpointing_enable
-                enable()
+                _checkpoint_gradients(net)
                 net.train()
+
+
+def _checkpoint_gradients(net: Any) -> None:
+    """diffusers and transformers, before version 6 and after, have three names for it."""
+    names = ("enable_gradient_checkpointing", "activation_checkpointing_enable", "gradient_checkpointing_enable")
+    next(getattr(net, name) for name in names if hasattr(net, name))()
 
 
 def train(options: DreamBoothOptions, events: Events) -> dict[str, Any]:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
-    refuse_if(_option_faults(options))
-    place = model.find(options.pretrained_model_name_or_path)
-    examples, _, _ = all_or_refuse(
+    place, examples, *_ = all_or_refuse(
+        lambda: _model_folder(options),
         lambda: read_folder(options.instance_data_dir),
-        lambda: layout.examine(place),
-        lambda: _class_check(options, place),
+        lambda: refuse_if(_option_faults(options)),
+        lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
     )
-    claim = run.identity("dreambooth", options, _inputs(options, examples, place))
+    claim = run.identity("dreambooth", options, _inputs(examples, place))
     trained = data.weights_bytes(place / "unet") * 2
-    all_or_refuse(
-        lambda: run.check_folder(options.output_dir, claim),
+    stock, *_ = all_or_refuse(
+        lambda: _stock(options, place, claim),
+        lambda: run.check_folder(options, claim),
         lambda: run.check_disk(options.output_dir, options, trained, 2 * trained),
     )
     base = model.load(str(place), device=device.pick(options.device))
-    return _carry_out(base, examples, claim, options, events)
+    return _carry_out(base, examples, stock, claim, options, events)
 
 
 def _carry_out(
-    base: Model, examples: list[Example], claim: Mapping[str, Any], options: DreamBoothOptions, events: Events
+    base: Model,
+    examples: list[Example],
+    stock: Stock | None,
+    claim: Mapping[str, Any],
+    options: DreamBoothOptions,
+    events: Events,
 ) -> dict[str, Any]:
     side = options.resolution or base.resolution
     if side != base.resolution:
@@ -124,11 +122,9 @@ def _carry_out(
     pictures, shown = data.encoded(base, examples, side, options.center_crop, events)
     texts = [examples[number].caption or options.instance_prompt for number in shown]
     kept = None
-    if options.with_prior_preservation:
-        wanted = class_pictures.recipe(claim["inputs"]["model"], options.class_prompt or "", side)
-        folder = options.class_data_dir or class_pictures.cached(wanted, options.seed)
+    if stock:
         count, batch = options.num_class_images, options.sample_batch_size
-        kept, _ = class_pictures.ensure(base, folder, wanted, count, options.seed, batch, events)
+        kept, _ = class_pictures.ensure(base, *stock, count, options.seed, batch, events)
     method = DreamBooth(base, pictures, texts, options)
     if kept is not None:
         method.keep_class(kept)
@@ -150,6 +146,8 @@ def _option_faults(options: DreamBoothOptions) -> Iterator[Fault]:
     if options.with_prior_preservation and not options.class_prompt:
         fits = 'the class without your subject, as in --class_prompt "a photo of a cat"'
         yield Fault("--class_prompt", "is needed with --with_prior_preservation", fits)
+    if options.with_prior_preservation and not options.class_data_dir and not options.num_class_images:
+        yield Fault("--num_class_images", "0, and no --class_data_dir to take them from", "1 or more")
     if not options.with_prior_preservation and options.class_data_dir:
         yield Fault(
             "--class_data_dir",
@@ -159,13 +157,31 @@ def _option_faults(options: DreamBoothOptions) -> Iterator[Fault]:
         )
 
 
-def _class_check(options: DreamBoothOptions, place: Path) -> None:
-    if options.with_prior_preservation and options.class_data_dir:
-        unet = tensors.read_json(place / "unet" / "config.json")
-        side = options.resolution or unet.get("sample_size", 64) * 8
-        wanted = class_pictures.recipe(model.digest(place), options.class_prompt or "", side)
-        class_pictures.check(options.class_data_dir, wanted, options.num_class_images)
+def _model_folder(options: DreamBoothOptions) -> Path:
+    place = model.find(options.pretrained_model_name_or_path)
+    layout.examine(place)
+    denoise.check_schedule(tensors.read_json(place / "scheduler" / "scheduler_config.json"))
+    return place
 
 
-def _inputs(options: DreamBoothOptions, examples: list[Example], place: Path) -> dict[str, Any]:
-    return {"model": model.digest(place), "pictures": {each.path.name: each.digest[:16] for each in examples}}
+def _stock(options: DreamBoothOptions, place: Path, claim: Mapping[str, Any]) -> Stock | None:
+    """Where class pictures lie or will lie, and what they are drawn by; None without prior preservation.
+
+    Raises Refusal where others lie there.
+    """
+    if not options.with_prior_preservation:
+        return None
+    unet = tensors.read_json(place / "unet" / "config.json")
+    side = options.resolution or unet.get("sample_size", 64) * 8
+    wanted = class_pictures.recipe(claim["inputs"]["model"], options.class_prompt or "", side)
+    folder = options.class_data_dir or class_pictures.cached(wanted, options.seed)
+    class_pictures.check_recipe(folder, wanted)
+    return folder, wanted
+
+
+def _inputs(examples: list[Example], place: Path) -> dict[str, Any]:
+    return {
+        "model": model.digest(place),
+        "pictures": {each.path.name: each.digest[:16] for each in examples},
+        "captions": {each.path.name: each.caption for each in examples if each.caption},
+    }

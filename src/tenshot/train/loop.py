@@ -79,7 +79,7 @@ def fit(method: Method, options: LoopOptions, events: Events) -> Fit:
 
 
 def forecast(method: Method, options: LoopOptions) -> Forecast:
-    """Make one real step to warm up and one to measure, then put weights and random state back as they were."""
+    """Make one real step to warm up and one to measure, then put the weights back as they were."""
     device.reset_peak_memory()
     run = _Run(method, options)
     before = [(p, p.detach().clone()) for group in run.named.values() for p in group.values()]
@@ -100,7 +100,7 @@ class _Run:
     def __init__(self, method: Method, options: LoopOptions) -> None:
         self.method = method
         self.options = options
-        self.named = {
+        self.named: dict[str, dict[str, torch.Tensor]] = {
             part: {name: p for name, p in module.named_parameters() if p.requires_grad}
             for part, module in method.parts.items()
         }
@@ -173,8 +173,9 @@ class _Run:
         places = checkpoint.found(folder)
         if not places:
             return 0
-        self._load(checkpoint.read(places[-1]))
-        return int(places[-1].name.removeprefix(checkpoint.PREFIX))
+        saved = checkpoint.read(places[-1])
+        self._load(saved)
+        return saved.step
 
     def state(self, step: int) -> Checkpoint:
         optimizer = self.optimizer.state_dict()
@@ -198,7 +199,7 @@ class _Run:
         for key, value in saved.groups["optimizer"].items():
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = value
-        self.schedule.load_state_dict(dict(saved.facts["schedule"]))
+        self.schedule.load_state_dict({**self.schedule.state_dict(), **saved.facts["schedule"]})
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         for group, rate in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
             group["lr"] = rate

@@ -9,9 +9,7 @@ from pydantic import Field
 
 from tenshot.options import Options
 
-Schedule = Literal[
-    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "piecewise_constant"
-]
+Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 
 
 class LoopOptions(Options):
@@ -44,7 +42,7 @@ class LoopOptions(Options):
 class FineTuneOptions(LoopOptions):
     """What fine-tuning a model on pictures needs besides."""
 
-    pretrained_model_name_or_path: str = Field("pocket", description="pocket, or a model folder in the diffusers layout")
+    pretrained_model_name_or_path: str = Field("pocket", description="pocket, or a folder in the diffusers layout")
     resolution: int | None = Field(None, ge=8, multiple_of=8, description="side in pixels; default: the model's own")
     center_crop: bool = Field(False, description="crop oblong pictures at the centre only, not at both ends too")
     train_text_encoder: bool = Field(False, description="train the text encoder along with the UNet")
@@ -56,3 +54,17 @@ class FineTuneOptions(LoopOptions):
     validation_epochs: int = Field(50, ge=1, description="or: rounds through the pictures between drawings")
     report_to: Literal["tensorboard", "none"] = Field("tensorboard", description="where loss and pictures are shown")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+
+
+class DreamBoothOptions(FineTuneOptions):
+    """Teach a model one subject from 5-10 pictures."""
+
+    instance_data_dir: Path = Field(description="folder with the pictures of your subject")
+    instance_prompt: str = Field(min_length=1, description='names the subject, as in "a photo of az cat"')
+    output_dir: Path = Field(Path("out/dreambooth"), description="folder for the result, its checkpoints and its log")
+    with_prior_preservation: bool = Field(False, description="keep the class as it was, by class pictures")
+    class_prompt: str | None = Field(None, description='the class without the subject, as in "a photo of a cat"')
+    class_data_dir: Path | None = Field(None, description="folder of class pictures; missing ones are drawn into it")
+    num_class_images: int = Field(100, ge=0, description="class pictures wanted at least")
+    prior_loss_weight: float = Field(1.0, ge=0, description="how much class pictures count")
+    sample_batch_size: int = Field(8, ge=1, description="class pictures drawn at once")

@@ -1,4 +1,4 @@
-"""What surrounds the loop in every run: the output folder's owner, the forecast, the trackers, the manifest, the proof."""
+"""What surrounds the loop in every run: the output folder's owner, forecast, trackers, manifest, and the proof."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from tenshot import device, model
-from tenshot.errors import Fault, refuse_if
+from tenshot import __version__, device, model
+from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events, Together
 from tenshot.files import tensors
 from tenshot.model import Model
@@ -28,7 +28,8 @@ CLAIM, MANIFEST, RECIPE = "run.json", "manifest.json", "recipe.yaml"
 FREE = {"checkpointing_steps", "checkpoints_total_limit", "report_to", "device", "output_dir"} | {
     name for name in FineTuneOptions.model_fields if "validation" in name
 }  # options that may change between the two halves of a run without changing its result
-LIBRARIES = ("tenshot", "torch", "diffusers", "transformers", "safetensors")
+OURS = (".part", ".log")  # suffixes of what a run may leave before it has claimed its folder
+LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
 
 
 def identity(method: str, options: LoopOptions, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,12 +40,12 @@ def identity(method: str, options: LoopOptions, inputs: Mapping[str, Any]) -> di
     return {"method": method, "options": chosen, "inputs": dict(inputs)}
 
 
-def check_folder(folder: Path, wanted: Mapping[str, Any]) -> None:
-    """Refuse an output folder that holds something else than this run."""
-    refuse_if(_folder_faults(folder, wanted))
+def check_folder(options: LoopOptions, wanted: Mapping[str, Any]) -> None:
+    """Refuse an output folder that holds something else than this run, or more of it than was asked for."""
+    refuse_if(_folder_faults(options.output_dir, options.max_train_steps, wanted))
 
 
-def _folder_faults(folder: Path, wanted: Mapping[str, Any]) -> Iterator[Fault]:
+def _folder_faults(folder: Path, steps: int, wanted: Mapping[str, Any]) -> Iterator[Fault]:
     where, do = f"--output_dir {folder}", "name another folder, or remove this one"
     if folder.exists() and not folder.is_dir():
         yield Fault(where, "is a file", "a folder", do)
@@ -53,9 +54,13 @@ def _folder_faults(folder: Path, wanted: Mapping[str, Any]) -> Iterator[Fault]:
         other = list(_differences(found, wanted))
         if other:
             yield Fault(where, "holds another run: " + "; ".join(other), "a new folder, or the same options", do)
-    elif folder.is_dir() and any(path.suffix != ".part" for path in folder.iterdir()):
-        some = ", ".join(sorted(path.name for path in folder.iterdir())[:4])
-        yield Fault(where, f"holds other files: {some}", "a new or empty folder", do)
+        made = [checkpoint.steps(place) for place in checkpoint.found(folder)]
+        if any(step > steps for step in made):
+            yield Fault("--max_train_steps", f"{steps}, but {folder} is at step {made[-1]}", f"{made[-1]} or more", do)
+    elif folder.is_dir():
+        strange = sorted(path.name for path in folder.iterdir() if path.suffix not in OURS)
+        if strange:
+            yield Fault(where, f"holds other files: {', '.join(strange[:4])}", "a new or empty folder", do)
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> Iterator[str]:
@@ -115,6 +120,8 @@ def carry_out(
     started = time.perf_counter()
     fit = loop.fit(method, options, Together(*_listeners(base, options, per_epoch, events), events))
     seconds = time.perf_counter() - started
+    for part, averaged in fit.ema.items():
+        method.parts[part].load_state_dict(averaged, strict=False)
     result = finished()
     model.write_into(result, folder)
     prove(result, folder)
@@ -127,7 +134,7 @@ def carry_out(
         "plan": plan,
         **claim,
         "machine": device.describe(),
-        "versions": {name: metadata.version(name) for name in LIBRARIES},
+        "versions": {"tenshot": __version__, **{name: metadata.version(name) for name in LIBRARIES}},
         "arguments": as_recipe(options),
     }
     tensors.write_json(folder / MANIFEST, manifest)
@@ -142,7 +149,8 @@ def prove(result: Model, folder: Path) -> None:
             continue
         live, read = result[part].state_dict(), again[part].state_dict()
         wrong = [name for name, tensor in live.items() if not torch.equal(tensor.cpu(), read[name].cpu())]
-        refuse_if([Fault(str(folder / part), f"{len(wrong)} tensors differ after writing", do="check the disk")] * bool(wrong))
+        if wrong:
+            raise Refusal(Fault(str(folder / part), f"{len(wrong)} tensors differ after writing", do="check the disk"))
 
 
 def _listeners(base: Model, options: FineTuneOptions, per_epoch: int, events: Events) -> list[Events]:
@@ -156,5 +164,3 @@ def _listeners(base: Model, options: FineTuneOptions, per_epoch: int, events: Ev
         shown = Together(*([board] if board else []), events)
         heard.append(Previews(base, options, every, shown))
     return heard
-
-

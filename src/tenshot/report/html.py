@@ -1,0 +1,23 @@
+"""HTML elements from Python calls; what is not markup yet is escaped on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+
+class Html(str):
+    """Text that is markup already; every other text is escaped where it enters the page."""
+
+
+def el(tag: str, *content: str, **attributes: str | float) -> Html:
+    """An element. Underscores in attribute names stand for hyphens; one at the end is dropped."""
+    given = "".join(f' {k.rstrip("_").replace("_", "-")}="{escape(str(v))}"' for k, v in attributes.items())
+    if tag in ("img", "meta"):
+        return Html(f"<{tag}{given}>")
+    return Html(f"<{tag}{given}>{join(content)}</{tag}>")
+
+
+def join(content: Iterable[str]) -> Html:
+    """Markup and text, one after the other."""
+    return Html("".join(part if isinstance(part, Html) else escape(part) for part in content))

@@ -1,0 +1,88 @@
+"""DreamBooth runs for tests: the practice guide's options in small, and what a run leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tenshot.errors import Refusal
+from tenshot.events import Events
+from tenshot.options import resolve
+from tenshot.train.dreambooth import train
+from tenshot.train.options import DreamBoothOptions
+
+GUIDE = {  # the practice guide's command, in small
+    "instance_prompt": "a photo of az baby",
+    "train_batch_size": "1",
+    "gradient_accumulation_steps": "1",
+    "learning_rate": "1e-3",
+    "lr_scheduler": "constant",
+    "lr_warmup_steps": "0",
+    "max_train_steps": "3",
+    "report_to": "none",
+    "device": "cpu",
+}
+PRIOR = {
+    "with_prior_preservation": True,
+    "prior_loss_weight": "0.7",
+    "class_prompt": "a photo of baby",
+    "num_class_images": "4",
+}
+UNET = "unet/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
+
+
+class Ear(Events):
+    """Remembers the jobs, and asks to stop once `job` has begun and something of it is done."""
+
+    def __init__(self, job: str = "") -> None:
+        self.job, self.jobs, self.said = job, [], []
+        self.stop = False
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def begin(self, job: str, total: int, done: int = 0) -> None:
+        self.jobs.append(job)
+
+    def advance(self, done: int, **figures: float) -> None:
+        self.stop = self.jobs[-1] == self.job
+
+    def cancelled(self) -> bool:
+        return self.stop
+
+
+class Bench:
+    """Runs DreamBooth with the guide's options; every run writes to a folder of its own name."""
+
+    def __init__(self, model: Path, pictures: Path, folder: Path) -> None:
+        self.folder = folder
+        self.base = GUIDE | {"pretrained_model_name_or_path": str(model), "instance_data_dir": str(pictures)}
+
+    def options(self, name: str, **given: Any) -> DreamBoothOptions:
+        return resolve(DreamBoothOptions, self.base | {"output_dir": str(self.folder / name)} | given)
+
+    def run(self, name: str, events: Events | None = None, **given: Any) -> Path:
+        train(self.options(name, **given), events or Ear())
+        return self.folder / name
+
+    def refused(self, name: str, **given: Any) -> list[str]:
+        """Where the faults are."""
+        with pytest.raises(Refusal) as caught:
+            self.run(name, **given)
+        return [fault.where.split(" ")[0] for fault in caught.value.faults]
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "loss.jsonl").read_text().splitlines()]
+
+
+def same_weights(one: Path, other: Path, file: str = UNET) -> bool:
+    return (one / file).read_bytes() == (other / file).read_bytes()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

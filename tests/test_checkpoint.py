@@ -1,0 +1,123 @@
+"""A checkpoint appears whole or not at all, however the writing ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tenshot.errors import Refusal
+from tenshot.files import tensors
+from tenshot.train import checkpoint
+from tenshot.train.checkpoint import Checkpoint
+
+
+def sample(step: int) -> Checkpoint:
+    weights = {"a": torch.full((3, 2), float(step)), "b": torch.arange(4, dtype=torch.bfloat16), "s": torch.tensor(2.0)}
+    return Checkpoint(step, {"unet": weights, "optimizer": {"0.step": torch.tensor(float(step))}}, {"rate": 0.1})
+
+
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    def plain(each: Checkpoint) -> Any:
+        tensors = {(group, name): tensor for group, named in each.groups.items() for name, tensor in named.items()}
+        return each.step, {key: (tensor.dtype, tensor.tolist()) for key, tensor in tensors.items()}, each.facts
+
+    return plain(one) == plain(other)
+
+
+def test_what_is_written_is_read(tmp_path: Path):
+    place = checkpoint.write(tmp_path, sample(7))
+    assert place.name == "checkpoint-7"
+    assert same(checkpoint.read(place), sample(7))
+
+
+def test_checkpoints_are_found_by_step_not_by_name(tmp_path: Path):
+    for step in (9, 100, 20):
+        checkpoint.write(tmp_path, sample(step))
+    (tmp_path / "checkpoint-half").mkdir()
+    (tmp_path / "checkpoint-200").mkdir()
+    assert [checkpoint.steps(place) for place in checkpoint.found(tmp_path)] == [9, 20, 100]
+
+
+@pytest.mark.parametrize("keep, left", [(1, [40]), (2, [30, 40]), (None, [10, 20, 30, 40])])
+def test_the_newest_are_kept(tmp_path: Path, keep: int | None, left: list[int]):
+    for step in (10, 20, 30, 40):
+        checkpoint.write(tmp_path, sample(step), keep)
+    assert [checkpoint.steps(place) for place in checkpoint.found(tmp_path)] == left
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing that comes after it may be relied on."""
+
+
+def killed_at(call: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> int:
+    """Do `work`, ended at its `call`-th touch of the disk, with no tidying up; how many touches it made."""
+    touches = 0
+
+    def touched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def inner(*args: Any, **named: Any) -> Any:
+            nonlocal touches
+            if isinstance(sys.exception(), Killed):
+                raise Killed  # a killed process does not tidy up
+            touches += 1
+            if touches == call:
+                raise Killed
+            return real(*args, **named)
+
+        return inner
+
+    with monkeypatch.context() as patch:
+        for owner, name in (
+            (os, "fsync"), (tensors, "save_file"), (Path, "write_text"), (Path, "replace"), (Path, "rename"),
+            (Path, "chmod"), (Path, "unlink"), (shutil, "rmtree"), (os, "close"),
+        ):  # fmt: skip
+            patch.setattr(owner, name, touched(getattr(owner, name)))
+        with suppress(Killed):
+            work()
+    return touches
+
+
+def test_a_crash_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    points = killed_at(0, monkeypatch, lambda: checkpoint.write(tmp_path / "whole", sample(2), 1))
+    assert points > 20
+    outcomes = set()
+    for point in range(1, points + 2):
+        folder = tmp_path / str(point)
+        checkpoint.write(folder, sample(1))
+        killed_at(point, monkeypatch, lambda folder=folder: checkpoint.write(folder, sample(2), 1))
+        assert sorted(folder.glob("checkpoint-*")) == checkpoint.found(folder)
+        newest = checkpoint.found(folder)[-1]
+        assert same(checkpoint.read(newest), sample(checkpoint.steps(newest)))
+        outcomes.add(checkpoint.steps(newest))
+        checkpoint.sweep(folder)
+        assert not list(folder.glob(".*"))
+        checkpoint.write(folder, sample(2), 1)
+        assert [place.name for place in folder.iterdir()] == ["checkpoint-2"]
+        assert same(checkpoint.read(folder / "checkpoint-2"), sample(2))
+    assert outcomes == {1, 2}
+
+
+def test_the_sweep_takes_only_leftovers(tmp_path: Path):
+    checkpoint.write(tmp_path, sample(1))
+    (tmp_path / ".checkpoint-2.abc.part").mkdir()
+    (tmp_path / ".checkpoint-2.abc.part" / "unet.safetensors").write_bytes(b"half")
+    (tmp_path / ".unet.abc.part").mkdir()
+    (tmp_path / ".run.json.abc.part").write_text("{")
+    (tmp_path / "notes.part").write_text("mine")
+    checkpoint.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "notes.part"]
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path):
+    place = checkpoint.write(tmp_path, sample(1))
+    weights = place / "unet.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(Refusal, match="not a whole safetensors file"):
+        checkpoint.read(place)

@@ -1,0 +1,218 @@
+"""DreamBooth from end to end on tiny models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors import safe_open
+
+from tenshot.errors import Cancelled, Refusal
+from tenshot.files import tensors
+from tenshot.options import read_recipe, resolve
+from tenshot.train import class_pictures, data
+from tenshot.train.dreambooth import train
+from tenshot.train.options import DreamBoothOptions
+from tests import plain_dreambooth, tiny
+from tests.dreambooth_runs import PRIOR, TEXT, UNET, Bench, Ear, files, losses, same_weights
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2_v", "sdxl"])
+@pytest.mark.parametrize("given", [
+    {},
+    PRIOR | {"train_batch_size": "2"},
+    PRIOR | {"snr_gamma": "5", "train_text_encoder": True},
+], ids=["alone", "prior", "prior, snr, text encoder"])  # fmt: skip
+def test_the_loss_is_that_of_a_plain_implementation(
+    family: str, given: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
+):
+    own = tiny.pictures(tmp_path / "own", 3)
+    (own / "picture-1.txt").write_text("az on the beach\n")
+    bench = Bench(request.getfixturevalue(family), own, tmp_path)
+    if "class_prompt" in given:
+        given = given | {"class_data_dir": tiny.pictures(tmp_path / "class", 5, seed=9)}
+    folder = bench.run("out", **given)
+    assert losses(folder) == pytest.approx(plain_dreambooth.losses(bench.options("out", **given)), rel=2e-4)
+
+
+def test_drawn_class_pictures_are_learned_as_they_were_drawn(bench: Bench):
+    given = PRIOR | {"class_data_dir": bench.folder / "class"}
+    found = losses(bench.run("out", **given))
+    kept = tensors.read(bench.folder / "class" / class_pictures.LATENTS)
+    exact = torch.stack([kept[name] for name in sorted(kept)])
+    assert found == pytest.approx(plain_dreambooth.losses(bench.options("out", **given), exact), rel=2e-4)
+
+
+def test_without_training_the_text_encoder_it_stays(guided: Path, sd1: Path):
+    before, after = tensors.read(sd1 / TEXT), tensors.read(guided / TEXT)
+    assert {name.removeprefix("text_model."): tensor.tolist() for name, tensor in before.items()} == {
+        name.removeprefix("text_model."): tensor.tolist() for name, tensor in after.items()
+    }
+    assert not same_weights(guided, sd1)
+    assert same_weights(guided, sd1, "vae/diffusion_pytorch_model.safetensors")
+
+
+def test_a_trained_text_encoder_changes_and_opens_elsewhere(bench: Bench, guided: Path):
+    folder = bench.run("out", train_text_encoder=True)
+    assert not same_weights(guided, folder, TEXT)
+    with safe_open(folder / TEXT, "pt") as file:
+        assert all(name.startswith("text_model.") for name in file.keys())
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe("a photo of az baby", num_inference_steps=2).images[0].size == (tiny.SIDE, tiny.SIDE)
+    learned = tensors.read(folder / "checkpoint-3" / "text_encoder.safetensors")
+    live = {name.removeprefix("text_model."): p for name, p in pipe.text_encoder.named_parameters()}
+    assert all(torch.equal(live[name.removeprefix("text_model.")], tensor) for name, tensor in learned.items())
+
+
+@pytest.mark.parametrize("family", ["sd2_v", "sdxl"])
+def test_other_families_learn_and_can_be_trained_further(family: str, bench: Bench, request: pytest.FixtureRequest):
+    bench.base["pretrained_model_name_or_path"] = str(request.getfixturevalue(family))
+    folder = bench.run("out", **PRIOR, train_text_encoder=True, gradient_checkpointing=True, mixed_precision="fp16")
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == ("StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline")
+    schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    assert schedule["prediction_type"] == ("v_prediction" if family == "sd2_v" else "epsilon")
+    bench.base["pretrained_model_name_or_path"] = str(folder)
+    assert not same_weights(folder, bench.run("further"))
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(bench: Bench):
+    plain = losses(bench.run("plain", train_text_encoder=True))
+    assert losses(bench.run("thrifty", train_text_encoder=True, gradient_checkpointing=True)) == pytest.approx(plain)
+
+
+def test_the_running_average_is_what_is_saved(bench: Bench, guided: Path):
+    folder = bench.run("out", use_ema=True, ema_decay="0.5")
+    average = tensors.read(folder / "checkpoint-3" / "unet.ema.safetensors")
+    saved = tensors.read(folder / UNET)
+    assert all(torch.equal(saved[name], tensor) for name, tensor in average.items())
+    assert not same_weights(folder, guided)
+
+
+def test_the_recipe_of_a_run_reproduces_it(bench: Bench):
+    given = PRIOR | {"train_text_encoder": True, "mixed_precision": "bf16", "snr_gamma": "5", "seed": "7"}
+    first = bench.run("first", **given)
+    recipe = read_recipe(first / "recipe.yaml") | {"output_dir": str(bench.folder / "again")}
+    train(resolve(DreamBoothOptions, recipe), Ear())
+    assert same_weights(first, bench.folder / "again")
+    assert same_weights(first, bench.folder / "again", TEXT)
+    assert not same_weights(first, bench.run("other", **given | {"seed": "8"}))
+
+
+def test_the_manifest_tells_what_was_done(bench: Bench, pictures: Path):
+    folder = bench.run("out", **PRIOR, seed="7")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["steps"] == 3
+    assert manifest["options"]["seed"] == 7
+    assert manifest["inputs"]["pictures"].keys() == {path.name for path in pictures.iterdir()}
+    assert "5 instance pictures" in manifest["plan"]
+    assert "4 class pictures" in manifest["plan"]
+
+
+def test_a_longer_run_continues(bench: Bench, guided: Path):
+    whole = bench.run("whole", max_train_steps="5")
+    shutil.copytree(guided, bench.folder / "parts")
+    assert same_weights(whole, bench.run("parts", max_train_steps="5"))
+    assert losses(bench.folder / "parts") == losses(whole)
+    assert bench.refused("parts", max_train_steps="4") == ["--max_train_steps"]
+
+
+def test_cancelled_while_encoding_or_training_the_same_command_continues(bench: Bench):
+    given = PRIOR | {"sample_batch_size": "2"}
+    for job in ("encoding pictures", "drawing class pictures", "training"):
+        with pytest.raises(Cancelled):
+            bench.run("cut", Ear(job), **given, class_data_dir=bench.folder / "cut class")
+    cut = bench.run("cut", **given, class_data_dir=bench.folder / "cut class")
+    assert same_weights(cut, bench.run("whole", **given, class_data_dir=bench.folder / "whole class"))
+
+
+def test_previews_are_drawn_and_change_nothing(bench: Bench):
+    shown = {"validation_prompt": "a photo of az baby", "validation_steps": "2", "num_validation_images": "2"}
+    folder = bench.run("out", **shown, train_text_encoder=True, report_to="tensorboard")
+    found = sorted(path.name for path in (folder / "validation").iterdir())
+    assert found == [f"step-00000{step}-{number}.png" for step in (2, 3) for number in (0, 1)]
+    assert list((folder / "logs").iterdir())
+    assert same_weights(folder, bench.run("unseen", train_text_encoder=True))
+
+
+def test_prior_preservation_needs_a_class_prompt(bench: Bench):
+    assert bench.refused("out", with_prior_preservation=True) == ["--class_prompt"]
+
+
+def test_a_class_folder_needs_prior_preservation(bench: Bench, pictures: Path):
+    assert bench.refused("out", class_data_dir=str(pictures)) == ["--class_data_dir"]
+
+
+def test_an_unknown_option_is_refused(bench: Bench):
+    with pytest.raises(Refusal, match="--optimizer"):
+        bench.options("out", optimizer="AdamW8bitt")
+
+
+def test_another_run_stays_untouched(bench: Bench, guided: Path):
+    before = files(guided)
+    for other in ({"seed": "1"}, {"learning_rate": "1e-4"}, {"instance_prompt": "az"}, PRIOR):
+        assert bench.refused("guided", **other, output_dir=str(guided)) == ["--output_dir"]
+    assert files(guided) == before
+
+
+def test_changed_captions_make_another_run(bench: Bench):
+    own = tiny.pictures(bench.folder / "own", 2)
+    bench.run("out", instance_data_dir=str(own))
+    (own / "picture-0.txt").write_text("az asleep")
+    assert bench.refused("out", instance_data_dir=str(own)) == ["--output_dir"]
+
+
+def test_a_folder_of_other_things_stays_untouched(bench: Bench):
+    (bench.folder / "out").mkdir()
+    (bench.folder / "out" / "thesis.txt").write_text("do not lose me")
+    assert bench.refused("out") == ["--output_dir"]
+    assert files(bench.folder / "out") == {"thesis.txt": b"do not lose me"}
+
+
+def test_what_a_killed_start_left_is_no_obstacle(bench: Bench):
+    (bench.folder / "out").mkdir()
+    (bench.folder / "out" / ".run.json.abc.part").write_text("{")
+    (bench.folder / "out" / "tenshot.log").write_text("failed")
+    assert not list(bench.run("out").glob(".*"))
+
+
+def test_a_schedule_that_no_loss_fits_is_refused(bench: Bench, sd1: Path):
+    place = shutil.copytree(sd1, bench.folder / "model")
+    config = place / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rescale_betas_zero_snr": True}))
+    assert bench.refused("out", pretrained_model_name_or_path=str(place)) == ["scheduler:"]
+
+
+def test_all_faults_are_told_at_once(bench: Bench, sd1: Path):
+    place = shutil.copytree(sd1, bench.folder / "model")
+    (place / UNET).unlink()
+    empty = bench.folder / "empty"
+    empty.mkdir()
+    found = bench.refused(
+        "out",
+        pretrained_model_name_or_path=str(place),
+        instance_data_dir=str(empty),
+        with_prior_preservation=True,
+        class_data_dir=str(empty),
+        num_class_images="0",
+    )
+    assert found == [str(place / "unet"), "--instance_data_dir", "--class_prompt", "--class_data_dir"]
+    assert not (bench.folder / "out").exists()
+
+
+def test_an_oblong_picture_is_seen_at_both_ends_and_in_the_middle():
+    image = Image.effect_noise((96, 64), 90).convert("RGB")
+    squares = data.views(image, 64, center_crop=False)
+    assert [square.tobytes() for square in squares] == [
+        image.crop((left, 0, left + 64, 64)).tobytes() for left in (0, 16, 32)
+    ]
+    (middle,) = data.views(image, 64, center_crop=True)
+    assert middle.tobytes() == image.crop((16, 0, 80, 64)).tobytes()
+    assert len(data.views(image.crop((0, 0, 64, 64)), 32, center_crop=False)) == 1

@@ -1,0 +1,170 @@
+"""The verb that draws: files and what they say, seeds, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tenshot import generate, model, sampling
+from tenshot.diffusion.samplers import SAMPLERS
+from tenshot.errors import Cancelled, Refusal
+from tenshot.events import Events
+from tenshot.files.images import parse_infotext, read_infotext
+from tenshot.generate import GenerateOptions
+from tenshot.options import resolve
+from tenshot.sampling import Request, Settings
+
+Draw = Callable[..., list[dict[str, Any]]]
+
+
+class Heard(Events):
+    def __init__(self, steps: int = 10**6) -> None:
+        self.said, self.left = [], steps
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def cancelled(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def options(sd1: Path, out: Path, **given: Any) -> GenerateOptions:
+    return resolve(GenerateOptions, {"model": str(sd1), "prompt": ["a bear"], "steps": 2, "out": out, **given})
+
+
+@pytest.fixture
+def draw(sd1: Path, tmp_path: Path) -> Draw:
+    """Draw with the tiny model into a folder; the list of pictures comes back."""
+
+    def drawn(events: Events | None = None, **given: Any) -> list[dict[str, Any]]:
+        return generate.generate(options(sd1, given.pop("out", tmp_path / "out"), **given), events or Events())[
+            "pictures"
+        ]
+
+    return drawn
+
+
+def pixels(file: str | Path) -> np.ndarray:
+    return np.asarray(Image.open(file).convert("RGB"), dtype=np.int16)
+
+
+def test_a_picture_for_each_prompt_and_seed(draw: Draw, sd1: Path):
+    made = draw(prompt=["a bear", "two cats"], seed=7, num_images=2, negative_prompt="blurry", batch_size=3)
+    assert [(each["prompt"], each["seed"]) for each in made] == [
+        *(("a bear", 7), ("a bear", 8)),
+        *(("two cats", 7), ("two cats", 8)),
+    ]
+    assert len({each["file"] for each in made}) == 4
+    (alone,) = sampling.pictures(model.load(str(sd1)), [Request("two cats", 8, "blurry")], Settings(steps=2))
+    assert np.abs(pixels(made[3]["file"]) - np.asarray(alone, dtype=np.int16)).max() <= 1
+
+
+def test_the_infotext_says_how_to_draw_it_again(draw: Draw, sd1: Path, tmp_path: Path):
+    given = {"negative_prompt": "dull, grey", "sampler": "DPM++ 2M Karras", "guidance_scale": 5.5, "width": 80}
+    (made,) = draw(seed=3, height=48, **given)
+    prompt, negative, facts = parse_infotext(read_infotext(Path(made["file"])) or "")
+    assert (prompt, negative) == ("a bear", "dull, grey")
+    assert facts.pop("Version").startswith("tenshot ")
+    assert facts == {
+        "Steps": "2",
+        "Sampler": "DPM++ 2M Karras",
+        "CFG scale": "5.5",
+        "Seed": "3",
+        "Size": "80x48",
+        "Model": sd1.name,
+    }
+    (again,) = draw(seed=int(facts["Seed"]), height=48, out=tmp_path / "again.png", **given)
+    assert again["file"] == str(tmp_path / "again.png")
+    assert (pixels(again["file"]) == pixels(made["file"])).all()
+    assert Image.open(made["file"]).size == (80, 48)
+
+
+def test_any_seed_is_recorded(draw: Draw):
+    one, two = draw()[0], draw()[0]
+    assert one["seed"] != two["seed"]
+    (again,) = draw(seed=one["seed"])
+    assert (pixels(again["file"]) == pixels(one["file"])).all()
+    assert f"Seed: {one['seed']}" in (read_infotext(Path(one["file"])) or "")
+
+
+def test_files_in_a_folder_are_never_overwritten(draw: Draw):
+    first = draw(seed=1)[0]["file"]
+    before = Path(first).read_bytes()
+    assert Path(first).name == "0000-1-a-bear.png"
+    second = draw(seed=1, guidance_scale=1)[0]["file"]
+    assert second != first
+    assert Path(first).read_bytes() == before
+
+
+def test_a_png_that_was_named_is_replaced(draw: Draw, tmp_path: Path):
+    file = tmp_path / "deep" / "bear.png"
+    draw(seed=1, out=file)
+    before = file.read_bytes()
+    draw(seed=2, out=file)
+    assert file.read_bytes() != before
+    assert [path.name for path in file.parent.iterdir()] == ["bear.png"]
+
+
+@pytest.mark.parametrize("prompt", ["…!?", "𠀀" * 200, "a/../../b\0c", ""])
+def test_any_prompt_makes_a_file_name(draw: Draw, prompt: str, tmp_path: Path):
+    (made,) = draw(prompt=[prompt], seed=2**63 - 1)
+    assert Path(made["file"]).parent == tmp_path / "out"
+    assert Path(made["file"]).is_file()
+
+
+def test_every_fault_at_once_and_nothing_written(draw: Draw, tmp_path: Path):
+    given = {"sampler": "Eulre a", "num_images": 2, "out": tmp_path / "one.png", "device": "cuda:99"}
+    with pytest.raises(Refusal) as refused:
+        draw(model=str(tmp_path / "nothing"), **given)
+    faults = {fault.where.split()[0]: fault for fault in refused.value.faults}
+    assert faults.keys() == {"--sampler", "--out", "--device", "model"}
+    assert faults["--sampler"].fits == ", ".join(SAMPLERS)
+    assert "2 pictures" in faults["--out"].found
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_no_folder(draw: Draw, tmp_path: Path):
+    (tmp_path / "taken.txt").touch()
+    with pytest.raises(Refusal, match="is a file"):
+        draw(out=tmp_path / "taken.txt")
+
+
+def test_a_prompt_that_is_too_long_is_said_aloud(draw: Draw):
+    heard = Heard()
+    draw(events=heard, prompt=["x" * 75], negative_prompt="")
+    assert not heard.said
+    draw(events=heard, prompt=["x" * 73 + " bear"], seed=1)
+    (said,) = heard.said
+    assert "77 tokens" in said
+    assert said.endswith("'ar'")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_draws_nearly_the_same(draw: Draw, precision: str):
+    whole, half = (pixels(draw(seed=4, precision=each)[0]["file"]) for each in ("fp32", precision))
+    assert (whole != half).any()
+    assert np.abs(whole - half).mean() < 6
+    assert half.std() > 4
+
+
+def test_the_vae_does_not_overflow_in_fp16(sd1: Path):
+    opened = model.load(str(sd1), precision="fp16")
+    assert (opened.dtype, opened["vae"].dtype) == (torch.float16, torch.float32)
+
+
+def test_what_was_drawn_before_a_stop_is_kept(draw: Draw, tmp_path: Path):
+    with pytest.raises(Cancelled):
+        draw(events=Heard(steps=5), num_images=6, batch_size=2, seed=1)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "0000-1-a-bear.png",
+        "0000-2-a-bear.png",
+        "0000-3-a-bear.png",
+        "0000-4-a-bear.png",
+    ]

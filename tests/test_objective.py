@@ -1,0 +1,140 @@
+"""The objective against diffusers, closed forms, and plain python."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch import nn
+
+from tenshot.diffusion import objective, samplers
+from tenshot.errors import Refusal
+from tenshot.train import denoise
+from tenshot.train.denoise import Batch, Latents, Objective
+from tenshot.train.draws import Draws
+
+CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+DDPM = DDPMScheduler.from_config(CONFIG)
+ALPHAS = samplers.alphas_cumprod(CONFIG)
+TIMES = torch.tensor([0, 17, 500, 999])
+
+
+def some(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_schedule_is_the_closed_form():
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    torch.testing.assert_close(ALPHAS.double(), (1 - betas).cumprod(0), rtol=1e-4, atol=1e-7)
+
+
+def test_diffuse_is_what_diffusers_adds():
+    clean, noise = some(4, 4, 8, 8), some(4, 4, 8, 8, seed=1)
+    torch.testing.assert_close(objective.diffuse(clean, noise, TIMES, ALPHAS), DDPM.add_noise(clean, noise, TIMES))
+
+
+def test_targets_are_those_of_diffusers():
+    clean, noise = some(4, 4, 8, 8), some(4, 4, 8, 8, seed=1)
+    assert objective.target("epsilon", clean, noise, TIMES, ALPHAS) is noise
+    velocity = objective.target("v_prediction", clean, noise, TIMES, ALPHAS)
+    torch.testing.assert_close(velocity, DDPM.get_velocity(clean, noise, TIMES))
+
+
+def test_snr_is_the_closed_form():
+    sigmas = [((1 - float(a)) / float(a)) ** 0.5 for a in DDPM.alphas_cumprod[TIMES]]
+    assert objective.snr(TIMES, ALPHAS).tolist() == pytest.approx([sigma**-2 for sigma in sigmas], rel=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_min_snr_is_the_closed_form(prediction: str):
+    wanted = []
+    for a in DDPM.alphas_cumprod[TIMES].tolist():
+        snr = a / (1 - a)
+        wanted.append(min(snr, 5) / (snr if prediction == "epsilon" else snr + 1))
+    assert objective.min_snr_weights(prediction, TIMES, ALPHAS, 5.0).tolist() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_errors_are_one_number_a_sample_in_float32():
+    answer, wanted = some(3, 4, 2, 2).bfloat16(), some(3, 4, 2, 2, seed=1)
+    found = objective.errors(answer, wanted)
+    assert found.dtype == torch.float32
+    singly = [((a.float() - w) ** 2).mean().item() for a, w in zip(answer, wanted, strict=True)]
+    assert found.tolist() == pytest.approx(singly)
+
+
+@pytest.mark.parametrize("per_sample, is_prior, weight, wanted", [
+    ([1.0, 3.0], [False, False], 0.5, 2.0),
+    ([1.0, 3.0], [False, True], 0.5, 2.5),
+    ([1.0, 3.0, 5.0], [False, True, True], 0.25, 2.0),
+    ([4.0, 1.0, 3.0, 2.0], [True, False, False, True], 2.0, 8.0),
+    ([1.0, 3.0], [False, True], 0.0, 1.0),
+])  # fmt: skip
+def test_combine(per_sample: list[float], is_prior: list[bool], weight: float, wanted: float):
+    assert objective.combine(torch.tensor(per_sample), is_prior, weight).item() == wanted
+
+
+class Toy(nn.Module):
+    """A denoiser whose answer to a sample depends on that sample and its timestep alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor):
+        self.sample = noisy * self.scale + timesteps.view(-1, 1, 1, 1) / 1000
+        return self
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_min_snr_with_prior_preservation_weighs_each_sample_by_its_own_timestep(count: int, prediction: str):
+    """Elsewhere the weights of 2N timesteps met a loss of N samples: wrong at N = 1, an error above."""
+    n = 2 * count
+    clean, noise = some(n, 4, 4, 4), some(n, 4, 4, 4, seed=1)
+    steps = torch.randint(0, 1000, (n,), generator=torch.Generator().manual_seed(count))
+    batch = Batch(list(range(n)), clean, noise, steps)
+    per_sample = denoise.losses(Toy(), Objective(prediction, ALPHAS, 5.0), batch, {})
+    assert per_sample.shape == (n,)
+    found = objective.combine(per_sample, [row >= count for row in range(n)], 0.5)
+
+    total = 0.0
+    for row in range(n):
+        a = float(DDPM.alphas_cumprod[steps[row]])
+        snr = a / (1 - a)
+        noisy = a**0.5 * clean[row] + (1 - a) ** 0.5 * noise[row]
+        answer = 0.7 * noisy + float(steps[row]) / 1000
+        velocity = a**0.5 * noise[row] - (1 - a) ** 0.5 * clean[row]
+        wanted = noise[row] if prediction == "epsilon" else velocity
+        weight = min(snr, 5) / (snr if prediction == "epsilon" else snr + 1)
+        total += (0.5 if row >= count else 1.0) * weight * ((answer - wanted) ** 2).mean().item() / count
+    assert found.item() == pytest.approx(total, rel=1e-4)
+
+
+def test_a_drawn_batch_shows_each_picture_with_its_own_noise():
+    latents = Latents(some(3, 4, 2, 2), some(3, 4, 2, 2, seed=1).abs())
+    aim = Objective("epsilon", ALPHAS)
+    batch = aim.draw(latents, Draws(5, range(6)))
+    dice = Draws(5, range(6)).noise("posterior", (4, 2, 2))
+    for row, picture in enumerate(batch.rows):
+        torch.testing.assert_close(batch.clean[row], latents.mean[picture] + latents.std[picture] * dice[row])
+    assert sorted(batch.rows[:3]) == sorted(batch.rows[3:]) == [0, 1, 2]
+    classes = aim.draw(latents, Draws(5, range(6)), "class ")
+    assert not torch.equal(classes.noise, batch.noise)
+    assert not torch.equal(classes.timesteps, batch.timesteps)
+
+
+@pytest.mark.parametrize("config", [
+    {"prediction_type": "sample"},
+    {"prediction_type": "epsilon", "rescale_betas_zero_snr": True},
+    {"rescale_betas_zero_snr": True},
+])  # fmt: skip
+def test_schedules_that_no_loss_fits_are_refused(config: dict[str, object]):
+    with pytest.raises(Refusal, match="prediction_type"):
+        denoise.check_schedule(config)
+
+
+def test_velocity_goes_with_a_schedule_that_ends_in_pure_noise():
+    config = CONFIG | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    denoise.check_schedule(config)
+    weights = objective.min_snr_weights("v_prediction", torch.tensor([999]), samplers.alphas_cumprod(config), 5.0)
+    assert weights.tolist() == [pytest.approx(0, abs=1e-6)]

@@ -1,0 +1,30 @@
+"""A run that is killed with SIGKILL and started again ends as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def kill_and_resume(*words: str) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    command = [sys.executable, "-m", "tests.kill_and_resume", *words]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("results are equal") == 2
+
+
+def test_killed_and_restarted_is_uninterrupted(sd1: Path, tmp_path: Path):
+    quick = ("--fork", "--kills", "4", "--steps", "9", "--side", "64")
+    kill_and_resume("--model", str(sd1), "--folder", str(tmp_path), *quick)
+
+
+@pytest.mark.slow
+def test_the_pocket_model_survives_twenty_kills(tmp_path: Path):
+    kill_and_resume("--folder", str(tmp_path))
