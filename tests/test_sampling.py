@@ -151,6 +151,12 @@ def test_every_sampler_reaches_the_picture_that_the_model_means():
             assert (x - clean).abs().max() < 0.2, (name, prediction)
 
 
+def test_a_sampler_changes_what_it_must_and_keeps_the_models_noise():
+    theirs = {"_class_name": "PNDMScheduler", "beta_end": 0.5, "clip_sample": True, "set_alpha_to_one": True}
+    config = samplers.scheduler("DDIM", theirs).config
+    assert (config.clip_sample, config.set_alpha_to_one, config.beta_end) == (False, False, 0.5)
+
+
 def interpolated(alphas: torch.Tensor, timestep: float) -> float:
     """Samplers of Karras' kind ask between the timesteps; the logarithm of sigma is what they interpolate."""
     log_sigma = (((1 - alphas) / alphas) ** 0.5).log().numpy()
@@ -176,9 +182,9 @@ class Heard(Events):
 
 
 @pytest.mark.parametrize(("sampler", "calls"), [("Euler", 3), ("Heun", 5), ("PLMS", 4)])
-def test_every_denoising_step_is_told(sd1: Path, sampler: str, calls: int):
+def test_every_denoising_step_is_told(sd2_v: Path, sampler: str, calls: int):
     heard = Heard()
-    sampling.pictures(model.load(str(sd1)), [Request("a", n) for n in range(3)], Settings(sampler, 3, batch=2), heard)
+    sampling.pictures(model.load(str(sd2_v)), [Request("a", n) for n in range(3)], Settings(sampler, 3, batch=2), heard)
     assert heard.told == [("drawing", 2 * calls), *range(1, 2 * calls + 1), "end"]
 
 

@@ -13,12 +13,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from recipes.pocket import autoencoder, bar, finish, pair, sprites, unet, words
 from tenshot import model
 from tenshot.events import Events, Together
+from tenshot.files import tensors
 from tenshot.options import resolve
 from tenshot.train import loop
 from tenshot.train.options import LoopOptions
 from tenshot.train.trackers import LossLog
 
-STAGES = ("autoencoder", "pair", "unet", "finish", "bar")
+STAGES = ("autoencoder", "pair", "judge", "unet", "finish", "bar")
 ASSETS = model.ASSETS
 
 
@@ -58,10 +59,19 @@ def build_pair(folder: Path) -> None:
     drawn = sprites.load(folder / "data")
     options = stage_options("pair", folder)
     tokenizer = words.tokenizer(drawn, folder / "pocket" / "tokenizer")
-    method = pair.Pair(drawn, tokenizer, options.seed)
+    method = pair.Contrast(drawn, tokenizer, options.seed)
     fit(method, options)
-    pair.text_encoder(method.net).save_pretrained(folder / "pocket" / "text_encoder")
-    method.net.save_pretrained(folder / "pair-whole")
+    method.net.words.save_pretrained(folder / "pocket" / "text_encoder")
+
+
+def build_judge(folder: Path) -> None:
+    drawn = sprites.load(folder / "data")
+    options = stage_options("judge", folder)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "pocket" / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "pocket" / "text_encoder")
+    method = pair.Locked(drawn, tokenizer, encoder, options.seed)
+    fit(method, options)
+    tensors.write(folder / "judge.safetensors", method.net.state_dict())
 
 
 def build_unet(folder: Path) -> None:
@@ -79,7 +89,7 @@ def build_unet(folder: Path) -> None:
 
 def build_finish(folder: Path) -> None:
     finish.pocket(folder / "pocket", ASSETS)
-    finish.judge(folder / "pair-whole", ASSETS)
+    finish.judge(folder / "judge.safetensors", ASSETS)
     finish.subjects(sprites.load(folder / "data"), ASSETS)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket import scenes, unet
 from recipes.pocket.sprites import Sprites
@@ -30,11 +30,8 @@ def pocket(trained: Path, assets: Path) -> None:
 
 def judge(pair: Path, assets: Path) -> None:
     """The picture tower and the projections in float16; the text tower is the pocket model's own."""
-    net = CLIPModel.from_pretrained(pair)
-    named = {name: tensor.half() for name, tensor in net.state_dict().items() if not name.startswith("text_model.")}
-    with tensors.replacing_folder(assets / "judge") as temporary:
-        net.config.save_pretrained(temporary)
-        tensors.write(temporary / "model.safetensors", named, {"format": "pt"})
+    named = {name: t.half() for name, t in tensors.read(pair).items() if not name.startswith("words.")}
+    tensors.write(assets / "judge" / "model.safetensors", named, {"format": "pt"})
 
 
 def subjects(sprites: Sprites, assets: Path) -> None:

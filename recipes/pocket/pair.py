@@ -1,4 +1,8 @@
-"""Stage 2: a contrastive pair (CLIP, arXiv 2103.00020): the text tower conditions, the picture tower judges."""
+"""Stage 2: a contrastive pair (CLIP, arXiv 2103.00020). Its text tower will condition the UNet.
+
+Then the text tower stands still and the picture tower learns on, against every caption at once (locked tuning,
+arXiv 2111.07991): in a batch of 64 few captions differ in the concept alone, so colours would do to tell them apart.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,27 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket.autoencoder import as_tensor
-from recipes.pocket.scenes import draw, scene, spoken
-from recipes.pocket.sprites import SIZE, Sprites
+from recipes.pocket.scenes import Scene, caption, draw, scene, spoken
+from recipes.pocket.sprites import SIZE, STYLES, Sprites
 from tenshot.device import generator, pick
+from tenshot.judge import Pair
+from tenshot.measures import COLOURS
 from tenshot.train.draws import Draws
 
-WIDTH = 192
-TEXT = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 4, "num_attention_heads": 6}
-EYES = {"hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 6, "num_attention_heads": 5}
-PATCH = 16
+TEXT = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 6}
 
 
-class Pair:
+class Contrast:
     """Pictures and captions of one batch find each other; equal captions are not set against each other."""
 
     def __init__(self, sprites: Sprites, tokenizer: CLIPTokenizer, seed: int) -> None:
         torch.manual_seed(seed)
         self.sprites = sprites
         self.tokenizer = tokenizer
-        self.net = CLIPModel(_config(tokenizer)).to(pick())
+        self.net = Pair(CLIPTextModel(_config(tokenizer))).to(pick())
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -36,11 +39,11 @@ class Pair:
 
     def loss(self, draws: Draws) -> torch.Tensor:
         pictures, captions = self.examples(draws)
-        tokens = self.tokenizer(captions, padding=True, return_tensors="pt").to(self.net.device)
-        out = self.net(pixel_values=pictures.to(self.net.device), **tokens)
-        same = torch.tensor([[float(a == b) for b in captions] for a in captions], device=self.net.device)
+        where = self.net.sharpness.device
+        ids = self.tokenizer(captions, padding=True, return_tensors="pt").input_ids.to(where)
+        same = torch.tensor([[float(a == b) for b in captions] for a in captions], device=where)
         wanted = same / same.sum(1, keepdim=True)
-        logits = out.logits_per_text.float()
+        logits = self.net.sharpness.exp() * (self.net.see(pictures.to(where)) @ self.net.read(ids).T).float()
         return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
 
     def examples(self, draws: Draws) -> tuple[torch.Tensor, list[str]]:
@@ -48,11 +51,51 @@ class Pair:
         pictures, captions = [], []
         for sample in draws.samples:
             dice = torch.rand(14, generator=generator(draws.seed, "scene", sample)).tolist()
-            names = self.sprites.known if dice[8] < 0.6 else self.sprites.taught
-            seen = scene(names, dice[:8])
+            seen = _seen(self.sprites, dice)
             pictures.append(_worn(as_tensor(draw(self.sprites, seen)), dice[9:12]))
             captions.append(spoken(seen, self.sprites.category.get(seen.name), dice[12:]))
         return torch.stack(pictures), captions
+
+
+class Locked:
+    """Each picture finds its caption among all captions of all concepts; the text tower's answers are a table."""
+
+    def __init__(self, sprites: Sprites, tokenizer: CLIPTokenizer, words: CLIPTextModel, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.sprites = sprites
+        self.net = Pair(words.requires_grad_(False)).to(pick())
+        scenes = [Scene(n, style, colour, ()) for n in sprites.taught for style in STYLES for colour in COLOURS]
+        self.place = {(each.name, each.style, each.colour): number for number, each in enumerate(scenes)}
+        self.table = _pooled(self.net, tokenizer, [caption(each) for each in scenes])
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        return {"pair": self.net}
+
+    def loss(self, draws: Draws) -> torch.Tensor:
+        pictures, wanted = [], []
+        for sample in draws.samples:
+            dice = torch.rand(12, generator=generator(draws.seed, "scene", sample)).tolist()
+            seen = _seen(self.sprites, dice)
+            pictures.append(_worn(as_tensor(draw(self.sprites, seen)), dice[9:12]))
+            wanted.append(self.place[seen.name, seen.style, seen.colour])
+        where = self.table.device
+        texts = F.normalize(self.net.from_words(self.table), dim=-1)
+        logits = self.net.sharpness.exp() * (self.net.see(torch.stack(pictures).to(where)) @ texts.T).float()
+        return F.cross_entropy(logits, torch.tensor(wanted, device=where))
+
+
+@torch.no_grad()
+def _pooled(net: Pair, tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+    """What the text tower answers to each caption, before the projection: [captions, width]."""
+    parts = [captions[start : start + 512] for start in range(0, len(captions), 512)]
+    ids = [tokenizer(part, padding=True, return_tensors="pt").input_ids.to(net.sharpness.device) for part in parts]
+    return torch.cat([net.words(part).pooler_output for part in ids])
+
+
+def _seen(sprites: Sprites, dice: list[float]) -> Scene:
+    """A scene by nine numbers in [0, 1): of a known concept more often than not."""
+    return scene(sprites.known if dice[8] < 0.6 else sprites.taught, dice[:8])
 
 
 def _worn(picture: torch.Tensor, dice: list[float]) -> torch.Tensor:
@@ -67,22 +110,12 @@ def _worn(picture: torch.Tensor, dice: list[float]) -> torch.Tensor:
     return picture
 
 
-def _config(tokenizer: CLIPTokenizer) -> CLIPConfig:
-    text = TEXT | {
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": tokenizer.model_max_length,
-        "projection_dim": WIDTH,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    eyes = EYES | {"image_size": SIZE, "patch_size": PATCH, "projection_dim": WIDTH}
-    return CLIPConfig(text_config=text, vision_config=eyes, projection_dim=WIDTH)
-
-
-def text_encoder(net: CLIPModel) -> CLIPTextModel:
-    """The text tower as a Stable Diffusion folder holds it."""
-    encoder = CLIPTextModel(net.config.text_config)
-    wanted = encoder.state_dict()
-    encoder.load_state_dict({name: net.state_dict()[f"text_model.{name}"] for name in wanted})
-    return encoder.eval()
+def _config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        **TEXT,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )

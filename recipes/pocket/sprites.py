@@ -49,21 +49,22 @@ class Sprites:
 
 def load(folder: Path) -> Sprites:
     """The sprites, from `folder` or, the first time, from the packages."""
-    file = folder / "sprites.safetensors"
-    facts = folder / "sprites.json"
-    if not facts.is_file():
-        names, pictures = _draw()
-        tensors.write(file, pictures)
-        tensors.write_json(facts, names)
-    names = json.loads(facts.read_text())
+    file = folder / "sprites.npz"
+    if not file.is_file():
+        names, drawn = _draw()
+        with tensors.replacing(file) as temporary, temporary.open("wb") as opened:
+            np.savez_compressed(opened, names=names, **drawn)
+    with np.load(file) as found:
+        names = found["names"].tolist()
+        pictures = {style: torch.from_numpy(found[style]) for style in STYLES}
     table = yaml.safe_load(CONCEPTS.read_text())
     category = {name: group for part in table.values() for group, members in part.items() for name in members}
     known = [name for members in table["known"].values() for name in members]
     kept_out = [name for members in table["kept_out"].values() for name in members]
-    return Sprites(names, category, known, kept_out, tensors.read(file))
+    return Sprites(names, category, known, kept_out, pictures)
 
 
-def _draw() -> tuple[list[str], dict[str, torch.Tensor]]:
+def _draw() -> tuple[list[str], dict[str, np.ndarray]]:
     with tempfile.TemporaryDirectory() as temporary:
         fluent, noto = (_fetch(package, Path(temporary)) for package in (FLUENT, NOTO))
         codes = json.loads(noto["chars.json"])
@@ -79,7 +80,7 @@ def _draw() -> tuple[list[str], dict[str, torch.Tensor]]:
             "3d": [_square(Image.open(io.BytesIO(webp[names[name]]))) for name in both],
             "flat": [_square(_vector(icons, name)) for name in both],
         }
-    return both, {style: torch.from_numpy(np.stack(pictures)) for style, pictures in drawn.items()}
+    return both, {style: np.stack(pictures) for style, pictures in drawn.items()}
 
 
 def _fetch(package: str, folder: Path) -> dict[str, bytes]:

@@ -6,42 +6,73 @@ DINO, CLIP and LPIPS; so figures compare only with the rows beside them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from diffusers.models.autoencoders.vae import Encoder
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from tenshot.families.family import tokens
 from tenshot.files import tensors
 from tenshot.files.pictures import as_tensor, fit_picture
 from tenshot.model import ASSETS
 
+PATCH = 4  # pixels a side that the picture tower takes in at once
+
+
+class Pair(nn.Module):
+    """Two towers that meet: pictures through a small convolutional net, words through a model's text encoder."""
+
+    def __init__(self, words: CLIPTextModel, side: int = 128, width: int = 192) -> None:
+        """side: pixels of the square pictures it sees. width: of the features both towers give."""
+        super().__init__()
+        self.side = side
+        self.eye = Encoder(
+            in_channels=3 * PATCH**2,
+            out_channels=width,
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            block_out_channels=(64, 96, 160),
+            layers_per_block=1,
+            norm_num_groups=8,
+            double_z=False,
+        )
+        self.words = words
+        self.from_eye = nn.Linear(width, width, bias=False)
+        self.from_words = nn.Linear(words.config.hidden_size, width, bias=False)
+        self.sharpness = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def see(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Unit features [batch, width] of pictures [batch, 3, side, side] in [-1, 1]."""
+        seen = self.eye(F.pixel_unshuffle(pixels, PATCH)).mean((2, 3))
+        return F.normalize(self.from_eye(seen), dim=-1)
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """Unit features [batch, width] of token numbers [batch, length]."""
+        return F.normalize(self.from_words(self.words(ids).pooler_output), dim=-1)
+
 
 @dataclass(frozen=True)
 class Judge:
     """net: the pair. tokenizer: for its words."""
 
-    net: CLIPModel
+    net: Pair
     tokenizer: CLIPTokenizer
 
     @torch.inference_mode()
     def see(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Unit features of pictures, [pictures, width]."""
-        side = self.net.config.vision_config.image_size
-        pixels = torch.stack([as_tensor(fit_picture(image.convert("RGB"), side)) for image in images])
-        out = self.net.vision_model(pixel_values=pixels).pooler_output
-        return F.normalize(self.net.visual_projection(out), dim=-1)
+        return self.net.see(torch.stack([as_tensor(fit_picture(image, self.net.side)) for image in images]))
 
     @torch.inference_mode()
     def read(self, texts: Sequence[str]) -> torch.Tensor:
         """Unit features of texts, [texts, width]."""
-        out = self.net.text_model(tokens(self.tokenizer, texts)).pooler_output
-        return F.normalize(self.net.text_projection(out), dim=-1)
+        return self.net.read(tokens(self.tokenizer, texts))
 
     def likeness(self, images: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
         """Mean pairwise cosine between two sets of pictures."""
@@ -66,11 +97,14 @@ class Judge:
         return (self.see(images) @ self.read(texts).T).argmax(-1).tolist()
 
 
-def load(place: Path = ASSETS / "judge", words: Path = ASSETS / "pocket") -> Judge:
-    """The judge that ships with Tenshot: its picture tower, and the pocket model's text encoder it was trained with."""
-    net = CLIPModel(CLIPConfig(**tensors.read_json(place / "config.json")))
+def load(place: Path = ASSETS / "judge", folder: Path = ASSETS / "pocket", side: int = 128, width: int = 192) -> Judge:
+    """The judge that ships with Tenshot.
+
+    place: holds its picture tower and projections; folder: the model whose text encoder it was trained with.
+    """
+    words = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
+    net = Pair(words, side, width)
     own = tensors.read(place / "model.safetensors")
-    text = tensors.read(words / "text_encoder" / "model.safetensors")
+    text = {f"words.{name}": tensor for name, tensor in words.state_dict().items()}
     net.load_state_dict({name: tensor.float() for name, tensor in (own | text).items()})
-    tokenizer: Any = CLIPTokenizer.from_pretrained(words / "tokenizer")
-    return Judge(net.eval(), tokenizer)
+    return Judge(net.eval(), CLIPTokenizer.from_pretrained(folder / "tokenizer"))

@@ -28,11 +28,18 @@ Stock = tuple[Path, class_pictures.Recipe]
 class DreamBooth:
     """UNet (and text encoder) on the subject's pictures, with the class pictures beside them."""
 
-    def __init__(self, base: Model, pictures: Latents, texts: Sequence[str], options: DreamBoothOptions) -> None:
-        """texts: the prompt of each picture. The class pictures come by `keep_class`."""
+    def __init__(
+        self,
+        base: Model,
+        options: DreamBoothOptions,
+        pictures: Latents,
+        texts: Sequence[str],
+        class_pictures: Latents | None = None,
+    ) -> None:
+        """texts: the prompt of each picture. class_pictures: with prior preservation, what rehearses the class."""
         self.base, self.options = base, options
         self.pictures, self.texts = pictures, list(texts)
-        self.class_pictures: Latents | None = None
+        self.class_pictures = class_pictures
         schedule = samplers.alphas_cumprod(base.schedule)
         self.aim = Objective(base.prediction, schedule, options.snr_gamma)
         side = options.resolution or base.resolution
@@ -40,9 +47,6 @@ class DreamBooth:
         self.known: dict[str, int] = {}  # which row of `states` a text has, while the text encoder stands still
         self.states: dict[str, Any] = {}
         self._prepare()
-
-    def keep_class(self, pictures: Latents) -> None:
-        self.class_pictures = pictures
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -125,12 +129,10 @@ def _carry_out(
     if stock:
         count, batch = options.num_class_images, options.sample_batch_size
         kept, _ = class_pictures.ensure(base, *stock, count, options.seed, batch, events)
-    method = DreamBooth(base, pictures, texts, options)
-    if kept is not None:
-        method.keep_class(kept)
-    plan = _plan(examples, pictures, kept, options)
+    method = DreamBooth(base, options, pictures, texts, kept)
     per_epoch = max(1, len(pictures) // (options.train_batch_size * options.gradient_accumulation_steps))
-    return run.carry_out(method, base, options, claim, plan, lambda: base, events, per_epoch)
+    job = run.Job(method, base, claim, _plan(examples, pictures, kept, options), per_epoch)
+    return run.carry_out(job, options, events)
 
 
 def _plan(examples: list[Example], pictures: Latents, kept: Latents | None, options: DreamBoothOptions) -> str:

@@ -131,6 +131,7 @@ class _Run:
     def step(self, step: int) -> dict[str, float]:
         """One optimizer step: `gradient_accumulation_steps` batches, whose figures come back."""
         start = time.perf_counter()
+        torch.manual_seed(device.seed_of(self.options.seed, "step", step))  # for nets with dropout
         batch, pieces = self.options.train_batch_size, self.options.gradient_accumulation_steps
         loss = 0.0
         for piece in range(pieces):

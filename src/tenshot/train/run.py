@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -91,54 +92,59 @@ def check_disk(folder: Path, options: LoopOptions, trained_bytes: int, model_byt
         )
 
 
-def carry_out(
-    method: loop.Method,
-    base: Model,
-    options: FineTuneOptions,
-    claim: Mapping[str, Any],
-    plan: str,
-    finished: Any,
-    events: Events,
-    per_epoch: int,
-) -> dict[str, Any]:
-    """Forecast, train, save to options.output_dir, prove; the manifest comes back.
+@dataclass(frozen=True)
+class Job:
+    """base: the model that the method trains. claim: who owns the folder. per_epoch: steps in a round of the data."""
 
-    finished: called when training is over, gives the Model to save.
-    """
+    method: loop.Method
+    base: Model
+    claim: Mapping[str, Any]
+    plan: str
+    per_epoch: int
+
+
+def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, Any]:
+    """Forecast, train, save to options.output_dir, prove. What came of it is returned; the manifest says the rest."""
     folder = options.output_dir
-    tensors.write_json(folder / CLAIM, claim)
+    tensors.write_json(folder / CLAIM, job.claim)
     tensors.write_text(folder / RECIPE, as_recipe(options))
-    events.say(plan)
-    done = checkpoint.found(folder)
-    expected = None if done else loop.forecast(method, options)
-    if expected:
-        minutes = expected.seconds_per_step * options.max_train_steps / 60
-        gigabytes = expected.peak_bytes / 1e9
-        events.say(f"forecast from one step: {minutes:.1f} minutes, {gigabytes:.1f} GB of memory at the peak")
-    else:
-        events.say(f"continuing from {done[-1].name}")
+    events.say(job.plan)
+    expected = _forecast(job, options, events)
     started = time.perf_counter()
-    fit = loop.fit(method, options, Together(*_listeners(base, options, per_epoch, events), events))
+    fit = loop.fit(job.method, options, Together(*_listeners(job, options, events), events))
     seconds = time.perf_counter() - started
     for part, averaged in fit.ema.items():
-        method.parts[part].load_state_dict(averaged, strict=False)
-    result = finished()
-    model.write_into(result, folder)
-    prove(result, folder)
-    manifest = {
+        job.method.parts[part].load_state_dict(averaged, strict=False)
+    model.write_into(job.base, folder)
+    prove(job.base, folder)
+    result = {
         "result": str(folder),
         "steps": fit.step,
         "seconds": round(seconds, 2),
         "peak_bytes": device.peak_memory(),
-        "forecast": None if expected is None else vars(expected),
-        "plan": plan,
-        **claim,
+        "plan": job.plan,
+        "forecast": expected and vars(expected),
+    }
+    about = {
         "machine": device.describe(),
         "versions": {"tenshot": __version__, **{name: metadata.version(name) for name in LIBRARIES}},
-        "arguments": as_recipe(options),
+        "arguments": options.model_dump(mode="json"),
     }
-    tensors.write_json(folder / MANIFEST, manifest)
-    return manifest
+    tensors.write_json(folder / MANIFEST, {**result, **job.claim, **about})
+    return result
+
+
+def _forecast(job: Job, options: FineTuneOptions, events: Events) -> loop.Forecast | None:
+    """Measured on a real step and said aloud; None for a run that continues."""
+    done = checkpoint.found(options.output_dir)
+    if done:
+        events.say(f"continuing from {done[-1].name}")
+        return None
+    expected = loop.forecast(job.method, options)
+    minutes = expected.seconds_per_step * options.max_train_steps / 60
+    gigabytes = expected.peak_bytes / 1e9
+    events.say(f"forecast from one step: {minutes:.1f} minutes, {gigabytes:.1f} GB of memory at the peak")
+    return expected
 
 
 def prove(result: Model, folder: Path) -> None:
@@ -153,14 +159,14 @@ def prove(result: Model, folder: Path) -> None:
             raise Refusal(Fault(str(folder / part), f"{len(wrong)} tensors differ after writing", do="check the disk"))
 
 
-def _listeners(base: Model, options: FineTuneOptions, per_epoch: int, events: Events) -> list[Events]:
+def _listeners(job: Job, options: FineTuneOptions, events: Events) -> list[Events]:
     folder = options.output_dir
     heard: list[Events] = [LossLog(folder / "loss.jsonl")]
     board = TensorBoard(folder / "logs") if options.report_to == "tensorboard" else None
     if board:
         heard.append(board)
     if options.validation_prompt:
-        every = options.validation_steps or options.validation_epochs * per_epoch
+        every = options.validation_steps or options.validation_epochs * job.per_epoch
         shown = Together(*([board] if board else []), events)
-        heard.append(Previews(base, options, every, shown))
+        heard.append(Previews(job.base, options, every, shown))
     return heard
