@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tenshot.train.denoise import Latents
 SETTINGS = Settings(sampler="Euler a", steps=20, guidance=7.5, batch=8)
 LEDGER, LATENTS = ".tenshot-class.json", ".tenshot-class.safetensors"
 OPTION = "--class_data_dir"
+DRAWN = re.compile(r"class-\d{4,}-\d+\.png")  # the names of pictures drawn here
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ def present(folder: Path, count: int) -> list[Example]:
             return []
         raise Refusal(Fault(f"{OPTION} {folder}", "no class pictures", "pictures, or --num_class_images above 0"))
     return read_folder(folder, option=OPTION, distinct=True)
+
+
+def brought(have: Sequence[Example]) -> dict[str, str]:
+    """Names and digests of the pictures that were not drawn here."""
+    return {each.path.name: each.digest[:16] for each in have if not DRAWN.fullmatch(each.path.name)}
 
 
 def ensure(

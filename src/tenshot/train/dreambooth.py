@@ -94,13 +94,13 @@ def _checkpoint_gradients(net: Any) -> None:
 
 def train(options: DreamBoothOptions, events: Events) -> dict[str, Any]:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
-    place, examples, *_ = all_or_refuse(
+    place, examples, _, brought = all_or_refuse(
         lambda: _model_folder(options),
         lambda: read_folder(options.instance_data_dir),
         lambda: refuse_if(_option_faults(options)),
         lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
     )
-    claim = run.identity("dreambooth", options, _inputs(examples, place))
+    claim = run.identity("dreambooth", options, _inputs(place, examples, brought or []))
     trained = data.weights_bytes(place / "unet") * 2
     stock, *_ = all_or_refuse(
         lambda: _stock(options, place, claim),
@@ -181,9 +181,10 @@ def _stock(options: DreamBoothOptions, place: Path, claim: Mapping[str, Any]) ->
     return folder, wanted
 
 
-def _inputs(examples: list[Example], place: Path) -> dict[str, Any]:
+def _inputs(place: Path, examples: list[Example], brought: list[Example]) -> dict[str, Any]:
     return {
         "model": model.digest(place),
         "pictures": {each.path.name: each.digest[:16] for each in examples},
         "captions": {each.path.name: each.caption for each in examples if each.caption},
+        "class_pictures": class_pictures.brought(brought),
     }

@@ -26,7 +26,13 @@ from tenshot.train.previews import Previews
 from tenshot.train.trackers import LossLog, TensorBoard
 
 CLAIM, MANIFEST, RECIPE = "run.json", "manifest.json", "recipe.yaml"
-FREE = {"checkpointing_steps", "checkpoints_total_limit", "report_to", "device", "output_dir"} | {
+PLACES = {
+    "output_dir",
+    "instance_data_dir",
+    "class_data_dir",
+    "pretrained_model_name_or_path",
+}  # digests speak for them
+FREE = {"checkpointing_steps", "checkpoints_total_limit", "report_to", "device"} | {
     name for name in FineTuneOptions.model_fields if "validation" in name
 }  # options that may change between the two halves of a run without changing its result
 OURS = (".part", ".log")  # suffixes of what a run may leave before it has claimed its folder
@@ -35,7 +41,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
 
 def identity(method: str, options: LoopOptions, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a run this run: its method, the options its result depends on, and digests of what it reads."""
-    chosen = {name: value for name, value in options.model_dump(mode="json").items() if name not in FREE}
+    chosen = {name: value for name, value in options.model_dump(mode="json").items() if name not in FREE | PLACES}
     if getattr(options, "lr_scheduler", "") in ("constant", "constant_with_warmup"):
         chosen.pop("max_train_steps")
     return {"method": method, "options": chosen, "inputs": dict(inputs)}
