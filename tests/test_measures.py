@@ -21,17 +21,14 @@ def test_a_painted_background_is_named(name: str):
     assert background_colour(image) == background_colour(noisy) == name
 
 
-@pytest.mark.parametrize("sides", [("left", "top", "right"), ("left", "bottom", "right"), ("top", "right", "bottom")])
+@pytest.mark.parametrize("sides", [("left", "right"), ("top", "bottom")])
 def test_every_side_counts(sides: tuple[str, ...]):
-    """Two sides and a half of the rim are green: each of the four must be looked at, and none alone decides."""
+    """Two sides with their corners are more than half of the rim, but one of them is not half of the other three."""
     boxes = {"left": (0, 0, 2, 39), "top": (0, 0, 39, 2), "right": (37, 0, 39, 39), "bottom": (0, 37, 39, 39)}
     image = Image.new("RGB", (40, 40), "red")
     for side in sides:
         ImageDraw.Draw(image).rectangle(boxes[side], COLOURS["green"])
     assert background_colour(image) == "green"
-    inside = Image.new("RGB", (40, 40), COLOURS["green"])
-    inside.paste(Image.new("RGB", (34, 34), "red"), (3, 3))
-    assert background_colour(inside) == "green"
 
 
 def test_a_grey_picture_has_a_background_too():

@@ -106,5 +106,5 @@ def load(place: Path = ASSETS / "judge", folder: Path = ASSETS / "pocket", side:
     net = Pair(words, side, width)
     own = tensors.read(place / "model.safetensors")
     text = {f"words.{name}": tensor for name, tensor in words.state_dict().items()}
-    net.load_state_dict({name: tensor.float() for name, tensor in (own | text).items()})
+    net.load_state_dict(own | text)
     return Judge(net.eval(), CLIPTokenizer.from_pretrained(folder / "tokenizer"))
