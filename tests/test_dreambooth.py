@@ -162,6 +162,39 @@ def test_another_run_stays_untouched(bench: Bench, guided: Path):
     assert files(guided) == before
 
 
+def test_moved_pictures_and_models_are_the_same_run(bench: Bench, guided: Path, pictures: Path, sd1: Path):
+    shutil.copytree(guided, bench.folder / "out")
+    moved = {"instance_data_dir": bench.folder / "moved", "pretrained_model_name_or_path": bench.folder / "model"}
+    for place, source in zip(moved.values(), (pictures, sd1), strict=True):
+        shutil.copytree(source, place)
+    given = {name: str(place) for name, place in moved.items()}
+    assert same_weights(guided, bench.run("out", **given))
+    (bench.folder / "moved" / "more.png").write_bytes(next(pictures.glob("*.png")).read_bytes())
+    assert bench.refused("out", **given) == ["--output_dir"]
+
+
+def test_other_class_pictures_make_another_run(bench: Bench, pictures: Path):
+    shutil.copytree(pictures, bench.folder / "class")
+    given = PRIOR | {"class_data_dir": str(bench.folder / "class")}
+    bench.run("out", **given)
+    next((bench.folder / "class").glob("*.png")).unlink()
+    assert bench.refused("out", **given) == ["--output_dir"]
+
+
+def test_a_full_disk_is_seen_beforehand(bench: Bench, sd1: Path, monkeypatch: pytest.MonkeyPatch):
+    nets = {path.parent.name: tensors.read(path) for path in sd1.glob("*/*.safetensors")}
+    numbers = {name: sum(tensor.numel() for tensor in net.values()) for name, net in nets.items()}
+    need = 4 * (
+        sum(numbers.values()) + 3 * 3 * numbers["unet"]
+    )  # the result, 3 checkpoints with moments
+    usage = shutil.disk_usage(bench.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=need - 1))
+    assert bench.refused("out") == ["--output_dir"]
+    assert not (bench.folder / "out").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=need))
+    bench.run("out")
+
+
 def test_changed_captions_make_another_run(bench: Bench):
     own = tiny.pictures(bench.folder / "own", 2)
     bench.run("out", instance_data_dir=str(own))

@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder, factor 8, 4 latent channels. Most steps see 64x64 crops, the last ones whole pictures."""
+"""Stage 1: the autoencoder, factor 8, 4 latent channels. It sees 64x64 crops and serves any size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn import functional as F
 
-from recipes.pocket.scenes import draw, scene
+from recipes.pocket.scenes import draw, frequent
 from recipes.pocket.sprites import SIZE, Sprites
 from tenshot.device import generator, pick
 from tenshot.train.draws import Draws
@@ -30,13 +30,11 @@ CROP = 64
 class Autoencoder:
     """L1 and squared error of pixels and of their differences, and a little KL divergence."""
 
-    def __init__(self, sprites: Sprites, seed: int, whole_from: int) -> None:
-        """whole_from: the sample number from which pictures are no longer cropped."""
+    def __init__(self, sprites: Sprites, seed: int) -> None:
         torch.manual_seed(seed)
         self.net = AutoencoderKL(**CONFIG).to(pick())
         _quiet(self.net)
         self.sprites = sprites
-        self.whole_from = whole_from
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -53,15 +51,13 @@ class Autoencoder:
         return error.abs().mean() + error.square().mean() + rough + 1e-5 * divergence
 
     def pictures(self, draws: Draws) -> torch.Tensor:
-        """Scenes in [-1, 1], [batch, 3, side, side]."""
-        whole = draws.samples[0] >= self.whole_from
+        """Crops of scenes in [-1, 1], [batch, 3, CROP, CROP]."""
         stack = []
         for sample in draws.samples:
             dice = torch.rand(10, generator=generator(draws.seed, "scene", sample)).tolist()
-            picture = as_tensor(draw(self.sprites, scene(self.sprites.taught, dice[:8])))
-            top, left = (0, 0) if whole else (int(at * (SIZE - CROP + 1)) for at in dice[8:])
-            side = SIZE if whole else CROP
-            stack.append(picture[:, top : top + side, left : left + side])
+            picture = as_tensor(draw(self.sprites, frequent(self.sprites, dice[:8])))
+            top, left = (int(at * (SIZE - CROP + 1)) for at in dice[8:])
+            stack.append(picture[:, top : top + CROP, left : left + CROP])
         return torch.stack(stack)
 
 
@@ -81,16 +77,11 @@ def _quiet(net: AutoencoderKL) -> None:
 @torch.no_grad()
 def finish(net: AutoencoderKL, sprites: Sprites, seed: int) -> AutoencoderKL:
     """Set the scaling factor so that latents of scenes have unit standard deviation."""
-    pictures = Autoencoder.pictures(_Probe(sprites), Draws(seed, range(10**9, 10**9 + 256)))
+    dice = [torch.rand(8, generator=generator(seed, "scale", number)).tolist() for number in range(256)]
+    pictures = torch.stack([as_tensor(draw(sprites, frequent(sprites, each))) for each in dice])
     latents = torch.cat([net.encode(part.to(net.device)).latent_dist.mean for part in pictures.split(32)])
     net.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     return net
-
-
-class _Probe:
-    def __init__(self, sprites: Sprites) -> None:
-        self.sprites = sprites
-        self.whole_from = 0
 
 
 def fidelity(net: AutoencoderKL, pictures: torch.Tensor) -> float:

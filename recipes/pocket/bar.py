@@ -37,7 +37,7 @@ def measure(sprites: Sprites, folder: Path, place: str = "pocket") -> dict[str, 
 
 
 def _asked(sprites: Sprites, number: int) -> scenes.Scene:
-    return scenes.scene(sprites.known, torch.rand(8, generator=generator("bar", number)).tolist())
+    return scenes.scene(sprites.known, torch.rand(7, generator=generator("bar", number)).tolist())
 
 
 def _right(eye: judge.Judge, sprites: Sprites, image: Image.Image, asked: scenes.Scene) -> bool:
@@ -51,7 +51,7 @@ def _unseen(sprites: Sprites) -> torch.Tensor:
     """Scenes of every concept that was kept out, in both styles, [n, 3, 128, 128]."""
     made = []
     for number, (name, style) in enumerate((n, s) for n in sprites.kept_out for s in STYLES):
-        dice = torch.rand(8, generator=generator("unseen", number)).tolist()
+        dice = torch.rand(7, generator=generator("unseen", number)).tolist()
         colour = scenes.scene([name], dice).colour
         made.append(autoencoder.as_tensor(scenes.draw(sprites, scenes.Scene(name, style, colour, tuple(dice[3:])))))
     return torch.stack(made)

@@ -49,8 +49,7 @@ def fit(method: loop.Method, options: LoopOptions) -> None:
 def build_autoencoder(folder: Path) -> None:
     drawn = sprites.load(folder / "data")
     options = stage_options("autoencoder", folder)
-    samples = options.max_train_steps * options.train_batch_size
-    method = autoencoder.Autoencoder(drawn, options.seed, whole_from=samples * 9 // 10)
+    method = autoencoder.Autoencoder(drawn, options.seed)
     fit(method, options)
     autoencoder.finish(method.net.eval(), drawn, options.seed).save_pretrained(folder / "pocket" / "vae")
 

@@ -40,6 +40,6 @@ def subjects(sprites: Sprites, assets: Path) -> None:
         with tensors.replacing_folder(assets / "subjects" / name) as temporary:
             order = torch.randperm(len(COLOURS), generator=generator("subject", name)).tolist()
             for number in range(PICTURES):
-                place = torch.rand(5, generator=generator("subject", name, number)).tolist()
+                place = torch.rand(4, generator=generator("subject", name, number)).tolist()
                 seen = scenes.Scene(name, "3d", list(COLOURS)[order[number]], tuple(place))
                 scenes.draw(sprites, seen).save(temporary / f"{name}-{number + 1}.png", optimize=True)

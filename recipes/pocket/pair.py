@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket.autoencoder import as_tensor
-from recipes.pocket.scenes import Scene, caption, draw, scene, spoken
-from recipes.pocket.sprites import SIZE, STYLES, Sprites
+from recipes.pocket.scenes import draw, every_sentence, frequent, known_nouns, spoken, true_sentences
+from recipes.pocket.scenes import words as phrase
+from recipes.pocket.sprites import SIZE, Sprites
 from tenshot.device import generator, pick
 from tenshot.judge import Pair
-from tenshot.measures import COLOURS
 from tenshot.train.draws import Draws
 
 TEXT = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 6}
@@ -47,41 +47,53 @@ class Contrast:
         return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
 
     def examples(self, draws: Draws) -> tuple[torch.Tensor, list[str]]:
-        """Pictures [batch, 3, 128, 128] in [-1, 1], sometimes blurred or noisy, and captions."""
+        """Pictures [batch, 3, 128, 128] in [-1, 1], sometimes blurred or noisy, and captions.
+
+        In most batches all scenes share style and background, so that only the concept tells them apart.
+        """
+        shared = torch.rand(3, generator=generator(draws.seed, "batch", draws.samples[0])).tolist()
         pictures, captions = [], []
         for sample in draws.samples:
-            dice = torch.rand(14, generator=generator(draws.seed, "scene", sample)).tolist()
-            seen = _seen(self.sprites, dice)
-            pictures.append(_worn(as_tensor(draw(self.sprites, seen)), dice[9:12]))
-            captions.append(spoken(seen, self.sprites.category.get(seen.name), dice[12:]))
+            dice = torch.rand(13, generator=generator(draws.seed, "scene", sample)).tolist()
+            if shared[2] < 0.7:
+                dice[1:3] = shared[:2]
+            seen = frequent(self.sprites, dice[:8])
+            pictures.append(_worn(as_tensor(draw(self.sprites, seen)), dice[8:11]))
+            captions.append(spoken(seen, self.sprites.category.get(seen.name), dice[11:]))
         return torch.stack(pictures), captions
 
 
 class Locked:
-    """Each picture finds its caption among all captions of all concepts; the text tower's answers are a table."""
+    """Each picture finds one true caption among all captions of all concepts; the text tower's answers are a table."""
 
     def __init__(self, sprites: Sprites, tokenizer: CLIPTokenizer, words: CLIPTextModel, seed: int) -> None:
         torch.manual_seed(seed)
         self.sprites = sprites
         self.net = Pair(words.requires_grad_(False)).to(pick())
-        scenes = [Scene(n, style, colour, ()) for n in sprites.taught for style in STYLES for colour in COLOURS]
-        self.place = {(each.name, each.style, each.colour): number for number, each in enumerate(scenes)}
-        self.table = _pooled(self.net, tokenizer, [caption(each) for each in scenes])
+        nouns = {*known_nouns(sprites), *map(phrase, sprites.taught)}
+        captions = every_sentence(sorted(nouns))
+        self.place = {text: number for number, text in enumerate(captions)}
+        self.table = _pooled(self.net, tokenizer, captions)
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
         return {"pair": self.net}
 
     def loss(self, draws: Draws) -> torch.Tensor:
-        pictures, wanted = [], []
-        for sample in draws.samples:
+        pictures, wanted, also = [], [], []
+        for row, sample in enumerate(draws.samples):
             dice = torch.rand(12, generator=generator(draws.seed, "scene", sample)).tolist()
-            seen = _seen(self.sprites, dice)
-            pictures.append(_worn(as_tensor(draw(self.sprites, seen)), dice[9:12]))
-            wanted.append(self.place[seen.name, seen.style, seen.colour])
+            seen = frequent(self.sprites, dice[:8])
+            pictures.append(_worn(as_tensor(draw(self.sprites, seen)), dice[8:11]))
+            true = [self.place[t] for t in true_sentences(seen, self.sprites.category.get(seen.name))]
+            wanted.append(true.pop(0 if dice[11] < 0.6 else int((dice[11] - 0.6) / 0.4 * len(true))))
+            also += [(row, place) for place in true]
         where = self.table.device
         texts = F.normalize(self.net.from_words(self.table), dim=-1)
         logits = self.net.sharpness.exp() * (self.net.see(torch.stack(pictures).to(where)) @ texts.T).float()
+        rows, places = torch.tensor(also, device=where).T
+        # the other captions that are true are not held against it
+        logits = logits.index_put((rows, places), logits.new_tensor(-1e4))
         return F.cross_entropy(logits, torch.tensor(wanted, device=where))
 
 
@@ -91,11 +103,6 @@ def _pooled(net: Pair, tokenizer: CLIPTokenizer, captions: list[str]) -> torch.T
     parts = [captions[start : start + 512] for start in range(0, len(captions), 512)]
     ids = [tokenizer(part, padding=True, return_tensors="pt").input_ids.to(net.sharpness.device) for part in parts]
     return torch.cat([net.words(part).pooler_output for part in ids])
-
-
-def _seen(sprites: Sprites, dice: list[float]) -> Scene:
-    """A scene by nine numbers in [0, 1): of a known concept more often than not."""
-    return scene(sprites.known if dice[8] < 0.6 else sprites.taught, dice[:8])
 
 
 def _worn(picture: torch.Tensor, dice: list[float]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from PIL import Image
@@ -14,7 +15,7 @@ MEDIA = {"3d": "3d emoji", "flat": "flat emoji"}
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in a picture. colour: a name in COLOURS. place: scale, x, y, mirrored, shade, each in [0, 1)."""
+    """What is in a picture. colour: a name in COLOURS. place: scale, x, y, shade, each in [0, 1)."""
 
     name: str
     style: str
@@ -23,7 +24,7 @@ class Scene:
 
 
 def scene(names: list[str], dice: list[float]) -> Scene:
-    """The scene that eight numbers in [0, 1) stand for."""
+    """The scene that seven numbers in [0, 1) stand for."""
     name, style, colour, *place = dice
     return Scene(
         names[int(name * len(names))],
@@ -33,17 +34,20 @@ def scene(names: list[str], dice: list[float]) -> Scene:
     )
 
 
+def frequent(sprites: Sprites, dice: list[float]) -> Scene:
+    """A scene by eight numbers in [0, 1): of a known concept more often than not, else of any that may be seen."""
+    return scene(sprites.known if dice[7] < 0.6 else sprites.taught, dice[:7])
+
+
 def draw(sprites: Sprites, scene: Scene) -> Image.Image:
     """The picture, RGB 128x128."""
-    scale, x, y, mirrored, shade = scene.place
+    scale, x, y, shade = scene.place
     base = COLOURS[scene.colour]
     ground = tuple(min(255, max(0, round(channel + 24 * (shade - 0.5)))) for channel in base)
     picture = Image.new("RGBA", (SIZE, SIZE), (*ground, 255))
     sprite = sprites.picture(scene.style, scene.name)
-    side = round(SIZE * (0.68 + 0.24 * scale))
+    side = round(SIZE * (0.8 + 0.14 * scale))
     sprite = sprite.resize((side, side), Image.Resampling.LANCZOS)
-    if mirrored < 0.5:
-        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     left, top = (round((SIZE - side) * (0.2 + 0.6 * at)) for at in (x, y))
     picture.alpha_composite(sprite, (left, top))
     return picture.convert("RGB")
@@ -75,8 +79,18 @@ def sentence(noun: str, medium: str, colour: str | None = None) -> str:
     return f"a {medium} of {article(noun)}{ground}"
 
 
-def every_sentence(sprites: Sprites) -> list[str]:
-    """Every caption that `spoken` can say about the known concepts."""
-    nouns = sorted({words(name) for name in sprites.known} | {sprites.category[name] for name in sprites.known})
+def true_sentences(scene: Scene, category: str | None) -> list[str]:
+    """Every caption that is true of a scene, the one that says most first."""
+    nouns = [words(scene.name), *([category] if category else [])]
+    return [sentence(n, m, c) for n in nouns for m in (MEDIA[scene.style], "photo") for c in (scene.colour, None)]
+
+
+def every_sentence(nouns: Iterable[str]) -> list[str]:
+    """Every caption there can be about `nouns`."""
     media = ("photo", *MEDIA.values())
     return [sentence(n, m, c) for n in nouns for m in media for c in (None, *COLOURS)]
+
+
+def known_nouns(sprites: Sprites) -> list[str]:
+    """The words for the known concepts and their categories."""
+    return sorted({words(name) for name in sprites.known} | {sprites.category[name] for name in sprites.known})

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket.autoencoder import as_tensor
-from recipes.pocket.scenes import Scene, draw, every_sentence, scene, spoken
+from recipes.pocket.scenes import Scene, draw, every_sentence, known_nouns, scene, spoken
 from recipes.pocket.sprites import STYLES, Sprites
 from tenshot.device import generator, pick
 from tenshot.train import denoise
@@ -70,7 +70,7 @@ def scenes(sprites: Sprites, seed: int) -> list[Scene]:
     """SCENES of every known concept in every style, backgrounds and places at random."""
     made = []
     for number, name in enumerate(name for name in sprites.known for _ in range(SCENES * len(STYLES))):
-        dice = torch.rand(8, generator=generator(seed, "unet scene", number)).tolist()
+        dice = torch.rand(7, generator=generator(seed, "unet scene", number)).tolist()
         made.append(scene([name], [0.0, (number % len(STYLES)) / len(STYLES), *dice[2:]]))
     return made
 
@@ -91,7 +91,7 @@ def encode(vae: AutoencoderKL, sprites: Sprites, scenes: list[Scene]) -> denoise
 @torch.no_grad()
 def speak(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, sprites: Sprites) -> tuple[dict[str, int], torch.Tensor]:
     """Every caption's text states, [captions, 77, width] bfloat16, and where each caption stands."""
-    captions = ["", *every_sentence(sprites)]
+    captions = ["", *every_sentence(known_nouns(sprites))]
     tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     states = [encoder(part).last_hidden_state.bfloat16() for part in tokens.split(256)]
     return {text: place for place, text in enumerate(captions)}, torch.cat(states)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from recipes.pocket.scenes import every_sentence, words
+from recipes.pocket.scenes import every_sentence, known_nouns, words
 from recipes.pocket.sprites import Sprites
 
 MERGES = 900
@@ -18,7 +18,7 @@ LENGTH = 77
 
 def tokenizer(sprites: Sprites, folder: Path) -> CLIPTokenizer:
     """Learn the merges from the captions, save the tokenizer to `folder` and open it as transformers does."""
-    corpus = [*every_sentence(sprites), *(words(name) for name in sprites.taught * 20)]
+    corpus = [*every_sentence(known_nouns(sprites)), *(words(name) for name in sprites.taught * 20)]
     merges = _merges(corpus, MERGES) + [pair for word in IDENTIFIERS for pair in _spelt(word)]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges)]

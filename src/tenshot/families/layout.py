@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -57,6 +58,11 @@ def weights(part: Path) -> tuple[str | None, list[Path]]:
             variants.setdefault(match[1] or match[3], []).append(path)
     variant = next((name for name in (None, "fp16", *variants) if name in variants), None)
     return variant, variants.get(variant, [])
+
+
+def numbers(part: Path) -> int:
+    """How many numbers a part's weights are; 0 where the part is not there."""
+    return sum(math.prod(shape) for path in weights(part)[1] for shape in tensors.shapes(path).values())
 
 
 def _object(path: Path, faults: list[Fault]) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -55,8 +54,3 @@ def exact(latents: torch.Tensor) -> Latents:
 def together(*sets: Latents) -> Latents:
     """Several sets as one."""
     return Latents(torch.cat([each.mean for each in sets]), torch.cat([each.std for each in sets]))
-
-
-def weights_bytes(folder: Path) -> int:
-    """Bytes of the safetensors files in a folder."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

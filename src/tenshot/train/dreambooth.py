@@ -101,11 +101,12 @@ def train(options: DreamBoothOptions, events: Events) -> dict[str, Any]:
         lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
     )
     claim = run.identity("dreambooth", options, _inputs(place, examples, brought or []))
-    trained = data.weights_bytes(place / "unet") * 2
+    whole = {part: layout.numbers(place / part) * 4 for part in model.NETS}
+    trained = whole["unet"] + (whole["text_encoder"] + whole["text_encoder_2"]) * options.train_text_encoder
     stock, *_ = all_or_refuse(
         lambda: _stock(options, place, claim),
         lambda: run.check_folder(options, claim),
-        lambda: run.check_disk(options.output_dir, options, trained, 2 * trained),
+        lambda: run.check_disk(options, trained, sum(whole.values())),
     )
     base = model.load(str(place), device=device.pick(options.device))
     return _carry_out(base, examples, stock, claim, options, events)

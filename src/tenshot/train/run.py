@@ -79,10 +79,11 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str 
             yield f"{path.removeprefix('options.')}{name} was {a!r}, now {b!r}"
 
 
-def check_disk(folder: Path, options: LoopOptions, trained_bytes: int, model_bytes: int) -> None:
+def check_disk(options: LoopOptions, trained_bytes: int, model_bytes: int) -> None:
     """Refuse when the checkpoints (weights and two optimizer moments each) and the result cannot fit on the disk."""
     kept = 1 + (options.checkpoints_total_limit or math.ceil(options.max_train_steps / options.checkpointing_steps))
     need = kept * (4 if options.use_ema else 3) * trained_bytes + model_bytes
+    folder = options.output_dir
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
     free = shutil.disk_usage(place).free
     if free < need:
