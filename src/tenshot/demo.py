@@ -59,8 +59,8 @@ class Ways:
 
 
 POCKET = Ways(
-    steps=240,
-    rate=1e-4,
+    steps=300,
+    rate=3e-4,
     batch=4,
     contexts=(
         ("a 3d emoji of {} on a white background", "another background"),
