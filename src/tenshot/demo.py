@@ -59,7 +59,7 @@ class Ways:
 
 
 POCKET = Ways(
-    steps=300,
+    steps=200,
     rate=3e-4,
     batch=4,
     contexts=(
