@@ -63,12 +63,12 @@ POCKET = Ways(
     rate=3e-4,
     batch=4,
     contexts=(
-        ("a 3d emoji of {} on a white background", "another background"),
-        ("a 3d emoji of {} on a black background", "another background"),
-        ("a 3d emoji of {} on a purple background", "another background"),
         ("a 3d emoji of {} on an orange background", "another background"),
-        ("a flat emoji of {} on a green background", "another style"),
-        ("a flat emoji of {} on a pink background", "another style and background"),
+        ("a 3d emoji of {} on a green background", "another background"),
+        ("a 3d emoji of {} on a blue background", "another background"),
+        ("a flat emoji of {} on an orange background", "another style and background"),
+        ("a flat emoji of {} on a green background", "another style and background"),
+        ("a flat emoji of {} on a blue background", "another style and background"),
     ),
 )
 FULL_SIZE = Ways(
