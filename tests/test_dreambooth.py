@@ -184,9 +184,7 @@ def test_other_class_pictures_make_another_run(bench: Bench, pictures: Path):
 def test_a_full_disk_is_seen_beforehand(bench: Bench, sd1: Path, monkeypatch: pytest.MonkeyPatch):
     nets = {path.parent.name: tensors.read(path) for path in sd1.glob("*/*.safetensors")}
     numbers = {name: sum(tensor.numel() for tensor in net.values()) for name, net in nets.items()}
-    need = 4 * (
-        sum(numbers.values()) + 3 * 3 * numbers["unet"]
-    )  # the result, 3 checkpoints with moments
+    need = 4 * (sum(numbers.values()) + 3 * 3 * numbers["unet"])  # the result, 3 checkpoints with moments
     usage = shutil.disk_usage(bench.folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=need - 1))
     assert bench.refused("out") == ["--output_dir"]
