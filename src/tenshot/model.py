@@ -148,6 +148,9 @@ def _save(part: Any, folder: Path) -> None:
         part.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
         return
     part.save_pretrained(folder, max_shard_size=ONE_FILE)
+    config = tensors.read_json(folder / "config.json")
+    config.pop("_name_or_path", None)  # a path of this machine
+    tensors.write_json(folder / "config.json", config)
     if isinstance(part, transformers.CLIPTextModel):
         prefix, file = "text_model.", folder / "model.safetensors"
         named = {prefix + name.removeprefix(prefix): tensor for name, tensor in tensors.read(file).items()}
