@@ -96,7 +96,7 @@ def test_a_crash_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path, monkeypa
         newest = checkpoint.found(folder)[-1]
         assert same(checkpoint.read(newest), sample(checkpoint.steps(newest)))
         outcomes.add(checkpoint.steps(newest))
-        checkpoint.sweep(folder)
+        tensors.sweep(folder)
         assert not list(folder.glob(".*"))
         checkpoint.write(folder, sample(2), 1)
         assert [place.name for place in folder.iterdir()] == ["checkpoint-2"]
@@ -110,9 +110,12 @@ def test_the_sweep_takes_only_leftovers(tmp_path: Path):
     (tmp_path / ".checkpoint-2.abc.part" / "unet.safetensors").write_bytes(b"half")
     (tmp_path / ".unet.abc.part").mkdir()
     (tmp_path / ".run.json.abc.part").write_text("{")
+    (tmp_path / ".vae.abc.old").mkdir()  # put aside, its place not yet taken
+    (tmp_path / ".checkpoint-1.abc.old").mkdir()  # put aside, its place taken
     (tmp_path / "notes.part").write_text("mine")
-    checkpoint.sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "notes.part"]
+    tensors.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "notes.part", "vae"]
+    assert (tmp_path / "checkpoint-1" / "checkpoint.json").is_file()
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path):

@@ -34,7 +34,7 @@ STRANGERS = (1, 4)  # floors whose rooms do not know each other
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "tensorboard", "matplotlib"}
 VERBS = {"dreambooth": "tenshot.train.options.DreamBoothOptions"}  # recipes/<verb>.yaml, recipes/<verb>-<any>.yaml
 USER_RECIPES = 1
-POCKET_STAGES = 4
+POCKET_STAGES = 3
 
 FILES = sorted(SRC.glob("tenshot/**/*.py"))
 ALL_FILES = [*FILES, *sorted(ROOT.glob("recipes/**/*.py")), *sorted(ROOT.glob("tests/**/*.py"))]

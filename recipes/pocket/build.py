@@ -1,8 +1,12 @@
-"""Make the pocket model: `python -m recipes.pocket.build [STAGE ...]`. Stopped at any moment, it continues."""
+"""Make the pocket model: `python -m recipes.pocket.build [STAGE ...]`. Stopped at any moment, it continues.
+
+With --onward every stage begins at the weights that ship instead of at random ones.
+"""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -19,8 +23,9 @@ from tenshot.train import loop
 from tenshot.train.options import LoopOptions
 from tenshot.train.trackers import LossLog
 
-STAGES = ("autoencoder", "pair", "judge", "unet", "finish", "bar")
+STAGES = ("autoencoder", "pair", "unet", "finish", "bar")
 ASSETS = model.ASSETS
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class Printed(Events):
@@ -46,10 +51,23 @@ def fit(method: loop.Method, options: LoopOptions) -> None:
                 live[name].copy_(value)
 
 
+def words_of(folder: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "pocket" / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "pocket" / "text_encoder", torch_dtype=torch.float32)
+    return tokenizer, encoder.eval()
+
+
+def start_at(net: nn.Module, file: Path) -> None:
+    """Begin with the weights in `file`, if it is there; what it does not name stays."""
+    if file.is_file():
+        net.load_state_dict({**net.state_dict(), **tensors.read(file)})
+
+
 def build_autoencoder(folder: Path) -> None:
     drawn = sprites.load(folder / "data")
     options = stage_options("autoencoder", folder)
     method = autoencoder.Autoencoder(drawn, options.seed)
+    start_at(method.net, folder / "pocket" / "vae" / WEIGHTS)
     fit(method, options)
     autoencoder.finish(method.net.eval(), drawn, options.seed).save_pretrained(folder / "pocket" / "vae")
 
@@ -59,17 +77,10 @@ def build_pair(folder: Path) -> None:
     options = stage_options("pair", folder)
     tokenizer = words.tokenizer(drawn, folder / "pocket" / "tokenizer")
     method = pair.Contrast(drawn, tokenizer, options.seed)
+    start_at(method.net.words, folder / "pocket" / "text_encoder" / "model.safetensors")
+    start_at(method.net, folder / "judge.safetensors")
     fit(method, options)
     method.net.words.save_pretrained(folder / "pocket" / "text_encoder")
-
-
-def build_judge(folder: Path) -> None:
-    drawn = sprites.load(folder / "data")
-    options = stage_options("judge", folder)
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "pocket" / "tokenizer")
-    encoder = CLIPTextModel.from_pretrained(folder / "pocket" / "text_encoder")
-    method = pair.Locked(drawn, tokenizer, encoder, options.seed)
-    fit(method, options)
     tensors.write(folder / "judge.safetensors", method.net.state_dict())
 
 
@@ -77,11 +88,11 @@ def build_unet(folder: Path) -> None:
     drawn = sprites.load(folder / "data")
     options = stage_options("unet", folder)
     vae = AutoencoderKL.from_pretrained(folder / "pocket" / "vae").eval()
-    encoder = CLIPTextModel.from_pretrained(folder / "pocket" / "text_encoder").eval()
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "pocket" / "tokenizer")
+    tokenizer, encoder = words_of(folder)
     scenes = unet.scenes(drawn, options.seed)
     latents = unet.encode(vae, drawn, scenes)
     method = unet.Denoiser(drawn, latents, scenes, unet.speak(encoder, tokenizer, drawn), options.seed)
+    start_at(method.net, folder / "pocket" / "unet" / WEIGHTS)
     fit(method, options)
     method.net.save_pretrained(folder / "pocket" / "unet")
 
@@ -100,7 +111,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stages", nargs="*", default=STAGES)
     parser.add_argument("--folder", type=Path, default=Path("out/pocket"))
+    parser.add_argument("--onward", action="store_true", help="begin at the weights that ship")
     given = parser.parse_args()
+    if given.onward and not (given.folder / "pocket").exists():
+        shutil.copytree(ASSETS / "pocket", given.folder / "pocket")
+        shutil.copyfile(ASSETS / "judge" / "model.safetensors", given.folder / "judge.safetensors")
     for stage in given.stages:
         globals()[f"build_{stage}"](given.folder)
 

@@ -34,9 +34,9 @@ def scene(names: list[str], dice: list[float]) -> Scene:
     )
 
 
-def frequent(sprites: Sprites, dice: list[float]) -> Scene:
-    """A scene by eight numbers in [0, 1): of a known concept more often than not, else of any that may be seen."""
-    return scene(sprites.known if dice[7] < 0.6 else sprites.taught, dice[:7])
+def frequent(sprites: Sprites, dice: list[float], known: float = 0.6) -> Scene:
+    """A scene by eight numbers in [0, 1): of a known concept with probability `known`, else of any that may be seen."""
+    return scene(sprites.known if dice[7] < known else sprites.taught, dice[:7])
 
 
 def draw(sprites: Sprites, scene: Scene) -> Image.Image:
@@ -77,12 +77,6 @@ def sentence(noun: str, medium: str, colour: str | None = None) -> str:
     """The caption in the pocket model's one form; without a colour the background is left open."""
     ground = f" on {article(colour)} background" if colour else ""
     return f"a {medium} of {article(noun)}{ground}"
-
-
-def true_sentences(scene: Scene, category: str | None) -> list[str]:
-    """Every caption that is true of a scene, the one that says most first."""
-    nouns = [words(scene.name), *([category] if category else [])]
-    return [sentence(n, m, c) for n in nouns for m in (MEDIA[scene.style], "photo") for c in (scene.colour, None)]
 
 
 def every_sentence(nouns: Iterable[str]) -> list[str]:

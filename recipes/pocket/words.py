@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 from recipes.pocket.scenes import every_sentence, known_nouns, words
 from recipes.pocket.sprites import Sprites
 
-MERGES = 900
+MERGES = 2000
 IDENTIFIERS = ("az", "sks", "zwx", "ohwx")  # rare words to name new subjects with: one token each, in no caption
 LENGTH = 77
 

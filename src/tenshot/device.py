@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tenshot.errors import Fault, Refusal
 
+PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -46,6 +47,16 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Autocast for `precision`: "no" | "fp16" | "bf16"."""
     dtype = DTYPES.get(precision, torch.bfloat16)
     return torch.autocast(device.type, dtype, enabled=precision != "no")
+
+
+def precision(wanted: str, device: torch.device) -> str:
+    """What to compute in where "no" | "fp16" | "bf16" is wanted: on a CPU fp16 becomes bf16, and that fp32 unless native.
+
+    Emulated, bf16 is no cheaper: a training step of the pocket UNet takes 19 s with it on an AVX2 CPU, 0.9 s without.
+    """
+    if device.type != "cpu" or wanted == "no":
+        return wanted
+    return "bf16" if bf16_is_native() else "no"
 
 
 def attention(device: torch.device) -> AbstractContextManager[Any]:

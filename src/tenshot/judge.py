@@ -29,7 +29,7 @@ PATCH = 4  # pixels a side that the picture tower takes in at once
 class Pair(nn.Module):
     """Two towers that meet: pictures through a small convolutional net, words through a model's text encoder."""
 
-    def __init__(self, words: CLIPTextModel, side: int = 128, width: int = 192) -> None:
+    def __init__(self, words: CLIPTextModel, side: int = 64, width: int = 192) -> None:
         """side: pixels of the square pictures it sees. width: of the features both towers give."""
         super().__init__()
         self.side = side
@@ -97,7 +97,7 @@ class Judge:
         return (self.see(images) @ self.read(texts).T).argmax(-1).tolist()
 
 
-def load(place: Path = ASSETS / "judge", folder: Path = ASSETS / "pocket", side: int = 128, width: int = 192) -> Judge:
+def load(place: Path = ASSETS / "judge", folder: Path = ASSETS / "pocket", side: int = 64, width: int = 192) -> Judge:
     """The judge that ships with Tenshot.
 
     place: holds its picture tower and projections; folder: the model whose text encoder it was trained with.

@@ -98,7 +98,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Like `replacing`, for a folder with everything in it. A folder already there is replaced.
 
-    It is put aside before, so that no moment's kill loses it: at the worst it is found whole as `.NAME.*.old`.
+    It is put aside before, so that no moment's kill loses it: at the worst `sweep` puts it back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
@@ -117,6 +117,19 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             aside.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Clear away what a killed process left in `folder`: remove half-written things, put back what was being replaced."""
+    for aside in folder.glob(".*.old"):
+        place = folder / aside.name.removeprefix(".").rsplit(".", 2)[0]
+        if not place.exists():
+            aside.rename(place)
+    for leftover in (*folder.glob(".*.part"), *folder.glob(".*.old")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

@@ -53,15 +53,6 @@ def found(folder: Path) -> list[Path]:
     return sorted(whole, key=steps)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written, checkpoints and all else."""
-    for leftover in folder.glob(".*.part"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
-
-
 def read(place: Path) -> Checkpoint:
     """Read a checkpoint folder. Raises Refusal where a file in it is damaged."""
     facts = json.loads((place / "checkpoint.json").read_text(encoding="utf-8"))

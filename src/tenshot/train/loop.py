@@ -16,6 +16,7 @@ from torch import nn
 from tenshot import device
 from tenshot.errors import Cancelled, Fault, Refusal
 from tenshot.events import Events
+from tenshot.files import tensors
 from tenshot.train import checkpoint
 from tenshot.train.checkpoint import Checkpoint
 from tenshot.train.draws import Draws
@@ -60,6 +61,8 @@ def fit(method: Method, options: LoopOptions, events: Events) -> Fit:
     run = _Run(method, options)
     folder = options.output_dir
     step = run.resume(folder)
+    if run.precision != options.mixed_precision:
+        events.say(f"computing in {device.PRECISIONS[run.precision]}: {options.mixed_precision} is slower here")
     events.begin("training", options.max_train_steps, step)
     try:
         while step < options.max_train_steps:
@@ -106,7 +109,7 @@ class _Run:
         }
         self.parameters = [p for group in self.named.values() for p in group.values()]
         self.device = self.parameters[0].device
-        self.precision = _precision(options.mixed_precision, self.device)
+        self.precision = device.precision(options.mixed_precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -170,7 +173,7 @@ class _Run:
 
     def resume(self, folder: Path) -> int:
         """Load the newest checkpoint of `folder`; the number of steps it holds, 0 without one."""
-        checkpoint.sweep(folder)
+        tensors.sweep(folder)
         places = checkpoint.found(folder)
         if not places:
             return 0
@@ -206,10 +209,6 @@ class _Run:
             group["lr"] = rate
         self.scaler.load_state_dict(dict(saved.facts["scaler"]))
         self.unfinite = saved.facts["unfinite"]
-
-
-def _precision(wanted: str, where: torch.device) -> str:
-    return "bf16" if wanted == "fp16" and where.type == "cpu" else wanted
 
 
 def _plain(value: Any) -> Any:

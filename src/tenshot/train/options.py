@@ -31,7 +31,7 @@ class LoopOptions(Options):
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     mixed_precision: Literal["no", "fp16", "bf16"] = Field(
-        "no", description="number format of the forward pass; on a CPU fp16 means bf16"
+        "no", description="number format of the forward pass; on a CPU bf16 where it has that, else fp32"
     )
     use_ema: bool = Field(False, description="keep a running average of the weights, and save that")
     ema_decay: float = Field(0.9999, gt=0, lt=1, description="decay of the running average")
