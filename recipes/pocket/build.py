@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import yaml
 from diffusers import AutoencoderKL
+from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket import autoencoder, bar, finish, pair, sprites, unet, words

@@ -1,4 +1,4 @@
-"""Stage 2: a contrastive pair (CLIP, arXiv 2103.00020). Its text tower will condition the UNet; its picture tower judges.
+"""Stage 2: a contrastive pair (CLIP, arXiv 2103.00020): one tower will condition the UNet, the other judge pictures.
 
 Every picture meets captions that differ from its own in one thing only: the concept, the colour or the style. Where
 captions differ in everything at once, only the easiest is learned, and the words for the rest end up alike.
@@ -53,7 +53,7 @@ class Contrast:
         return (F.cross_entropy(logits, own) + from_text) / 2
 
     def examples(self, draws: Draws) -> tuple[torch.Tensor, list[str], list[str]]:
-        """Pictures [batch, 3, side, side] in [-1, 1], sometimes blurred or noisy, their captions, and other captions."""
+        """Pictures [batch, 3, side, side] in [-1, 1], sometimes blurred or noisy; their captions; other captions."""
         kind, *shared = torch.rand(3, generator=generator(draws.seed, "batch", draws.samples[0])).tolist()
         alike = kind < ALIKE
         pictures, captions, others = [], [], []
@@ -80,7 +80,7 @@ class Contrast:
 
 
 def _twin(seen: Scene, dice: list[float]) -> str:
-    """The caption of another scene, by two numbers in [0, 1): in another colour or, for a fifth of them, another style."""
+    """The caption of another scene, by two numbers in [0, 1): in another colour or, for a fifth, another style."""
     if dice[0] < 0.2:
         return caption(replace(seen, style=next(style for style in STYLES if style != seen.style)))
     colours = [colour for colour in COLOURS if colour != seen.colour]

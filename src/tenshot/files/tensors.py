@@ -120,7 +120,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Clear away what a killed process left in `folder`: remove half-written things, put back what was being replaced."""
+    """Clear away what a killed process left in `folder`: half-written things go, what was being replaced is back."""
     for aside in folder.glob(".*.old"):
         place = folder / aside.name.removeprefix(".").rsplit(".", 2)[0]
         if not place.exists():
