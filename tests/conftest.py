@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tests.dreambooth_runs import Bench
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
+os.environ |= {"TENSHOT_CACHE": tempfile.mkdtemp(prefix="tenshot-tests-")}
 os.environ |= {"OMP_NUM_THREADS": "1"}  # tiny nets gain nothing by threads
 os.fsync = lambda handle: None  # waiting for the disk takes half the time; a test may lose what it wrote
 

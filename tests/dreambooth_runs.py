@@ -1,4 +1,4 @@
-"""DreamBooth runs for tests: the practice guide's options in small, and what a run leaves."""
+"""Training runs for tests: the practice guide's options in small, and what a run leaves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ import pytest
 from tenshot.errors import Refusal
 from tenshot.events import Events
 from tenshot.options import resolve
-from tenshot.train.dreambooth import train
-from tenshot.train.options import DreamBoothOptions
+from tenshot.train import dreambooth, finetune, full, inversion, lora
+from tenshot.train.options import (
+    DreamBoothOptions,
+    FineTuneOptions,
+    FullOptions,
+    LoraOptions,
+    TextualInversionOptions,
+)
 
 GUIDE = {  # the practice guide's command, in small
     "instance_prompt": "a photo of az baby",
@@ -33,6 +39,14 @@ PRIOR = {
 }
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
+
+
+WAYS = {
+    "dreambooth": (dreambooth.WAY, DreamBoothOptions),
+    "full": (full.WAY, FullOptions),
+    "lora": (lora.WAY, LoraOptions),
+    "inversion": (inversion.WAY, TextualInversionOptions),
+}
 
 
 class Ear(Events):
@@ -56,17 +70,22 @@ class Ear(Events):
 
 
 class Bench:
-    """Runs DreamBooth with the guide's options; every run writes to a folder of its own name."""
+    """Runs one method, DreamBooth with the guide's options at first; every run writes to a folder of its own name."""
 
-    def __init__(self, model: Path, pictures: Path, folder: Path) -> None:
-        self.folder = folder
-        self.base = GUIDE | {"pretrained_model_name_or_path": str(model), "instance_data_dir": str(pictures)}
+    def __init__(self, model: Path, pictures: Path, folder: Path, way: str = "dreambooth") -> None:
+        self.folder, self.way = folder, way
+        self.base = GUIDE | {"pretrained_model_name_or_path": str(model)}
+        if way in ("full", "inversion"):
+            self.base |= {"train_data_dir": str(pictures)}
+            self.base.pop("instance_prompt")
+        else:
+            self.base |= {"instance_data_dir": str(pictures)}
 
-    def options(self, name: str, **given: Any) -> DreamBoothOptions:
-        return resolve(DreamBoothOptions, self.base | {"output_dir": str(self.folder / name)} | given)
+    def options(self, name: str, **given: Any) -> FineTuneOptions:
+        return resolve(WAYS[self.way][1], self.base | {"output_dir": str(self.folder / name)} | given)
 
     def run(self, name: str, events: Events | None = None, **given: Any) -> Path:
-        train(self.options(name, **given), events or Ear())
+        finetune.train(WAYS[self.way][0], self.options(name, **given), events or Ear())
         return self.folder / name
 
     def refused(self, name: str, **given: Any) -> list[str]:

@@ -1,6 +1,6 @@
-"""Kill a DreamBooth run again and again, restart it, and compare with a run that was left alone.
+"""Kill a training run again and again, restart it, and compare with a run that was left alone.
 
-python -m tests.kill_and_resume [--model pocket] [--kills 20] [--seed 0]
+python -m tests.kill_and_resume [--method dreambooth] [--model pocket] [--kills 20] [--seed 0]
 
 Prints a table; exit code 0 where weights, losses and class pictures are equal bit for bit, else 1.
 """
@@ -21,6 +21,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 BATCH = 2  # class pictures drawn at once
+SUBJECT = {"instance_prompt": "a photo of az baby"}
+CLASS = {"with_prior_preservation": "true", "class_prompt": "a photo of baby", "num_class_images": str(3 * BATCH)}
+TEXT = {"train_text_encoder": "true", "use_ema": "true"}
+METHODS: dict[str, dict[str, str]] = {
+    "dreambooth": SUBJECT | CLASS | TEXT,
+    "lora": SUBJECT | CLASS | TEXT | {"layers": "all", "gradient_accumulation_steps": "2"},
+    "full": CLASS | TEXT | {"random_flip": "true"},
+    "textual-inversion": {"placeholder_token": "<az>", "initializer_token": "baby", "use_ema": "true"},
+}
 
 
 def main() -> int:
@@ -28,13 +37,14 @@ def main() -> int:
     folder = given.folder or Path(tempfile.mkdtemp())
     start = _forked if given.fork else _spawned
     if given.fork:
-        import tenshot.train.dreambooth  # noqa: F401 - once, for all the processes to come
+        import tenshot.train.finetune  # noqa: F401 - once, for all the processes to come
     outcomes = [_compare(given, precision, folder / precision, start) for precision in given.precision]
     return 0 if all(outcomes) else 1
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--method", default="dreambooth", choices=METHODS)
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=40)
@@ -51,7 +61,9 @@ def _compare(given: argparse.Namespace, precision: str, folder: Path, start: Sta
     from tests import tiny
 
     pictures = tiny.pictures(folder / "pictures", 5, given.side)
-    print(f"\nmixed precision {precision}: {given.kills} kills")
+    for path in pictures.glob("*.png") if given.method == "full" else ():
+        path.with_suffix(".txt").write_text(f"a photo of {path.stem}")
+    print(f"\n{given.method}, mixed precision {precision}: {given.kills} kills")
     print(f"{'kill':>4}  {'moment':<12} {'at step':>7}  half-written")
     for name in ("whole", "killed"):
         words = _words(given, precision, pictures, folder / name)
@@ -64,21 +76,17 @@ def _compare(given: argparse.Namespace, precision: str, folder: Path, start: Sta
             return False
     whole, killed = _results(folder / "whole"), _results(folder / "killed")
     different = sorted(name for name in whole.keys() | killed.keys() if whole.get(name) != killed.get(name))
-    print(f"unet {killed['out/unet/diffusion_pytorch_model.safetensors']}: ", end="")
+    made = sorted(name for name in killed if name.endswith(".safetensors") and "/checkpoint-" not in name)
+    print(f"{made[-1]} {killed[made[-1]]}: ", end="")
     print("different: " + ", ".join(different) if different else f"all {len(whole)} results are equal")
     return not different
 
 
 def _words(given: argparse.Namespace, precision: str, pictures: Path, folder: Path) -> list[str]:
-    options = {
+    options: dict[str, object] = {
         "pretrained_model_name_or_path": given.model,
-        "instance_data_dir": pictures,
-        "instance_prompt": "a photo of az baby",
-        "class_prompt": "a photo of baby",
-        "class_data_dir": folder / "class",
+        "instance_data_dir" if "instance_prompt" in METHODS[given.method] else "train_data_dir": pictures,
         "output_dir": folder / "out",
-        "num_class_images": 3 * BATCH,
-        "sample_batch_size": BATCH,
         "max_train_steps": given.steps,
         "checkpointing_steps": 2,
         "learning_rate": 1e-4,
@@ -87,9 +95,11 @@ def _words(given: argparse.Namespace, precision: str, pictures: Path, folder: Pa
         "mixed_precision": precision,
         "report_to": "none",
         "device": "cpu",
+        **METHODS[given.method],
     }
-    flags = ["--with_prior_preservation", "--train_text_encoder", "--use_ema"]
-    return ["train", "dreambooth", *flags, *(f"--{name}={value}" for name, value in options.items())]
+    if "class_prompt" in options:
+        options |= {"class_data_dir": folder / "class", "sample_batch_size": BATCH}
+    return ["train", given.method, *(f"--{name}={value}" for name, value in options.items())]
 
 
 # Processes
@@ -137,9 +147,9 @@ def _moments(given: argparse.Namespace) -> Iterator[tuple[str, int, float]]:
     """What to wait for, how much of it, and how many seconds then to hesitate."""
     dice = random.Random(given.seed)
     for number in range(given.kills):
-        if number == given.kills - 1:
+        if number == given.kills - 1 and given.method in ("dreambooth", "full"):
             kind = "result"
-        elif number % 7 == 0:
+        elif number % 7 == 0 and "class_prompt" in METHODS[given.method]:
             kind = "drawing"
         else:
             kind = ("step", "checkpoint")[number % 2]

@@ -240,10 +240,10 @@ def test_all_faults_are_told_at_once(bench: Bench, sd1: Path):
 
 def test_an_oblong_picture_is_seen_at_both_ends_and_in_the_middle():
     image = Image.effect_noise((96, 64), 90).convert("RGB")
-    squares = data.views(image, 64, center_crop=False)
-    assert [square.tobytes() for square in squares] == [
+    views = data.squares(64, center_crop=False)
+    assert [view.of(image).tobytes() for view in views(image.size)] == [
         image.crop((left, 0, left + 64, 64)).tobytes() for left in (0, 16, 32)
     ]
-    (middle,) = data.views(image, 64, center_crop=True)
-    assert middle.tobytes() == image.crop((16, 0, 80, 64)).tobytes()
-    assert len(data.views(image.crop((0, 0, 64, 64)), 32, center_crop=False)) == 1
+    (middle,) = data.squares(64, center_crop=True)(image.size)
+    assert middle.of(image).tobytes() == image.crop((16, 0, 80, 64)).tobytes()
+    assert len(data.squares(32, center_crop=False)((64, 64))) == 1

@@ -31,9 +31,14 @@ FLOORS = (
     {"demo", "report", "console", "compare", "bench", "serve", "cli", "__main__"},
 )
 STRANGERS = (1, 4)  # floors whose rooms do not know each other
-HEAVY = {"torch", "diffusers", "transformers", "accelerate", "tensorboard", "matplotlib"}
-VERBS = {"dreambooth": "tenshot.train.options.DreamBoothOptions"}  # recipes/<verb>.yaml, recipes/<verb>-<any>.yaml
-USER_RECIPES = 1
+HEAVY = {"torch", "peft", "diffusers", "transformers", "accelerate", "tensorboard", "matplotlib"}
+VERBS = {
+    "dreambooth": "tenshot.train.options.DreamBoothOptions",
+    "full": "tenshot.train.options.FullOptions",
+    "lora": "tenshot.train.options.LoraOptions",
+    "inversion": "tenshot.train.options.TextualInversionOptions",
+}  # recipes/<verb>.yaml, recipes/<verb>-<any>.yaml
+USER_RECIPES = 5
 POCKET_STAGES = 3
 
 FILES = sorted(SRC.glob("tenshot/**/*.py"))
@@ -144,7 +149,7 @@ def test_sizes(path: Path):
     [
         ("--help", 0, "generate"),
         ("train --help", 0, "dreambooth"),
-        ("train dreambooth --help", 0, "--instance_prompt"),
+        ("train lora --help", 0, "--instance_prompt"),
         ("train dreambooth --no_such_option 1", 2, "no such option"),
     ],
 )

@@ -21,7 +21,7 @@ from tenshot.train.options import LoopOptions, Schedule
 TABLE = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
 
 
-class Regression:
+class Regression(loop.Method):
     """A net learns a table of five rows; one of its parameters is frozen. poisoned: samples whose loss is NaN."""
 
     def __init__(self, poisoned: Collection[int] = ()) -> None:

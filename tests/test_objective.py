@@ -138,3 +138,40 @@ def test_velocity_goes_with_a_schedule_that_ends_in_pure_noise():
     denoise.check_schedule(config)
     weights = objective.min_snr_weights("v_prediction", torch.tensor([999]), samplers.alphas_cumprod(config), 5.0)
     assert weights.tolist() == [pytest.approx(0, abs=1e-6)]
+
+
+@pytest.mark.parametrize(("kind", "closed"), [
+    ("huber", lambda e, c: 2 * c * ((e * e + c * c) ** 0.5 - c)),
+    ("smooth_l1", lambda e, c: 2 * ((e * e + c * c) ** 0.5 - c)),
+    ("l2", lambda e, c: e * e),
+])  # fmt: skip
+def test_errors_that_bend_are_the_closed_form(kind: str, closed):
+    answer, wanted = some(2, 1, 1, 3), some(2, 1, 1, 3, seed=1)
+    found = objective.errors(answer, wanted, kind, 0.3)
+    apart = (answer - wanted).flatten(1).tolist()
+    assert found.tolist() == pytest.approx([sum(closed(e, 0.3) for e in row) / 3 for row in apart], rel=1e-5)
+
+
+def test_the_mean_is_over_what_a_mask_lets_count():
+    answer, wanted = some(2, 4, 2, 2), some(2, 4, 2, 2, seed=1)
+    mask = torch.tensor([[1.0, 0.0], [0.0, 0.0]]).expand(2, 1, 2, 2)
+    found = objective.errors(answer, wanted, mask=mask)
+    torch.testing.assert_close(found, (answer - wanted)[:, :, 0, 0].square().mean(1))
+
+
+def test_offset_noise_shifts_whole_channels():
+    latents = Latents.of(torch.zeros(4, 4, 8, 8), torch.zeros(4, 4, 8, 8))
+    draws = Draws(0, range(4))
+    plain = Objective("epsilon", ALPHAS).draw(latents, draws)
+    shifted = Objective("epsilon", ALPHAS, noise_offset=0.1).draw(latents, draws)
+    apart = (shifted.noise - plain.noise).flatten(2)
+    torch.testing.assert_close(apart, apart.mean(2, keepdim=True).expand_as(apart), atol=1e-6, rtol=1e-4)
+    wanted = 0.1 * draws.noise("offset", (4, 1, 1)).flatten(2)
+    torch.testing.assert_close(apart.mean(2, keepdim=True), wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_zero_terminal_snr_weighs_the_last_step_with_zero():
+    alphas = samplers.alphas_cumprod(CONFIG | {"rescale_betas_zero_snr": True})
+    weights = objective.min_snr_weights("v_prediction", TIMES, alphas, 5.0)
+    assert torch.isfinite(weights).all()
+    assert weights[-1] == 0

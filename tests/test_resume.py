@@ -20,11 +20,16 @@ def kill_and_resume(*words: str) -> None:
     assert ran.stdout.count("results are equal") == 2
 
 
-def test_killed_and_restarted_is_uninterrupted(sd1: Path, tmp_path: Path):
+METHODS = ("dreambooth", "lora", "full", "textual-inversion")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_and_restarted_is_uninterrupted(method: str, sd1: Path, tmp_path: Path):
     quick = ("--fork", "--kills", "4", "--steps", "9", "--side", "64")
-    kill_and_resume("--model", str(sd1), "--folder", str(tmp_path), *quick)
+    kill_and_resume("--method", method, "--model", str(sd1), "--folder", str(tmp_path), *quick)
 
 
 @pytest.mark.slow
-def test_the_pocket_model_survives_twenty_kills(tmp_path: Path):
-    kill_and_resume("--folder", str(tmp_path))
+@pytest.mark.parametrize("method", METHODS)
+def test_the_pocket_model_survives_twenty_kills(method: str, tmp_path: Path):
+    kill_and_resume("--method", method, "--folder", str(tmp_path))

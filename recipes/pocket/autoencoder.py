@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from recipes.pocket.scenes import draw, frequent
 from recipes.pocket.sprites import SIZE, Sprites
 from tenshot.device import generator, pick
+from tenshot.train import loop
 from tenshot.train.draws import Draws
 
 CONFIG = {
@@ -27,7 +28,7 @@ CONFIG = {
 CROP = 64
 
 
-class Autoencoder:
+class Autoencoder(loop.Method):
     """L1 and squared error of pixels and of their differences, and a little KL divergence."""
 
     def __init__(self, sprites: Sprites, seed: int) -> None:

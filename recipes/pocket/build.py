@@ -43,13 +43,7 @@ def stage_options(name: str, folder: Path) -> LoopOptions:
 
 
 def fit(method: loop.Method, options: LoopOptions) -> None:
-    """Train, then put the running average in place of the weights."""
-    done = loop.fit(method, options, Together(Printed(), LossLog(options.output_dir / "loss.jsonl")))
-    with torch.no_grad():
-        for part, named in done.ema.items():
-            live = dict(method.parts[part].named_parameters())
-            for name, value in named.items():
-                live[name].copy_(value)
+    loop.fit(method, options, Together(Printed(), LossLog(options.output_dir / "loss.jsonl")))
 
 
 def words_of(folder: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:

@@ -20,6 +20,7 @@ from recipes.pocket.sprites import STYLES, Sprites
 from tenshot.device import generator, pick
 from tenshot.judge import Pair
 from tenshot.measures import COLOURS
+from tenshot.train import loop
 from tenshot.train.draws import Draws
 
 TEXT = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 6}
@@ -28,7 +29,7 @@ OTHERS = 48  # captions of further known concepts that are added to such a batch
 KNOWN = 0.8  # share of pictures that show a concept the UNet will know
 
 
-class Contrast:
+class Contrast(loop.Method):
     """Each picture finds its caption among all captions of the batch, each caption its pictures."""
 
     def __init__(self, sprites: Sprites, tokenizer: CLIPTokenizer, seed: int) -> None:

@@ -15,7 +15,7 @@ from recipes.pocket.scenes import Scene, draw, every_sentence, known_nouns, spok
 from recipes.pocket.sprites import STYLES, Sprites
 from tenshot.device import autocast, generator, pick, precision
 from tenshot.measures import COLOURS
-from tenshot.train import denoise
+from tenshot.train import denoise, loop
 from tenshot.train.draws import Draws
 
 CONFIG = {
@@ -40,7 +40,7 @@ STILL = 0.2  # share of a scene's play that is left here: a subject that stands 
 UNSAID = 0.1  # share of captions left out, for guidance
 
 
-class Denoiser:
+class Denoiser(loop.Method):
     """Noise prediction with min-SNR weights on scenes encoded beforehand."""
 
     def __init__(self, sprites: Sprites, latents: denoise.Latents, scenes: list[Scene], states, seed: int) -> None:
@@ -89,7 +89,7 @@ def encode(vae: AutoencoderKL, sprites: Sprites, scenes: list[Scene]) -> denoise
             posterior = vae.encode(pictures).latent_dist
             means.append((posterior.mean * vae.config.scaling_factor).bfloat16())
             stds.append((posterior.std * vae.config.scaling_factor).bfloat16())
-    return denoise.Latents(torch.cat(means), torch.cat(stds))
+    return denoise.Latents.of(torch.cat(means), torch.cat(stds))
 
 
 @torch.no_grad()

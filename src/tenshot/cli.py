@@ -48,6 +48,17 @@ VERBS: dict[Name, Verb] = {
         "tenshot.train.options:DreamBoothOptions",
         "Teach a model one subject from a few pictures: DreamBooth.",
     ),
+    ("train", "lora"): Verb(
+        "tenshot.train.lora:train", "tenshot.train.options:LoraOptions", "Teach a small adapter beside a model: LoRA."
+    ),
+    ("train", "textual-inversion"): Verb(
+        "tenshot.train.inversion:train",
+        "tenshot.train.options:TextualInversionOptions",
+        "Teach new words only: textual inversion.",
+    ),
+    ("train", "full"): Verb(
+        "tenshot.train.full:train", "tenshot.train.options:FullOptions", "Teach all of a model from captioned pictures."
+    ),
 }
 GROUPS: dict[Name, str] = {("train",): "Teach a model, by one of several methods."}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Model:
     """parts: unet, vae, text_encoder(s), tokenizer(s). schedule: the configuration of its noise schedule.
 
     place: the folder it was opened from. zeros_without_negative: no negative prompt means zeros, not the states of "".
+    spellings: learned words, and the tokens that each stands for.
     """
 
     family: Family
@@ -39,6 +40,7 @@ class Model:
     schedule: Mapping[str, Any]
     place: Path
     zeros_without_negative: bool = False
+    spellings: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, part: str) -> Any:
         return self.parts[part]
@@ -72,7 +74,13 @@ class Model:
 
     def condition(self, prompts: list[str], size: tuple[int, int]) -> dict[str, Any]:
         """The UNet's further arguments for `prompts`; size: (height, width) in pixels."""
-        return self.family.condition(self.parts, prompts, size)
+        return self.family.condition(self.parts, [self.spelled(prompt) for prompt in prompts], size)
+
+    def spelled(self, prompt: str) -> str:
+        """The prompt with every learned word as the tokens it stands for."""
+        for word, tokens in self.spellings.items():
+            prompt = prompt.replace(word, tokens)
+        return prompt
 
     def condition_against(self, negative: str, size: tuple[int, int]) -> dict[str, Any]:
         """The same for one negative prompt, which may be empty."""
@@ -122,11 +130,11 @@ def write_into(model: Model, folder: Path) -> None:
     tensors.write_json(folder / "model_index.json", _index(model))
 
 
-def digest(place: Path) -> str:
-    """A hex digest of a model folder's weights and configurations."""
+def digest(place: Path, part: str = "*") -> str:
+    """A hex digest of the weights and configurations of a model folder, or of one part in it."""
     found = hashlib.blake2b(digest_size=16)
-    for path in sorted(place.rglob("*")):
-        if path.suffix in {".safetensors", ".bin", ".json"} and path.parent.parent == place:
+    for path in sorted(place.glob(f"{part}/*")):
+        if path.suffix in {".safetensors", ".bin", ".json"}:
             found.update(str(path.relative_to(place)).encode())
             with path.open("rb") as file:
                 found.update(hashlib.file_digest(file, "blake2b").digest())

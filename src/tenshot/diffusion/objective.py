@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 Prediction = Literal["epsilon", "v_prediction"]
+Error = Literal["l2", "huber", "smooth_l1"]
 
 
 def diffuse(
@@ -50,9 +51,25 @@ def min_snr_weights(
     return ratio.clamp(max=gamma) / (ratio if prediction == "epsilon" else ratio + 1)
 
 
-def errors(answer: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of each sample, in float32: [batch, ...] -> [batch]."""
-    return (answer.float() - wanted.float()).square().flatten(1).mean(1)
+def errors(
+    answer: torch.Tensor,
+    wanted: torch.Tensor,
+    kind: Error = "l2",
+    bend: float = 0.1,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The mean error of each sample, in float32: [batch, ...] -> [batch].
+
+    l2: squared; huber: 2 c (sqrt(e^2 + c^2) - c); smooth_l1: 2 (sqrt(e^2 + c^2) - c), with c = `bend`.
+    mask: [batch, 1, h, w], how much each place counts; the mean is over what counts.
+    """
+    squared = (answer.float() - wanted.float()).square()
+    if kind != "l2":
+        squared = 2 * ((squared + bend**2).sqrt() - bend) * (bend if kind == "huber" else 1)
+    if mask is None:
+        return squared.flatten(1).mean(1)
+    weight = mask.expand_as(squared)
+    return (squared * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1e-6)
 
 
 def combine(per_sample: torch.Tensor, is_prior: Sequence[bool], prior_weight: float) -> torch.Tensor:

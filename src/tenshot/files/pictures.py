@@ -48,11 +48,17 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class Example:
-    """A picture to learn from. caption: the text file beside it, None where there is none; digest: its SHA-256, hex."""
+    """A picture to learn from.
+
+    caption: what is said of it, None where nothing is. digest: its SHA-256, hex. repeats: how often an epoch shows it.
+    mask: a picture of the same proportions, white where it counts.
+    """
 
     path: Path
     caption: str | None
     digest: str
+    repeats: int = 1
+    mask: Path | None = None
 
 
 def read_folder(folder: Path, *, option: str = "--instance_data_dir", distinct: bool = False) -> list[Example]:
@@ -78,6 +84,20 @@ def read_folder(folder: Path, *, option: str = "--instance_data_dir", distinct: 
     if distinct:
         refuse_if(_all_alike(examples, option))
     return examples
+
+
+def read_picture(path: Path, caption: str | None) -> Example:
+    """The picture at `path`, decoded once to know that it is whole. Raises Refusal as `open_picture`."""
+    open_picture(path)
+    with path.open("rb") as file:
+        return Example(path, caption, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height in pixels as people see it; the pixels are not decoded."""
+    with pillow_silent(), Image.open(path, formats=_FORMATS) as image:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else image.size
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -187,12 +207,11 @@ def _example(picture: Path, caption: Path | None) -> Example:
     except (UnicodeDecodeError, OSError):
         faults.append(Fault(str(caption), "not UTF-8 text", "a caption in UTF-8", "save it again with UTF-8 encoding"))
     try:
-        open_picture(picture)
+        found = read_picture(picture, text)
     except Refusal as refusal:
         faults += refusal.faults
     refuse_if(faults)
-    with picture.open("rb") as file:
-        return Example(picture, text, hashlib.file_digest(file, "sha256").hexdigest())
+    return found
 
 
 def _no_pictures(folder: Path, files: Sequence[Path], folders: Sequence[Path], option: str) -> Fault:

@@ -30,6 +30,12 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata in a safetensors file's header."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
 @contextmanager
 def _opened(path: Path):
     try:

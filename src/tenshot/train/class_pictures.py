@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from tenshot.files.images import write_png
 from tenshot.files.pictures import Example, read_folder
 from tenshot.model import Model
 from tenshot.sampling import Request, Settings
-from tenshot.train import data
+from tenshot.train import cache, data
 from tenshot.train.denoise import Latents
 
 SETTINGS = Settings(sampler="Euler a", steps=20, guidance=7.5, batch=8)
@@ -49,9 +48,7 @@ def recipe(model_digest: str, prompt: str, side: int) -> Recipe:
 
 def cached(wanted: Recipe, seed: int) -> Path:
     """Where pictures drawn for `wanted` are kept when no folder is named: the same request finds them again."""
-    base = os.environ.get("TENSHOT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    key = hashlib.sha256(json.dumps([vars(wanted), seed]).encode()).hexdigest()[:16]
-    return Path(base) / "tenshot" / "class" / key
+    return cache.root() / "class" / cache.key(json.dumps([vars(wanted), seed]))[:16]
 
 
 def check_recipe(folder: Path, wanted: Recipe) -> None:
@@ -92,7 +89,7 @@ def ensure(
     theirs = [e for e in have if e not in ours]
     sets = [data.exact(torch.stack([kept[e.path.name] for e in ours]))] if ours else []
     if theirs:
-        sets.append(data.encoded(model, theirs, wanted.side, True, events)[0])
+        sets.append(data.encoded(model, theirs, data.squares(wanted.side), events)[0])
     return data.together(*sets), missing
 
 
@@ -114,7 +111,7 @@ def _draw(model: Model, folder: Path, wanted: Recipe, count: int, seed: int, bat
         for latent, image, (name, each) in zip(latents, images, names.items(), strict=True):
             write_png(folder / name, image, f"{wanted.prompt}\nSteps: {wanted.steps}, Seed: {each}")
             kept[name] = latent
-            ledger["pictures"][name] = {"seed": each, "digest": _digest(folder / name)}
+            ledger["pictures"][name] = {"seed": each, "digest": file_digest(folder / name)}
         tensors.write(folder / LATENTS, kept)
         tensors.write_json(folder / LEDGER, ledger)
         events.advance(min(start + batch, first + count) - first)
@@ -135,7 +132,7 @@ def _ledger(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

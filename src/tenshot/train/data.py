@@ -1,56 +1,142 @@
-"""Pictures on disk become latents in memory: encoded once, kept as the VAE's mean and standard deviation."""
+"""Pictures on disk become latents: encoded once, kept as the VAE's mean and standard deviation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
+from tenshot import model
 from tenshot.events import Events, watched
-from tenshot.files.pictures import Example, as_tensor, fit_picture, open_picture
+from tenshot.files.pictures import Example, as_tensor, fit_picture, open_picture, size_of
 from tenshot.model import Model
-from tenshot.train.denoise import Latents
+from tenshot.train.cache import Cache, Kept, key
+from tenshot.train.denoise import Latents, Posterior
 
 CROPS = (0.0, 0.5, 1.0)  # where an oblong picture is cropped when it is not cropped at the centre
+Size = tuple[int, int]  #: width and height in pixels
 
 
-def views(image: Image.Image, side: int, center_crop: bool) -> list[Image.Image]:
-    """The squares of `side` pixels that a picture is learned as: three along an oblong one, or its centre."""
-    if center_crop or image.width == image.height:
-        return [fit_picture(image, side)]
-    return [fit_picture(image, side, center_crop=False, at=(at, at)) for at in CROPS]
+@dataclass(frozen=True)
+class View:
+    """One way in which a picture is learned: scaled to cover `size`, cropped `at` (0 to 1 on both sides), mirrored."""
+
+    size: Size
+    at: float = 0.5
+    mirrored: bool = False
+
+    def of(self, image: Image.Image) -> Image.Image:
+        seen = fit_picture(image, self.size, center_crop=False, at=(self.at, self.at))
+        return ImageOps.mirror(seen) if self.mirrored else seen
+
+
+Views = Callable[[Size], list[View]]  #: from a picture's size to the ways in which it is learned
+
+
+def squares(side: int, center_crop: bool = True, flip: bool = False) -> Views:
+    """Squares of `side` pixels: three along an oblong picture, or its centre."""
+
+    def views(size: Size) -> list[View]:
+        places = CROPS if size[0] != size[1] and not center_crop else (0.5,)
+        return [View((side, side), at, mirrored) for at in places for mirrored in ((False, True) if flip else (False,))]
+
+    return views
+
+
+def buckets(side: int, step: int, flip: bool = False) -> Views:
+    """The shape nearest to the picture's own, of about side x side pixels, its sides multiples of `step`."""
+    shapes = shapes_of(side, step)
+
+    def views(size: Size) -> list[View]:
+        shape = min(shapes, key=lambda each: (abs(_ratio(each) - _ratio(size)), each))
+        return [View(shape, 0.5, mirrored) for mirrored in ((False, True) if flip else (False,))]
+
+    return views
+
+
+def shapes_of(side: int, step: int) -> list[Size]:
+    """Every width with the greatest height that makes no more than side x side pixels, to proportions of 1 : 2."""
+    wide = [(width, side * side // width // step * step) for width in range(side, 2 * side + 1, step)]
+    landscape = [(w, h) for w, h in wide if h and w <= 2 * h]
+    return sorted({*landscape, *((h, w) for w, h in landscape), (side, side)})
+
+
+def _ratio(size: Size) -> float:
+    """How oblong, so that landscape and portrait are equally far from a square."""
+    width, height = size
+    return width / height - 1 if width >= height else 1 - height / width
 
 
 def encoded(
-    model: Model, examples: Sequence[Example], side: int, center_crop: bool, events: Events
+    base: Model, examples: Sequence[Example], views: Views, events: Events, cache: Cache | None = None
 ) -> tuple[Latents, list[int]]:
-    """Latents of every view of every example, and for each view the example it shows."""
-    images, shown = [], []
-    for number, example in enumerate(examples):
-        squares = views(open_picture(example.path), side, center_crop)
-        images += squares
-        shown += [number] * len(squares)
-    return encode(model, images, events), shown
+    """Latents of every view of every example, and for each row the example it shows."""
+    shown = [(number, view) for number, each in enumerate(examples) for view in views(size_of(each.path))]
+    factor = base.factor
+    sizes = [(view.size[1] // factor, view.size[0] // factor) for _, view in shown]
+    again = partial(_again, base, examples, shown)
+    if cache is None:
+        each: Sequence[Posterior] = [again(row) for row in watched(range(len(shown)), JOB, len(shown), events)]
+    else:
+        each = _kept(base, examples, shown, cache, again, events)
+    masks = [_mask(examples[number], view, factor) for number, view in shown]
+    repeats = [examples[number].repeats for number, _ in shown]
+    return Latents(each, sizes, masks if any(m is not None for m in masks) else (), repeats), [n for n, _ in shown]
+
+
+JOB = "encoding pictures"
+
+
+def _kept(
+    base: Model,
+    examples: Sequence[Example],
+    shown: Sequence[tuple[int, View]],
+    cache: Cache,
+    again: Callable[[int], Posterior],
+    events: Events,
+) -> Kept:
+    """Everything that is shown, in the cache; what is not yet there is encoded."""
+    coder = model.digest(base.place, "vae")
+    keys = [key(examples[number].digest, view, coder, base["vae"].dtype) for number, view in shown]
+    kept = Kept(cache, keys, again)
+    missing = [row for row, each in enumerate(keys) if not cache.path(each).is_file()]
+    for row in watched(missing, JOB, len(missing), events):
+        cache.write(keys[row], again(row))
+    for each in keys:
+        cache.use(each)
+    cache.trim(set(keys))
+    return kept
 
 
 @torch.no_grad()
-def encode(model: Model, images: Sequence[Image.Image], events: Events) -> Latents:
-    """Latents of `images`, scaled as the UNet knows them, float32 on the CPU."""
-    vae = model["vae"]
-    means, stds = [], []
-    for image in watched(images, "encoding pictures", len(images), events):
-        posterior = vae.encode(as_tensor(image)[None].to(vae.device, vae.dtype)).latent_dist
-        means.append(posterior.mean.float().cpu() * vae.config.scaling_factor)
-        stds.append(posterior.std.float().cpu() * vae.config.scaling_factor)
-    return Latents(torch.cat(means), torch.cat(stds))
+def _again(base: Model, examples: Sequence[Example], shown: Sequence[tuple[int, View]], row: int) -> Posterior:
+    """Encode one view, scaled as the UNet knows it, float32 on the CPU."""
+    number, view = shown[row]
+    vae = base["vae"]
+    pixels = as_tensor(view.of(open_picture(examples[number].path)))
+    posterior = vae.encode(pixels[None].to(vae.device, vae.dtype)).latent_dist
+    scaled = (part[0].float().cpu() * vae.config.scaling_factor for part in (posterior.mean, posterior.std))
+    mean, std = scaled
+    return mean, std
+
+
+def _mask(example: Example, view: View, factor: int) -> torch.Tensor | None:
+    """What counts of a view, [1, h/8, w/8] from 0 to 1."""
+    if example.mask is None:
+        return None
+    grey = as_tensor(view.of(open_picture(example.mask)))[:1] / 2 + 0.5
+    return torch.nn.functional.avg_pool2d(grey, factor)
 
 
 def exact(latents: torch.Tensor) -> Latents:
-    """Latents that are known exactly, such as those a picture was decoded from."""
-    return Latents(latents, torch.zeros_like(latents))
+    """Latents [n, c, h/8, w/8] that are known exactly, such as those a picture was decoded from."""
+    return Latents.of(latents, torch.zeros_like(latents))
 
 
 def together(*sets: Latents) -> Latents:
-    """Several sets as one."""
-    return Latents(torch.cat([each.mean for each in sets]), torch.cat([each.std for each in sets]))
+    """Several sets as one, without masks."""
+    each = [posterior for latents in sets for posterior in latents.each]
+    return Latents(each, [size for latents in sets for size in latents.sizes])

@@ -1,86 +1,172 @@
-"""The loss that every way of fine-tuning shares: noise latents, ask the UNet, compare."""
+"""What all diffusion training shares: draw pictures, noise and times; disturb the latents, ask the UNet, compare."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, get_args
 
 import torch
 from torch import nn
 
+from tenshot.device import generator
 from tenshot.diffusion import objective
 from tenshot.errors import Fault, Refusal
 from tenshot.train.draws import Draws
 
+Posterior = tuple[torch.Tensor, torch.Tensor]  #: mean and std [c, h/8, w/8]
+
 
 @dataclass(frozen=True)
 class Latents:
-    """Encoded pictures as the VAE's posterior, already scaled: mean and std [n, c, h/8, w/8]."""
+    """Encoded pictures as the VAE's posterior, already scaled. A row is one picture as it is learned.
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    each: for every row its mean and std [c, h/8, w/8]; in memory, or read when asked for.
+    sizes: for every row its (h/8, w/8). masks: for every row what counts in it, [1, h/8, w/8], or None for all of it.
+    repeats: how often a row comes in an epoch.
+    """
+
+    each: Sequence[Posterior]
+    sizes: Sequence[tuple[int, int]]
+    masks: Sequence[torch.Tensor | None] = ()
+    repeats: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, mean: torch.Tensor, std: torch.Tensor) -> Latents:
+        """From tensors [n, c, h/8, w/8]."""
+        size = (mean.shape[-2], mean.shape[-1])
+        return cls(list(zip(mean, std, strict=True)), [size] * len(mean))
 
     def __len__(self) -> int:
-        return len(self.mean)
+        return len(self.each)
 
-    def sample(self, rows: list[int], noise: torch.Tensor) -> torch.Tensor:
+    @cached_property
+    def shelves(self) -> tuple[tuple[int, ...], ...]:
+        """The rows of one epoch by their size, each as often as it is repeated."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for row, size in enumerate(self.sizes):
+            found.setdefault(size, []).extend([row] * (self.repeats[row] if self.repeats else 1))
+        return tuple(tuple(rows) for _, rows in sorted(found.items()))
+
+    @property
+    def epoch(self) -> int:
+        """How many samples a round through the pictures has."""
+        return sum(map(len, self.shelves))
+
+    def pick(self, draws: Draws, purpose: str) -> list[int]:
+        """The rows of a batch, all of one size. Every epoch is a new order of all of them."""
+        if len(self.shelves) == 1:
+            (rows,) = self.shelves
+            return [rows[place] for place in draws.pick(purpose, len(rows))]
+        batch, number = len(draws), draws.samples[0] // len(draws)
+        count = sum(-(-len(rows) // batch) for rows in self.shelves)
+        return list(_batches(draws.seed, purpose, number // count, self.shelves, batch)[number % count])
+
+    def sample(self, rows: Sequence[int], noise: torch.Tensor) -> torch.Tensor:
         """A draw from the posterior of `rows`: float32 [len(rows), c, h/8, w/8]."""
-        return self.mean[rows].float() + self.std[rows].float() * noise
+        mean, std = (torch.stack(part).float() for part in zip(*(self.each[row] for row in rows), strict=True))
+        return mean + std * noise
+
+    def mask(self, rows: Sequence[int]) -> torch.Tensor | None:
+        """What counts in `rows`: float32 [len(rows), 1, h/8, w/8], or None for all of it."""
+        if not any(self.masks[row] is not None for row in rows if self.masks):
+            return None
+        whole = torch.ones(1, *self.sizes[rows[0]])
+        return torch.stack([whole if (mask := self.masks[row]) is None else mask for row in rows])
+
+
+@lru_cache(maxsize=8)
+def _batches(
+    seed: int, purpose: str, epoch: int, shelves: tuple[tuple[int, ...], ...], batch: int
+) -> list[tuple[int, ...]]:
+    """An epoch in batches of one size each; a shelf that does not come out even begins again."""
+    found = []
+    for number, rows in enumerate(shelves):
+        order = torch.randperm(len(rows), generator=generator(seed, purpose, "epoch", epoch, number)).tolist()
+        full = [rows[place] for place in order]
+        while len(full) % batch:
+            full.append(full[len(full) - len(rows)])
+        found += [tuple(full[start : start + batch]) for start in range(0, len(full), batch)]
+    mixed = torch.randperm(len(found), generator=generator(seed, purpose, "epoch", epoch)).tolist()
+    return [found[place] for place in mixed]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step denoises. rows: pictures of their set; clean, noise: [batch, c, h/8, w/8]; timesteps: [batch]."""
+    """What one step denoises. rows: pictures of their set; clean, noise: [batch, c, h/8, w/8]; timesteps: [batch].
+
+    mask: what counts, [batch, 1, h/8, w/8], or None for all.
+    """
 
     rows: list[int]
     clean: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
+    mask: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Objective:
-    """prediction: what the UNet was trained to answer. alphas_cumprod: [timesteps]. snr_gamma: min-SNR, or None."""
+    """prediction: what the UNet was trained to answer. alphas_cumprod: [timesteps]. snr_gamma: min-SNR, or None.
+
+    noise_offset: share of noise that a whole channel has in common. error, bend: see `objective.errors`.
+    """
 
     prediction: objective.Prediction
     alphas_cumprod: torch.Tensor
     snr_gamma: float | None = None
+    noise_offset: float = 0.0
+    error: objective.Error = "l2"
+    bend: float = 0.1
 
     def draw(self, latents: Latents, draws: Draws, purpose: str = "") -> Batch:
         """Pictures, noise and timesteps for one batch; `purpose` tells several sets in one step apart."""
-        rows = draws.pick(f"{purpose}picture", len(latents))
-        shape = latents.mean.shape[1:]
+        rows = latents.pick(draws, f"{purpose}picture")
+        channels = latents.each[rows[0]][0].shape[0]
+        shape = (channels, *latents.sizes[rows[0]])
         clean = latents.sample(rows, draws.noise(f"{purpose}posterior", shape))
+        noise = draws.noise(f"{purpose}noise", shape)
+        if self.noise_offset:
+            noise = noise + self.noise_offset * draws.noise(f"{purpose}offset", (channels, 1, 1))
         steps = draws.integers(f"{purpose}timestep", 0, len(self.alphas_cumprod))
-        return Batch(rows, clean, draws.noise(f"{purpose}noise", shape), steps)
+        return Batch(rows, clean, noise, steps, latents.mask(rows))
 
 
-def check_schedule(config: Mapping[str, Any]) -> None:
-    """Refuse a noise schedule that no loss here fits. config: of a model's scheduler."""
+def check_schedule(config: Mapping[str, Any], rescale: bool = False) -> None:
+    """Refuse a noise schedule that no loss here fits. config: a model's scheduler's; rescale: an option asks for it."""
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in get_args(objective.Prediction):
         fits = " or ".join(get_args(objective.Prediction))
         raise Refusal(Fault("scheduler: prediction_type", repr(prediction), fits, "use another model"))
-    if prediction == "epsilon" and config.get("rescale_betas_zero_snr"):
+    if prediction == "epsilon" and (rescale or config.get("rescale_betas_zero_snr")):
+        where = "--rescale_betas_zero_snr" if rescale else "scheduler: prediction_type"
         found = "epsilon with rescale_betas_zero_snr: the last timestep has nothing but noise to tell from noise"
-        raise Refusal(Fault("scheduler: prediction_type", found, "v_prediction, or no rescaling", "use another model"))
+        raise Refusal(Fault(where, found, "v_prediction, or no rescaling", "use another model"))
 
 
 def losses(unet: nn.Module, aim: Objective, batch: Batch, conditioning: Mapping[str, Any]) -> torch.Tensor:
     """The weighted loss of each sample, float32 [batch]. conditioning: the UNet's further arguments, batch first."""
     where = next(unet.parameters()).device
     clean, noise, steps = batch.clean.to(where), batch.noise.to(where), batch.timesteps.to(where)
+    mask = None if batch.mask is None else batch.mask.to(where)
     noisy = objective.diffuse(clean, noise, steps, aim.alphas_cumprod)
     answer = unet(noisy, steps, **conditioning).sample
     wanted = objective.target(aim.prediction, clean, noise, steps, aim.alphas_cumprod)
-    error = objective.errors(answer, wanted)
+    error = objective.errors(answer, wanted, aim.error, aim.bend, mask)
     if aim.snr_gamma is None:
         return error
     return error * objective.min_snr_weights(aim.prediction, steps, aim.alphas_cumprod, aim.snr_gamma)
 
 
-def joined(first: Batch, second: Batch) -> Batch:
-    """Two batches as one, the first before the second."""
+def joined(first: Batch, second: Batch) -> Batch | None:
+    """Two batches as one, the first before the second; None where their sizes differ."""
+    if first.clean.shape[1:] != second.clean.shape[1:]:
+        return None
     pairs = ((first.clean, second.clean), (first.noise, second.noise), (first.timesteps, second.timesteps))
-    return Batch(first.rows + second.rows, *(torch.cat(pair) for pair in pairs))
+    mask = None
+    if first.mask is not None or second.mask is not None:
+        whole = [torch.ones(len(b.rows), 1, *b.clean.shape[2:]) if b.mask is None else b.mask for b in (first, second)]
+        mask = torch.cat(whole)
+    clean, noise, timesteps = (torch.cat(pair) for pair in pairs)
+    return Batch(first.rows + second.rows, clean, noise, timesteps, mask)

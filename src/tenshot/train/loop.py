@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from tenshot import device
 from tenshot.errors import Cancelled, Fault, Refusal
 from tenshot.events import Events
 from tenshot.files import tensors
-from tenshot.train import checkpoint
+from tenshot.train import checkpoint, optimizers
 from tenshot.train.checkpoint import Checkpoint
 from tenshot.train.draws import Draws
 from tenshot.train.options import LoopOptions
@@ -34,6 +35,10 @@ class Method(Protocol):
     def loss(self, draws: Draws) -> torch.Tensor:
         """The mean loss over the batch that `draws` describes: a float32 scalar."""
         ...
+
+    def rate(self, part: str, name: str) -> float:
+        """A factor on the learning rate of one parameter."""
+        return 1.0
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,18 @@ class Forecast:
     peak_bytes: int
 
 
-def fit(method: Method, options: LoopOptions, events: Events) -> Fit:
+class Looker(Protocol):
+    """Looks at the weights now and then, as they would be saved."""
+
+    def due(self, step: int) -> bool: ...
+
+    def look(self, step: int) -> None: ...
+
+
+def fit(method: Method, options: LoopOptions, events: Events, looker: Looker | None = None) -> Fit:
     """Train until options.max_train_steps, from the newest checkpoint in options.output_dir if there is one.
+
+    Afterwards the parameters are those to save: the running average, where the options ask for one.
 
     Raises Cancelled after writing a checkpoint when the listener asks to stop, and Refusal when the loss stays
     non-finite.
@@ -70,6 +85,9 @@ def fit(method: Method, options: LoopOptions, events: Events) -> Fit:
             step += 1
             events.step(step, **figures)
             events.advance(step, **figures)
+            if looker and looker.due(step):
+                with run.as_saved():
+                    looker.look(step)
             stop = events.cancelled()
             if stop or step % options.checkpointing_steps == 0 or step == options.max_train_steps:
                 checkpoint.write(folder, run.state(step), options.checkpoints_total_limit)
@@ -78,6 +96,7 @@ def fit(method: Method, options: LoopOptions, events: Events) -> Fit:
                 raise Cancelled(f"stopped after step {step}; the same command continues from there")
     finally:
         events.end()
+    run.end()
     return Fit(step, run.ema)
 
 
@@ -111,13 +130,7 @@ class _Run:
         self.device = self.parameters[0].device
         self.precision = device.precision(options.mixed_precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=options.learning_rate,
-            betas=(options.adam_beta1, options.adam_beta2),
-            weight_decay=options.adam_weight_decay,
-            eps=options.adam_epsilon,
-        )
+        self.optimizer = optimizers.make(options, self._groups())
         self.schedule = get_scheduler(
             options.lr_scheduler,
             self.optimizer,
@@ -126,10 +139,21 @@ class _Run:
             num_cycles=options.lr_num_cycles,
             power=options.lr_power,
         )
+        self.averages = optimizers.KINDS[optimizers.chosen(options)].averages
+        if self.averages:
+            self.optimizer.train()
         self.ema: dict[str, dict[str, torch.Tensor]] = {}
         if options.use_ema:
             self.ema = {part: {n: p.detach().clone() for n, p in ps.items()} for part, ps in self.named.items()}
         self.unfinite = 0
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The parameters by their learning rates."""
+        found: dict[float, list[torch.Tensor]] = {}
+        for part, named in self.named.items():
+            for name, parameter in named.items():
+                found.setdefault(self.method.rate(part, name), []).append(parameter)
+        return [{"params": each, "lr": self.options.learning_rate * factor} for factor, each in found.items()]
 
     def step(self, step: int) -> dict[str, float]:
         """One optimizer step: `gradient_accumulation_steps` batches, whose figures come back."""
@@ -152,10 +176,12 @@ class _Run:
     def _apply(self, loss: float) -> float:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm).item()
-        if math.isfinite(loss) and (math.isfinite(norm) or self.scaler.is_enabled()):
+        scaling = self.scaler.is_enabled() and self.scaler.get_scale() >= 1  # it looks for its scale by overflowing
+        if math.isfinite(loss) and (math.isfinite(norm) or scaling):
             self.unfinite = 0
             self.scaler.step(self.optimizer)
-            self._average()
+            if math.isfinite(norm):
+                self._average()
         else:
             self.unfinite += 1
         self.scaler.update()
@@ -171,6 +197,29 @@ class _Run:
             live = [self.named[part][name] for name in shadow]
             torch._foreach_lerp_(list(shadow.values()), live, 1 - self.options.ema_decay)
 
+    @contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """For a while, the parameters as they would be saved now."""
+        live = [p.detach().clone() for p in self.parameters] if self.ema or self.averages else []
+        self.end()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, live, strict=False):
+                    parameter.copy_(value)
+            for group in self.optimizer.param_groups if self.averages else ():
+                group["train_mode"] = True
+
+    @torch.no_grad()
+    def end(self) -> None:
+        """Put the running average, where there is one, in place of the parameters."""
+        if self.averages:
+            self.optimizer.eval()
+        for part, shadow in self.ema.items():
+            for name, value in shadow.items():
+                self.named[part][name].copy_(value)
+
     def resume(self, folder: Path) -> int:
         """Load the newest checkpoint of `folder`; the number of steps it holds, 0 without one."""
         tensors.sweep(folder)
@@ -185,10 +234,18 @@ class _Run:
         optimizer = self.optimizer.state_dict()
         groups: dict[str, dict[str, torch.Tensor]] = {part: dict(named) for part, named in self.named.items()}
         groups |= {f"{part}.ema": dict(named) for part, named in self.ema.items()}
-        groups["optimizer"] = {
-            f"{index}.{name}": value for index, state in optimizer["state"].items() for name, value in state.items()
+        values = {f"{i}.{name}": value for i, state in optimizer["state"].items() for name, value in state.items()}
+        groups["optimizer"] = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        kept = {
+            "state": {name: value for name, value in values.items() if name not in groups["optimizer"]},
+            "groups": [{k: v for k, v in g.items() if isinstance(v, int | float)} for g in optimizer["param_groups"]],
         }
-        facts = {"schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(), "unfinite": self.unfinite}
+        facts = {
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "optimizer": kept,
+            "unfinite": self.unfinite,
+        }
         return Checkpoint(step, groups, {name: _plain(value) for name, value in facts.items()})
 
     @torch.no_grad()
@@ -199,12 +256,14 @@ class _Run:
         for part, named in self.ema.items():
             for name, shadow in named.items():
                 shadow.copy_(saved.groups[f"{part}.ema"][name])
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in saved.groups["optimizer"].items():
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in {**saved.groups["optimizer"], **saved.facts["optimizer"]["state"]}.items():
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = value
         self.schedule.load_state_dict({**self.schedule.state_dict(), **saved.facts["schedule"]})
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        for group, values in zip(self.optimizer.param_groups, saved.facts["optimizer"]["groups"], strict=True):
+            group |= values
         for group, rate in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
             group["lr"] = rate
         self.scaler.load_state_dict(dict(saved.facts["scaler"]))

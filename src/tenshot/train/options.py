@@ -10,6 +10,9 @@ from pydantic import Field
 from tenshot.options import Options
 
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedulefree"]
+Loss = Literal["l2", "huber", "smooth_l1"]
+Layers = Literal["attention", "transformer", "all"]
 
 
 class LoopOptions(Options):
@@ -25,10 +28,12 @@ class LoopOptions(Options):
     lr_warmup_steps: int = Field(0, ge=0, description="optimizer steps in which the rate rises to its full value")
     lr_num_cycles: int = Field(1, ge=1, description="restarts of cosine_with_restarts")
     lr_power: float = Field(1.0, gt=0, description="exponent of polynomial")
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the first moment")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's decay of the second moment")
-    adam_weight_decay: float = Field(1e-2, ge=0, description="AdamW's weight decay")
-    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+    optimizer: Optimizer = Field("adamw", description="how gradients become steps")
+    use_8bit_adam: bool = Field(False, description="the same as --optimizer adamw8bit")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment")
+    adam_weight_decay: float = Field(1e-2, ge=0, description="weight decay, decoupled from the gradient")
+    adam_epsilon: float = Field(1e-8, gt=0, description="what keeps the division by the second moment finite")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     mixed_precision: Literal["no", "fp16", "bf16"] = Field(
         "no", description="number format of the forward pass; on a CPU bf16 where it has that, else fp32"
@@ -39,20 +44,59 @@ class LoopOptions(Options):
     checkpoints_total_limit: int | None = Field(2, ge=1, description="how many checkpoints are kept; null: all")
 
 
-class FineTuneOptions(LoopOptions):
-    """What fine-tuning a model on pictures needs besides."""
+class PictureOptions(Options):
+    """Pictures and captions."""
 
-    pretrained_model_name_or_path: str = Field("pocket", description="pocket, or a folder in the diffusers layout")
     resolution: int | None = Field(None, ge=8, multiple_of=8, description="side in pixels; default: the model's own")
     center_crop: bool = Field(False, description="crop oblong pictures at the centre only, not at both ends too")
-    train_text_encoder: bool = Field(False, description="train the text encoder along with the UNet")
+    random_flip: bool = Field(False, description="learn every picture mirrored, too")
+    aspect_ratio_buckets: bool = Field(False, description="keep oblong pictures oblong, grouped by shape")
+    bucket_step: int = Field(64, ge=8, multiple_of=8, description="sides of the shapes are multiples of this, pixels")
+    mask_dir: Path | None = Field(None, description="folder of masks by the pictures' names: white is learned")
+    caption_column: str = Field("text", min_length=1, description="of metadata.jsonl or metadata.csv")
+    proportion_empty_prompts: float = Field(0.0, ge=0, le=1, description="share of captions left out")
+    shuffle_tags: bool = Field(False, description="mix the order of a caption's comma-separated parts")
+    keep_tags: int = Field(1, ge=0, description="how many parts keep their place at the front")
+
+
+class ClassOptions(Options):
+    """Prior preservation."""
+
+    with_prior_preservation: bool = Field(False, description="keep the class as it was, by class pictures")
+    class_prompt: str | None = Field(None, description='the class without the subject, as in "a photo of a cat"')
+    class_data_dir: Path | None = Field(None, description="folder of class pictures; missing ones are drawn into it")
+    num_class_images: int = Field(100, ge=0, description="class pictures wanted at least")
+    prior_loss_weight: float = Field(1.0, ge=0, description="how much class pictures count")
+    sample_batch_size: int = Field(8, ge=1, description="class pictures drawn at once")
+
+
+class ObjectiveOptions(Options):
+    """Noise and loss."""
+
     snr_gamma: float | None = Field(None, gt=0, description="min-SNR weighting, usually 5; default: none")
-    gradient_checkpointing: bool = Field(False, description="less memory for more time")
+    noise_offset: float = Field(0.0, ge=0, description="shift the noise of whole channels, usually 0.05 to 0.1")
+    loss_type: Loss = Field("l2", description="how an error counts")
+    huber_c: float = Field(0.1, gt=0, description="the error above which huber and smooth_l1 grow linearly")
+    rescale_betas_zero_snr: bool = Field(False, description="end the schedule in pure noise; v-prediction only")
+
+
+class WatchOptions(Options):
+    """Watching."""
+
     validation_prompt: str | None = Field(None, description="draw this prompt during training")
     num_validation_images: int = Field(4, ge=1, description="pictures drawn each time")
     validation_steps: int | None = Field(None, ge=1, description="optimizer steps between drawings")
     validation_epochs: int = Field(50, ge=1, description="or: rounds through the pictures between drawings")
     report_to: Literal["tensorboard", "none"] = Field("tensorboard", description="where loss and pictures are shown")
+
+
+class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOptions, WatchOptions):
+    """What fine-tuning a model on pictures needs besides."""
+
+    pretrained_model_name_or_path: str = Field("pocket", description="pocket, or a folder in the diffusers layout")
+    train_text_encoder: bool = Field(False, description="train the text encoder along with the UNet")
+    text_encoder_lr: float | None = Field(None, gt=0, description="its own learning rate; default: the same")
+    gradient_checkpointing: bool = Field(False, description="less memory for more time")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 
 
@@ -62,9 +106,42 @@ class DreamBoothOptions(FineTuneOptions):
     instance_data_dir: Path = Field(description="folder with the pictures of your subject")
     instance_prompt: str = Field(min_length=1, description='names the subject, as in "a photo of az cat"')
     output_dir: Path = Field(Path("out/dreambooth"), description="folder for the result, its checkpoints and its log")
-    with_prior_preservation: bool = Field(False, description="keep the class as it was, by class pictures")
-    class_prompt: str | None = Field(None, description='the class without the subject, as in "a photo of a cat"')
-    class_data_dir: Path | None = Field(None, description="folder of class pictures; missing ones are drawn into it")
-    num_class_images: int = Field(100, ge=0, description="class pictures wanted at least")
-    prior_loss_weight: float = Field(1.0, ge=0, description="how much class pictures count")
-    sample_batch_size: int = Field(8, ge=1, description="class pictures drawn at once")
+
+
+class FullOptions(FineTuneOptions):
+    """Teach a model from captioned pictures, all of its UNet."""
+
+    train_data_dir: Path = Field(description="folder of pictures with captions")
+    output_dir: Path = Field(Path("out/full"), description="folder for the result, its checkpoints and its log")
+    learning_rate: float = Field(1e-5, gt=0, description="step size of the optimizer")
+
+
+class LoraOptions(FineTuneOptions):
+    """Teach a small adapter (LoRA), on a subject or on captioned pictures."""
+
+    instance_data_dir: Path | None = Field(None, description="folder with the pictures of your subject; or:")
+    instance_prompt: str | None = Field(None, min_length=1, description='names it, as in "a photo of az cat"')
+    train_data_dir: Path | None = Field(None, description="folder of pictures with captions")
+    output_dir: Path = Field(Path("out/lora"), description="folder for the result, its checkpoints and its log")
+    learning_rate: float = Field(1e-4, gt=0, description="step size of the optimizer")
+    rank: int = Field(4, ge=1, description="width of the adapter")
+    lora_alpha: float | None = Field(None, gt=0, description="strength is alpha / rank; default: the rank")
+    layers: Layers = Field("attention", description="attention; transformer: all its linear layers; all: convolutions")
+    block_ranks: dict[str, int] = Field({}, description="other ranks for parts of the net, by their names")
+    block_rates: dict[str, float] = Field({}, description="factors on the learning rate, by names")
+    use_dora: bool = Field(False, description="train magnitude and direction apart (DoRA)")
+    use_rslora: bool = Field(False, description="strength is alpha / sqrt(rank) (rank-stabilised)")
+    start_from: Path | None = Field(None, description="a LoRA file to train further")
+
+
+class TextualInversionOptions(FineTuneOptions):
+    """Teach new words only (textual inversion): the model itself stays as it is."""
+
+    train_data_dir: Path = Field(description="folder with the pictures of your subject or style")
+    placeholder_token: list[str] = Field(min_length=1, description="the new word or words")
+    initializer_token: list[str] = Field(min_length=1, description="what each of them means at first, as in toy")
+    num_vectors: int = Field(1, ge=1, description="how many embedding vectors each new word has")
+    learnable_property: Literal["object", "style"] = Field("object", description="what the pictures have in common")
+    output_dir: Path = Field(Path("out/inversion"), description="folder for the result, its checkpoints and its log")
+    learning_rate: float = Field(5e-3, gt=0, description="step size of the optimizer")
+    adam_weight_decay: float = Field(0.0, ge=0, description="weight decay, decoupled from the gradient")

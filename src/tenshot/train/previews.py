@@ -10,18 +10,17 @@ from tenshot.sampling import Request, Settings
 from tenshot.train.options import FineTuneOptions
 
 
-class Previews(Events):
+class Previews:
     """Draws every `every` steps, into output_dir/validation, and shows each picture to `shown`."""
 
     def __init__(self, model: Model, options: FineTuneOptions, every: int, shown: Events) -> None:
         self.model, self.options, self.every, self.shown = model, options, every, shown
         self.settings = Settings(size=(options.resolution, options.resolution) if options.resolution else None)
 
-    def step(self, step: int, **figures: float) -> None:
-        if step % self.every == 0 or step == self.options.max_train_steps:
-            self.draw(step)
+    def due(self, step: int) -> bool:
+        return step % self.every == 0 or step == self.options.max_train_steps
 
-    def draw(self, step: int) -> None:
+    def look(self, step: int) -> None:
         prompt = self.options.validation_prompt or ""
         requests = [Request(prompt, self.options.seed + n) for n in range(self.options.num_validation_images)]
         for number, image in enumerate(sampling.pictures(self.model, requests, self.settings)):

@@ -12,15 +12,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tenshot import __version__, device, model
-from tenshot.errors import Fault, Refusal, refuse_if
+from tenshot import __version__, device
+from tenshot.errors import Fault, refuse_if
 from tenshot.events import Events, Together
 from tenshot.files import tensors
-from tenshot.model import Model
 from tenshot.options import as_recipe
 from tenshot.train import checkpoint, loop
+from tenshot.train.learner import Learner
 from tenshot.train.options import FineTuneOptions, LoopOptions
 from tenshot.train.previews import Previews
 from tenshot.train.trackers import LossLog, TensorBoard
@@ -29,7 +27,9 @@ CLAIM, MANIFEST, RECIPE = "run.json", "manifest.json", "recipe.yaml"
 PLACES = {
     "output_dir",
     "instance_data_dir",
+    "train_data_dir",
     "class_data_dir",
+    "mask_dir",
     "pretrained_model_name_or_path",
 }  # digests speak for them
 FREE = {"checkpointing_steps", "checkpoints_total_limit", "report_to", "device"} | {
@@ -101,10 +101,10 @@ def check_disk(options: LoopOptions, trained_bytes: int, model_bytes: int) -> No
 
 @dataclass(frozen=True)
 class Job:
-    """base: the model that the method trains. claim: who owns the folder. per_epoch: steps in a round of the data."""
+    """learner: what the method trains. claim: who owns the folder. per_epoch: steps in a round of the data."""
 
     method: loop.Method
-    base: Model
+    learner: Learner
     claim: Mapping[str, Any]
     plan: str
     per_epoch: int
@@ -118,12 +118,11 @@ def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, A
     events.say(job.plan)
     expected = _forecast(job, options, events)
     started = time.perf_counter()
-    fit = loop.fit(job.method, options, Together(*_listeners(job, options, events), events))
+    trackers = Together(*_trackers(options), events)
+    fit = loop.fit(job.method, options, trackers, _previews(job, options, trackers))
     seconds = time.perf_counter() - started
-    for part, averaged in fit.ema.items():
-        job.method.parts[part].load_state_dict(averaged, strict=False)
-    model.write_into(job.base, folder)
-    prove(job.base, folder)
+    job.learner.save(folder)
+    job.learner.prove(folder)
     result = {
         "result": str(folder),
         "steps": fit.step,
@@ -154,26 +153,14 @@ def _forecast(job: Job, options: FineTuneOptions, events: Events) -> loop.Foreca
     return expected
 
 
-def prove(result: Model, folder: Path) -> None:
-    """Read back what was written; it must be bit for bit what was trained."""
-    again = model.load(str(folder))
-    for part in model.NETS:
-        if part not in result.parts:
-            continue
-        live, read = result[part].state_dict(), again[part].state_dict()
-        wrong = [name for name, tensor in live.items() if not torch.equal(tensor.cpu(), read[name].cpu())]
-        if wrong:
-            raise Refusal(Fault(str(folder / part), f"{len(wrong)} tensors differ after writing", do="check the disk"))
+def _trackers(options: FineTuneOptions) -> Iterator[Events]:
+    yield LossLog(options.output_dir / "loss.jsonl")
+    if options.report_to == "tensorboard":
+        yield TensorBoard(options.output_dir / "logs")
 
 
-def _listeners(job: Job, options: FineTuneOptions, events: Events) -> list[Events]:
-    folder = options.output_dir
-    heard: list[Events] = [LossLog(folder / "loss.jsonl")]
-    board = TensorBoard(folder / "logs") if options.report_to == "tensorboard" else None
-    if board:
-        heard.append(board)
-    if options.validation_prompt:
-        every = options.validation_steps or options.validation_epochs * job.per_epoch
-        shown = Together(*([board] if board else []), events)
-        heard.append(Previews(job.base, options, every, shown))
-    return heard
+def _previews(job: Job, options: FineTuneOptions, shown: Events) -> Previews | None:
+    if not options.validation_prompt:
+        return None
+    every = options.validation_steps or options.validation_epochs * job.per_epoch
+    return Previews(job.learner.model, options, every, shown)

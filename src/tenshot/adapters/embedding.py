@@ -1,0 +1,135 @@
+"""Learned words (textual inversion, Gal et al., arXiv 2208.01618): new rows beside a text encoder's own; their files.
+
+A file's name is the word, as in every user interface. SD1.x and SD2.x: `emb_params` [vectors, width]; SDXL: `clip_l`
+and `clip_g`. Read are also files with one tensor of any name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tenshot.errors import Fault, Refusal, refuse_if
+from tenshot.files import tensors
+from tenshot.model import Model
+
+ONE = "emb_params"
+TWO = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+Rows = Mapping[str, torch.Tensor]  #: text encoder -> [vectors, width]
+
+
+class Grown(nn.Module):
+    """A token embedding with more rows, which train while those it had stand still."""
+
+    def __init__(self, known: nn.Module, rows: torch.Tensor) -> None:
+        super().__init__()
+        self.known = known
+        self.rows = nn.Parameter(rows.float())
+        self.first = size(known)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        old = self.known(ids.clamp(max=self.first - 1))
+        new = self.rows[(ids - self.first).clamp(min=0, max=len(self.rows) - 1)]
+        return torch.where((ids >= self.first).unsqueeze(-1), new.to(old.dtype), old)
+
+
+def size(embedding: Any) -> int:
+    """How many tokens an embedding knows."""
+    return embedding.first + len(embedding.rows) if isinstance(embedding, Grown) else embedding.num_embeddings
+
+
+def add(model: Model, word: str, rows: Rows) -> Model:
+    """The model with one more word. Its text encoders and tokenizers are changed in place.
+
+    Raises Refusal, with nothing changed, where the word is taken or the widths are another model's.
+    """
+    refuse_if(_misfits(model, word, rows))
+    vectors = len(next(iter(rows.values())))
+    tokens = [word, *(f"{word}_{number}" for number in range(1, vectors))]
+    for part, values in rows.items():
+        encoder, tokenizer = model[part], model[part.replace("text_encoder", "tokenizer")]
+        before = size(encoder.get_input_embeddings())
+        tokenizer.add_tokens(tokens)
+        # Numbers between the vocabulary's end and the embedding's stay unused, where there are any.
+        first = tokenizer.convert_tokens_to_ids(word)
+        spare = torch.zeros(max(0, first - before), values.shape[1])
+        grown = Grown(encoder.get_input_embeddings(), torch.cat([spare, values.cpu().float()]))
+        encoder.set_input_embeddings(grown.to(encoder.device))
+        _pool_at_the_end(encoder, tokenizer.eos_token_id)
+    return replace(model, spellings={**model.spellings, word: " ".join(tokens)})
+
+
+def _pool_at_the_end(encoder: Any, end: int) -> None:
+    """Old configurations pool the states at the highest token number, which a new word would now be."""
+    for module in encoder.modules():
+        if hasattr(module, "eos_token_id"):
+            module.eos_token_id = end
+
+
+def rows_of(model: Model, word: str) -> dict[str, torch.Tensor]:
+    """The vectors of a word that was added, by text encoder."""
+    found = {}
+    for part in model.family.encoders:
+        tokenizer = model[part.replace("text_encoder", "tokenizer")]
+        ids = tokenizer.convert_tokens_to_ids(model.spellings[word].split(" "))
+        encoder = model[part]
+        with torch.no_grad():
+            found[part] = encoder.get_input_embeddings()(torch.tensor(ids, device=encoder.device)).float().cpu()
+    return found
+
+
+def beginning(model: Model, words: str, vectors: int) -> dict[str, torch.Tensor]:
+    """The vectors of the tokens of `words`, over and over until there are `vectors` of them."""
+    found = {}
+    for part in model.family.encoders:
+        tokenizer, encoder = model[part.replace("text_encoder", "tokenizer")], model[part]
+        ids = tokenizer(words, add_special_tokens=False).input_ids
+        turns = torch.tensor([ids[number % len(ids)] for number in range(vectors)], device=encoder.device)
+        with torch.no_grad():
+            found[part] = encoder.get_input_embeddings()(turns).float().cpu()
+    return found
+
+
+def file_name(word: str) -> str:
+    """`<my cat>` -> my-cat.safetensors."""
+    stem = re.sub(r"[^\w.-]+", "-", word).strip("-.")
+    return f"{stem or 'word'}.safetensors"
+
+
+def write(file: Path, word: str, rows: Rows) -> None:
+    named = {TWO[part]: values for part, values in rows.items()} if len(rows) > 1 else {ONE: next(iter(rows.values()))}
+    tensors.write(file, named, {"format": "pt", "word": word})
+
+
+def read(file: Path) -> tuple[str, Rows]:
+    """The word and its vectors. Raises Refusal where the file holds no embedding."""
+    named = tensors.read(file)
+    word = tensors.metadata(file).get("word", file.stem)
+    if set(named) == set(TWO.values()):
+        return word, {part: named[name] for part, name in TWO.items()}
+    if len(named) == 1 and (only := next(iter(named.values()))).ndim in (1, 2):
+        return word, {"text_encoder": only[None] if only.ndim == 1 else only}
+    found = f"{len(named)} tensors: {', '.join(sorted(named)[:4])}"
+    raise Refusal(Fault(str(file), found, f"{ONE}, or {' and '.join(TWO.values())}, [vectors, width]"))
+
+
+def _misfits(model: Model, word: str, rows: Rows):
+    if not word or " " in word:
+        yield Fault(f"the word {word!r}", "is not one word", "letters without spaces, as in <az>")
+    if set(rows) != set(model.family.encoders):
+        found = f"an embedding for {', '.join(rows)}"
+        yield Fault(f"the word {word!r}", found, f"{model.family.title}: {', '.join(model.family.encoders)}")
+        return
+    for part, values in rows.items():
+        width = model[part].config.hidden_size
+        if values.shape[1] != width:
+            yield Fault(f"the word {word!r}", f"width {values.shape[1]} for {part}", f"{width}, as this model has")
+        if word in model[part.replace("text_encoder", "tokenizer")].get_vocab():
+            yield Fault(f"the word {word!r}", "is a token that the model knows", "another word, as in <az>")
+            return

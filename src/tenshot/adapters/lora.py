@@ -1,0 +1,175 @@
+"""LoRA (Hu et al., arXiv 2106.09685): low-rank additions beside a model's layers, through peft; their files.
+
+DoRA: arXiv 2402.09353. Rank-stabilised scaling: arXiv 2312.03732. Files have the names of diffusers' pipelines.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from torch import nn
+from transformers import CLIPTextModel
+
+from tenshot.errors import Fault, Refusal, refuse_if
+from tenshot.files import tensors
+from tenshot.model import Model
+
+FILE = "pytorch_lora_weights.safetensors"
+METADATA = "lora_adapter_metadata"  # diffusers' name for the settings, as JSON
+PARTS = ("unet", "text_encoder", "text_encoder_2")
+LEGACY = "text_model."  # what other versions of transformers put before the names of a text encoder
+SETTINGS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "use_rslora")
+
+_UNET = {
+    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
+    "transformer": ("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+    "all": ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv"),
+}
+_TEXT = {"attention": ("q_proj", "k_proj", "v_proj", "out_proj"), "transformer": ("fc1", "fc2"), "all": ()}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """settings: part -> what peft's LoraConfig is told. weights: part -> {name in peft: tensor}; empty: new ones."""
+
+    settings: Mapping[str, Mapping[str, Any]]
+    weights: Mapping[str, Mapping[str, torch.Tensor]]
+
+
+def targets(part: str, layers: str) -> list[str]:
+    """How the names of the layers end that get additions."""
+    table = _UNET if part == "unet" else _TEXT
+    chosen = list(table)[: list(table).index(layers) + 1]
+    return [name for group in chosen for name in table[group]]
+
+
+def targeted(name: str, ends: list[str]) -> bool:
+    return any(name == end or name.endswith(f".{end}") for end in ends)
+
+
+def new(settings: Mapping[str, Mapping[str, Any]]) -> Lora:
+    """A LoRA that does nothing yet."""
+    return Lora(settings, {part: {} for part in settings})
+
+
+def attach(model: Model, lora: Lora, name: str = "default") -> None:
+    """Put `lora` beside the layers of `model`, under `name`. New weights follow from torch's seed.
+
+    Raises Refusal, with the model untouched, where it does not fit.
+    """
+    refuse_if(_misfits(model, lora))
+    for part, settings in lora.settings.items():
+        net = model[part]
+        inject_adapter_in_model(LoraConfig(**settings), net, adapter_name=name)
+        if lora.weights[part]:
+            named = {_here(net, layer): tensor for layer, tensor in lora.weights[part].items()}
+            left = set_peft_model_state_dict(net, named, adapter_name=name).unexpected_keys
+            if left:
+                raise Refusal(Fault(f"LoRA for {part}", f"{len(left)} tensors fit nowhere: {left[0]}, ..."))
+
+
+def scale(model: Model, name: str, weight: float) -> None:
+    """How strongly the LoRA called `name` counts from now on; 0 is as if it were not there."""
+    for layer in _layers(model):
+        if name in layer.scaling:
+            layer.set_scale(name, weight)
+
+
+def current(model: Model, settings: Mapping[str, Mapping[str, Any]], name: str = "default") -> Lora:
+    """The LoRA that is attached under `name`, as it is now."""
+    return Lora(settings, {part: get_peft_model_state_dict(model[part], adapter_name=name) for part in settings})
+
+
+def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a LoRA as diffusers' pipelines and older versions of transformers read it."""
+    named = {
+        f"{part}.{_prefix(nets[part])}{name.removeprefix(_prefix(nets[part]))}": tensor
+        for part, weights in lora.weights.items()
+        for name, tensor in weights.items()
+    }
+    told = {f"{part}.{key}": value for part, each in lora.settings.items() for key, value in each.items()}
+    about = {"format": "pt", METADATA: json.dumps(told, indent=2, sort_keys=True), **(metadata or {})}
+    tensors.write(file, named, about)
+
+
+def read(file: Path) -> Lora:
+    """A LoRA file with diffusers' names. Raises Refusal where it is none."""
+    named, about = tensors.read(file), tensors.metadata(file)
+    weights: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in named.items():
+        part, _, rest = name.partition(".")
+        weights.setdefault(part, {})[rest] = tensor
+    strange = sorted(weights.keys() - set(PARTS))
+    if strange or not weights:
+        found = f"tensors named {', '.join(sorted(named)[:3])}, ..." if named else "no tensor"
+        raise Refusal(Fault(str(file), found, f"a LoRA with names that begin with {', '.join(PARTS)}"))
+    told = json.loads(about.get(METADATA, "{}"))
+    settings = {
+        part: {key.partition(".")[2]: value for key, value in told.items() if key.startswith(f"{part}.")}
+        or _settings(each)
+        for part, each in weights.items()
+    }
+    return Lora(settings, weights)
+
+
+def _settings(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """What a file without settings says by its shapes: every layer's rank; alpha is the rank."""
+    ranks = {
+        name.removesuffix(".lora_A.weight"): tensor.shape[0]
+        for name, tensor in weights.items()
+        if name.endswith(".lora_A.weight")
+    }
+    usual = max(set(ranks.values()), key=list(ranks.values()).count, default=4)
+    others = {name: rank for name, rank in ranks.items() if rank != usual}
+    return {
+        "r": usual,
+        "lora_alpha": usual,
+        "target_modules": sorted(ranks),
+        "rank_pattern": others,
+        "alpha_pattern": dict(others),
+        "use_dora": any("magnitude" in name for name in weights),
+    }
+
+
+def _misfits(model: Model, lora: Lora) -> Iterator[Fault]:
+    for part, settings in lora.settings.items():
+        if part not in model.parts:
+            yield Fault(f"LoRA for {part}", f"{model.family.title} has no such part", "a LoRA of the same family")
+            continue
+        modules = dict(model[part].named_modules())
+        for name, tensor in lora.weights[part].items():
+            layer, _, kind = name.partition(".lora_")
+            module = modules.get(_here(model[part], layer))
+            module = getattr(module, "base_layer", module)
+            if not isinstance(module, nn.Linear | nn.Conv2d):
+                yield Fault(f"LoRA for {part}", f"{layer}: the model has no such layer", "a LoRA of the same family")
+                return
+            wanted = module.weight.shape[1] if kind == "A.weight" else module.weight.shape[0]
+            found = tensor.shape[1] if kind == "A.weight" else tensor.shape[0]
+            if kind in ("A.weight", "B.weight") and wanted != found:
+                yield Fault(f"LoRA for {part}", f"{name}: width {found}, the model's is {wanted}", "the same family")
+                return
+        if not any(targeted(name, list(settings["target_modules"])) for name in modules):
+            yield Fault(f"LoRA for {part}", "none of its layers is in the model", "a LoRA of the same family")
+
+
+def _here(net: nn.Module, name: str) -> str:
+    """A layer's name in this version of transformers, which may put `text_model.` before it."""
+    bare = name.removeprefix(LEGACY)
+    return f"{LEGACY}{bare}" if hasattr(net, LEGACY.rstrip(".")) else bare
+
+
+def _layers(model: Model) -> Iterator[Any]:
+    for part in PARTS:
+        if part in model.parts:
+            yield from (module for module in model[part].modules() if hasattr(module, "set_scale"))
+
+
+def _prefix(net: nn.Module) -> str:
+    return LEGACY if isinstance(net, CLIPTextModel) else ""

@@ -1,0 +1,106 @@
+"""Encoded pictures on disk, found by what they are: the picture's bytes, how it was cut, the VAE's weights.
+
+Nothing is found by its place in an order, so no shuffling can pair a picture with another one's latents. Files appear
+whole or not at all: several processes may share a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from tenshot.errors import Refusal
+from tenshot.files import tensors
+from tenshot.train.denoise import Posterior
+
+LIMIT = 20_000_000_000  # bytes kept on disk, besides what the running job needs
+IN_MEMORY = 1_000_000_000  # bytes of latents that a job keeps in memory; more are read when their turn comes
+
+
+def root() -> Path:
+    """Where Tenshot keeps what can be made again."""
+    base = os.environ.get("TENSHOT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "tenshot"
+
+
+def key(*facts: object) -> str:
+    """A name that follows from `facts` alone."""
+    return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()
+
+
+class Cache:
+    """A folder of posteriors by key. limit: how many bytes `trim` leaves."""
+
+    def __init__(self, folder: Path | None = None, limit: int = LIMIT) -> None:
+        self.folder = folder or root() / "latents"
+        self.limit = limit
+
+    def path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def read(self, key: str) -> Posterior | None:
+        """What is kept under `key`; None where nothing whole is."""
+        try:
+            found = tensors.read(self.path(key))
+            return found["mean"], found["std"]
+        except (Refusal, KeyError):
+            return None
+
+    def write(self, key: str, posterior: Posterior) -> None:
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        os.close(handle)
+        mean, std = (part.contiguous() for part in posterior)
+        save_file({"mean": mean, "std": std}, name)
+        os.replace(name, path)
+
+    def use(self, key: str) -> None:
+        """Note that it was wanted: what was wanted last is trimmed last."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path(key))
+
+    def trim(self, wanted: Collection[str]) -> None:
+        """Remove what was not used for longest, but nothing `wanted`, until `limit` holds."""
+        kept = []
+        for path in self.folder.glob("*/*"):
+            with contextlib.suppress(OSError):
+                found = path.stat()
+                kept.append((found.st_mtime, found.st_size, path))
+        spare = self.limit - sum(size for _, size, _ in kept)
+        for _, size, path in sorted(kept):
+            if spare >= 0:
+                return
+            if path.stem not in wanted:
+                path.unlink(missing_ok=True)
+                spare += size
+
+
+class Kept(Sequence[Posterior]):
+    """Posteriors in a cache, in memory while they are few. again: makes the one at a row anew, should it be gone."""
+
+    def __init__(self, cache: Cache, keys: Sequence[str], again: Callable[[int], Posterior]) -> None:
+        self.cache, self.keys, self.again = cache, list(keys), again
+        self.near: dict[int, Posterior] = {}
+        self.room = IN_MEMORY
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, row):
+        if row in self.near:
+            return self.near[row]
+        found = self.cache.read(self.keys[row])
+        if found is None:
+            found = self.again(row)
+            self.cache.write(self.keys[row], found)
+        self.room -= sum(part.nbytes for part in found)
+        if self.room >= 0:
+            self.near[row] = found
+        return found

@@ -1,0 +1,316 @@
+"""What every way of fine-tuning a model on pictures has in common. A way states what trains and what it saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from tenshot import device, model
+from tenshot.diffusion import objective, samplers
+from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.events import Events
+from tenshot.families import family, layout, table
+from tenshot.files import datasets, tensors
+from tenshot.files.pictures import Example
+from tenshot.model import Model
+from tenshot.train import class_pictures, data, denoise, optimizers, run
+from tenshot.train.cache import Cache
+from tenshot.train.denoise import Latents, Objective
+from tenshot.train.draws import Draws
+from tenshot.train.learner import Learner
+from tenshot.train.options import FineTuneOptions
+
+Options = TypeVar("Options", bound=FineTuneOptions)
+Stock = tuple[Path, class_pictures.Recipe]
+MOST_TEXTS = 4096  # whose states are kept while the text encoder stands still
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the pictures lie. option: what names the folder. prompt: the caption of those that have none."""
+
+    folder: Path
+    option: str
+    prompt: str | None
+
+
+@dataclass(frozen=True)
+class Way(Generic[Options]):
+    """One way of fine-tuning.
+
+    source: where its options say the pictures lie. faults: what is wrong with the options. learner: what trains.
+    trained: from the options and a model folder, how many numbers train.
+    texts: how the captions of the pictures are worded. unsaid: what the captions lack.
+    """
+
+    name: str
+    source: Callable[[Options], Source]
+    faults: Callable[[Options], Iterator[Fault]]
+    learner: Callable[[Model, Options], Learner]
+    trained: Callable[[Options, Path], int]
+    texts: Callable[[Options, Captions], Said] | None = None
+    unsaid: Callable[[Options, Sequence[Example]], Iterator[Fault]] = lambda options, examples: iter(())
+
+
+class Said(Protocol):
+    """What is said of pictures."""
+
+    def of(self, rows: Sequence[int], draws: Draws) -> list[str]:
+        """The captions of one batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What is said of each row. empty: the share left out. tags: mix the comma-separated parts but the first `keep`."""
+
+    texts: Sequence[str]
+    empty: float = 0.0
+    tags: bool = False
+    keep: int = 1
+
+    def of(self, rows: Sequence[int], draws: Draws) -> list[str]:
+        texts = [self.texts[row] for row in rows]
+        if self.tags:
+            texts = [self._mixed(text, order) for text, order in zip(texts, self._orders(texts, draws), strict=True)]
+        if self.empty:
+            dice = draws.uniform("empty caption").tolist()
+            texts = ["" if die < self.empty else text for text, die in zip(texts, dice, strict=True)]
+        return texts
+
+    def _orders(self, texts: Sequence[str], draws: Draws) -> Iterator[list[int]]:
+        most = max(len(text.split(",")) for text in texts)
+        for row in draws.noise("tag order", (most,)):
+            yield row.argsort().tolist()
+
+    def _mixed(self, text: str, order: Sequence[int]) -> str:
+        parts = [part.strip() for part in text.split(",")]
+        rest = [parts[place] for place in order if self.keep <= place < len(parts)]
+        return ", ".join([*parts[: self.keep], *rest])
+
+
+class FineTune:
+    """A denoiser on pictures and their captions, with class pictures beside them where they are given."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        options: FineTuneOptions,
+        pictures: Latents,
+        captions: Said,
+        class_pictures: Latents | None = None,
+    ) -> None:
+        self.learner, self.options = learner, options
+        self.pictures, self.captions, self.class_pictures = pictures, captions, class_pictures
+        self.aim = Objective(
+            learner.model.prediction,
+            samplers.alphas_cumprod(learner.model.schedule),
+            options.snr_gamma,
+            options.noise_offset,
+            options.loss_type,
+            options.huber_c,
+        )
+        self.known: dict[tuple[str, tuple[int, int]], dict[str, Any]] = {}
+        if options.gradient_checkpointing:
+            for part in {"unet", *learner.parts}:
+                _checkpoint_gradients(learner.model[part])
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        return self.learner.parts
+
+    def rate(self, part: str, name: str) -> float:
+        return self.learner.rate(part, name)
+
+    def loss(self, draws: Draws) -> torch.Tensor:
+        batches = [self.aim.draw(self.pictures, draws)]
+        texts = [self.captions.of(batches[0].rows, draws)]
+        if self.class_pictures is not None:
+            batches.append(self.aim.draw(self.class_pictures, draws, "class "))
+            texts.append([self.options.class_prompt or ""] * len(draws))
+        whole = denoise.joined(*batches) if len(batches) == 2 else None
+        if whole:
+            batches, texts = [whole], [texts[0] + texts[1]]
+        unet = self.learner.model["unet"]
+        error = torch.cat(
+            [
+                denoise.losses(unet, self.aim, batch, self._condition(words, batch.clean.shape[-2:]))
+                for batch, words in zip(batches, texts, strict=True)
+            ]
+        )
+        is_prior = [row >= len(draws) for row in range(len(error))]
+        return objective.combine(error, is_prior, self.options.prior_loss_weight)
+
+    def _condition(self, texts: list[str], latent_size: Sequence[int]) -> dict[str, Any]:
+        base = self.learner.model
+        height, width = (int(side) * base.factor for side in latent_size)
+        if self.learner.words_move:
+            return base.condition(texts, (height, width))
+        keys = [(text, (height, width)) for text in texts]
+        new = sorted(set(keys) - self.known.keys())
+        if len(self.known) + len(new) > MOST_TEXTS:
+            self.known, new = {}, sorted(set(keys))
+        with torch.no_grad():
+            self.known |= {(text, size): base.condition([text], size) for text, size in new}
+        return family.joined(*(self.known[key] for key in keys))
+
+
+def _checkpoint_gradients(net: Any) -> None:
+    """diffusers and transformers, before version 6 and after, have three names for it."""
+    names = ("enable_gradient_checkpointing", "activation_checkpointing_enable", "gradient_checkpointing_enable")
+    next(getattr(net, name) for name in names if hasattr(net, name))()
+    net.train()
+
+
+def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]:
+    """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
+    where, place, examples, _, brought, _ = all_or_refuse(
+        lambda: device.pick(options.device),
+        lambda: _model_folder(options),
+        lambda: _examples(way, options),
+        lambda: refuse_if((*_option_faults(options), *way.faults(options))),
+        lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
+        lambda: optimizers.check(options, options.device),
+    )
+    claim = run.identity(way.name, options, _inputs(way.source(options).folder, place, examples, brought or []))
+    whole = sum(layout.numbers(place / part) for part in model.NETS)
+    stock, *_ = all_or_refuse(
+        lambda: _stock(options, place, claim),
+        lambda: run.check_folder(options, claim),
+        lambda: run.check_disk(options, 4 * way.trained(options, place), 4 * whole),
+    )
+    base = _as_trained(model.load(str(place), device=where), options)
+    return _carry_out(way, base, examples, stock, claim, options, events)
+
+
+def _as_trained(base: Model, options: FineTuneOptions) -> Model:
+    """The model with the noise schedule that training asks for."""
+    if not options.rescale_betas_zero_snr:
+        return base
+    changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return replace(base, schedule={**base.schedule, **changes})
+
+
+def _carry_out(
+    way: Way[Options],
+    base: Model,
+    examples: list[Example],
+    stock: Stock | None,
+    claim: Mapping[str, Any],
+    options: Options,
+    events: Events,
+) -> dict[str, Any]:
+    side = options.resolution or base.resolution
+    if side != base.resolution:
+        events.say(f"this model was trained for {base.resolution} pixels, not {side}")
+    tensors.write_json(options.output_dir / run.CLAIM, claim)
+    pictures, shown = data.encoded(base, examples, views(options, side), events, Cache())
+    prompt = way.source(options).prompt or ""
+    texts = [examples[number].caption or prompt for number in shown]
+    captions = Captions(texts, options.proportion_empty_prompts, options.shuffle_tags, options.keep_tags)
+    kept = None
+    if stock:
+        count, batch = options.num_class_images, options.sample_batch_size
+        kept, _ = class_pictures.ensure(base, *stock, count, options.seed, batch, events)
+    torch.manual_seed(device.seed_of(options.seed, "new weights"))
+    learner = way.learner(base, options)
+    method = FineTune(learner, options, pictures, way.texts(options, captions) if way.texts else captions, kept)
+    per_epoch = max(1, pictures.epoch // (options.train_batch_size * options.gradient_accumulation_steps))
+    job = run.Job(method, learner, claim, plan(examples, pictures, kept, options), per_epoch)
+    return run.carry_out(job, options, events)
+
+
+def views(options: FineTuneOptions, side: int) -> data.Views:
+    """In which ways each picture is learned."""
+    if options.aspect_ratio_buckets:
+        return data.buckets(side, min(options.bucket_step, side), options.random_flip)
+    return data.squares(side, options.center_crop, options.random_flip)
+
+
+def plan(examples: Sequence[Example], pictures: Latents, kept: Latents | None, options: FineTuneOptions) -> str:
+    """What was understood, in one line."""
+    own = sum(example.caption is not None for example in examples)
+    words = f"{len(examples)} instance pictures ({len(pictures)} views, {own} with a caption of their own)"
+    shapes = f", {len(pictures.shelves)} shapes" if len(pictures.shelves) > 1 else ""
+    classes = f"{len(kept)} class pictures" if kept is not None else "no class pictures"
+    seen = options.max_train_steps * options.train_batch_size * options.gradient_accumulation_steps
+    rounds = f"{pictures.epoch} pairs an epoch" if kept is not None else f"{pictures.epoch} an epoch"
+    return (
+        f"{words}{shapes}, {classes}, {rounds}, {seen / pictures.epoch:.0f} epochs in {options.max_train_steps} steps"
+    )
+
+
+def _examples(way: Way[Options], options: Options) -> list[Example]:
+    source = way.source(options)
+    found = datasets.read(source.folder, option=source.option, column=options.caption_column, masks=options.mask_dir)
+    if source.prompt is None:
+        bare = [each.path.name for each in found if not each.caption]
+        if bare:
+            few = ", ".join(bare[:4]) + (", ..." if len(bare) > 4 else "")
+            fits = "a caption for every picture: NAME.txt beside it, or metadata.jsonl"
+            raise Refusal(Fault(source.option, f"{len(bare)} of {len(found)} pictures have no caption: {few}", fits))
+    refuse_if(way.unsaid(options, found))
+    return found
+
+
+def _option_faults(options: FineTuneOptions) -> Iterator[Fault]:
+    if options.with_prior_preservation and not options.class_prompt:
+        fits = 'the class without your subject, as in --class_prompt "a photo of a cat"'
+        yield Fault("--class_prompt", "is needed with --with_prior_preservation", fits)
+    if options.with_prior_preservation and not options.class_data_dir and not options.num_class_images:
+        yield Fault("--num_class_images", "0, and no --class_data_dir to take them from", "1 or more")
+    if not options.with_prior_preservation and options.class_data_dir:
+        found = "has no effect without --with_prior_preservation"
+        yield Fault("--class_data_dir", found, "both or neither", "add --with_prior_preservation")
+    if options.aspect_ratio_buckets and options.center_crop:
+        yield Fault("--center_crop", "has no effect with --aspect_ratio_buckets", "one of the two")
+    if options.text_encoder_lr and not options.train_text_encoder:
+        found = "has no effect without --train_text_encoder"
+        yield Fault("--text_encoder_lr", found, "both or neither", "add --train_text_encoder")
+
+
+def parts(options: FineTuneOptions, place: Path) -> tuple[str, ...]:
+    """The parts of the model in folder `place` that train or get additions."""
+    family = table.of(tensors.read_json(place / "unet" / "config.json"))
+    return ("unet", *(family.encoders if family and options.train_text_encoder else ()))
+
+
+def _model_folder(options: FineTuneOptions) -> Path:
+    place = model.find(options.pretrained_model_name_or_path)
+    layout.examine(place)
+    schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
+    denoise.check_schedule(schedule, options.rescale_betas_zero_snr)
+    return place
+
+
+def _stock(options: FineTuneOptions, place: Path, claim: Mapping[str, Any]) -> Stock | None:
+    """Where class pictures lie or will lie, and what they are drawn by; None without prior preservation.
+
+    Raises Refusal where others lie there.
+    """
+    if not options.with_prior_preservation:
+        return None
+    unet = tensors.read_json(place / "unet" / "config.json")
+    side = options.resolution or unet.get("sample_size", 64) * 8
+    wanted = class_pictures.recipe(claim["inputs"]["model"], options.class_prompt or "", side)
+    folder = options.class_data_dir or class_pictures.cached(wanted, options.seed)
+    class_pictures.check_recipe(folder, wanted)
+    return folder, wanted
+
+
+def _inputs(folder: Path, place: Path, examples: Sequence[Example], brought: Sequence[Example]) -> dict[str, Any]:
+    """Digests of all that is read. folder: the pictures'; place: the model's."""
+    names = {each.path: str(each.path.relative_to(folder)) for each in examples}
+    return {
+        "model": model.digest(place),
+        "pictures": {names[each.path]: each.digest[:16] for each in examples},
+        "captions": {names[each.path]: each.caption for each in examples if each.caption},
+        "repeats": {names[each.path]: each.repeats for each in examples if each.repeats != 1},
+        "masks": {names[each.path]: class_pictures.file_digest(each.mask)[:16] for each in examples if each.mask},
+        "class_pictures": class_pictures.brought(brought),
+    }

@@ -1,0 +1,159 @@
+"""Textual inversion (Gal et al., arXiv 2208.01618): new words learn what pictures show; the model stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tenshot import model
+from tenshot.adapters import embedding
+from tenshot.errors import Fault, Refusal
+from tenshot.events import Events
+from tenshot.files import tensors
+from tenshot.files.pictures import Example
+from tenshot.model import Model
+from tenshot.train import finetune
+from tenshot.train.draws import Draws
+from tenshot.train.finetune import Captions
+from tenshot.train.options import TextualInversionOptions
+
+#: What is said of a picture that has no caption.
+SAYINGS = {
+    "object": (
+        "a photo of {}",
+        "a close-up photo of {}",
+        "a bright photo of {}",
+        "a dark photo of {}",
+        "a good photo of {}",
+        "a cropped photo of {}",
+        "a rendering of {}",
+        "one {} in a photo",
+    ),
+    "style": (
+        "a picture in the style of {}",
+        "a painting in the style of {}",
+        "a small picture in the style of {}",
+        "a detailed picture in the style of {}",
+        "a rendering in the style of {}",
+        "a cropped picture in the style of {}",
+    ),
+}
+
+
+class Learner:
+    """New rows of the text encoders' token embeddings."""
+
+    def __init__(self, base: Model, options: TextualInversionOptions) -> None:
+        for part in model.NETS:
+            if part in base.parts:
+                base[part].requires_grad_(False)
+        self.words = options.placeholder_token
+        self.model = base
+        for word, first in zip(self.words, options.initializer_token, strict=True):
+            self.model = embedding.add(self.model, word, embedding.beginning(base, first, options.num_vectors))
+        self.parts: Mapping[str, nn.Module] = {part: base[part] for part in base.family.encoders}
+        self.words_move = True
+        self.begun = {word: embedding.rows_of(self.model, word) for word in self.words}
+
+    def rate(self, part: str, name: str) -> float:
+        return 1.0
+
+    def save(self, folder: Path) -> None:
+        for word in self.words:
+            embedding.write(folder / embedding.file_name(word), word, embedding.rows_of(self.model, word))
+
+    def prove(self, folder: Path) -> None:
+        for word in self.words:
+            file = folder / embedding.file_name(word)
+            read, live = embedding.read(file)[1], embedding.rows_of(self.model, word)
+            if any(not torch.equal(read[part], rows) for part, rows in live.items()):
+                raise Refusal(Fault(str(file), "tensors differ after writing", do="check the disk"))
+            if all(torch.equal(rows, self.begun[word][part]) for part, rows in live.items()):
+                fits = "pictures whose captions say the word"
+                raise Refusal(Fault(str(file), f"{word} is as it was in the beginning: nothing was learned", fits))
+
+
+@dataclass(frozen=True)
+class Sayings:
+    """Captions where there are some, else a saying that changes from draw to draw. word: what the sayings name."""
+
+    captions: Captions
+    sayings: Sequence[str]
+    word: str
+
+    def of(self, rows: Sequence[int], draws: Draws) -> list[str]:
+        own = self.captions.of(rows, draws)
+        turns = draws.integers("saying", 0, len(self.sayings)).tolist()
+        said = [self.sayings[turn].format(self.word) for turn in turns]
+        return [text if self.captions.texts[row] else other for row, text, other in zip(rows, own, said, strict=True)]
+
+
+def _texts(options: TextualInversionOptions, captions: Captions) -> Sayings:
+    return Sayings(captions, SAYINGS[options.learnable_property], options.placeholder_token[0])
+
+
+def _faults(options: TextualInversionOptions) -> Iterator[Fault]:
+    words, first = options.placeholder_token, options.initializer_token
+    if len(words) != len(first):
+        found = f"{len(first)} for {len(words)} new words"
+        yield Fault("--initializer_token", found, "one for each --placeholder_token")
+    if len(set(words)) != len(words):
+        yield Fault("--placeholder_token", "a word is given twice", "words that differ")
+    if len({embedding.file_name(word) for word in words}) != len(set(words)):
+        yield Fault("--placeholder_token", "two words would be written to one file", "words that differ in letters")
+    for word in words:
+        if " " in word:
+            yield Fault("--placeholder_token", f"{word!r} is not one word", "letters without spaces, as in <az>")
+    for word in first:
+        if not word.strip():
+            yield Fault("--initializer_token", "is empty", "a word that the model knows, as in toy")
+    if options.with_prior_preservation:
+        found = "has no effect: class pictures do not show the new word, and nothing else learns"
+        yield Fault("--with_prior_preservation", found, "leave it out")
+    if options.train_text_encoder:
+        found = "textual inversion trains new words only"
+        yield Fault("--train_text_encoder", found, "leave it out, or use tenshot train lora")
+    if options.proportion_empty_prompts:
+        yield Fault("--proportion_empty_prompts", "without its word a caption teaches nothing here", "leave it out")
+
+
+def _unsaid(options: TextualInversionOptions, examples: Sequence[Example]) -> Iterator[Fault]:
+    """Captions that say none of the new words teach them nothing."""
+    words = options.placeholder_token
+    mute = [each.path.name for each in examples if each.caption and not any(word in each.caption for word in words)]
+    if mute:
+        few = ", ".join(mute[:4]) + (", ..." if len(mute) > 4 else "")
+        found = f"{' and '.join(words)} in no caption of {len(mute)} pictures: {few}"
+        yield Fault("--placeholder_token", found, "captions that say the word, or none")
+    said = {word for word in words for each in examples if word in (each.caption or "")}
+    if len(words) > 1 and len(said) < len(words) and not mute:
+        found = f"{' and '.join(word for word in words if word not in said)}: no caption says it"
+        yield Fault("--placeholder_token", found, "with several words, captions that say which picture shows what")
+
+
+def trained(options: TextualInversionOptions, place: Path) -> int:
+    """How many numbers train."""
+    encoders = [part for part in model.NETS if part.startswith("text_encoder") and (place / part).is_dir()]
+    widths = [int(tensors.read_json(place / part / "config.json")["hidden_size"]) for part in encoders]
+    return sum(widths) * options.num_vectors * len(options.placeholder_token)
+
+
+WAY = finetune.Way(
+    name="textual-inversion",
+    source=lambda options: finetune.Source(options.train_data_dir, "--train_data_dir", ""),
+    faults=_faults,
+    learner=Learner,
+    trained=trained,
+    texts=_texts,
+    unsaid=_unsaid,
+)
+
+
+def train(options: TextualInversionOptions, events: Events) -> dict[str, Any]:
+    """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
+    return finetune.train(WAY, options, events)

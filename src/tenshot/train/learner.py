@@ -1,0 +1,35 @@
+"""What a way of fine-tuning trains, and how that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from tenshot.model import Model
+
+
+class Learner(Protocol):
+    """What trains, and how it is kept.
+
+    model: as it is now, with what was learned so far. parts: the modules whose parameters with requires_grad train.
+    words_move: the text encoder's answers change from step to step.
+    """
+
+    model: Model
+    parts: Mapping[str, nn.Module]
+    words_move: bool
+
+    def rate(self, part: str, name: str) -> float:
+        """A factor on the learning rate of one parameter."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what was learned into `folder`, for others to open."""
+        ...
+
+    def prove(self, folder: Path) -> None:
+        """Read back what was saved. Raises Refusal where it is not what was learned, or has no effect."""
+        ...

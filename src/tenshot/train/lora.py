@@ -1,0 +1,170 @@
+"""LoRA: the model stays as it is, and small additions beside its layers learn. What comes out is one small file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tenshot import model
+from tenshot.adapters import lora
+from tenshot.errors import Fault, Refusal
+from tenshot.events import Events
+from tenshot.families import layout
+from tenshot.files import tensors
+from tenshot.model import Model
+from tenshot.train import finetune
+from tenshot.train.options import LoraOptions
+
+SHAPES = ("rank", "lora_alpha", "layers", "block_ranks", "use_dora", "use_rslora")  # given by a file to start from
+
+
+class Learner:
+    """Additions to the UNet, and to the text encoders where the options say so."""
+
+    def __init__(self, base: Model, options: LoraOptions) -> None:
+        self.model, self.options = base, options
+        self.words_move = options.train_text_encoder
+        for part in model.NETS:
+            if part in base.parts:
+                base[part].requires_grad_(False)
+        begun = lora.read(options.start_from) if options.start_from else None
+        self.settings = begun.settings if begun else _settings(base, options)
+        lora.attach(base, begun or lora.new(self.settings))
+        self.parts: Mapping[str, nn.Module] = {part: base[part] for part in self.settings}
+        for net in self.parts.values():
+            for name, parameter in net.named_parameters():
+                parameter.requires_grad_("lora_" in name)
+
+    def rate(self, part: str, name: str) -> float:
+        own = self.options.text_encoder_lr if part != "unet" else None
+        factor = (own or self.options.learning_rate) / self.options.learning_rate
+        return factor * _named(self.options.block_rates, f"{part}.{name}", 1.0)
+
+    def save(self, folder: Path) -> None:
+        lora.write(folder / lora.FILE, lora.current(self.model, self.settings), self.parts)
+
+    def prove(self, folder: Path) -> None:
+        """Bit for bit what was trained, and not without effect."""
+        file = folder / lora.FILE
+        read, live = lora.read(file), lora.current(self.model, self.settings)
+        for part, weights in live.weights.items():
+            named = {name.removeprefix(lora.LEGACY): tensor for name, tensor in read.weights[part].items()}
+            if any(not torch.equal(t.cpu(), named[name.removeprefix(lora.LEGACY)]) for name, t in weights.items()):
+                raise Refusal(Fault(str(file), f"{part}: tensors differ after writing", do="check the disk"))
+        if not any(tensor.any() for w in live.weights.values() for n, tensor in w.items() if ".lora_B." in n):
+            found = "all its additions are zero: it has no effect"
+            raise Refusal(Fault(str(file), found, "more steps, or a higher --learning_rate"))
+
+
+def _settings(base: Model, options: LoraOptions) -> dict[str, dict[str, Any]]:
+    encoders = base.family.encoders if options.train_text_encoder else ()
+    return {part: _part_settings(part, base[part], options) for part in ("unet", *encoders)}
+
+
+def _part_settings(part: str, net: nn.Module, options: LoraOptions) -> dict[str, Any]:
+    ends = lora.targets(part, options.layers)
+    names = [name for name, _ in net.named_modules() if lora.targeted(name, ends)]
+    ranks = {name: _named(options.block_ranks, f"{part}.{name}", options.rank) for name in names}
+    others = {name: int(rank) for name, rank in ranks.items() if rank != options.rank}
+    strength = (options.lora_alpha or options.rank) / options.rank
+    return {
+        "r": options.rank,
+        "lora_alpha": strength * options.rank,
+        "target_modules": ends,
+        "rank_pattern": others,
+        "alpha_pattern": {name: strength * rank for name, rank in others.items()},
+        "use_dora": options.use_dora,
+        "use_rslora": options.use_rslora,
+    }
+
+
+def _named(table: Mapping[str, float], name: str, otherwise: float) -> float:
+    """The value of the longest key that `name` contains."""
+    return table[max(keys, key=len)] if (keys := [key for key in table if key in name]) else otherwise
+
+
+def _source(options: LoraOptions) -> finetune.Source:
+    if options.train_data_dir and not options.instance_data_dir:
+        return finetune.Source(options.train_data_dir, "--train_data_dir", None)
+    return finetune.Source(options.instance_data_dir or Path(), "--instance_data_dir", options.instance_prompt)
+
+
+def _faults(options: LoraOptions) -> Iterator[Fault]:
+    if bool(options.train_data_dir) == bool(options.instance_data_dir):
+        found = "both are given" if options.train_data_dir else "neither is given"
+        fits = "--instance_data_dir with --instance_prompt for a subject, or --train_data_dir for captioned pictures"
+        yield Fault("--instance_data_dir and --train_data_dir", found, fits)
+    if options.instance_data_dir and not options.instance_prompt:
+        yield Fault("--instance_prompt", "is needed with --instance_data_dir", 'a text such as "a photo of az cat"')
+    if options.train_data_dir and options.instance_prompt:
+        found = "has no effect with --train_data_dir: every picture has its own caption"
+        yield Fault("--instance_prompt", found, "one of the two")
+    if options.start_from:
+        yield from _start_faults(options)
+    yield from _block_faults(options)
+
+
+def _start_faults(options: LoraOptions) -> Iterator[Fault]:
+    try:
+        begun = lora.read(options.start_from or Path())
+    except Refusal as refusal:
+        yield from refusal.faults
+        return
+    fields = LoraOptions.model_fields
+    for name in SHAPES:
+        if getattr(options, name) != fields[name].default:
+            yield Fault(f"--{name}", "is settled by the file of --start_from", "one of the two", "leave it out")
+    if options.train_text_encoder != any(part != "unet" for part in begun.settings):
+        holds = "holds" if not options.train_text_encoder else "holds no"
+        fits = "--train_text_encoder exactly where the file has a text encoder's part"
+        yield Fault("--start_from", f"{options.start_from} {holds} additions to a text encoder", fits)
+
+
+def _block_faults(options: LoraOptions) -> Iterator[Fault]:
+    """Names that no trained layer contains."""
+    try:
+        place = model.find(options.pretrained_model_name_or_path)
+        names = list(_layers(options, place))
+    except Refusal:
+        return  # told elsewhere
+    for option in ("block_ranks", "block_rates"):
+        for key, value in getattr(options, option).items():
+            if not any(key in name for name in names):
+                blocks = sorted({".".join(name.split(".")[: 3 if "blocks" in name else 2]) for name in names})
+                yield Fault(f"--{option}", f"{key!r} is in the name of no trained layer", ", ".join(blocks))
+            if value <= 0:
+                yield Fault(f"--{option}", f"{key}: {value}", "above 0")
+
+
+def _layers(options: LoraOptions, place: Path) -> dict[str, tuple[int, ...]]:
+    """The layers that get additions, "unet.NAME", with the shapes of their weights."""
+    found = {}
+    for part in finetune.parts(options, place):
+        ends = lora.targets(part, options.layers)
+        for path in layout.weights(place / part)[1]:
+            for name, shape in tensors.shapes(path).items():
+                layer = name.removesuffix(".weight")
+                if layer != name and lora.targeted(layer, ends):
+                    found[f"{part}.{layer}"] = shape
+    return found
+
+
+def trained(options: LoraOptions, place: Path) -> int:
+    """How many numbers train."""
+    return sum(
+        int(_named(options.block_ranks, name, options.rank)) * (shape[0] + math.prod(shape[1:]))
+        for name, shape in _layers(options, place).items()
+    )
+
+
+WAY = finetune.Way(name="lora", source=_source, faults=_faults, learner=Learner, trained=trained)
+
+
+def train(options: LoraOptions, events: Events) -> dict[str, Any]:
+    """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
+    return finetune.train(WAY, options, events)

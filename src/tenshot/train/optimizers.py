@@ -1,0 +1,91 @@
+"""The optimizers people name, from the libraries that keep them. Those that are not torch's own come with an extra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, get_args
+
+from tenshot import device
+from tenshot.errors import Fault, Refusal
+from tenshot.train.options import LoopOptions, Optimizer
+
+EXTRA = 'pip install "tenshot[optimizers]"'
+
+
+@dataclass(frozen=True)
+class Kind:
+    """place: "module:class". told: its arguments besides parameters and rate. averages: it has train() and eval()."""
+
+    place: str
+    told: Callable[[LoopOptions], Mapping[str, Any]]
+    averages: bool = False
+
+
+def _adam(options: LoopOptions) -> dict[str, Any]:
+    return {
+        "betas": (options.adam_beta1, options.adam_beta2),
+        "weight_decay": options.adam_weight_decay,
+        "eps": options.adam_epsilon,
+    }
+
+
+def _lion(options: LoopOptions) -> dict[str, Any]:
+    return {"betas": (options.adam_beta1, options.adam_beta2), "weight_decay": options.adam_weight_decay}
+
+
+KINDS: dict[str, Kind] = {
+    "adamw": Kind("torch.optim:AdamW", _adam),
+    "adamw8bit": Kind("bitsandbytes.optim:AdamW8bit", _adam),
+    "adafactor": Kind("torch.optim:Adafactor", lambda o: {"weight_decay": o.adam_weight_decay}),
+    "lion": Kind("lion_pytorch:Lion", _lion),
+    "prodigy": Kind("prodigyopt:Prodigy", lambda o: _adam(o) | {"safeguard_warmup": True, "use_bias_correction": True}),
+    "schedulefree": Kind("schedulefree:AdamWScheduleFree", _adam, averages=True),
+}
+
+
+def chosen(options: LoopOptions) -> str:
+    return "adamw8bit" if options.use_8bit_adam else options.optimizer
+
+
+def check(options: LoopOptions, where: str) -> None:
+    """Refuse an optimizer that is not installed, or that cannot do what is asked. where: the device's name."""
+    name = chosen(options)
+    faults = []
+    if options.use_8bit_adam and options.optimizer not in ("adamw", "adamw8bit"):
+        faults.append(Fault("--use_8bit_adam", f"stands beside --optimizer {options.optimizer}", "one of the two"))
+    if name == "adamw8bit" and _is_cpu(where):
+        found = "adamw8bit keeps its 8-bit state on a GPU only"
+        faults.append(Fault("--optimizer", found, "adamw or adafactor", "adafactor needs the least memory on a CPU"))
+    if KINDS[name].averages and options.lr_scheduler not in ("constant", "constant_with_warmup"):
+        found = f"{options.lr_scheduler}, with an optimizer that replaces the schedule"
+        faults.append(Fault("--lr_scheduler", found, "constant or constant_with_warmup"))
+    if KINDS[name].averages and options.use_ema:
+        faults.append(Fault("--use_ema", f"{name} averages by itself", "no running average", "leave --use_ema out"))
+    try:
+        _kind(name)
+    except ImportError:
+        package = KINDS[name].place.split(":")[0].split(".")[0]
+        fits = ", ".join(each for each in get_args(Optimizer) if KINDS[each].place.startswith("torch"))
+        faults.append(Fault(f"--optimizer {name}", f"{package} is not installed", fits, EXTRA))
+    if faults:
+        raise Refusal(*faults)
+
+
+def make(options: LoopOptions, groups: Sequence[Mapping[str, Any]]) -> Any:
+    """The optimizer that `options` name. groups: parameters with their learning rates."""
+    name = chosen(options)
+    return _kind(name)([dict(group) for group in groups], lr=options.learning_rate, **KINDS[name].told(options))
+
+
+def _is_cpu(where: str) -> bool:
+    try:
+        return device.pick(where).type == "cpu"
+    except Refusal:  # its own fault, told by whoever asked for it
+        return False
+
+
+def _kind(name: str) -> Any:
+    module, kind = KINDS[name].place.split(":")
+    return getattr(import_module(module), kind)

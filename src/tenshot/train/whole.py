@@ -1,0 +1,53 @@
+"""Whole nets train: full fine-tuning and DreamBooth. What comes out is a model folder like the one that went in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tenshot import model
+from tenshot.errors import Fault, Refusal
+from tenshot.families import layout
+from tenshot.model import Model
+from tenshot.train import finetune
+from tenshot.train.options import FineTuneOptions
+
+
+class Whole:
+    """The UNet, and the text encoders where the options say so."""
+
+    def __init__(self, base: Model, options: FineTuneOptions) -> None:
+        self.model = base
+        self.words_move = options.train_text_encoder
+        encoders = base.family.encoders if options.train_text_encoder else ()
+        self.parts: Mapping[str, nn.Module] = {part: base[part] for part in ("unet", *encoders)}
+        self.factor = (options.text_encoder_lr or options.learning_rate) / options.learning_rate
+        for part in model.NETS:
+            if part in base.parts:
+                base[part].requires_grad_(part in self.parts)
+
+    def rate(self, part: str, name: str) -> float:
+        return 1.0 if part == "unet" else self.factor
+
+    def save(self, folder: Path) -> None:
+        model.write_into(self.model, folder)
+
+    def prove(self, folder: Path) -> None:
+        """What was written must be bit for bit what was trained."""
+        again = model.load(str(folder))
+        for part in model.NETS:
+            if part not in self.model.parts:
+                continue
+            live, read = self.model[part].state_dict(), again[part].state_dict()
+            wrong = [name for name, tensor in live.items() if not torch.equal(tensor.cpu(), read[name].cpu())]
+            if wrong:
+                found = f"{len(wrong)} tensors differ after writing"
+                raise Refusal(Fault(str(folder / part), found, do="check the disk"))
+
+
+def trained(options: FineTuneOptions, place: Path) -> int:
+    """How many numbers train."""
+    return sum(layout.numbers(place / part) for part in finetune.parts(options, place))

@@ -1,0 +1,188 @@
+"""From pictures to latents: shapes, mirrors, masks, the cache; and the order in which they are learned."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from tenshot import model
+from tenshot.events import Events
+from tenshot.files import datasets
+from tenshot.files.pictures import as_tensor, read_folder
+from tenshot.model import Model
+from tenshot.train import data
+from tenshot.train.cache import Cache, key
+from tenshot.train.denoise import Latents
+from tenshot.train.draws import Draws
+from tenshot.train.finetune import Captions
+from tests import tiny
+from tests.dreambooth_runs import Bench, losses, same_weights
+
+
+@pytest.fixture(scope="module")
+def base(sd1: Path) -> Model:
+    return model.load(str(sd1))
+
+
+def posterior(base: Model, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        found = base["vae"].encode(as_tensor(image)[None]).latent_dist
+    return tuple(part[0] * base["vae"].config.scaling_factor for part in (found.mean, found.std))
+
+
+def test_latents_are_those_of_the_very_pictures(base: Model, pictures: Path, tmp_path: Path):
+    examples = read_folder(pictures)
+    for order in (examples, examples[::-1]):
+        latents, shown = data.encoded(base, order, data.squares(64, flip=True), Events(), Cache(tmp_path))
+        assert shown == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+        for row, number in enumerate(shown):
+            image = Image.open(order[number].path).convert("RGB")
+            wanted = posterior(base, ImageOps.mirror(image) if row % 2 else image)
+            assert all(torch.equal(a, b) for a, b in zip(latents.each[row], wanted, strict=True))
+
+
+def test_another_vae_another_cut_or_other_bytes_are_never_found(
+    base: Model, sdxl: Path, pictures: Path, tmp_path: Path
+):
+    cache, examples = Cache(tmp_path), read_folder(pictures)[:1]
+    for other, views in ((base, data.squares(64)), (base, data.squares(32)), (model.load(str(sdxl)), data.squares(64))):
+        data.encoded(other, examples, views, Events(), cache)
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == 3
+
+
+def test_a_cache_is_bounded_and_keeps_what_was_used_last(tmp_path: Path):
+    cache = Cache(tmp_path, limit=3000)
+    one = (torch.zeros(4, 8, 8), torch.zeros(4, 8, 8))  # 2 KiB
+    for name in "abc":
+        cache.write(key(name), one)
+    cache.trim({key("a")})
+    assert cache.read(key("a")) and not cache.read(key("b")) and not cache.read(key("c"))
+
+
+def test_what_is_lost_or_damaged_is_encoded_again(base: Model, pictures: Path, tmp_path: Path):
+    examples = read_folder(pictures)
+    latents, _ = data.encoded(base, examples, data.squares(64), Events(), Cache(tmp_path))
+    first, second = sorted(tmp_path.glob("*/*.safetensors"))[:2]
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:100])
+    plain, _ = data.encoded(base, examples, data.squares(64), Events())
+    assert all(
+        torch.equal(a, b)
+        for one, two in zip(latents.each, plain.each, strict=True)
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def _write(folder: str) -> None:
+    for number in range(100):
+        Cache(Path(folder)).write(key(number), (torch.full((4, 8, 8), number), torch.zeros(4, 8, 8)))
+
+
+def test_two_processes_share_a_cache(tmp_path: Path):
+    writers = [multiprocessing.get_context("fork").Process(target=_write, args=(str(tmp_path),)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        for number in range(100):
+            found = Cache(tmp_path).read(key(number))
+            assert found is None or bool((found[0] == number).all())
+    assert all(Cache(tmp_path).read(key(number)) for number in range(100))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (200, 100), (100, 200), (640, 480), (5000, 100)])
+def test_shapes_are_the_nearest_that_fit(size: tuple[int, int]):
+    (view,) = data.buckets(512, 64)(size)
+    width, height = view.size
+    assert width % 64 == height % 64 == 0
+    assert 512 * 512 * 0.75 <= width * height <= 512 * 512
+    limited = min(max(size[0] / size[1], 0.5), 2)
+    assert 0.8 < (width / height) / limited < 1.25
+
+
+def test_a_batch_has_one_shape_and_an_epoch_has_every_picture():
+    sizes = [(8, 8)] * 5 + [(6, 10)] * 3 + [(10, 6)] * 1
+    latents = Latents([(torch.zeros(4, *s), torch.zeros(4, *s)) for s in sizes], sizes, repeats=[1] * 8 + [4])
+    batches = [latents.pick(Draws(3, [2 * n, 2 * n + 1]), "picture") for n in range(14)]
+    assert all(len({sizes[row] for row in rows}) == 1 for rows in batches)
+    epoch = Counter(row for rows in batches[:7] for row in rows)
+    assert set(epoch) == set(range(9)) and epoch[8] == 4
+    assert batches[:7] != batches[7:]
+    assert batches == [latents.pick(Draws(3, [2 * n, 2 * n + 1]), "picture") for n in range(14)]
+
+
+def test_repeats_count(tmp_path: Path):
+    tiny.pictures(tmp_path / "3_az baby", 1)
+    tiny.pictures(tmp_path / "1_baby", 2, seed=4)
+    found = datasets.read(tmp_path, option="")
+    latents = Latents([(torch.zeros(4, 8, 8),) * 2] * 3, [(8, 8)] * 3, repeats=[each.repeats for each in found])
+    assert latents.epoch == 5
+    rows = [row for n in range(5) for row in latents.pick(Draws(0, [n]), "picture")]
+    assert {found[row].path.parent.name: count for row, count in Counter(rows).items() if count > 1} == {"3_az baby": 3}
+
+
+def test_captions_stay_with_their_pictures_under_shuffling(bench: Bench, sd1: Path):
+    """Pictures of one shade each; the clean latents and the caption of every sample of a batch agree."""
+    folder = bench.folder / "shades"
+    folder.mkdir()
+    for number in range(6):
+        Image.new("RGB", (64, 48 if number % 2 else 64), (number * 40, 0, 0)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"shade {number}")
+    base, examples = model.load(str(sd1)), read_folder(folder)
+    latents, shown = data.encoded(base, examples, data.buckets(64, 16), Events(), Cache(bench.folder / "cache"))
+    captions = Captions([examples[number].caption or "" for number in shown])
+    for step in range(20):
+        draws = Draws(1, [2 * step, 2 * step + 1])
+        rows = latents.pick(draws, "picture")
+        for row, text in zip(rows, captions.of(rows, draws), strict=True):
+            view = data.buckets(64, 16)(Image.open(folder / f"{text[-1]}.png").size)[0]
+            wanted = posterior(base, view.of(Image.open(folder / f"{text[-1]}.png").convert("RGB")))
+            assert torch.equal(latents.each[row][0], wanted[0])
+
+
+def test_captions_are_left_out_and_mixed_as_often_as_asked():
+    captions = Captions(["a, b, c, d"] * 2, empty=0.25, tags=True, keep=1)
+    said = [text for n in range(400) for text in captions.of([0, 1], Draws(0, [2 * n, 2 * n + 1]))]
+    assert 0.2 < said.count("") / len(said) < 0.3
+    orders = Counter(text for text in said if text)
+    assert all(text.startswith("a, ") and sorted(text.split(", ")) == ["a", "b", "c", "d"] for text in orders)
+    assert len(orders) == 6 and min(orders.values()) > 50
+
+
+def test_what_is_masked_out_is_not_learned(bench: Bench, pictures: Path):
+    masks = bench.folder / "masks"
+    masks.mkdir()
+    for path in pictures.glob("*.png"):
+        Image.fromarray(np.pad(np.full((64, 32), 255, np.uint8), ((0, 0), (0, 32)))).save(masks / path.name)
+    whole = losses(bench.run("whole"))
+    assert losses(bench.run("half", mask_dir=str(masks))) != pytest.approx(whole, rel=1e-3)
+    for path in masks.glob("*.png"):
+        Image.new("L", (64, 64), 255).save(path)
+    assert losses(bench.run("all", mask_dir=str(masks))) == pytest.approx(whole, rel=1e-5)
+
+
+def test_shapes_repeats_and_flips_go_through_a_whole_run(bench: Bench):
+    own = bench.folder / "own"
+    tiny.pictures(own / "2_az baby", 2)
+    Image.new("RGB", (128, 64), "red").save(own / "2_az baby" / "wide.png")
+    given = {
+        "instance_data_dir": str(own),
+        "aspect_ratio_buckets": True,
+        "bucket_step": "16",
+        "random_flip": True,
+        "train_batch_size": "2",
+        "with_prior_preservation": True,
+        "class_prompt": "baby",
+        "num_class_images": "2",
+        "max_train_steps": "8",
+    }
+    one, other = bench.run("one", **given), bench.run("other", **given)
+    assert same_weights(one, other)
+    plan = json.loads((one / "manifest.json").read_text())["plan"]
+    assert "2 shapes" in plan and "12 pairs an epoch" in plan

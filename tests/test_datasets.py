@@ -1,0 +1,91 @@
+"""Every layout of pictures with captions that people have, and what is refused in each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tenshot.errors import Refusal
+from tenshot.files import datasets
+from tests import tiny
+
+
+def read(folder: Path, **more) -> list[tuple[str, str | None, int]]:
+    found = datasets.read(folder, option="--train_data_dir", **more)
+    return [(str(each.path.relative_to(folder)), each.caption, each.repeats) for each in found]
+
+
+def refused(folder: Path, **more) -> list[str]:
+    with pytest.raises(Refusal) as caught:
+        read(folder, **more)
+    return [fault.where for fault in caught.value.faults]
+
+
+def test_text_files_beside(tmp_path: Path):
+    tiny.pictures(tmp_path, 2)
+    (tmp_path / "picture-1.txt").write_text("one more\n")
+    assert read(tmp_path) == [("picture-0.png", None, 1), ("picture-1.png", "one more", 1)]
+
+
+def test_folders_with_repeats(tmp_path: Path):
+    tiny.pictures(tmp_path / "10_az baby", 1)
+    tiny.pictures(tmp_path / "2_baby", 1)
+    (tmp_path / "2_baby" / "picture-0.txt").write_text("some baby")
+    wanted = [("10_az baby/picture-0.png", "az baby", 10), ("2_baby/picture-0.png", "some baby", 2)]
+    assert read(tmp_path) == wanted
+
+
+def test_pictures_beside_folders_with_repeats_would_be_lost(tmp_path: Path):
+    tiny.pictures(tmp_path / "10_az baby", 1)
+    tiny.pictures(tmp_path / "0_never", 1)
+    tiny.pictures(tmp_path / "more", 1)
+    tiny.pictures(tmp_path, 1)
+    wanted = {tmp_path / "more", tmp_path / "picture-0.png", tmp_path / "0_never"}
+    assert set(refused(tmp_path)) == {str(each) for each in wanted}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+@pytest.mark.parametrize("split", ["", "train"])
+def test_metadata(kind: str, split: str, tmp_path: Path):
+    place = tiny.pictures(tmp_path / split, 2) if split else tiny.pictures(tmp_path, 2)
+    rows = [("picture-0.png", 'a "first", one'), ("picture-1.png", "the second")]
+    if kind == "jsonl":
+        text = "".join(json.dumps({"file_name": name, "said": said}) + "\n" for name, said in rows)
+    else:
+        text = 'file_name,said\npicture-0.png,"a ""first"", one"\npicture-1.png,the second\n'
+    (place / f"metadata.{kind}").write_text(text)
+    assert [(Path(name).name, said) for name, said, _ in read(tmp_path, column="said")] == rows
+    assert refused(tmp_path) == [
+        f"{place / f'metadata.{kind}'}, line {n}" for n in ((1, 2) if kind == "jsonl" else (2, 3))
+    ]
+
+
+def test_metadata_is_read_as_the_datasets_library_would(tmp_path: Path):
+    library = pytest.importorskip("datasets")
+    tiny.pictures(tmp_path, 3)
+    lines = [json.dumps({"file_name": f"picture-{n}.png", "text": f"number {n}"}) for n in (2, 0, 1)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    theirs = library.load_dataset("imagefolder", data_dir=str(tmp_path), split="train")
+    assert sorted(theirs["text"]) == sorted(said for _, said, _ in read(tmp_path))
+
+
+def test_all_faults_of_metadata_at_once(tmp_path: Path):
+    tiny.pictures(tmp_path, 1)
+    rows = [{"file_name": "../secret.png", "text": "x"}, {"text": "x"}, {"file_name": "gone.png", "text": "x"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = tmp_path / "metadata.jsonl"
+    assert refused(tmp_path) == [f"{table}, line 1", f"{table}, line 2", str(tmp_path / "gone.png")]
+    table.write_text(json.dumps({"file_name": "picture-0.png", "text": "x"}) + "\n")
+    tiny.pictures(tmp_path / "more", 1)
+    assert refused(tmp_path) == [str(tmp_path / "more" / "picture-0.png")]
+
+
+def test_masks_by_name(tmp_path: Path):
+    tiny.pictures(tmp_path / "own", 2)
+    masks = tiny.pictures(tmp_path / "masks", 1)
+    found = datasets.read(tmp_path / "own", option="--train_data_dir", masks=masks)
+    assert [each.mask for each in found] == [masks / "picture-0.png", None]
+    (masks / "picture-0.png").rename(masks / "other.png")
+    assert refused(tmp_path / "own", masks=masks) == [str(masks / "other.png")]
