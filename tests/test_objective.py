@@ -111,7 +111,7 @@ def test_min_snr_with_prior_preservation_weighs_each_sample_by_its_own_timestep(
 
 
 def test_a_drawn_batch_shows_each_picture_with_its_own_noise():
-    latents = Latents(some(3, 4, 2, 2), some(3, 4, 2, 2, seed=1).abs())
+    latents = Latents.of(some(3, 4, 2, 2), some(3, 4, 2, 2, seed=1).abs())
     aim = Objective("epsilon", ALPHAS)
     batch = aim.draw(latents, Draws(5, range(6)))
     dice = Draws(5, range(6)).noise("posterior", (4, 2, 2))

@@ -60,6 +60,20 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
     with replacing(path) as temporary:
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(whole, temporary, dict(metadata or {}))
+        _settle(temporary)
+
+
+def _settle(path: Path) -> None:
+    """Sort the metadata in a file's header, which safetensors leaves in any order: equal content, equal bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if len(header.get("__metadata__", ())) > 1:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            settled = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            assert len(settled) <= length
+            file.seek(8)
+            file.write(settled.ljust(length))
 
 
 def write_text(path: Path, text: str) -> None:

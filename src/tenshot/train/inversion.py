@@ -124,7 +124,7 @@ def _faults(options: TextualInversionOptions) -> Iterator[Fault]:
 
 def _unsaid(options: TextualInversionOptions, examples: Sequence[Example]) -> Iterator[Fault]:
     """Captions that say none of the new words teach them nothing."""
-    words = options.placeholder_token
+    words = sorted(set(options.placeholder_token))
     mute = [each.path.name for each in examples if each.caption and not any(word in each.caption for word in words)]
     if mute:
         few = ", ".join(mute[:4]) + (", ..." if len(mute) > 4 else "")
