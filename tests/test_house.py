@@ -23,7 +23,7 @@ from tenshot.train.options import LoopOptions
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 FLOORS = (
-    {"errors", "events", "device", "measure", "options", "measures"},
+    {"errors", "events", "device", "processes", "measure", "options", "measures"},
     {"files", "diffusion"},
     {"families"},
     {"model", "sampling", "adapters"},

@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             or 0
         )
     except Refusal as refusal:
-        _outlet(as_json).refusal(refusal)
+        if os.environ.get("RANK", "0") == "0":  # several processes refuse for the same reason
+            _outlet(as_json).refusal(refusal)
         return 2
     except Cancelled as cancelled:
         _outlet(as_json).stopped(str(cancelled))
@@ -87,24 +88,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def carry_out(path: Name, words: Sequence[str], as_json: bool) -> None:
-    """Read the verb's options from `words`, do its work, tell its result.
+def carry_out(path: Name, words: Sequence[str], as_json: bool) -> int:
+    """Read the verb's options from `words`, do its work, tell its result. The exit code comes back.
 
     Raises Refusal, also where memory or disk ran out; Cancelled after Ctrl-C; whatever else the verb raises.
     """
+    from tenshot import processes
     from tenshot.console import Console, Interrupt, LogFile
     from tenshot.events import Together
     from tenshot.options import gather
 
     verb = VERBS[path]
     options = gather(_load(verb.options), words)
-    folder = getattr(options, "output_dir", None)
+    wanted = getattr(options, "num_processes", 1)
+    if wanted > 1 and processes.count() == 1:
+        return processes.launch([*path, *words, *(["--json"] if as_json else [])], wanted)
+    folder = getattr(options, "output_dir", None) if processes.first() else None
     title = shlex.join(["tenshot", *path, *words])
     log = LogFile(folder and Path(folder) / "tenshot.log", f"{title}  [tenshot {tenshot.__version__}]")
     # What a library prints must not get between the result and its reader.
     with log, _in_our_words(options), Interrupt() as interrupt, Console() as console, redirect_stdout(sys.stderr):
-        result = _load(verb.run)(options, Together(console, log, interrupt))
-    _outlet(as_json).result(result)
+        listeners = (console, log, interrupt) if processes.first() else (interrupt,)
+        result = _load(verb.run)(options, Together(*listeners))
+    if processes.first():
+        _outlet(as_json).result(result)
+    return 0
 
 
 class _Group(TyperGroup):
@@ -156,8 +164,8 @@ class _Command(TyperCommand):
         ctx.args = args
         return args
 
-    def invoke(self, ctx: Any) -> None:
-        carry_out(self.path, ctx.args, bool(ctx.obj))
+    def invoke(self, ctx: Any) -> int:
+        return carry_out(self.path, ctx.args, bool(ctx.obj))
 
 
 SETTINGS = {"help_option_names": ["--help", "-h"], "ignore_unknown_options": True}

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tenshot import __version__, device, model, sampling
 from tenshot.diffusion.samplers import SAMPLERS
-from tenshot.errors import Fault, all_or_refuse, refuse_if
+from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.families import layout
 from tenshot.families.family import overlong
@@ -28,6 +28,8 @@ class GenerateOptions(Options):
 
     model: str = Field("pocket", description="pocket, or a model folder in the diffusers layout")
     prompt: list[str] = Field(min_length=1, description="what to draw; give it again for more prompts")
+    lora: list[str] = Field([], description="a LoRA file or its folder; FILE=0.8 for another strength than 1")
+    embedding: list[Path] = Field([], description="a file with a learned word; the prompt says the word")
     negative_prompt: str = Field("", description="what to keep away from")
     seed: int = Field(-1, ge=-1, lt=2**63, description="of the first picture, the next ones count on; -1: any")
     num_images: int = Field(1, ge=1, description="pictures for each prompt")
@@ -52,7 +54,7 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
         lambda: layout.examine(model.find(options.model)),
         lambda: refuse_if(_faults(options)),
     )
-    opened = model.load(options.model, device=where, precision=options.precision)
+    opened = _with_adapters(model.load(options.model, device=where, precision=options.precision), options)
     seed = options.seed if options.seed >= 0 else secrets.randbelow(2**32)
     requests = [
         Request(prompt, seed + number, options.negative_prompt)
@@ -68,6 +70,32 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
         write_png(path, image, infotext(request.prompt, request.negative, facts(opened, request, settings)))
         written.append({"file": str(path), "prompt": request.prompt, "seed": request.seed})
     return {"pictures": written}
+
+
+def _with_adapters(opened: Model, options: GenerateOptions) -> Model:
+    """The model with every LoRA and every learned word that `options` name."""
+    if not options.lora and not options.embedding:
+        return opened
+    from tenshot.adapters import embedding, lora  # peft is slow to import
+
+    for path in options.embedding:
+        opened = embedding.add(opened, *embedding.read(path))
+    for number, each in enumerate(options.lora):
+        place, strength = _strength(each)
+        lora.attach(opened, lora.read(place), f"lora-{number}")
+        lora.scale(opened, f"lora-{number}", strength)
+    return opened
+
+
+def _strength(lora: str) -> tuple[Path, float]:
+    """FILE=0.8 -> FILE and 0.8. Raises Refusal where what follows the sign is no number."""
+    if Path(lora).exists() or "=" not in lora:
+        return Path(lora), 1.0
+    place, _, strength = lora.rpartition("=")
+    try:
+        return Path(place), float(strength)
+    except ValueError:
+        raise Refusal(Fault("--lora", f"{lora}: {strength!r} is no number", "FILE, or FILE=0.8")) from None
 
 
 def facts(opened: Model, request: Request, settings: Settings) -> dict[str, object]:

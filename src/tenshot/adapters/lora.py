@@ -72,6 +72,8 @@ def attach(model: Model, lora: Lora, name: str = "default") -> None:
             left = set_peft_model_state_dict(net, named, adapter_name=name).unexpected_keys
             if left:
                 raise Refusal(Fault(f"LoRA for {part}", f"{len(left)} tensors fit nowhere: {left[0]}, ..."))
+    for layer in _layers(model):
+        layer.set_adapter(list(layer.scaling))
 
 
 def scale(model: Model, name: str, weight: float) -> None:
@@ -98,8 +100,9 @@ def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module], metadata: Mappi
     tensors.write(file, named, about)
 
 
-def read(file: Path) -> Lora:
-    """A LoRA file with diffusers' names. Raises Refusal where it is none."""
+def read(place: Path) -> Lora:
+    """A LoRA file with diffusers' names, or the folder it lies in. Raises Refusal where it is none."""
+    file = place / FILE if place.is_dir() else place
     named, about = tensors.read(file), tensors.metadata(file)
     weights: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in named.items():

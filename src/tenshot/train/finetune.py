@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import nn
 
-from tenshot import device, model
+from tenshot import device, model, processes
 from tenshot.diffusion import objective, samplers
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
@@ -18,7 +18,7 @@ from tenshot.families import family, layout, table
 from tenshot.files import datasets, tensors
 from tenshot.files.pictures import Example
 from tenshot.model import Model
-from tenshot.train import class_pictures, data, denoise, optimizers, run
+from tenshot.train import class_pictures, data, denoise, optimizers, run, trackers
 from tenshot.train.cache import Cache
 from tenshot.train.denoise import Latents, Objective
 from tenshot.train.draws import Draws
@@ -169,13 +169,14 @@ def _checkpoint_gradients(net: Any) -> None:
 
 def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
-    where, place, examples, _, brought, _ = all_or_refuse(
+    where, place, examples, _, brought, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _model_folder(options),
         lambda: _examples(way, options),
         lambda: refuse_if((*_option_faults(options), *way.faults(options))),
         lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
         lambda: optimizers.check(options, options.device),
+        lambda: trackers.check(options.report_to),
     )
     claim = run.identity(way.name, options, _inputs(way.source(options).folder, place, examples, brought or []))
     whole = sum(layout.numbers(place / part) for part in model.NETS)
@@ -184,6 +185,7 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
         lambda: run.check_folder(options, claim),
         lambda: run.check_disk(options, 4 * way.trained(options, place), 4 * whole),
     )
+    processes.join(where.type == "cpu")
     base = _as_trained(model.load(str(place), device=where), options)
     return _carry_out(way, base, examples, stock, claim, options, events)
 
@@ -208,15 +210,18 @@ def _carry_out(
     side = options.resolution or base.resolution
     if side != base.resolution:
         events.say(f"this model was trained for {base.resolution} pixels, not {side}")
-    tensors.write_json(options.output_dir / run.CLAIM, claim)
-    pictures, shown = data.encoded(base, examples, views(options, side), events, Cache())
+    if processes.first():
+        tensors.write_json(options.output_dir / run.CLAIM, claim)
+    with processes.first_goes_first():
+        pictures, shown = data.encoded(base, examples, views(options, side), events, Cache())
     prompt = way.source(options).prompt or ""
     texts = [examples[number].caption or prompt for number in shown]
     captions = Captions(texts, options.proportion_empty_prompts, options.shuffle_tags, options.keep_tags)
     kept = None
     if stock:
         count, batch = options.num_class_images, options.sample_batch_size
-        kept, _ = class_pictures.ensure(base, *stock, count, options.seed, batch, events)
+        with processes.first_goes_first():
+            kept, _ = class_pictures.ensure(base, *stock, count, options.seed, batch, events)
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
     learner = way.learner(base, options)
     method = FineTune(learner, options, pictures, way.texts(options, captions) if way.texts else captions, kept)

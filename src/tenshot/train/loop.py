@@ -14,11 +14,11 @@ import torch
 from diffusers.optimization import get_scheduler
 from torch import nn
 
-from tenshot import device
+from tenshot import device, processes
 from tenshot.errors import Cancelled, Fault, Refusal
 from tenshot.events import Events
 from tenshot.files import tensors
-from tenshot.train import checkpoint, optimizers
+from tenshot.train import checkpoint, dvar, optimizers
 from tenshot.train.checkpoint import Checkpoint
 from tenshot.train.draws import Draws
 from tenshot.train.options import LoopOptions
@@ -80,7 +80,7 @@ def fit(method: Method, options: LoopOptions, events: Events, looker: Looker | N
         events.say(f"computing in {device.PRECISIONS[run.precision]}: {options.mixed_precision} is slower here")
     events.begin("training", options.max_train_steps, step)
     try:
-        while step < options.max_train_steps:
+        while step < options.max_train_steps and not run.learned():
             figures = run.step(step)
             step += 1
             events.step(step, **figures)
@@ -88,12 +88,18 @@ def fit(method: Method, options: LoopOptions, events: Events, looker: Looker | N
             if looker and looker.due(step):
                 with run.as_saved():
                     looker.look(step)
-            stop = events.cancelled()
-            if stop or step % options.checkpointing_steps == 0 or step == options.max_train_steps:
-                checkpoint.write(folder, run.state(step), options.checkpoints_total_limit)
+            run.look(step)
+            stop = run.agreed(events.cancelled())
+            last = step == options.max_train_steps or run.learned()
+            if stop or last or step % options.checkpointing_steps == 0:
+                if processes.first():
+                    checkpoint.write(folder, run.state(step), options.checkpoints_total_limit)
+                processes.wait()
                 events.checkpoint(step)
-            if stop and step < options.max_train_steps:
+            if stop and not last:
                 raise Cancelled(f"stopped after step {step}; the same command continues from there")
+        if step < options.max_train_steps:
+            events.say(f"learned after step {step}: the loss on fixed inputs lies still")
     finally:
         events.end()
     run.end()
@@ -146,6 +152,7 @@ class _Run:
         if options.use_ema:
             self.ema = {part: {n: p.detach().clone() for n, p in ps.items()} for part, ps in self.named.items()}
         self.unfinite = 0
+        self.looks: list[float] = []  # losses on fixed inputs
 
     def _groups(self) -> list[dict[str, Any]]:
         """The parameters by their learning rates."""
@@ -156,12 +163,13 @@ class _Run:
         return [{"params": each, "lr": self.options.learning_rate * factor} for factor, each in found.items()]
 
     def step(self, step: int) -> dict[str, float]:
-        """One optimizer step: `gradient_accumulation_steps` batches, whose figures come back."""
+        """One optimizer step: `gradient_accumulation_steps` batches in each process. Figures come back."""
         start = time.perf_counter()
         torch.manual_seed(device.seed_of(self.options.seed, "step", step))  # for nets with dropout
-        batch, pieces = self.options.train_batch_size, self.options.gradient_accumulation_steps
+        batch = self.options.train_batch_size
+        pieces = self.options.gradient_accumulation_steps * processes.count()
         loss = 0.0
-        for piece in range(pieces):
+        for piece in range(processes.rank(), pieces, processes.count()):
             first = (step * pieces + piece) * batch
             draws = Draws(self.options.seed, range(first, first + batch))
             with device.attention(self.device):
@@ -169,9 +177,16 @@ class _Run:
                     part = self.method.loss(draws) / pieces
                 self.scaler.scale(part).backward()
             loss += part.item()
+        loss = self._together(loss)
         rate = self.optimizer.param_groups[0]["lr"]
         norm = self._apply(loss)
         return {"loss": loss, "rate": rate, "norm": norm, "seconds": time.perf_counter() - start}
+
+    def _together(self, loss: float) -> float:
+        """The gradients and the loss of all processes' pieces."""
+        total = torch.tensor([loss], device=self.device)
+        processes.sum_over([total, *(p.grad for p in self.parameters if p.grad is not None)])
+        return total.item() if processes.count() > 1 else loss
 
     def _apply(self, loss: float) -> float:
         self.scaler.unscale_(self.optimizer)
@@ -196,6 +211,23 @@ class _Run:
         for part, shadow in self.ema.items():
             live = [self.named[part][name] for name in shadow]
             torch._foreach_lerp_(list(shadow.values()), live, 1 - self.options.ema_decay)
+
+    @torch.no_grad()
+    def look(self, step: int) -> None:
+        """Where the options ask for it, note the loss on inputs that are the same each time."""
+        if self.options.stop_when_learned and step % dvar.EVERY == 0:
+            fixed = Draws(device.seed_of(self.options.seed, "fixed inputs"), range(dvar.SAMPLES))
+            with device.attention(self.device), device.autocast(self.device, self.precision):
+                self.looks.append(self.method.loss(fixed).item())
+
+    def learned(self) -> bool:
+        return self.options.stop_when_learned and dvar.learned(self.looks)
+
+    def agreed(self, stop: bool) -> bool:
+        """Does any of the processes want to stop?"""
+        votes = torch.tensor([float(stop)], device=self.device)
+        processes.sum_over([votes])
+        return bool(votes.item())
 
     @contextmanager
     def as_saved(self) -> Iterator[None]:
@@ -222,7 +254,9 @@ class _Run:
 
     def resume(self, folder: Path) -> int:
         """Load the newest checkpoint of `folder`; the number of steps it holds, 0 without one."""
-        tensors.sweep(folder)
+        if processes.first():
+            tensors.sweep(folder)
+        processes.wait()
         places = checkpoint.found(folder)
         if not places:
             return 0
@@ -245,6 +279,7 @@ class _Run:
             "scaler": self.scaler.state_dict(),
             "optimizer": kept,
             "unfinite": self.unfinite,
+            "looks": self.looks,
         }
         return Checkpoint(step, groups, {name: _plain(value) for name, value in facts.items()})
 
@@ -268,6 +303,7 @@ class _Run:
             group["lr"] = rate
         self.scaler.load_state_dict(dict(saved.facts["scaler"]))
         self.unfinite = saved.facts["unfinite"]
+        self.looks = list(saved.facts["looks"])
 
 
 def _plain(value: Any) -> Any:

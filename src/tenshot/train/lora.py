@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tenshot import model
-from tenshot.adapters import lora
+from tenshot.adapters import embedding, lora
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.families import layout
@@ -27,6 +27,8 @@ class Learner:
     """Additions to the UNet, and to the text encoders where the options say so."""
 
     def __init__(self, base: Model, options: LoraOptions) -> None:
+        for path in options.embeddings:
+            base = embedding.add(base, *embedding.read(path))
         self.model, self.options = base, options
         self.words_move = options.train_text_encoder
         for part in model.NETS:
@@ -107,6 +109,11 @@ def _faults(options: LoraOptions) -> Iterator[Fault]:
     if options.start_from:
         yield from _start_faults(options)
     yield from _block_faults(options)
+    for path in options.embeddings:
+        try:
+            embedding.read(path)
+        except Refusal as refusal:
+            yield from refusal.faults
 
 
 def _start_faults(options: LoraOptions) -> Iterator[Fault]:

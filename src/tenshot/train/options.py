@@ -12,6 +12,7 @@ from tenshot.options import Options
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedulefree"]
 Loss = Literal["l2", "huber", "smooth_l1"]
+Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
 Layers = Literal["attention", "transformer", "all"]
 
 
@@ -23,6 +24,7 @@ class LoopOptions(Options):
     train_batch_size: int = Field(1, ge=1, description="examples in a batch")
     gradient_accumulation_steps: int = Field(1, ge=1, description="batches in an optimizer step")
     max_train_steps: int = Field(800, ge=1, description="optimizer steps in all")
+    stop_when_learned: bool = Field(False, description="stop earlier, once the loss on fixed inputs lies still")
     learning_rate: float = Field(5e-6, gt=0, description="step size of the optimizer")
     lr_scheduler: Schedule = Field("constant", description="course of the learning rate")
     lr_warmup_steps: int = Field(0, ge=0, description="optimizer steps in which the rate rises to its full value")
@@ -87,7 +89,8 @@ class WatchOptions(Options):
     num_validation_images: int = Field(4, ge=1, description="pictures drawn each time")
     validation_steps: int | None = Field(None, ge=1, description="optimizer steps between drawings")
     validation_epochs: int = Field(50, ge=1, description="or: rounds through the pictures between drawings")
-    report_to: Literal["tensorboard", "none"] = Field("tensorboard", description="where loss and pictures are shown")
+    report_to: Tracker = Field("tensorboard", description="where loss and pictures are shown")
+    tracker_project_name: str = Field("tenshot", min_length=1, description="the project's name at a tracking service")
 
 
 class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOptions, WatchOptions):
@@ -97,6 +100,7 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
     train_text_encoder: bool = Field(False, description="train the text encoder along with the UNet")
     text_encoder_lr: float | None = Field(None, gt=0, description="its own learning rate; default: the same")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
+    num_processes: int = Field(1, ge=1, description="processes on this machine, each with a GPU of its own, or on CPUs")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 
 
@@ -132,6 +136,7 @@ class LoraOptions(FineTuneOptions):
     use_dora: bool = Field(False, description="train magnitude and direction apart (DoRA)")
     use_rslora: bool = Field(False, description="strength is alpha / sqrt(rank) (rank-stabilised)")
     start_from: Path | None = Field(None, description="a LoRA file to train further")
+    embeddings: list[Path] = Field([], description="files with learned words that the captions say")
 
 
 class TextualInversionOptions(FineTuneOptions):

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tenshot import __version__, device
+from tenshot import __version__, device, processes
 from tenshot.errors import Fault, refuse_if
 from tenshot.events import Events, Together
 from tenshot.files import tensors
@@ -21,7 +21,7 @@ from tenshot.train import checkpoint, loop
 from tenshot.train.learner import Learner
 from tenshot.train.options import FineTuneOptions, LoopOptions
 from tenshot.train.previews import Previews
-from tenshot.train.trackers import LossLog, TensorBoard
+from tenshot.train.trackers import LossLog, Service, TensorBoard
 
 CLAIM, MANIFEST, RECIPE = "run.json", "manifest.json", "recipe.yaml"
 PLACES = {
@@ -32,8 +32,14 @@ PLACES = {
     "mask_dir",
     "pretrained_model_name_or_path",
 }  # digests speak for them
-FREE = {"checkpointing_steps", "checkpoints_total_limit", "report_to", "device"} | {
-    name for name in FineTuneOptions.model_fields if "validation" in name
+FREE = {
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "report_to",
+    "tracker_project_name",
+    "device",
+    "num_processes",
+    *(name for name in FineTuneOptions.model_fields if "validation" in name),
 }  # options that may change between the two halves of a run without changing its result
 OURS = (".part", ".log")  # suffixes of what a run may leave before it has claimed its folder
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
@@ -42,6 +48,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
 def identity(method: str, options: LoopOptions, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a run this run: its method, the options its result depends on, and digests of what it reads."""
     chosen = {name: value for name, value in options.model_dump(mode="json").items() if name not in FREE | PLACES}
+    chosen["gradient_accumulation_steps"] *= processes.count()  # who makes which batch changes nothing
     if getattr(options, "lr_scheduler", "") in ("constant", "constant_with_warmup"):
         chosen.pop("max_train_steps")
     return {"method": method, "options": chosen, "inputs": dict(inputs)}
@@ -113,16 +120,19 @@ class Job:
 def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, Any]:
     """Forecast, train, save to options.output_dir, prove. What came of it is returned; the manifest says the rest."""
     folder = options.output_dir
-    tensors.write_json(folder / CLAIM, job.claim)
-    tensors.write_text(folder / RECIPE, as_recipe(options))
+    if processes.first():
+        tensors.write_json(folder / CLAIM, job.claim)
+        tensors.write_text(folder / RECIPE, as_recipe(options))
     events.say(job.plan)
     expected = _forecast(job, options, events)
     started = time.perf_counter()
-    trackers = Together(*_trackers(options), events)
+    trackers = Together(*_trackers(options), events) if processes.first() else events
     fit = loop.fit(job.method, options, trackers, _previews(job, options, trackers))
     seconds = time.perf_counter() - started
-    job.learner.save(folder)
-    job.learner.prove(folder)
+    if processes.first():
+        job.learner.save(folder)
+        job.learner.prove(folder)
+    processes.wait()
     result = {
         "result": str(folder),
         "steps": fit.step,
@@ -136,7 +146,8 @@ def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, A
         "versions": {"tenshot": __version__, **{name: metadata.version(name) for name in LIBRARIES}},
         "arguments": options.model_dump(mode="json"),
     }
-    tensors.write_json(folder / MANIFEST, {**result, **job.claim, **about})
+    if processes.first():
+        tensors.write_json(folder / MANIFEST, {**result, **job.claim, **about})
     return result
 
 
@@ -157,10 +168,12 @@ def _trackers(options: FineTuneOptions) -> Iterator[Events]:
     yield LossLog(options.output_dir / "loss.jsonl")
     if options.report_to == "tensorboard":
         yield TensorBoard(options.output_dir / "logs")
+    elif options.report_to != "none":
+        yield Service(options.report_to, options.tracker_project_name, options.model_dump(mode="json"))
 
 
 def _previews(job: Job, options: FineTuneOptions, shown: Events) -> Previews | None:
-    if not options.validation_prompt:
+    if not options.validation_prompt or not processes.first():
         return None
     every = options.validation_steps or options.validation_epochs * job.per_epoch
     return Previews(job.learner.model, options, every, shown)

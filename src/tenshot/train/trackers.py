@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 
 
@@ -41,6 +45,42 @@ def read(path: Path) -> list[dict[str, float]]:
         except json.JSONDecodeError:
             break
     return found
+
+
+class Service(Events):
+    """Scalars and pictures to Weights & Biases or trackio, whose calls are the same. name: of the module.
+
+    Each run is one of `project`; a resumed run is the same one again.
+    """
+
+    def __init__(self, name: str, project: str, config: Mapping[str, Any]) -> None:
+        self.library = import_module(name)
+        self.project, self.config = project, dict(config)
+        self.open = False
+
+    def begin(self, job: str, total: int, done: int = 0) -> None:
+        if job == "training":
+            name = Path(str(self.config["output_dir"])).name
+            self.library.init(project=self.project, name=name, config=self.config, resume="allow")
+            self.open = True
+
+    def step(self, step: int, **figures: float) -> None:
+        self.library.log({f"train/{name}": value for name, value in figures.items()}, step=step)
+
+    def picture(self, tag: str, step: int, image: Image.Image) -> None:
+        self.library.log({tag: self.library.Image(np.asarray(image))}, step=step)
+
+    def end(self) -> None:
+        if self.open:
+            self.library.finish()
+            self.open = False
+
+
+def check(name: str) -> None:
+    """Refuse a tracker that is not installed."""
+    if name in ("wandb", "trackio") and find_spec(name) is None:
+        do = f"pip install {name}"
+        raise Refusal(Fault("--report_to", f"{name} is not installed", "tensorboard, none, or an installed one", do))
 
 
 class TensorBoard(Events):

@@ -1,0 +1,143 @@
+"""Several processes on one job. Alone, every function here does nothing; in company, all processes must call it.
+
+A launcher (`--num_processes`, `accelerate launch`, torchrun) says through the environment who is who.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+BUCKET = 25_000_000  # numbers summed in one message
+
+
+def count() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """The number of this process among those on this machine: which GPU is its own."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def first() -> bool:
+    """Is this the process that talks and writes?"""
+    return rank() == 0
+
+
+def join(cpu: bool) -> None:
+    """Meet the others. cpu: compute on CPUs, where there are GPUs too."""
+    if count() > 1:
+        _state(cpu)
+
+
+@lru_cache
+def _state(cpu: bool) -> Any:
+    from accelerate import PartialState
+
+    return PartialState(cpu=cpu)
+
+
+@contextmanager
+def first_goes_first() -> Iterator[None]:
+    """The first process does the block alone; then the others, who find done what it did."""
+    if not first():
+        wait()
+    try:
+        yield
+    finally:
+        if first():
+            wait()
+
+
+def wait() -> None:
+    """Until all are here."""
+    if count() > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def sum_over(tensors: Sequence[torch.Tensor]) -> None:
+    """Replace every tensor by its sum over the processes."""
+    if count() == 1:
+        return
+    import torch
+    import torch.distributed as dist
+
+    for group in _groups(tensors):
+        flat = torch.cat([tensor.flatten() for tensor in group])
+        dist.all_reduce(flat)
+        for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _groups(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Tensors of one type, together not much more than BUCKET numbers."""
+    waiting: dict[Any, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        group = waiting.setdefault(tensor.dtype, [])
+        group.append(tensor)
+        if sum(each.numel() for each in group) >= BUCKET:
+            yield waiting.pop(tensor.dtype)
+    yield from waiting.values()
+
+
+def launch(words: Sequence[str], processes: int) -> int:
+    """Run `tenshot WORDS` in as many processes on this machine; the worst exit code comes back."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    running = []
+    for number in range(processes):
+        own = {"OMP_NUM_THREADS": threads} | shared | {"RANK": number, "LOCAL_RANK": number}
+        environment = os.environ | {name: str(value) for name, value in own.items()}
+        running.append(subprocess.Popen([sys.executable, "-m", "tenshot", *words], env=environment))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # each of them hears Ctrl-C and stops in its own good time
+    try:
+        return _worst(running)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _worst(running: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for all; when one fails, the others would wait for it in vain, so they are ended."""
+    waiting = list(running)
+    while waiting:
+        for process in list(waiting):
+            try:
+                code = process.wait(0.2)
+            except subprocess.TimeoutExpired:
+                continue
+            waiting.remove(process)
+            if code not in (0, 130):
+                for other in waiting:
+                    _end(other)
+                waiting = []
+    codes = [process.returncode for process in running]
+    return next((code for code in codes if code > 0), 0 if not any(codes) else 1)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Give it a moment to finish by itself: all refuse for the same reason."""
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

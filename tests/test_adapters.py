@@ -1,0 +1,94 @@
+"""Adapters on a model that draws: several at once, at any strength, as diffusers' pipelines do it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from tenshot.adapters import lora
+from tenshot.errors import Refusal
+from tenshot.events import Events
+from tenshot.generate import GenerateOptions, generate
+from tenshot.options import resolve
+from tests.dreambooth_runs import Bench
+
+
+@pytest.fixture(scope="module")
+def runs(sd1: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("adapters")
+    bench = Bench(sd1, pictures, folder, "lora")
+    given: dict[str, Any] = {"learning_rate": "2e-2", "train_text_encoder": True}
+    words = Bench(sd1, pictures, folder, "inversion")
+    return {
+        "one": bench.run("one", **given, rank="3", lora_alpha="5"),
+        "two": bench.run("two", **given, layers="all", seed="9"),
+        "word": words.run("word", placeholder_token=["<az>"], initializer_token=["toy"], learning_rate="1"),
+    }
+
+
+def draw(sd1: Path, out: Path, **given: Any) -> np.ndarray:
+    base = {"model": str(sd1), "prompt": ["a photo of <az>"], "seed": 3, "steps": 4, "sampler": "DDIM"}
+    options = resolve(GenerateOptions, base | {"out": str(out), "device": "cpu"} | given)
+    (found,) = generate(options, Events())["pictures"]
+    return np.asarray(Image.open(found["file"])).astype(int)
+
+
+def pipeline(sd1: Path, *loaded: tuple[Path, float], word: Path | None = None) -> np.ndarray:
+    from tenshot.diffusion import samplers
+
+    pipe = StableDiffusionPipeline.from_pretrained(sd1)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = samplers.scheduler("DDIM", dict(pipe.scheduler.config))
+    for number, (folder, _) in enumerate(loaded):
+        pipe.load_lora_weights(str(folder), adapter_name=f"n{number}")
+    if loaded:
+        pipe.set_adapters([f"n{number}" for number in range(len(loaded))], [strength for _, strength in loaded])
+    if word:
+        pipe.load_textual_inversion(str(word), token="<az>")
+    dice = torch.Generator().manual_seed(3)
+    image = pipe("a photo of <az>", num_inference_steps=4, guidance_scale=7.5, generator=dice).images[0]
+    return np.asarray(image).astype(int)
+
+
+def test_several_loras_at_their_strengths(runs: dict[str, Path], sd1: Path, tmp_path: Path):
+    plain = draw(sd1, tmp_path / "plain.png")
+    both = draw(sd1, tmp_path / "both.png", lora=[f"{runs['one']}=0.7", f"{runs['two']}=-0.4"])
+    wanted = pipeline(sd1, (runs["one"], 0.7), (runs["two"], -0.4))
+    assert abs(both - wanted).max() <= 1
+    assert abs(both - plain).max() > 3
+    assert abs(plain - pipeline(sd1)).max() <= 1
+    off = draw(sd1, tmp_path / "off.png", lora=[f"{runs['one']}=0", f"{runs['two'] / lora.FILE}=0"])
+    assert (off == plain).all()
+
+
+def test_a_learned_word(runs: dict[str, Path], sd1: Path, tmp_path: Path):
+    file = runs["word"] / "az.safetensors"
+    said = draw(sd1, tmp_path / "said.png", embedding=[str(file)])
+    assert abs(said - pipeline(sd1, word=file)).max() <= 1
+    assert abs(said - draw(sd1, tmp_path / "plain.png")).max() > 1
+
+
+def test_a_lora_of_another_model_or_of_none_is_refused(runs: dict[str, Path], sdxl: Path, sd1: Path, tmp_path: Path):
+    with pytest.raises(Refusal):
+        draw(sdxl, tmp_path / "out.png", lora=[str(runs["one"])])
+    with pytest.raises(Refusal):
+        draw(sd1, tmp_path / "out.png", lora=[str(sd1 / "vae" / "diffusion_pytorch_model.safetensors")])
+    with pytest.raises(Refusal, match="no number"):
+        draw(sd1, tmp_path / "out.png", lora=[f"{runs['one']}=strong"])
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_lora_learns_with_a_word_learned_before(runs: dict[str, Path], sd1: Path, pictures: Path, tmp_path: Path):
+    bench = Bench(sd1, pictures, tmp_path, "lora")
+    told = {"instance_prompt": "a photo of <az>", "embeddings": [str(runs["word"] / "az.safetensors")]}
+    bench.run("pivotal", **told)
+    plain = bench.run("plain", instance_prompt="a photo of <az>")
+    one, other = (lora.read(tmp_path / name / lora.FILE).weights["unet"] for name in ("pivotal", "plain"))
+    assert any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert plain.is_dir()

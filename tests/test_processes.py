@@ -1,0 +1,64 @@
+"""Two processes do what one does with accumulation; they talk and refuse with one voice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tenshot.files import tensors
+from tests.dreambooth_runs import PRIOR, UNET, Bench, losses
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*words: str, launcher: tuple[str, ...] = ("-m", "tenshot")) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    return subprocess.run([sys.executable, *launcher, *words], env=environment, capture_output=True, text=True)
+
+
+def words(bench: Bench, name: str, **given: object) -> list[str]:
+    told = bench.base | {"output_dir": str(bench.folder / name)} | given
+    return ["train", "dreambooth", *(f"--{key}={value}" for key, value in told.items())]
+
+
+def close(one: Path, other: Path) -> None:
+    a, b = tensors.read(one / UNET), tensors.read(other / UNET)
+    apart = torch.cat([(a[name] - b[name]).flatten() for name in a])
+    moved = torch.cat([tensor.flatten() for tensor in a.values()])
+    assert apart.norm() < 1e-5 * moved.norm()
+
+
+def test_two_processes_are_one_with_accumulation(bench: Bench, pictures: Path):
+    given = PRIOR | {"train_batch_size": "2", "class_data_dir": str(pictures)}
+    one = bench.run("one", **given, gradient_accumulation_steps="2")
+    ran = run(*words(bench, "two", **given, num_processes=2), "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["steps"] == 3
+    two = bench.folder / "two"
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    close(one, two)
+    further = run(*words(bench, "two", **given, gradient_accumulation_steps=2, max_train_steps=4))
+    assert further.returncode == 0, further.stderr  # alone, the same run goes on
+
+
+def test_all_refuse_with_one_voice(bench: Bench, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    ran = run(*words(bench, "out", instance_data_dir=tmp_path / "empty", num_processes=2))
+    assert ran.returncode == 2
+    assert ran.stderr.count("refused:") == 1
+    assert not (bench.folder / "out").exists()
+
+
+@pytest.mark.slow
+def test_accelerate_launches_it(bench: Bench):
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--multi_gpu", "-m", "tenshot")
+    one = bench.run("one", gradient_accumulation_steps="2")
+    ran = run(*words(bench, "two"), launcher=launcher)
+    assert ran.returncode == 0, ran.stderr
+    close(one, bench.folder / "two")
