@@ -59,8 +59,14 @@ VERBS: dict[Name, Verb] = {
     ("train", "full"): Verb(
         "tenshot.train.full:train", "tenshot.train.options:FullOptions", "Teach all of a model from captioned pictures."
     ),
+    ("bench", "train"): Verb(
+        "tenshot.bench.train:bench", "tenshot.bench.train:BenchTrainOptions", "Measure training on this machine."
+    ),
 }
-GROUPS: dict[Name, str] = {("train",): "Teach a model, by one of several methods."}
+GROUPS: dict[Name, str] = {
+    ("bench",): "Measure what this machine can do.",
+    ("train",): "Teach a model, by one of several methods.",
+}
 
 NOTE = "A flag --FLAG is turned off with --no-FLAG. Names may be written with dashes or underscores."
 

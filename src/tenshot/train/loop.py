@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,6 +105,13 @@ def fit(method: Method, options: LoopOptions, events: Events, looker: Looker | N
         events.end()
     run.end()
     return Fit(step, run.ema)
+
+
+def steps(method: Method, options: LoopOptions) -> Iterator[dict[str, float]]:
+    """The figures of one optimizer step after the other, without end and without anything written."""
+    run = _Run(method, options)
+    for step in count():
+        yield run.step(step)
 
 
 def forecast(method: Method, options: LoopOptions) -> Forecast:

@@ -1,0 +1,80 @@
+"""Models of full size with random weights: for speed, memory and file formats they are as good as real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from tenshot import model
+from tenshot.families.sd import SD1
+from tenshot.families.sdxl import SDXL
+from tenshot.model import Model
+
+NOISE = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,
+    "prediction_type": "epsilon",
+}
+SD15_UNET = {"sample_size": 64, "cross_attention_dim": 768}
+SDXL_UNET = {
+    "sample_size": 128,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (320, 640, 1280),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+NAMES = ("sd15", "sdxl")
+
+
+def random_model(name: str, device: torch.device, seed: int = 0) -> Model:
+    """ "sd15" or "sdxl", float32, the same weights for the same seed. The tokenizers are the pocket model's."""
+    torch.manual_seed(seed)
+    words = model.load("pocket")["tokenizer"]
+    with torch.device(device):
+        if name == "sd15":
+            parts = {
+                "unet": UNet2DConditionModel(**SD15_UNET),
+                "vae": AutoencoderKL(**VAE, sample_size=512, scaling_factor=0.18215),
+                "text_encoder": CLIPTextModel(_clip(CLIP_L)),
+                "tokenizer": words,
+            }
+        else:
+            parts = {
+                "unet": UNet2DConditionModel(**SDXL_UNET),
+                "vae": AutoencoderKL(**VAE, sample_size=1024, scaling_factor=0.13025),
+                "text_encoder": CLIPTextModel(_clip(CLIP_L)),
+                "text_encoder_2": CLIPTextModelWithProjection(_clip(CLIP_G, hidden_act="gelu", projection_dim=1280)),
+                "tokenizer": words,
+                "tokenizer_2": words,
+            }
+    for part in parts.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
+    return Model(SD1 if name == "sd15" else SDXL, parts, NOISE, Path(name))
+
+
+def _clip(size: dict[str, int], **more: Any) -> CLIPTextConfig:
+    return CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **size, **more)

@@ -1,0 +1,160 @@
+"""How fast training is here: the straightforward recipe and ours, the same work, in one run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from tenshot import device, model
+from tenshot.bench import plain, sizes
+from tenshot.errors import Refusal
+from tenshot.events import Events, watched
+from tenshot.files.pictures import read_folder
+from tenshot.options import Options, resolve
+from tenshot.train import data, loop
+from tenshot.train.dreambooth import WAY as DREAMBOOTH
+from tenshot.train.finetune import Captions, FineTune
+from tenshot.train.lora import WAY as LORA
+from tenshot.train.options import DreamBoothOptions, LoraOptions
+
+PICTURES, CLASSES = model.ASSETS / "subjects" / "koala", model.ASSETS / "subjects" / "sloth"
+PLAIN, OURS = "straightforward", "tenshot"
+
+
+class BenchTrainOptions(Options):
+    """Measure training here: steps a second and peak memory, beside the usual recipe."""
+
+    model: Literal["pocket", "sd15", "sdxl"] = Field("pocket", description="sd15, sdxl: of full size, random weights")
+    method: list[Literal["lora", "dreambooth"]] = Field(["lora", "dreambooth"], description="what is trained")
+    steps: int = Field(4, ge=1, description="measured steps in each round, after one to warm up")
+    rounds: int = Field(2, ge=1, description="how often each has its turn")
+    train_batch_size: int = Field(1, ge=1, description="your pictures in a step; with prior as many class pictures")
+    resolution: int | None = Field(None, ge=64, multiple_of=64, description="pixels; default: the model's own")
+    precision: Literal["auto", "no", "bf16", "fp16"] = Field("auto", description="auto: bf16 where it is native")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+
+
+def bench(options: BenchTrainOptions, events: Events) -> dict[str, Any]:
+    """Every recipe in a process of its own, in turns; for each method the figures and ours as a ratio to the usual."""
+    device.pick(options.device)
+    turns = [(method, recipe) for method in options.method for _ in range(options.rounds) for recipe in (PLAIN, OURS)]
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for method, recipe in watched(turns, "measuring", len(turns), events):
+        found.setdefault((method, recipe), []).append(_turn(options, method, recipe))
+    rows = [_row(method, recipe, rounds) for (method, recipe), rounds in found.items()]
+    for row in rows:
+        events.say("  ".join(f"{name} {value}" for name, value in row.items() if name != "losses"))
+    ratios = [_ratio(method, rows) for method in options.method]
+    for ratio in ratios:
+        events.say("  ".join(f"{name} {value}" for name, value in ratio.items()))
+    machine = device.describe()
+    return {
+        "model": options.model,
+        "precision": _precision(options),
+        "machine": machine,
+        "rows": rows,
+        "ratios": ratios,
+    }
+
+
+def _row(method: str, recipe: str, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    seconds = median(second for each in rounds for second in each["seconds"])
+    return {
+        "method": method,
+        "recipe": recipe,
+        "seconds a step": round(seconds, 4),
+        "steps a second": round(1 / seconds, 3),
+        "peak GB": round(max(each["peak"] for each in rounds) / 1e9, 2),
+        "losses": rounds[0]["losses"],
+    }
+
+
+def _ratio(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    one, other = (next(r for r in rows if (r["method"], r["recipe"]) == (method, name)) for name in (PLAIN, OURS))
+    apart = max(abs(a - b) / abs(a) for a, b in zip(one["losses"], other["losses"], strict=True))
+    return {
+        "method": method,
+        "times the steps a second": round(one["seconds a step"] / other["seconds a step"], 2),
+        "times the memory": round(other["peak GB"] / one["peak GB"], 2),
+        "losses differ by at most": f"{apart:.1e}",
+    }
+
+
+def _turn(options: BenchTrainOptions, method: str, recipe: str) -> dict[str, Any]:
+    """One round in a fresh process, so that its peak memory is its own."""
+    here, there = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_work, args=(there, options, method, recipe))
+    process.start()
+    there.close()
+    try:
+        answer = here.recv()
+    except EOFError:
+        answer = RuntimeError(f"{recipe}, {method}: the process ended ({process.exitcode}); is there enough memory?")
+    process.join()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _work(pipe: Connection, options: BenchTrainOptions, method: str, recipe: str) -> None:
+    try:
+        losses, seconds = [], []
+        turns = _recipe(options, method, recipe)
+        losses.append(next(turns))
+        device.reset_peak_memory()
+        for _ in range(options.steps):
+            start = time.perf_counter()
+            losses.append(next(turns))
+            seconds.append(time.perf_counter() - start)
+        pipe.send({"losses": losses, "seconds": seconds, "peak": device.peak_memory()})
+    except (Refusal, RuntimeError, MemoryError) as error:
+        pipe.send(error)
+
+
+def _recipe(options: BenchTrainOptions, method: str, recipe: str) -> Iterator[float]:
+    """The losses of a recipe, step by step."""
+    where = device.pick(options.device)
+    base = model.load("pocket", device=where) if options.model == "pocket" else sizes.random_model(options.model, where)
+    told = _told(options, method)
+    torch.manual_seed(0)
+    if recipe == PLAIN:
+        paths = [sorted(folder.glob("*.png")) for folder in (PICTURES, CLASSES)]
+        return plain.steps(base, told, *paths)
+    side = told.resolution or base.resolution
+    pictures, classes = (
+        data.encoded(base, read_folder(folder), data.squares(side), Events())[0] for folder in (PICTURES, CLASSES)
+    )
+    way: Any = LORA if method == "lora" else DREAMBOOTH
+    texts = Captions([told.instance_prompt or ""] * len(pictures))
+    method_ = FineTune(
+        way.learner(base, told), told, pictures, texts, classes if told.with_prior_preservation else None
+    )
+    return (figures["loss"] for figures in loop.steps(method_, told))
+
+
+def _told(options: BenchTrainOptions, method: str) -> Any:
+    given = {
+        "instance_data_dir": PICTURES,
+        "instance_prompt": "a photo of az bear",
+        "train_batch_size": options.train_batch_size,
+        "resolution": options.resolution,
+        "mixed_precision": _precision(options),
+        "output_dir": Path("unused"),
+        "device": options.device,
+    }
+    if method == "lora":
+        return resolve(LoraOptions, given)
+    return resolve(DreamBoothOptions, given | {"with_prior_preservation": True, "class_prompt": "a photo of a bear"})
+
+
+def _precision(options: BenchTrainOptions) -> str:
+    return ("bf16" if device.bf16_is_native() else "no") if options.precision == "auto" else options.precision

@@ -1,0 +1,93 @@
+"""The same pictures by every method on the pocket model: each learns the subject, and its files work elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tenshot import judge, model, sampling
+from tenshot.adapters import embedding, lora
+from tenshot.events import Events
+from tenshot.files.pictures import open_picture, read_folder
+from tenshot.model import ASSETS, Model
+from tenshot.options import resolve
+from tenshot.sampling import Request, Settings
+from tenshot.train import finetune
+from tests.dreambooth_runs import WAYS
+
+pytestmark = pytest.mark.slow
+
+SUBJECT = ASSETS / "subjects" / "koala"
+CONTEXTS = ("a 3d emoji of {} on an orange background", "a flat emoji of {} on a green background")
+COMMON = {"train_batch_size": 4, "report_to": "none", "device": "cpu", "seed": 0}
+NAMED = {"instance_data_dir": SUBJECT, "instance_prompt": "a photo of az bear", **COMMON}
+
+
+def whole(folder: Path) -> Model:
+    return model.load(str(folder))
+
+
+def with_lora(folder: Path) -> Model:
+    opened = model.load("pocket")
+    lora.attach(opened, lora.read(folder))
+    return opened
+
+
+def with_word(folder: Path) -> Model:
+    return embedding.add(model.load("pocket"), *embedding.read(folder / "az.safetensors"))
+
+
+METHODS: dict[str, tuple[dict[str, Any], str, Callable[[Path], Model]]] = {
+    "dreambooth": (NAMED | {"max_train_steps": 200, "learning_rate": 3e-4}, "az bear", whole),
+    "lora": (
+        NAMED | {"max_train_steps": 300, "learning_rate": 2e-3, "rank": 8, "layers": "all"},
+        "az bear",
+        with_lora,
+    ),
+    "full": (COMMON | {"max_train_steps": 200, "learning_rate": 3e-4}, "az bear", whole),
+    "inversion": (
+        COMMON
+        | {
+            "train_data_dir": SUBJECT,
+            "placeholder_token": ["<az>"],
+            "initializer_token": ["bear"],
+            "num_vectors": 4,
+            "max_train_steps": 300,
+            "learning_rate": 2e-2,
+        },
+        "<az>",
+        with_word,
+    ),
+}
+
+
+def likeness(opened: Model, noun: str) -> float:
+    """Of pictures in contexts that were not given, to those that were."""
+    wanted = [Request(context.format(noun), seed) for context in CONTEXTS for seed in range(4)]
+    drawn = sampling.pictures(opened, wanted, Settings(batch=8))
+    given = [open_picture(example.path) for example in read_folder(SUBJECT)]
+    return judge.load().likeness(drawn, given)
+
+
+@pytest.fixture(scope="module")
+def untuned() -> float:
+    return likeness(model.load("pocket"), "az bear")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_learns_the_subject(method: str, untuned: float, tmp_path: Path):
+    told, noun, opened = METHODS[method]
+    if method == "full":
+        captioned = shutil.copytree(SUBJECT, tmp_path / "captioned")
+        for path in captioned.glob("*.png"):
+            path.with_suffix(".txt").write_text("a photo of az bear")
+        told = told | {"train_data_dir": captioned}
+    way, kind = WAYS[method]
+    finetune.train(way, resolve(kind, told | {"output_dir": tmp_path / "out"}), Events())
+    learned = likeness(opened(tmp_path / "out"), noun)
+    print(f"{method}: likeness {untuned:.3f} -> {learned:.3f}")
+    assert learned > untuned + 0.1
