@@ -69,7 +69,7 @@ def attach(model: Model, lora: Lora, name: str = "default") -> None:
         inject_adapter_in_model(LoraConfig(**settings), net, adapter_name=name)
         if lora.weights[part]:
             named = {_here(net, layer): tensor for layer, tensor in lora.weights[part].items()}
-            left = set_peft_model_state_dict(net, named, adapter_name=name).unexpected_keys
+            left = getattr(set_peft_model_state_dict(net, named, adapter_name=name), "unexpected_keys", [])
             if left:
                 raise Refusal(Fault(f"LoRA for {part}", f"{len(left)} tensors fit nowhere: {left[0]}, ..."))
     for layer in _layers(model):

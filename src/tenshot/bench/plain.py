@@ -1,6 +1,7 @@
-"""The straightforward recipe of the usual example scripts, to measure against: every step opens its pictures, encodes
+"""The straightforward recipe of the usual example scripts, to measure against.
 
-them with the VAE, runs the text encoder, and lets torch do the rest. Only the dice are ours, so that losses agree.
+Every step opens its pictures, encodes them, runs the text encoder, and lets torch do the rest. Only the dice are ours,
+so that the losses can be compared.
 """
 
 from __future__ import annotations

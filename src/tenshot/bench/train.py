@@ -55,14 +55,8 @@ def bench(options: BenchTrainOptions, events: Events) -> dict[str, Any]:
     ratios = [_ratio(method, rows) for method in options.method]
     for ratio in ratios:
         events.say("  ".join(f"{name} {value}" for name, value in ratio.items()))
-    machine = device.describe()
-    return {
-        "model": options.model,
-        "precision": _precision(options),
-        "machine": machine,
-        "rows": rows,
-        "ratios": ratios,
-    }
+    about = {"model": options.model, "precision": _precision(options), "machine": device.describe()}
+    return {**about, "rows": rows, "ratios": ratios}
 
 
 def _row(method: str, recipe: str, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -135,10 +129,9 @@ def _recipe(options: BenchTrainOptions, method: str, recipe: str) -> Iterator[fl
     )
     way: Any = LORA if method == "lora" else DREAMBOOTH
     texts = Captions([told.instance_prompt or ""] * len(pictures))
-    method_ = FineTune(
-        way.learner(base, told), told, pictures, texts, classes if told.with_prior_preservation else None
-    )
-    return (figures["loss"] for figures in loop.steps(method_, told))
+    beside = classes if told.with_prior_preservation else None
+    work = FineTune(way.learner(base, told), told, pictures, texts, beside)
+    return (figures["loss"] for figures in loop.steps(work, told))
 
 
 def _told(options: BenchTrainOptions, method: str) -> Any:
