@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 
+from tenshot import judge
 from tenshot.errors import Cancelled, Refusal
 from tenshot.files import tensors
 from tenshot.options import read_recipe, resolve
@@ -140,6 +141,16 @@ def test_previews_are_drawn_and_change_nothing(bench: Bench):
     assert found == [f"step-00000{step}-{number}.png" for step in (2, 3) for number in (0, 1)]
     assert list((folder / "logs").iterdir())
     assert same_weights(folder, bench.run("unseen", train_text_encoder=True))
+
+
+def test_the_best_by_the_judge_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    likeness = iter([0.2, 0.7, 0.4])
+    monkeypatch.setattr(judge.Judge, "likeness", lambda *_: next(likeness))
+    shown = {"validation_prompt": "a photo of az baby", "validation_steps": "1", "num_validation_images": "1"}
+    folder = bench.run("out", **shown, keep_best=True)
+    assert json.loads((folder / "manifest.json").read_text())["best"] == {"step": 2, "likeness": 0.7}
+    assert same_weights(folder / "best", bench.run("two", max_train_steps="2"))
+    assert bench.refused("other", keep_best=True) == ["--keep_best"]
 
 
 def test_prior_preservation_needs_a_class_prompt(bench: Bench):

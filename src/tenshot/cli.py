@@ -334,14 +334,15 @@ _RELIEF = {
     "resolution": "lower --resolution",
     "mixed_precision": "use --mixed_precision bf16",
     "gradient_checkpointing": "use --gradient_checkpointing",
+    "fit_memory": "or let --fit_memory choose",
     "width": "lower --width and --height",
 }
 
 
 def _memory_fault(error: Exception, options: Options) -> Fault | None:
-    """torch has an error type of its own for accelerators, and a mere RuntimeError for the CPU."""
-    spent = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if not spent and "can't allocate memory" not in str(error):
+    from tenshot.device import out_of_memory
+
+    if not out_of_memory(error):
         return None
     relief = [advice for name, advice in _RELIEF.items() if name in type(options).model_fields]
     first = str(error).strip().partition("\n")[0] or "there is no more"

@@ -75,6 +75,31 @@ def bf16_is_native() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
+def memory_limit(device: torch.device) -> int:
+    """How many bytes this process could have there in all: the GPU's, or what the system has left for it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        with open("/proc/meminfo") as file:
+            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+        with open("/proc/self/status") as file:
+            return free + next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """torch has an error type of its own for accelerators, and a mere RuntimeError for the CPU."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)
+
+
+def empty() -> None:
+    """Give back what an accelerator's allocator holds unused."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def reset_peak_memory() -> None:
     """Start counting the peak anew (on the CPU: where the system allows it)."""
     if torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from tenshot.families import family, layout, table
 from tenshot.files import datasets, tensors
 from tenshot.files.pictures import Example
 from tenshot.model import Model
-from tenshot.train import class_pictures, data, denoise, optimizers, run, trackers
+from tenshot.train import class_pictures, data, denoise, loop, optimizers, run, trackers
 from tenshot.train.cache import Cache
 from tenshot.train.denoise import Latents, Objective
 from tenshot.train.draws import Draws
@@ -94,7 +95,7 @@ class Captions:
         return ", ".join([*parts[: self.keep], *rest])
 
 
-class FineTune:
+class FineTune(loop.Method):
     """A denoiser on pictures and their captions, with class pictures beside them where they are given."""
 
     def __init__(
@@ -117,8 +118,24 @@ class FineTune:
         )
         self.known: dict[tuple[str, tuple[int, int]], dict[str, Any]] = {}
         if options.gradient_checkpointing:
-            for part in {"unet", *learner.parts}:
-                _checkpoint_gradients(learner.model[part])
+            self.checkpoint_gradients()
+
+    def checkpoint_gradients(self) -> None:
+        """Less memory for more time."""
+        for part in {"unet", *self.learner.parts}:
+            _checkpoint_gradients(self.learner.model[part])
+
+    def heaviest_step(self) -> int:
+        """The first step whose pictures have the largest of the shapes."""
+        most = max(height * width for height, width in self.pictures.sizes)
+        batch = self.options.train_batch_size
+        pieces = self.options.gradient_accumulation_steps
+        for step in range(10 * len(self.pictures.shelves)):
+            first = step * pieces * batch
+            row = self.pictures.pick(Draws(self.options.seed, range(first, first + batch)), "picture")[0]
+            if math.prod(self.pictures.sizes[row]) == most:
+                return step
+        return 0
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -226,7 +243,16 @@ def _carry_out(
     learner = way.learner(base, options)
     method = FineTune(learner, options, pictures, way.texts(options, captions) if way.texts else captions, kept)
     per_epoch = max(1, pictures.epoch // (options.train_batch_size * options.gradient_accumulation_steps))
-    job = run.Job(method, learner, claim, plan(examples, pictures, kept, options), per_epoch)
+    trained = sum(p.numel() for part in learner.parts.values() for p in part.parameters() if p.requires_grad)
+    job = run.Job(
+        method,
+        learner,
+        claim,
+        plan(examples, pictures, kept, options),
+        per_epoch,
+        trained,
+        [each.path for each in examples],
+    )
     return run.carry_out(job, options, events)
 
 
@@ -274,6 +300,8 @@ def _option_faults(options: FineTuneOptions) -> Iterator[Fault]:
         yield Fault("--class_data_dir", found, "both or neither", "add --with_prior_preservation")
     if options.aspect_ratio_buckets and options.center_crop:
         yield Fault("--center_crop", "has no effect with --aspect_ratio_buckets", "one of the two")
+    if options.keep_best and not options.validation_prompt:
+        yield Fault("--keep_best", "has nothing to judge", "add --validation_prompt, with the subject in it")
     if options.text_encoder_lr and not options.train_text_encoder:
         found = "has no effect without --train_text_encoder"
         yield Fault("--text_encoder_lr", found, "both or neither", "add --train_text_encoder")

@@ -114,20 +114,21 @@ def steps(method: Method, options: LoopOptions) -> Iterator[dict[str, float]]:
         yield run.step(step)
 
 
-def forecast(method: Method, options: LoopOptions) -> Forecast:
-    """Make one real step to warm up and one to measure, then put the weights back as they were."""
+def forecast(method: Method, options: LoopOptions, step: int = 0) -> Forecast:
+    """Make one real step, number `step`, to warm up and once more to measure; then the weights are as they were."""
     device.reset_peak_memory()
     run = _Run(method, options)
     before = [(p, p.detach().clone()) for group in run.named.values() for p in group.values()]
-    run.step(0)
-    start = time.perf_counter()
-    run.step(1)
-    seconds = time.perf_counter() - start
-    with torch.no_grad():
-        for parameter, value in before:
-            parameter.copy_(value)
-            parameter.grad = None
-    return Forecast(seconds, device.peak_memory())
+    try:
+        run.step(step)
+        start = time.perf_counter()
+        run.step(step)
+        return Forecast(time.perf_counter() - start, device.peak_memory())
+    finally:
+        with torch.no_grad():
+            for parameter, value in before:
+                parameter.copy_(value)
+                parameter.grad = None
 
 
 class _Run:

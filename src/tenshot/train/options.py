@@ -89,6 +89,7 @@ class WatchOptions(Options):
     num_validation_images: int = Field(4, ge=1, description="pictures drawn each time")
     validation_steps: int | None = Field(None, ge=1, description="optimizer steps between drawings")
     validation_epochs: int = Field(50, ge=1, description="or: rounds through the pictures between drawings")
+    keep_best: bool = Field(False, description="keep what was learned when drawings were most like your pictures")
     report_to: Tracker = Field("tensorboard", description="where loss and pictures are shown")
     tracker_project_name: str = Field("tenshot", min_length=1, description="the project's name at a tracking service")
 
@@ -100,6 +101,7 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
     train_text_encoder: bool = Field(False, description="train the text encoder along with the UNet")
     text_encoder_lr: float | None = Field(None, gt=0, description="its own learning rate; default: the same")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
+    fit_memory: bool = Field(False, description="if it does not fit: checkpoint, accumulate, then another optimizer")
     num_processes: int = Field(1, ge=1, description="processes on this machine, each with a GPU of its own, or on CPUs")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 

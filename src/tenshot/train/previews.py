@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from tenshot import sampling
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tenshot import judge, sampling
 from tenshot.events import Events
+from tenshot.files import tensors
 from tenshot.files.images import infotext, write_png
-from tenshot.model import Model
+from tenshot.files.pictures import open_picture
 from tenshot.sampling import Request, Settings
+from tenshot.train.learner import Learner
 from tenshot.train.options import FineTuneOptions
+
+BEST, SCORE = "best", "score.json"
+MOST = 32  # given pictures that the judge looks at
 
 
 class Previews:
-    """Draws every `every` steps, into output_dir/validation, and shows each picture to `shown`."""
+    """Draws every `every` steps, into output_dir/validation, and shows each picture to `shown`.
 
-    def __init__(self, model: Model, options: FineTuneOptions, every: int, shown: Events) -> None:
-        self.model, self.options, self.every, self.shown = model, options, every, shown
+    Where the options ask for it, what was learned is kept under output_dir/best whenever the judge finds the drawn
+    pictures more like the given ones than ever before.
+    """
+
+    def __init__(
+        self, learner: Learner, options: FineTuneOptions, every: int, shown: Events, given: Sequence[Path]
+    ) -> None:
+        self.learner, self.options, self.every, self.shown, self.given = learner, options, every, shown, given
         self.settings = Settings(size=(options.resolution, options.resolution) if options.resolution else None)
 
     def due(self, step: int) -> bool:
@@ -23,8 +41,36 @@ class Previews:
     def look(self, step: int) -> None:
         prompt = self.options.validation_prompt or ""
         requests = [Request(prompt, self.options.seed + n) for n in range(self.options.num_validation_images)]
-        for number, image in enumerate(sampling.pictures(self.model, requests, self.settings)):
+        images = sampling.pictures(self.learner.model, requests, self.settings)
+        for number, image in enumerate(images):
             facts = {"Steps": self.settings.steps, "Sampler": self.settings.sampler, "Seed": requests[number].seed}
             path = self.options.output_dir / "validation" / f"step-{step:06d}-{number}.png"
             write_png(path, image, infotext(prompt, "", facts))
             self.shown.picture(f"validation/{number}", step, image)
+        if self.options.keep_best:
+            self._keep(step, images)
+
+    def _keep(self, step: int, images: Sequence[Image.Image]) -> None:
+        place = self.options.output_dir / BEST
+        likeness = self._judge.likeness(images, self._shown_pictures)
+        before = score(self.options.output_dir)
+        better = before is None or likeness > before["likeness"]
+        self.shown.say(f"step {step}: likeness {likeness:.3f}{', the best so far' if better else ''}")
+        if better:
+            with tensors.replacing_folder(place) as temporary:
+                self.learner.save(temporary)
+                tensors.write_json(temporary / SCORE, {"step": step, "likeness": likeness})
+
+    @cached_property
+    def _judge(self) -> judge.Judge:
+        return judge.load()
+
+    @cached_property
+    def _shown_pictures(self) -> list[Image.Image]:
+        return [open_picture(path) for path in self.given[:MOST]]
+
+
+def score(folder: Path) -> dict[str, Any] | None:
+    """Step and likeness of what is kept as the best in an output folder; None where nothing is."""
+    file = folder / BEST / SCORE
+    return tensors.read_json(file) if file.is_file() else None

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,10 +17,11 @@ from tenshot.errors import Fault, refuse_if
 from tenshot.events import Events, Together
 from tenshot.files import tensors
 from tenshot.options import as_recipe
-from tenshot.train import checkpoint, loop
+from tenshot.train import checkpoint, ladder, loop
+from tenshot.train.ladder import Thrifty
 from tenshot.train.learner import Learner
 from tenshot.train.options import FineTuneOptions, LoopOptions
-from tenshot.train.previews import Previews
+from tenshot.train.previews import Previews, score
 from tenshot.train.trackers import LossLog, Service, TensorBoard
 
 CLAIM, MANIFEST, RECIPE = "run.json", "manifest.json", "recipe.yaml"
@@ -108,13 +109,18 @@ def check_disk(options: LoopOptions, trained_bytes: int, model_bytes: int) -> No
 
 @dataclass(frozen=True)
 class Job:
-    """learner: what the method trains. claim: who owns the folder. per_epoch: steps in a round of the data."""
+    """learner: what the method trains. claim: who owns the folder. per_epoch: steps in a round of the data.
 
-    method: loop.Method
+    trained: how many numbers train. given: the pictures to learn from.
+    """
+
+    method: Thrifty
     learner: Learner
     claim: Mapping[str, Any]
     plan: str
     per_epoch: int
+    trained: int
+    given: Sequence[Path]
 
 
 def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, Any]:
@@ -122,9 +128,10 @@ def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, A
     folder = options.output_dir
     if processes.first():
         tensors.write_json(folder / CLAIM, job.claim)
-        tensors.write_text(folder / RECIPE, as_recipe(options))
     events.say(job.plan)
-    expected = _forecast(job, options, events)
+    options, expected = _forecast(job, options, events)
+    if processes.first():
+        tensors.write_text(folder / RECIPE, as_recipe(options))
     started = time.perf_counter()
     trackers = Together(*_trackers(options), events) if processes.first() else events
     fit = loop.fit(job.method, options, trackers, _previews(job, options, trackers))
@@ -140,6 +147,7 @@ def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, A
         "peak_bytes": device.peak_memory(),
         "plan": job.plan,
         "forecast": expected and vars(expected),
+        "best": score(folder),
     }
     about = {
         "machine": device.describe(),
@@ -151,17 +159,28 @@ def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, A
     return result
 
 
-def _forecast(job: Job, options: FineTuneOptions, events: Events) -> loop.Forecast | None:
-    """Measured on a real step and said aloud; None for a run that continues."""
+def _forecast(job: Job, options: FineTuneOptions, events: Events) -> tuple[FineTuneOptions, loop.Forecast | None]:
+    """The options to train with, and what was measured on a real step and said aloud; None for a run that continues."""
     done = checkpoint.found(options.output_dir)
     if done:
+        options = ladder.again(options)
+        if options.gradient_checkpointing:
+            job.method.checkpoint_gradients()
         events.say(f"continuing from {done[-1].name}")
-        return None
-    expected = loop.forecast(job.method, options)
-    minutes = expected.seconds_per_step * options.max_train_steps / 60
-    gigabytes = expected.peak_bytes / 1e9
-    events.say(f"forecast from one step: {minutes:.1f} minutes, {gigabytes:.1f} GB of memory at the peak")
-    return expected
+        return options, None
+    if options.fit_memory:
+        options, expected = ladder.climb(job.method, options, events)
+    else:
+        expected = loop.forecast(job.method, options, job.method.heaviest_step())
+    minutes, peak = expected.seconds_per_step * options.max_train_steps / 60, expected.peak_bytes
+    kept = job.trained * 4 * (4 if options.use_ema else 3)
+    sizes = f"{_bytes(peak)} of memory at the peak, {_bytes(kept)} on disk for a checkpoint"
+    events.say(f"forecast from one step: {minutes:.1f} minutes, {sizes}")
+    return options, expected
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _trackers(options: FineTuneOptions) -> Iterator[Events]:
@@ -176,4 +195,4 @@ def _previews(job: Job, options: FineTuneOptions, shown: Events) -> Previews | N
     if not options.validation_prompt or not processes.first():
         return None
     every = options.validation_steps or options.validation_epochs * job.per_epoch
-    return Previews(job.learner.model, options, every, shown)
+    return Previews(job.learner, options, every, shown, job.given)
