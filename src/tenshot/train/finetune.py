@@ -244,15 +244,8 @@ def _carry_out(
     method = FineTune(learner, options, pictures, way.texts(options, captions) if way.texts else captions, kept)
     per_epoch = max(1, pictures.epoch // (options.train_batch_size * options.gradient_accumulation_steps))
     trained = sum(p.numel() for part in learner.parts.values() for p in part.parameters() if p.requires_grad)
-    job = run.Job(
-        method,
-        learner,
-        claim,
-        plan(examples, pictures, kept, options),
-        per_epoch,
-        trained,
-        [each.path for each in examples],
-    )
+    given = [each.path for each in examples]
+    job = run.Job(method, learner, claim, plan(examples, pictures, kept, options), per_epoch, trained, given)
     return run.carry_out(job, options, events)
 
 

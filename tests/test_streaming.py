@@ -1,0 +1,50 @@
+"""Many pictures do not take more memory than few."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+CODE = """
+import json, sys
+from pathlib import Path
+from tenshot import device, model
+from tenshot.events import Events
+from tenshot.files import datasets
+from tenshot.train import cache, data
+from tenshot.train.draws import Draws
+cache.IN_MEMORY = 100_000
+base = model.load(sys.argv[1])
+examples = datasets.read(Path(sys.argv[2]), option="")
+latents, _ = data.encoded(base, examples, data.squares(64), Events(), cache.Cache(Path(sys.argv[3])))
+for step in range(len(latents)):
+    latents.sample(latents.pick(Draws(0, [step]), "picture"), 0)
+print(json.dumps([len(latents), device.peak_memory()]))
+"""
+
+
+def peak(sd1: Path, folder: Path, count: int) -> int:
+    tiny.pictures(folder / str(count), count)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    words = [sys.executable, "-c", CODE, str(sd1), str(folder / str(count)), str(folder / f"cache {count}")]
+    ran = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    rows, found = json.loads(ran.stdout.splitlines()[-1])
+    assert rows == count
+    return found
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_pictures(sd1: Path, tmp_path: Path):
+    few, many = peak(sd1, tmp_path, 500), peak(sd1, tmp_path, 5000)
+    kept = 4500 * 2 * 4 * 8 * 8 * 4  # what the latents alone would take
+    assert many - few < kept
+    assert many - few < 4500 * 3000  # names, digests and captions, and room for the allocator
