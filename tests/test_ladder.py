@@ -30,7 +30,7 @@ def _peaks(monkeypatch: pytest.MonkeyPatch, limit: int, *peaks: int | None) -> l
     tried = []
 
     def forecast(method: object, options: object, step: int) -> loop.Forecast:
-        peak = peaks[len(tried)]
+        peak = peaks[min(len(tried), len(peaks) - 1)]
         tried.append(f"{options.train_batch_size}x{options.gradient_accumulation_steps}")  # type: ignore[attr-defined]
         if peak is None:
             raise torch.OutOfMemoryError("CUDA out of memory")

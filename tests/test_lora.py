@@ -13,6 +13,7 @@ from tenshot import device, model
 from tenshot.adapters import lora
 from tenshot.files import tensors
 from tenshot.train import lora as training
+from tenshot.train import quantize
 from tests import plain_finetune, tiny
 from tests.dreambooth_runs import PRIOR, Bench, losses, same_weights
 
@@ -158,3 +159,16 @@ def test_captioned_pictures(bench: Bench):
     bench.run("out", train_data_dir=str(own))
     (own / "picture-0.txt").unlink()
     assert bench.refused("other", train_data_dir=str(own)) == ["--train_data_dir"]
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_base_in_few_bits_learns_nearly_the_same(kind: str, bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    library = pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(quantize, "LEAST", 64)
+    folder = bench.run("thin", quantize_base=kind, layers="transformer")
+    assert losses(folder) == pytest.approx(losses(bench.run("plain", layers="transformer")), rel=0.1)
+    base = model.load(bench.base["pretrained_model_name_or_path"])
+    quantize.quantize(base["unet"], kind)
+    thin = library.nn.Linear4bit if kind == "nf4" else library.nn.Linear8bitLt
+    assert sum(isinstance(layer, thin) for layer in base["unet"].modules()) > 10
+    assert (folder / lora.FILE).is_file()

@@ -17,7 +17,7 @@ from tenshot.events import Events
 from tenshot.families import layout
 from tenshot.files import tensors
 from tenshot.model import Model
-from tenshot.train import finetune
+from tenshot.train import finetune, quantize
 from tenshot.train.options import LoraOptions
 
 SHAPES = ("rank", "lora_alpha", "layers", "block_ranks", "use_dora", "use_rslora")  # given by a file to start from
@@ -34,6 +34,8 @@ class Learner:
         for part in model.NETS:
             if part in base.parts:
                 base[part].requires_grad_(False)
+        if options.quantize_base:
+            quantize.quantize(base["unet"], options.quantize_base)
         begun = lora.read(options.start_from) if options.start_from else None
         self.settings = begun.settings if begun else _settings(base, options)
         lora.attach(base, begun or lora.new(self.settings))
@@ -109,6 +111,10 @@ def _faults(options: LoraOptions) -> Iterator[Fault]:
     if options.start_from:
         yield from _start_faults(options)
     yield from _block_faults(options)
+    try:
+        quantize.check(options.quantize_base)
+    except Refusal as refusal:
+        yield from refusal.faults
     for path in options.embeddings:
         try:
             embedding.read(path)

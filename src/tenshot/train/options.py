@@ -137,6 +137,7 @@ class LoraOptions(FineTuneOptions):
     block_rates: dict[str, float] = Field({}, description="factors on the learning rate, by names")
     use_dora: bool = Field(False, description="train magnitude and direction apart (DoRA)")
     use_rslora: bool = Field(False, description="strength is alpha / sqrt(rank) (rank-stabilised)")
+    quantize_base: Literal["nf4", "int8"] | None = Field(None, description="keep the UNet's matrices in 4 or 8 bits")
     start_from: Path | None = Field(None, description="a LoRA file to train further")
     embeddings: list[Path] = Field([], description="files with learned words that the captions say")
 
