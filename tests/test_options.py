@@ -29,6 +29,7 @@ class Example(Base):
     filter: Literal["none", "blur"] | None = "blur"
     prompts: list[str] = Field([], max_length=5)
     sides: tuple[int, ...] = ()
+    ranks: dict[str, int] = Field({}, description="by name")
     flag: bool = False
     other: bool = True
 
@@ -58,6 +59,7 @@ def faults(*words: str) -> dict[str, str]:
         ("--seed -3", "seed", -3),
         ("--seed 1 --seed 2", "seed", 2),
         ("--limit null", "limit", None),
+        ("--ranks mid=4 up.0=8 --ranks mid=5", "ranks", {"mid": 5, "up.0": 8}),
         ("--limit None", "limit", None),
         ("--mixed_precision no", "mixed_precision", "no"),
         ("--filter none", "filter", "none"),
@@ -98,6 +100,11 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
 
 def test_a_union_is_one_fault() -> None:
     assert faults("--folder", "f", "--size", "big") == {"--size": faults("--folder", "f", "--size", "big")["--size"]}
+
+
+def test_pairs_need_their_sign_and_their_kind() -> None:
+    assert faults("--folder", "x", "--ranks", "mid")["--ranks"] == "mid | NAME=VALUE | "
+    assert "--ranks" in faults("--folder", "x", "--ranks", "mid=four")
 
 
 def test_numbers_must_be_finite() -> None:

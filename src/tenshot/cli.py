@@ -243,13 +243,13 @@ def _help(entry: Entry) -> str:
     """The description, what narrows the type, and the default."""
     from tenshot.options import MISSING, spell
 
-    told = entry.default is not MISSING and entry.default not in (None, (), [], "") and entry.default is not False
+    told = entry.default is not MISSING and entry.default not in (None, (), [], {}, "") and entry.default is not False
     facts = [entry.limits, f"default {spell(entry.default)}" if told else ""]
     text = f"{entry.description} ({'; '.join(filter(None, facts))})" if any(facts) else entry.description
     return text.replace("[", r"\[")  # rich would take brackets for markup
 
 
-_METAVARS = {"integer": "INT", "number": "NUMBER", "string": "TEXT", "object": "MAPPING"}
+_METAVARS = {"integer": "INT", "number": "NUMBER", "string": "TEXT", "object": "NAME=VALUE..."}
 
 
 def _metavar(entry: Entry) -> str:

@@ -61,6 +61,10 @@ class Entry:
     def many(self) -> bool:
         return "array" in self.kinds
 
+    @property
+    def mapping(self) -> bool:
+        return "object" in self.kinds
+
     @cached_property
     def choices(self) -> list[str]:
         parts = [part for each in self.alternatives for part in (each, each.get("items", {}))]
@@ -197,6 +201,10 @@ def _parse(known: Mapping[str, Entry], words: Sequence[str]) -> tuple[dict[str, 
             faults.append(Fault(f"--{name}", "is given no value", entry.form))
         elif entry.many:
             given[name] = [*given.get(name, []), *values]
+        elif entry.mapping:
+            pairs = [value.partition("=") for value in values]
+            given[name] = given.get(name, {}) | {key: value for key, sign, value in pairs if sign}
+            faults += [_stray(f"--{name}", ["".join(p)], "NAME=VALUE") for p in pairs if not p[1]]
         else:
             given[name] = entry.read(values[0])
             faults += [_stray(f"--{name}", values, "one value")] if len(values) > 1 else []
@@ -217,6 +225,8 @@ def _grouped(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 def _stray(option: str, values: Sequence[str], fits: str) -> Fault:
     text = " ".join(values)
+    if fits == "NAME=VALUE":
+        return Fault(option, text, fits)
     quoted = f"if it is one text, quote it: {option} {shlex.quote(text)}" if fits == "one value" else "leave it out"
     count = "1 value" if len(values) == 1 else f"{len(values)} values"
     return Fault(option, f"is given {count}: {shlex.join(values)}", fits, quoted)
@@ -257,6 +267,8 @@ def spell(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return " ".join(map(spell, value)) or "nothing"
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={spell(each)}" for key, each in value.items()) or "nothing"
     short = f"{value:g}" if isinstance(value, float) else ""
     return short if short and float(short) == value else str(value) or "''"
 
@@ -271,7 +283,7 @@ _WORDS = {
     "number": "a number",
     "boolean": "true or false",
     "string": "text",
-    "object": "a mapping",
+    "object": "values NAME=VALUE",
     "null": "null",
 }
 _BOUNDS = {

@@ -14,6 +14,7 @@ WAY = finetune.Way[DreamBoothOptions](
     faults=lambda options: iter(()),
     learner=whole.Whole,
     trained=whole.trained,
+    saves_model=True,
 )
 
 

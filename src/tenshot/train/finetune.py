@@ -45,7 +45,7 @@ class Way(Generic[Options]):
     """One way of fine-tuning.
 
     source: where its options say the pictures lie. faults: what is wrong with the options. learner: what trains.
-    trained: from the options and a model folder, how many numbers train.
+    trained: from the options and a model folder, how many numbers train. saves_model: what comes out is a whole model.
     texts: how the captions of the pictures are worded. unsaid: what the captions lack.
     """
 
@@ -54,6 +54,7 @@ class Way(Generic[Options]):
     faults: Callable[[Options], Iterator[Fault]]
     learner: Callable[[Model, Options], Learner]
     trained: Callable[[Options, Path], int]
+    saves_model: bool = False
     texts: Callable[[Options, Captions], Said] | None = None
     unsaid: Callable[[Options, Sequence[Example]], Iterator[Fault]] = lambda options, examples: iter(())
 
@@ -196,11 +197,12 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
         lambda: trackers.check(options.report_to),
     )
     claim = run.identity(way.name, options, _inputs(way.source(options).folder, place, examples, brought or []))
+    trained = way.trained(options, place)
     whole = sum(layout.numbers(place / part) for part in model.NETS)
     stock, *_ = all_or_refuse(
         lambda: _stock(options, place, claim),
         lambda: run.check_folder(options, claim),
-        lambda: run.check_disk(options, 4 * way.trained(options, place), 4 * whole),
+        lambda: run.check_disk(options, 4 * trained, 4 * (whole if way.saves_model else trained)),
     )
     processes.join(where.type == "cpu")
     base = _as_trained(model.load(str(place), device=where), options)
@@ -252,7 +254,8 @@ def _carry_out(
 def views(options: FineTuneOptions, side: int) -> data.Views:
     """In which ways each picture is learned."""
     if options.aspect_ratio_buckets:
-        return data.buckets(side, min(options.bucket_step, side), options.random_flip)
+        step = options.bucket_step or max(8, min(64, side // 64 * 8))
+        return data.buckets(side, min(step, side), options.random_flip)
     return data.squares(side, options.center_crop, options.random_flip)
 
 

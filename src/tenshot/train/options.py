@@ -53,7 +53,9 @@ class PictureOptions(Options):
     center_crop: bool = Field(False, description="crop oblong pictures at the centre only, not at both ends too")
     random_flip: bool = Field(False, description="learn every picture mirrored, too")
     aspect_ratio_buckets: bool = Field(False, description="keep oblong pictures oblong, grouped by shape")
-    bucket_step: int = Field(64, ge=8, multiple_of=8, description="sides of the shapes are multiples of this, pixels")
+    bucket_step: int | None = Field(
+        None, ge=8, multiple_of=8, description="sides of the shapes are multiples of this, pixels; default: by the side"
+    )
     mask_dir: Path | None = Field(None, description="folder of masks by the pictures' names: white is learned")
     caption_column: str = Field("text", min_length=1, description="of metadata.jsonl or metadata.csv")
     proportion_empty_prompts: float = Field(0.0, ge=0, le=1, description="share of captions left out")
