@@ -19,9 +19,9 @@ from tenshot.files.pictures import as_tensor, read_folder
 from tenshot.model import Model
 from tenshot.train import data
 from tenshot.train.cache import Cache, key
+from tenshot.train.captions import Captions
 from tenshot.train.denoise import Latents
 from tenshot.train.draws import Draws
-from tenshot.train.finetune import Captions
 from tests import tiny
 from tests.dreambooth_runs import Bench, losses, same_weights
 

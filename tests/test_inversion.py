@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from tenshot import model
 from tenshot.adapters import embedding
 from tenshot.train import inversion
+from tenshot.train.captions import Captions
 from tenshot.train.draws import Draws
-from tenshot.train.finetune import Captions
 from tests import plain_finetune, tiny
 from tests.dreambooth_runs import PRIOR, Bench, losses
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from tenshot.files.pictures import Example
 from tenshot.model import Model
 from tenshot.train import class_pictures, data, denoise, loop, optimizers, run, trackers
 from tenshot.train.cache import Cache
+from tenshot.train.captions import Captions, Said
 from tenshot.train.denoise import Latents, Objective
 from tenshot.train.draws import Draws
 from tenshot.train.learner import Learner
@@ -57,43 +58,6 @@ class Way(Generic[Options]):
     saves_model: bool = False
     texts: Callable[[Options, Captions], Said] | None = None
     unsaid: Callable[[Options, Sequence[Example]], Iterator[Fault]] = lambda options, examples: iter(())
-
-
-class Said(Protocol):
-    """What is said of pictures."""
-
-    def of(self, rows: Sequence[int], draws: Draws) -> list[str]:
-        """The captions of one batch."""
-        ...
-
-
-@dataclass(frozen=True)
-class Captions:
-    """What is said of each row. empty: the share left out. tags: mix the comma-separated parts but the first `keep`."""
-
-    texts: Sequence[str]
-    empty: float = 0.0
-    tags: bool = False
-    keep: int = 1
-
-    def of(self, rows: Sequence[int], draws: Draws) -> list[str]:
-        texts = [self.texts[row] for row in rows]
-        if self.tags:
-            texts = [self._mixed(text, order) for text, order in zip(texts, self._orders(texts, draws), strict=True)]
-        if self.empty:
-            dice = draws.uniform("empty caption").tolist()
-            texts = ["" if die < self.empty else text for text, die in zip(texts, dice, strict=True)]
-        return texts
-
-    def _orders(self, texts: Sequence[str], draws: Draws) -> Iterator[list[int]]:
-        most = max(len(text.split(",")) for text in texts)
-        for row in draws.noise("tag order", (most,)):
-            yield row.argsort().tolist()
-
-    def _mixed(self, text: str, order: Sequence[int]) -> str:
-        parts = [part.strip() for part in text.split(",")]
-        rest = [parts[place] for place in order if self.keep <= place < len(parts)]
-        return ", ".join([*parts[: self.keep], *rest])
 
 
 class FineTune(loop.Method):

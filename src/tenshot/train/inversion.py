@@ -18,8 +18,8 @@ from tenshot.files import tensors
 from tenshot.files.pictures import Example
 from tenshot.model import Model
 from tenshot.train import finetune
+from tenshot.train.captions import Captions
 from tenshot.train.draws import Draws
-from tenshot.train.finetune import Captions
 from tenshot.train.options import TextualInversionOptions
 
 #: What is said of a picture that has no caption.

@@ -1,0 +1,47 @@
+"""What is said of pictures: their captions as they are, left out now and then, or with their parts mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from tenshot.train.draws import Draws
+
+MOST_PARTS = 256  # of a caption that are mixed
+
+
+class Said(Protocol):
+    """What is said of pictures."""
+
+    def of(self, rows: Sequence[int], draws: Draws) -> list[str]:
+        """The captions of one batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What is said of each row. empty: the share left out. tags: mix the comma-separated parts but the first `keep`."""
+
+    texts: Sequence[str]
+    empty: float = 0.0
+    tags: bool = False
+    keep: int = 1
+
+    def of(self, rows: Sequence[int], draws: Draws) -> list[str]:
+        texts = [self.texts[row] for row in rows]
+        if self.tags:
+            dice = draws.noise("tag order", (MOST_PARTS,))
+            texts = [self._mixed(text, row) for text, row in zip(texts, dice, strict=True)]
+        if self.empty:
+            chances = draws.uniform("empty caption").tolist()
+            texts = ["" if chance < self.empty else text for text, chance in zip(texts, chances, strict=True)]
+        return texts
+
+    def _mixed(self, text: str, dice: torch.Tensor) -> str:
+        parts = [part.strip() for part in text.split(",")]
+        rest = parts[self.keep :][:MOST_PARTS]
+        order = dice[: len(rest)].argsort().tolist()
+        return ", ".join([*parts[: self.keep], *(rest[place] for place in order)])
