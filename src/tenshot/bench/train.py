@@ -20,8 +20,9 @@ from tenshot.events import Events, watched
 from tenshot.files.pictures import read_folder
 from tenshot.options import Options, resolve
 from tenshot.train import data, loop
+from tenshot.train.captions import Captions
 from tenshot.train.dreambooth import WAY as DREAMBOOTH
-from tenshot.train.finetune import Captions, FineTune
+from tenshot.train.finetune import FineTune
 from tenshot.train.lora import WAY as LORA
 from tenshot.train.options import DreamBoothOptions, LoraOptions
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from importlib import import_module
@@ -56,12 +57,14 @@ class Service(Events):
     def __init__(self, name: str, project: str, config: Mapping[str, Any]) -> None:
         self.library = import_module(name)
         self.project, self.config = project, dict(config)
+        place = str(Path(str(config["output_dir"])).absolute())
+        self.same = {"id": hashlib.sha256(place.encode()).hexdigest()[:16]} if name == "wandb" else {}
         self.open = False
 
     def begin(self, job: str, total: int, done: int = 0) -> None:
         if job == "training":
             name = Path(str(self.config["output_dir"])).name
-            self.library.init(project=self.project, name=name, config=self.config, resume="allow")
+            self.library.init(project=self.project, name=name, config=self.config, resume="allow", **self.same)
             self.open = True
 
     def step(self, step: int, **figures: float) -> None:

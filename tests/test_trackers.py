@@ -1,0 +1,43 @@
+"""Tracking services get what TensorBoard gets, through the calls that both libraries share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.dreambooth_runs import Bench
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_service_hears_every_step_and_sees_every_picture(name: str, bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    calls: list[tuple[str, Any]] = []
+    library = SimpleNamespace(
+        __spec__=True,
+        init=lambda **told: calls.append(("init", told)),
+        log=lambda values, step: calls.append(("log", (step, set(values)))),
+        finish=lambda: calls.append(("finish", None)),
+        Image=lambda pixels: pixels.shape,
+    )
+    monkeypatch.setitem(sys.modules, name, library)
+    shown = {"validation_prompt": "az", "validation_steps": "2", "num_validation_images": "1"}
+    bench.run("out", report_to=name, tracker_project_name="cats", **shown)
+    (_, told), *logged, last = calls
+    assert told["project"] == "cats"
+    assert told["name"] == "out"
+    assert told["config"]["learning_rate"] == 1e-3
+    assert ("id" in told) == (name == "wandb")
+    figures = {"train/loss", "train/rate", "train/norm", "train/seconds"}
+    assert [entry for _, entry in logged if entry[1] == figures] == [(step, figures) for step in (1, 2, 3)]
+    assert [entry for _, entry in logged if entry[1] != figures] == [(2, {"validation/0"}), (3, {"validation/0"})]
+    assert last == ("finish", None)
+
+
+def test_a_service_that_is_not_installed_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert bench.refused("out", report_to="wandb") == ["--report_to"]
+    assert not (bench.folder / "out").exists()
+    assert Path("wandb").exists() is False
