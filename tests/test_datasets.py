@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tenshot.errors import Refusal
 from tenshot.files import datasets
@@ -89,3 +90,25 @@ def test_masks_by_name(tmp_path: Path):
     assert [each.mask for each in found] == [masks / "picture-0.png", None]
     (masks / "picture-0.png").rename(masks / "other.png")
     assert refused(tmp_path / "own", masks=masks) == [str(masks / "other.png")]
+
+
+def test_masks_that_fit_two_pictures_or_none_in_shape(tmp_path: Path):
+    for name in ("1_az baby", "2_baby"):
+        tiny.pictures(tmp_path / "own" / name, 1)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    Image.new("L", (64, 32)).save(masks / "picture-0.png")
+    twice, wrong = refused(tmp_path / "own", masks=masks)
+    assert twice == str(tmp_path / "own" / "2_baby" / "picture-0.png")
+    assert wrong == str(masks / "picture-0.png")
+
+
+def test_metadata_beside_the_split_and_with_any_character(tmp_path: Path):
+    tiny.pictures(tmp_path / "train", 1)
+    said = "one\u2028two"
+    line = json.dumps({"file_name": "train/picture-0.png", "text": said}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text(line, encoding="utf-8")
+    assert read(tmp_path) == [("train/picture-0.png", said, 1)]
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "metadata.csv").write_text('file_name,text\ntrain/picture-0.png,"one\ntwo"\n')
+    assert read(tmp_path) == [("train/picture-0.png", "one\ntwo", 1)]

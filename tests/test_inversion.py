@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from tenshot import model
 from tenshot.adapters import embedding
+from tenshot.errors import Refusal
+from tenshot.model import ASSETS
 from tenshot.train import inversion
 from tenshot.train.captions import Captions
 from tenshot.train.draws import Draws
@@ -76,6 +78,24 @@ def test_both_encoders_of_sdxl_learn_and_pool_where_the_prompt_ends(bench: Bench
         after = grown.condition(["a toy"], (64, 64))
     assert torch.equal(before["encoder_hidden_states"], after["encoder_hidden_states"])
     assert torch.equal(before["added_cond_kwargs"]["text_embeds"], after["added_cond_kwargs"]["text_embeds"])
+
+
+def test_words_stand_for_themselves_only():
+    opened = model.load("pocket")
+    rows = embedding.beginning(opened, "cat", 2)
+    opened = embedding.add(embedding.add(opened, "az", rows), "az-two", rows)
+    assert opened.spelled("az dazzling az, az-two") == "az az_1 dazzling az az_1, az-two az-two_1"
+    ids = opened["tokenizer"]("az dazzling", add_special_tokens=False).input_ids
+    plain = model.load("pocket")["tokenizer"]("dazzling", add_special_tokens=False).input_ids
+    assert ids[1:] == plain
+    with pytest.raises(Refusal, match="knows"):
+        embedding.add(opened, "cat", rows)
+
+
+def test_a_word_that_is_refused_late_is_no_obstacle(bench: Bench):
+    bench.base["pretrained_model_name_or_path"] = "pocket"
+    assert bench.refused("out", placeholder_token=["cat"], train_data_dir=str(ASSETS / "subjects" / "koala"))
+    bench.run("out", train_data_dir=str(ASSETS / "subjects" / "koala"), max_train_steps="1")
 
 
 def test_several_words(bench: Bench, captioned: Path):

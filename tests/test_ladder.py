@@ -57,6 +57,16 @@ def test_it_climbs_until_it_fits_says_so_and_goes_on(bench: Bench, monkeypatch: 
     assert same_weights(more, whole)
 
 
+def test_an_earlier_start_that_had_to_climb_is_forgotten(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    _peaks(monkeypatch, 2 * GB, 5 * GB, GB)
+    folder = bench.run("out", fit_memory=True)
+    shutil.rmtree(folder / "checkpoint-3")
+    (folder / "manifest.json").unlink()
+    _peaks(monkeypatch, 2 * GB, GB)
+    bench.run("out", fit_memory=True)
+    assert json.loads((folder / ladder.FITTED).read_text()) == {}
+
+
 def test_what_never_fits_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     _peaks(monkeypatch, GB, *[9 * GB] * 3)
     with pytest.raises(Refusal, match=r"9\.0 GB"):

@@ -122,7 +122,8 @@ def plain(o: LoopOptions) -> tuple[nn.Module, dict[str, torch.Tensor], list[floa
                 v = second[name] / (1 - o.adam_beta2 ** (step + 1))
                 p -= lr * o.adam_weight_decay * p
                 p -= lr * m / (v.sqrt() + o.adam_epsilon)
-                average[name] = o.ema_decay * average[name] + (1 - o.ema_decay) * p
+                decay = min(o.ema_decay, (1 + step) / (10 + step))
+                average[name] = decay * average[name] + (1 - decay) * p
                 p.grad = None
     return method.net, average, losses
 

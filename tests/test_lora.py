@@ -106,6 +106,32 @@ def test_blocks_have_their_own_ranks_and_rates(bench: Bench):
     assert max(far for name, far in moved.items() if name.startswith("down_blocks")) > 1e-3
 
 
+def test_names_of_blocks_are_whole_and_of_any_version_of_transformers():
+    assert training.inside("text_encoder.text_model.encoder.layers.1", "text_encoder.encoder.layers.1.mlp.fc1")
+    assert training.inside("encoder.layers.1", "text_encoder.text_model.encoder.layers.1.mlp.fc1")
+    assert not training.inside("layers.1", "text_encoder.encoder.layers.11.mlp.fc1")
+
+
+def test_text_encoder_blocks_have_their_own_rates(bench: Bench):
+    given = {"train_text_encoder": True, "block_rates": {"text_encoder.text_model": 1e-9}, "learning_rate": "1e-2"}
+    folder = bench.run("out", **given)
+    after = lora.read(folder / lora.FILE).weights["text_encoder"]
+    assert max(tensor.abs().max().item() for name, tensor in after.items() if "lora_B" in name) < 1e-8
+
+
+def test_factors_under_the_names_of_older_scripts(bench: Bench):
+    folder = bench.run("out", train_text_encoder=True)
+    older = {}
+    for name, tensor in tensors.read(folder / lora.FILE).items():
+        down, up = (".lora.down.", ".lora.up.") if name.startswith("unet") else (
+            ".lora_linear_layer.down.", ".lora_linear_layer.up.")  # fmt: skip
+        older[name.replace(".lora_A.", down).replace(".lora_B.", up)] = tensor
+    tensors.write(folder / "older.safetensors", older)
+    one, other = lora.read(folder / lora.FILE), lora.read(folder / "older.safetensors")
+    assert one.weights.keys() == other.weights.keys()
+    assert all(one.weights[part].keys() == other.weights[part].keys() for part in one.weights)
+
+
 def test_a_file_can_be_trained_further(bench: Bench):
     first = bench.run("first", rank="2", lora_alpha="4", layers="transformer")
     folder = bench.run("further", start_from=str(first / lora.FILE), learning_rate="1e-9", adam_weight_decay="0")

@@ -23,7 +23,8 @@ def test_the_table_and_the_option_agree():
 @pytest.mark.parametrize("name", HERE)
 def test_it_learns_and_resumes_bit_for_bit(name: str, tmp_path: Path):
     pytest.importorskip(optimizers.KINDS[name].place.split(":")[0])
-    given = {"optimizer": name, "max_train_steps": 60, "learning_rate": 1.0 if name == "prodigy" else 0.02}
+    steps, rate = (400, 1.0) if name == "prodigy" else (60, 0.02)
+    given = {"optimizer": name, "max_train_steps": steps, "learning_rate": rate}
     whole = Regression()
     before = whole.loss(Draws(99, range(500))).item()
     loop.fit(whole, options(tmp_path / "whole", train_batch_size=4, **given), Ear())
@@ -64,6 +65,7 @@ def test_looking_on_changes_nothing(tmp_path: Path):
     ({"use_8bit_adam": True, "optimizer": "lion"}, "--use_8bit_adam"),
     ({"optimizer": "schedulefree", "lr_scheduler": "cosine"}, "--lr_scheduler"),
     ({"optimizer": "schedulefree", "use_ema": True}, "--use_ema"),
+    ({"optimizer": "prodigy", "learning_rate": 1e-4}, "--learning_rate"),
 ])  # fmt: skip
 def test_what_cannot_work_is_refused(given: dict, where: str, tmp_path: Path):
     with pytest.raises(Refusal) as caught:

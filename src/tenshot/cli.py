@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. The exit code: 0 done, 1 failed unexpectedly, 2 refused, 130 stopped by Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, one talks
     try:
         return (
             _command().main(
@@ -83,11 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             or 0
         )
     except Refusal as refusal:
-        if os.environ.get("RANK", "0") == "0":  # several processes refuse for the same reason
+        if first:
             _outlet(as_json).refusal(refusal)
         return 2
     except Cancelled as cancelled:
-        _outlet(as_json).stopped(str(cancelled))
+        if first:
+            _outlet(as_json).stopped(str(cancelled))
         return 130
     except Exception as error:
         _outlet(as_json).failed(error)

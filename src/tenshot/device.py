@@ -21,11 +21,15 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 def pick(name: str = "auto") -> torch.device:
     """The device called `name`; "auto" takes the first GPU, else the CPU. Raises Refusal where `name` is not there."""
+    if name == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
     if name == "auto":
-        return torch.device("cuda", processes.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+        name = f"cuda:{processes.local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # whose memory is counted
     except Exception as error:  # each backend has its own way to say that it is not there
         here = ", ".join(["auto", "cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
         reason = str(error).partition("\n")[0]

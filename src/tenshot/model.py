@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,8 +79,9 @@ class Model:
 
     def spelled(self, prompt: str) -> str:
         """The prompt with every learned word as the tokens it stands for."""
-        for word, tokens in self.spellings.items():
-            prompt = prompt.replace(word, tokens)
+        for word in sorted(self.spellings, key=len, reverse=True):
+            pieces = re.split(rf"(?<!\w){re.escape(word)}(?!\w)", prompt)
+            prompt = self.spellings[word].join(pieces)
         return prompt
 
     def condition_against(self, negative: str, size: tuple[int, int]) -> dict[str, Any]:

@@ -12,12 +12,14 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
+PATIENCE = timedelta(days=1)  # with the first process, while it alone draws, encodes or writes
 BUCKET = 25_000_000  # numbers summed in one message
 
 
@@ -49,7 +51,7 @@ def join(cpu: bool) -> None:
 def _state(cpu: bool) -> Any:
     from accelerate import PartialState
 
-    return PartialState(cpu=cpu)
+    return PartialState(cpu=cpu, timeout=PATIENCE)
 
 
 @contextmanager
@@ -109,11 +111,19 @@ def launch(words: Sequence[str], processes: int) -> int:
         own = {"OMP_NUM_THREADS": threads} | shared | {"RANK": number, "LOCAL_RANK": number}
         environment = os.environ | {name: str(value) for name, value in own.items()}
         running.append(subprocess.Popen([sys.executable, "-m", "tenshot", *words], env=environment))
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # each of them hears Ctrl-C and stops in its own good time
+    # Each of them hears Ctrl-C and stops in its own good time; SIGTERM reaches only this one.
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: _terminate(running))
     try:
         return _worst(running)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminate(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in running:
+        process.terminate()
 
 
 def _worst(running: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -126,7 +136,7 @@ def _worst(running: Sequence[subprocess.Popen[bytes]]) -> int:
             except subprocess.TimeoutExpired:
                 continue
             waiting.remove(process)
-            if code not in (0, 130):
+            if code != 0:
                 for other in waiting:
                     _end(other)
                 waiting = []

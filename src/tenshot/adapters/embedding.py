@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AddedToken
 
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.files import tensors
@@ -55,7 +56,7 @@ def add(model: Model, word: str, rows: Rows) -> Model:
     for part, values in rows.items():
         encoder, tokenizer = model[part], model[part.replace("text_encoder", "tokenizer")]
         before = size(encoder.get_input_embeddings())
-        tokenizer.add_tokens(tokens)
+        tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=False) for token in tokens])
         # Numbers between the vocabulary's end and the embedding's stay unused, where there are any.
         first = tokenizer.convert_tokens_to_ids(word)
         spare = torch.zeros(max(0, first - before), values.shape[1])
@@ -130,6 +131,7 @@ def _misfits(model: Model, word: str, rows: Rows):
         width = model[part].config.hidden_size
         if values.shape[1] != width:
             yield Fault(f"the word {word!r}", f"width {values.shape[1]} for {part}", f"{width}, as this model has")
-        if word in model[part.replace("text_encoder", "tokenizer")].get_vocab():
+        known = model[part.replace("text_encoder", "tokenizer")].get_vocab()
+        if word in known or f"{word.lower()}</w>" in known:
             yield Fault(f"the word {word!r}", "is a token that the model knows", "another word, as in <az>")
             return

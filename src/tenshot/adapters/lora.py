@@ -26,6 +26,13 @@ PARTS = ("unet", "text_encoder", "text_encoder_2")
 LEGACY = "text_model."  # what other versions of transformers put before the names of a text encoder
 SETTINGS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "use_rslora")
 
+OLDER = {  # what older example scripts called the factors
+    ".lora_linear_layer.down.": ".lora_A.",
+    ".lora_linear_layer.up.": ".lora_B.",
+    ".lora.down.": ".lora_A.",
+    ".lora.up.": ".lora_B.",
+}
+
 _UNET = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0"),
     "transformer": ("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
@@ -107,12 +114,18 @@ def read(place: Path) -> Lora:
     weights: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in named.items():
         part, _, rest = name.partition(".")
+        for old, new in OLDER.items():
+            rest = rest.replace(old, new)
         weights.setdefault(part, {})[rest] = tensor
     strange = sorted(weights.keys() - set(PARTS))
     if strange or not weights:
         found = f"tensors named {', '.join(sorted(named)[:3])}, ..." if named else "no tensor"
         raise Refusal(Fault(str(file), found, f"a LoRA with names that begin with {', '.join(PARTS)}"))
-    told = json.loads(about.get(METADATA, "{}"))
+    told = {
+        key: value
+        for key, value in json.loads(about.get(METADATA, "{}")).items()
+        if key.partition(".")[2] in SETTINGS  # other versions of peft have others
+    }
     settings = {
         part: {key.partition(".")[2]: value for key, value in told.items() if key.startswith(f"{part}.")}
         or _settings(each)
@@ -153,7 +166,9 @@ def _misfits(model: Model, lora: Lora) -> Iterator[Fault]:
             if not isinstance(module, nn.Linear | nn.Conv2d):
                 yield Fault(f"LoRA for {part}", f"{layer}: the model has no such layer", "a LoRA of the same family")
                 return
-            wanted = module.weight.shape[1] if kind == "A.weight" else module.weight.shape[0]
+            linear = isinstance(module, nn.Linear)
+            sides = (module.in_features, module.out_features) if linear else (module.in_channels, module.out_channels)
+            wanted = sides[0] if kind == "A.weight" else sides[1]
             found = tensor.shape[1] if kind == "A.weight" else tensor.shape[0]
             if kind in ("A.weight", "B.weight") and wanted != found:
                 yield Fault(f"LoRA for {part}", f"{name}: width {found}, the model's is {wanted}", "the same family")

@@ -64,6 +64,14 @@ def batched(conditioning: Mapping[str, Any], rows: torch.Tensor) -> dict[str, An
     }
 
 
+def moved(conditioning: Mapping[str, Any], where: torch.device | str) -> dict[str, Any]:
+    """The same conditioning on another device."""
+    return {
+        name: moved(value, where) if isinstance(value, Mapping) else value.to(where)
+        for name, value in conditioning.items()
+    }
+
+
 def joined(*conditionings: Mapping[str, Any]) -> dict[str, Any]:
     """Several conditionings as one batch."""
     return {

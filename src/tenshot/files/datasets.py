@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tenshot.errors import Fault, Refusal, refuse_if
-from tenshot.files.pictures import SUFFIXES, Example, read_folder, read_picture
+from tenshot.files.pictures import SUFFIXES, Example, read_folder, read_picture, size_of
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 REPEATED = re.compile(r"(\d+)_(.+)")
@@ -30,7 +31,7 @@ def read(folder: Path, *, option: str, column: str = "text", masks: Path | None 
     mask for pictures by their names.
     """
     place = folder / TRAIN if _only_a_split(folder) else folder
-    table = next((place / name for name in METADATA if (place / name).is_file()), None)
+    table = next((each / name for each in (folder, place) for name in METADATA if (each / name).is_file()), None)
     if table:
         examples = _from_table(table, column)
     elif repeated := _repeated(place):
@@ -108,9 +109,9 @@ def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise Refusal(Fault(str(table), f"cannot be read: {error}", "UTF-8 text")) from None
     if table.suffix == ".csv":
-        yield from enumerate(csv.DictReader(text.splitlines()), 2)
+        yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -143,9 +144,22 @@ def _unlisted(folder: Path, listed: set[Path]) -> Iterator[Fault]:
 def _masked(examples: Sequence[Example], folder: Path) -> list[Example]:
     """The same examples with the masks in `folder` that bear their names."""
     masks = {each.path.stem: each.path for each in read_folder(folder, option="--mask_dir")}
-    strange = sorted(masks.keys() - {each.path.stem for each in examples})
-    refuse_if(
-        Fault(str(masks[name]), "a mask for no picture", "masks by the names of their pictures", "rename it")
-        for name in strange
-    )
+    refuse_if(_mask_faults(examples, masks))
     return [replace(each, mask=masks.get(each.path.stem)) for each in examples]
+
+
+def _mask_faults(examples: Sequence[Example], masks: Mapping[str, Path]) -> Iterator[Fault]:
+    known: dict[str, Path] = {}
+    for each in examples:
+        if each.path.stem in masks and each.path.stem in known:
+            found = f"the mask {masks[each.path.stem].name} is meant for two pictures, {known[each.path.stem]} too"
+            yield Fault(str(each.path), found, "pictures with masks under names of their own", "rename one")
+        known[each.path.stem] = each.path
+    for name, mask in sorted(masks.items()):
+        if name not in known:
+            yield Fault(str(mask), "a mask for no picture", "masks by the names of their pictures", "rename it")
+            continue
+        (width, height), (wide, high) = size_of(known[name]), size_of(mask)
+        if abs(width * high - wide * height) > 0.01 * width * high:
+            found = f"{wide}x{high}, but its picture is {width}x{height}"
+            yield Fault(str(mask), found, "a mask of its picture's proportions")

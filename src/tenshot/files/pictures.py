@@ -109,6 +109,13 @@ def open_picture(path: Path) -> Image.Image:
         return as_rgb(_upright(load(path)))
 
 
+def open_mask(path: Path) -> Image.Image:
+    """The picture at `path` as a mask, grey: its transparency, where it has one, else its brightness."""
+    with pillow_silent():
+        image = _upright(load(path))
+        return image.convert("RGBA").getchannel("A") if image.has_transparency_data else as_rgb(image).convert("L")
+
+
 def load(path: Path) -> Image.Image:
     """The picture at `path` decoded, otherwise as stored, with `info` and EXIF. Raises Refusal as `open_picture`."""
     if not path.is_file():  # opening a pipe would wait forever

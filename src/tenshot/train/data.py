@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from tenshot import model
 from tenshot.events import Events, watched
-from tenshot.files.pictures import Example, as_tensor, fit_picture, open_picture, size_of
+from tenshot.files.pictures import Example, as_tensor, fit_picture, open_mask, open_picture, size_of
 from tenshot.model import Model
 from tenshot.train.cache import Cache, Kept, key
 from tenshot.train.denoise import Latents, Posterior
@@ -117,7 +117,8 @@ def _again(base: Model, examples: Sequence[Example], shown: Sequence[tuple[int, 
     number, view = shown[row]
     vae = base["vae"]
     pixels = as_tensor(view.of(open_picture(examples[number].path)))
-    posterior = vae.encode(pixels[None].to(vae.device, vae.dtype)).latent_dist
+    with torch.autocast(vae.device.type, enabled=False):  # it may be asked for in the middle of a training step
+        posterior = vae.encode(pixels[None].to(vae.device, vae.dtype)).latent_dist
     scaled = (part[0].float().cpu() * vae.config.scaling_factor for part in (posterior.mean, posterior.std))
     mean, std = scaled
     return mean, std
@@ -127,7 +128,7 @@ def _mask(example: Example, view: View, factor: int) -> torch.Tensor | None:
     """What counts of a view, [1, h/8, w/8] from 0 to 1."""
     if example.mask is None:
         return None
-    grey = as_tensor(view.of(open_picture(example.mask)))[:1] / 2 + 0.5
+    grey = as_tensor(view.of(open_mask(example.mask)))[:1] / 2 + 0.5
     return torch.nn.functional.avg_pool2d(grey, factor)
 
 

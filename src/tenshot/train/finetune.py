@@ -29,7 +29,7 @@ from tenshot.train.options import FineTuneOptions
 
 Options = TypeVar("Options", bound=FineTuneOptions)
 Stock = tuple[Path, class_pictures.Recipe]
-MOST_TEXTS = 4096  # whose states are kept while the text encoder stands still
+MOST_TEXTS = 2048  # whose states are kept while the text encoder stands still
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,9 @@ class FineTune(loop.Method):
         for part in {"unet", *self.learner.parts}:
             _checkpoint_gradients(self.learner.model[part])
 
-    def heaviest_step(self) -> int:
-        """The first step whose pictures have the largest of the shapes."""
+    def heaviest_step(self, batch: int, pieces: int) -> int:
+        """The first step whose pictures have the largest of the shapes, in steps of so many batches."""
         most = max(height * width for height, width in self.pictures.sizes)
-        batch = self.options.train_batch_size
-        pieces = self.options.gradient_accumulation_steps
         for step in range(10 * len(self.pictures.shelves)):
             first = step * pieces * batch
             row = self.pictures.pick(Draws(self.options.seed, range(first, first + batch)), "picture")[0]
@@ -138,8 +136,8 @@ class FineTune(loop.Method):
         if len(self.known) + len(new) > MOST_TEXTS:
             self.known, new = {}, sorted(set(keys))
         with torch.no_grad():
-            self.known |= {(text, size): base.condition([text], size) for text, size in new}
-        return family.joined(*(self.known[key] for key in keys))
+            self.known |= {(text, size): family.moved(base.condition([text], size), "cpu") for text, size in new}
+        return family.moved(family.joined(*(self.known[key] for key in keys)), base.device)
 
 
 def _checkpoint_gradients(net: Any) -> None:
@@ -155,12 +153,14 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
         lambda: device.pick(options.device),
         lambda: _model_folder(options),
         lambda: _examples(way, options),
-        lambda: refuse_if((*_option_faults(options), *way.faults(options))),
+        lambda: refuse_if((*_option_faults(options), *_way_faults(way, options), *way.faults(options))),
         lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
         lambda: optimizers.check(options, options.device),
         lambda: trackers.check(options.report_to),
     )
-    claim = run.identity(way.name, options, _inputs(way.source(options).folder, place, examples, brought or []))
+    claim = run.identity(
+        way.name, options, _inputs(options, way.source(options).folder, place, examples, brought or [])
+    )
     trained = way.trained(options, place)
     whole = sum(layout.numbers(place / part) for part in model.NETS)
     stock, *_ = all_or_refuse(
@@ -169,7 +169,7 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
         lambda: run.check_disk(options, 4 * trained, 4 * (whole if way.saves_model else trained)),
     )
     processes.join(where.type == "cpu")
-    base = _as_trained(model.load(str(place), device=where), options)
+    base = model.load(str(place), device=where)
     return _carry_out(way, base, examples, stock, claim, options, events)
 
 
@@ -206,9 +206,9 @@ def _carry_out(
         with processes.first_goes_first():
             kept, _ = class_pictures.ensure(base, *stock, count, options.seed, batch, events)
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
-    learner = way.learner(base, options)
+    learner = way.learner(_as_trained(base, options), options)
     method = FineTune(learner, options, pictures, way.texts(options, captions) if way.texts else captions, kept)
-    per_epoch = max(1, pictures.epoch // (options.train_batch_size * options.gradient_accumulation_steps))
+    per_epoch = max(1, pictures.epoch // _samples(options))
     trained = sum(p.numel() for part in learner.parts.values() for p in part.parameters() if p.requires_grad)
     given = [each.path for each in examples]
     job = run.Job(method, learner, claim, plan(examples, pictures, kept, options), per_epoch, trained, given)
@@ -229,11 +229,16 @@ def plan(examples: Sequence[Example], pictures: Latents, kept: Latents | None, o
     words = f"{len(examples)} instance pictures ({len(pictures)} views, {own} with a caption of their own)"
     shapes = f", {len(pictures.shelves)} shapes" if len(pictures.shelves) > 1 else ""
     classes = f"{len(kept)} class pictures" if kept is not None else "no class pictures"
-    seen = options.max_train_steps * options.train_batch_size * options.gradient_accumulation_steps
+    seen = options.max_train_steps * _samples(options)
     rounds = f"{pictures.epoch} pairs an epoch" if kept is not None else f"{pictures.epoch} an epoch"
     return (
         f"{words}{shapes}, {classes}, {rounds}, {seen / pictures.epoch:.0f} epochs in {options.max_train_steps} steps"
     )
+
+
+def _samples(options: FineTuneOptions) -> int:
+    """Pictures in an optimizer step."""
+    return options.train_batch_size * options.gradient_accumulation_steps * processes.count()
 
 
 def _examples(way: Way[Options], options: Options) -> list[Example]:
@@ -273,6 +278,18 @@ def parts(options: FineTuneOptions, place: Path) -> tuple[str, ...]:
     return ("unet", *(family.encoders if family and options.train_text_encoder else ()))
 
 
+def _way_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
+    if options.rescale_betas_zero_snr and not way.saves_model:
+        found = "the noise schedule is part of a model, and what comes out here is none"
+        fits = "a model whose schedule has it, or tenshot train full first"
+        yield Fault("--rescale_betas_zero_snr", found, fits)
+    if options.fit_memory and options.num_processes * processes.count() > 1:
+        found = "several processes would each settle on something else"
+        yield Fault("--fit_memory", found, "one process", "run with one, and use the recipe that it writes")
+    if options.device not in ("auto", "cpu") and options.num_processes * processes.count() > 1:
+        yield Fault("--device", f"{options.device} for several processes", "auto (each its own), or cpu")
+
+
 def _model_folder(options: FineTuneOptions) -> Path:
     place = model.find(options.pretrained_model_name_or_path)
     layout.examine(place)
@@ -296,10 +313,13 @@ def _stock(options: FineTuneOptions, place: Path, claim: Mapping[str, Any]) -> S
     return folder, wanted
 
 
-def _inputs(folder: Path, place: Path, examples: Sequence[Example], brought: Sequence[Example]) -> dict[str, Any]:
+def _inputs(
+    options: FineTuneOptions, folder: Path, place: Path, examples: Sequence[Example], brought: Sequence[Example]
+) -> dict[str, Any]:
     """Digests of all that is read. folder: the pictures'; place: the model's."""
     names = {each.path: str(each.path.relative_to(folder)) for each in examples}
     return {
+        "files": {name: _digests(value) for name, value in options if name in run.FILES and value},
         "model": model.digest(place),
         "pictures": {names[each.path]: each.digest[:16] for each in examples},
         "captions": {names[each.path]: each.caption for each in examples if each.caption},
@@ -307,3 +327,7 @@ def _inputs(folder: Path, place: Path, examples: Sequence[Example], brought: Seq
         "masks": {names[each.path]: class_pictures.file_digest(each.mask)[:16] for each in examples if each.mask},
         "class_pictures": class_pictures.brought(brought),
     }
+
+
+def _digests(files: Path | Sequence[Path]) -> list[str]:
+    return [class_pictures.file_digest(each)[:16] for each in ([files] if isinstance(files, Path) else files)]

@@ -22,7 +22,7 @@ class Thrifty(loop.Method, Protocol):
 
     def checkpoint_gradients(self) -> None: ...
 
-    def heaviest_step(self) -> int:
+    def heaviest_step(self, batch: int, pieces: int) -> int:
         """The step whose batch takes the most memory."""
         ...
 
@@ -57,8 +57,7 @@ def climb(method: Thrifty, options: FineTuneOptions, events: Events) -> tuple[Fi
             events.say(f"it does not fit; trying {said}: {found}")
         if expected and expected.peak_bytes <= limit:
             changed = {name: value for name, value in rung if value != getattr(options, name)}
-            if changed:
-                tensors.write_json(options.output_dir / FITTED, changed)
+            tensors.write_json(options.output_dir / FITTED, changed)
             return rung, expected
     fits = f"{limit / 1e9:.1f} GB"
     raise Refusal(Fault("memory", found, fits, "lower --resolution, or train a LoRA with --mixed_precision bf16"))
@@ -72,8 +71,9 @@ def again(options: FineTuneOptions) -> FineTuneOptions:
 
 def _measured(method: Thrifty, options: FineTuneOptions) -> loop.Forecast | None:
     """None where memory did not suffice for one step."""
+    step = method.heaviest_step(options.train_batch_size, options.gradient_accumulation_steps)
     try:
-        return loop.forecast(method, options, method.heaviest_step())
+        return loop.forecast(method, options, step)
     except (RuntimeError, MemoryError) as error:
         if not device.out_of_memory(error):
             raise

@@ -118,7 +118,7 @@ def forecast(method: Method, options: LoopOptions, step: int = 0) -> Forecast:
     """Make one real step, number `step`, to warm up and once more to measure; then the weights are as they were."""
     device.reset_peak_memory()
     run = _Run(method, options)
-    before = [(p, p.detach().clone()) for group in run.named.values() for p in group.values()]
+    before = [(p, p.detach().to("cpu", copy=True)) for group in run.named.values() for p in group.values()]
     try:
         run.step(step)
         start = time.perf_counter()
@@ -188,7 +188,7 @@ class _Run:
             loss += part.item()
         loss = self._together(loss)
         rate = self.optimizer.param_groups[0]["lr"]
-        norm = self._apply(loss)
+        norm = self._apply(step, loss)
         return {"loss": loss, "rate": rate, "norm": norm, "seconds": time.perf_counter() - start}
 
     def _together(self, loss: float) -> float:
@@ -197,7 +197,7 @@ class _Run:
         processes.sum_over([total, *(p.grad for p in self.parameters if p.grad is not None)])
         return total.item() if processes.count() > 1 else loss
 
-    def _apply(self, loss: float) -> float:
+    def _apply(self, step: int, loss: float) -> float:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm).item()
         scaling = self.scaler.is_enabled() and self.scaler.get_scale() >= 1  # it looks for its scale by overflowing
@@ -205,7 +205,7 @@ class _Run:
             self.unfinite = 0
             self.scaler.step(self.optimizer)
             if math.isfinite(norm):
-                self._average()
+                self._average(step)
         else:
             self.unfinite += 1
         self.scaler.update()
@@ -216,10 +216,12 @@ class _Run:
         return norm
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _average(self, step: int) -> None:
+        """The average forgets faster in the beginning: else a short run would hardly leave where it began."""
+        decay = min(self.options.ema_decay, (1 + step) / (10 + step))
         for part, shadow in self.ema.items():
             live = [self.named[part][name] for name in shadow]
-            torch._foreach_lerp_(list(shadow.values()), live, 1 - self.options.ema_decay)
+            torch._foreach_lerp_(list(shadow.values()), live, 1 - decay)
 
     @torch.no_grad()
     def look(self, step: int) -> None:
@@ -227,7 +229,14 @@ class _Run:
         if self.options.stop_when_learned and step % dvar.EVERY == 0:
             fixed = Draws(device.seed_of(self.options.seed, "fixed inputs"), range(dvar.SAMPLES))
             with device.attention(self.device), device.autocast(self.device, self.precision):
-                self.looks.append(self.method.loss(fixed).item())
+                self.looks.append(self._mean(self.method.loss(fixed).item()))
+
+    def _mean(self, value: float) -> float:
+        """Over the processes, so that all decide alike."""
+        total = torch.tensor([value], dtype=torch.float64)
+        total = total.to(self.device)
+        processes.sum_over([total])
+        return total.item() / processes.count()
 
     def learned(self) -> bool:
         return self.options.stop_when_learned and dvar.learned(self.looks)
@@ -275,6 +284,8 @@ class _Run:
 
     def state(self, step: int) -> Checkpoint:
         optimizer = self.optimizer.state_dict()
+        for state in optimizer["state"].values():  # bitsandbytes keeps its tensors one deeper
+            state |= state.pop("__bnb_optimizer_quant_state__", {})
         groups: dict[str, dict[str, torch.Tensor]] = {part: dict(named) for part, named in self.named.items()}
         groups |= {f"{part}.ema": dict(named) for part, named in self.ema.items()}
         values = {f"{i}.{name}": value for i, state in optimizer["state"].items() for name, value in state.items()}
@@ -310,7 +321,8 @@ class _Run:
             group |= values
         for group, rate in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
             group["lr"] = rate
-        self.scaler.load_state_dict(dict(saved.facts["scaler"]))
+        if saved.facts["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(dict(saved.facts["scaler"]))
         self.unfinite = saved.facts["unfinite"]
         self.looks = list(saved.facts["looks"])
 

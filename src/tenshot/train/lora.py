@@ -88,8 +88,15 @@ def _part_settings(part: str, net: nn.Module, options: LoraOptions) -> dict[str,
 
 
 def _named(table: Mapping[str, float], name: str, otherwise: float) -> float:
-    """The value of the longest key that `name` contains."""
-    return table[max(keys, key=len)] if (keys := [key for key in table if key in name]) else otherwise
+    """The value of the longest key that `name` contains, from dot to dot."""
+    keys = [key for key in table if inside(key, name)]
+    return table[max(keys, key=len)] if keys else otherwise
+
+
+def inside(key: str, name: str) -> bool:
+    """Is `key` in a layer's name, from dot to dot, whatever the version of transformers calls it?"""
+    bare, wanted = (text.replace(lora.LEGACY, "") for text in (name, key))
+    return f".{wanted}." in f".{bare}."
 
 
 def _source(options: LoraOptions) -> finetune.Source:
@@ -147,7 +154,7 @@ def _block_faults(options: LoraOptions) -> Iterator[Fault]:
         return  # told elsewhere
     for option in ("block_ranks", "block_rates"):
         for key, value in getattr(options, option).items():
-            if not any(key in name for name in names):
+            if not any(inside(key, name) for name in names):
                 blocks = sorted({".".join(name.split(".")[: 3 if "blocks" in name else 2]) for name in names})
                 yield Fault(f"--{option}", f"{key!r} is in the name of no trained layer", ", ".join(blocks))
             if value <= 0:
@@ -161,8 +168,8 @@ def _layers(options: LoraOptions, place: Path) -> dict[str, tuple[int, ...]]:
         ends = lora.targets(part, options.layers)
         for path in layout.weights(place / part)[1]:
             for name, shape in tensors.shapes(path).items():
-                layer = name.removesuffix(".weight")
-                if layer != name and lora.targeted(layer, ends):
+                layer = name.removesuffix(".weight").removeprefix(lora.LEGACY)
+                if name.endswith(".weight") and lora.targeted(layer, ends):
                     found[f"{part}.{layer}"] = shape
     return found
 

@@ -35,10 +35,16 @@ def _lion(options: LoopOptions) -> dict[str, Any]:
     return {"betas": (options.adam_beta1, options.adam_beta2), "weight_decay": options.adam_weight_decay}
 
 
+def _adafactor(options: LoopOptions) -> dict[str, Any]:
+    """With the learning rate as it is given, not one of its own."""
+    own = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
+    return own | {"weight_decay": options.adam_weight_decay}
+
+
 KINDS: dict[str, Kind] = {
     "adamw": Kind("torch.optim:AdamW", _adam),
     "adamw8bit": Kind("bitsandbytes.optim:AdamW8bit", _adam),
-    "adafactor": Kind("torch.optim:Adafactor", lambda o: {"weight_decay": o.adam_weight_decay}),
+    "adafactor": Kind("transformers.optimization:Adafactor", _adafactor),
     "lion": Kind("lion_pytorch:Lion", _lion),
     "prodigy": Kind("prodigyopt:Prodigy", lambda o: _adam(o) | {"safeguard_warmup": True, "use_bias_correction": True}),
     "schedulefree": Kind("schedulefree:AdamWScheduleFree", _adam, averages=True),
@@ -63,11 +69,19 @@ def check(options: LoopOptions, where: str) -> None:
         faults.append(Fault("--lr_scheduler", found, "constant or constant_with_warmup"))
     if KINDS[name].averages and options.use_ema:
         faults.append(Fault("--use_ema", f"{name} averages by itself", "no running average", "leave --use_ema out"))
+    if name == "prodigy" and options.learning_rate < 0.1:
+        found = f"{options.learning_rate:g} with prodigy, which finds the rate by itself and multiplies it by this"
+        faults.append(Fault("--learning_rate", found, "1, or near it", "--learning_rate 1"))
+    if name == "prodigy" and (getattr(options, "text_encoder_lr", None) or getattr(options, "block_rates", None)):
+        found = "prodigy takes one learning rate for all"
+        faults.append(Fault("--optimizer", found, "another optimizer, or no rates for parts"))
     try:
         _kind(name)
     except ImportError:
         package = KINDS[name].place.split(":")[0].split(".")[0]
-        fits = ", ".join(each for each in get_args(Optimizer) if KINDS[each].place.startswith("torch"))
+        fits = ", ".join(
+            each for each in get_args(Optimizer) if KINDS[each].place.startswith(("torch", "transformers"))
+        )
         faults.append(Fault(f"--optimizer {name}", f"{package} is not installed", fits, EXTRA))
     if faults:
         raise Refusal(*faults)

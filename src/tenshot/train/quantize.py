@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,9 +31,8 @@ def quantize(net: nn.Module, kind: str) -> None:
 
 
 def _thin(layer: nn.Linear, kind: str) -> nn.Module:
-    import bitsandbytes as bnb
-
-    shape: tuple[Any, ...] = (layer.in_features, layer.out_features, layer.bias is not None)
+    bnb: Any = import_module("bitsandbytes")
+    shape = (layer.in_features, layer.out_features, layer.bias is not None)
     if kind == "nf4":
         thin = bnb.nn.Linear4bit(*shape, compute_dtype=torch.float32, quant_type="nf4")
         thin.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")

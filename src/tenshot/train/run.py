@@ -33,6 +33,7 @@ PLACES = {
     "mask_dir",
     "pretrained_model_name_or_path",
 }  # digests speak for them
+FILES = {"start_from", "embeddings"}  # so do theirs
 FREE = {
     "checkpointing_steps",
     "checkpoints_total_limit",
@@ -48,7 +49,9 @@ LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
 
 def identity(method: str, options: LoopOptions, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a run this run: its method, the options its result depends on, and digests of what it reads."""
-    chosen = {name: value for name, value in options.model_dump(mode="json").items() if name not in FREE | PLACES}
+    chosen = {
+        name: value for name, value in options.model_dump(mode="json").items() if name not in FREE | PLACES | FILES
+    }
     chosen["gradient_accumulation_steps"] *= processes.count()  # who makes which batch changes nothing
     if getattr(options, "lr_scheduler", "") in ("constant", "constant_with_warmup"):
         chosen.pop("max_train_steps")
@@ -65,6 +68,8 @@ def _folder_faults(folder: Path, steps: int, wanted: Mapping[str, Any]) -> Itera
     if folder.exists() and not folder.is_dir():
         yield Fault(where, "is a file", "a folder", do)
     elif folder.is_dir() and (folder / CLAIM).is_file():
+        if not checkpoint.found(folder) and not (folder / MANIFEST).is_file():
+            return  # it was refused or stopped before the first checkpoint: nothing is lost
         found = json.loads((folder / CLAIM).read_text(encoding="utf-8"))
         other = list(_differences(found, wanted))
         if other:
@@ -171,12 +176,17 @@ def _forecast(job: Job, options: FineTuneOptions, events: Events) -> tuple[FineT
     if options.fit_memory:
         options, expected = ladder.climb(job.method, options, events)
     else:
-        expected = loop.forecast(job.method, options, job.method.heaviest_step())
+        expected = loop.forecast(job.method, options, job.method.heaviest_step(*_batches(options)))
     minutes, peak = expected.seconds_per_step * options.max_train_steps / 60, expected.peak_bytes
     kept = job.trained * 4 * (4 if options.use_ema else 3)
     sizes = f"{_bytes(peak)} of memory at the peak, {_bytes(kept)} on disk for a checkpoint"
     events.say(f"forecast from one step: {minutes:.1f} minutes, {sizes}")
     return options, expected
+
+
+def _batches(options: FineTuneOptions) -> tuple[int, int]:
+    """Pictures in a batch, and batches in an optimizer step."""
+    return options.train_batch_size, options.gradient_accumulation_steps * processes.count()
 
 
 def _bytes(count: float) -> str:
