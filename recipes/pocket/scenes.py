@@ -70,7 +70,7 @@ def spoken(scene: Scene, category: str | None, dice: list[float]) -> str:
     """The caption as people vary it, by two numbers in [0, 1): with less said about style, subject or background."""
     medium = "photo" if dice[0] < 0.12 else MEDIA[scene.style]
     noun = category if category and 0.12 <= dice[0] < 0.2 else words(scene.name)
-    return sentence(noun, medium, scene.colour if dice[1] < 0.8 else None)
+    return sentence(noun, medium, scene.colour if dice[1] < 0.9 else None)
 
 
 def sentence(noun: str, medium: str, colour: str | None = None) -> str:

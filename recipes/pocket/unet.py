@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -27,16 +28,18 @@ CONFIG = {
     "layers_per_block": 1,
     "cross_attention_dim": 192,
 }
+TIMES = 1000
 SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
+    "num_train_timesteps": TIMES,
     "clip_sample": False,
     "steps_offset": 1,
 }
 SCENES = 10  # of each concept in each style: every background equally often
 STILL = 0.2  # share of a scene's play that is left here: a subject that stands still is sharp sooner
+NOISIER = 0.5  # share of samples from the noisier half of the schedule: backgrounds and outlines are decided there
 UNSAID = 0.1  # share of captions left out, for guidance
 
 
@@ -57,6 +60,8 @@ class Denoiser:
 
     def loss(self, draws: Draws) -> torch.Tensor:
         batch = self.aim.draw(self.latents, draws)
+        noisier = torch.where(draws.uniform("noisier") < NOISIER, TIMES // 2 + batch.timesteps // 2, batch.timesteps)
+        batch = replace(batch, timesteps=noisier)
         states = self.table[[self.place[text] for text in self.captions(draws, batch.rows)]]
         states = states.to(self.net.device, torch.float32)
         return denoise.losses(self.net, self.aim, batch, {"encoder_hidden_states": states}).mean()
