@@ -36,7 +36,7 @@ class DemoOptions(Options):
     """Teach a model a subject and see what it learned, on one page."""
 
     pictures: Path | None = Field(None, description="folder with 5-10 pictures; default: a subject that ships inside")
-    subject: str = Field("bear", min_length=1, description="the class word of what the pictures show")
+    subject: str = Field("animal", min_length=1, description="the class word of what the pictures show")
     model: str = Field("pocket", description="pocket, or a model folder in the diffusers layout")
     identifier: str = Field("az", min_length=1, description="the rare word that becomes the subject's name")
     max_train_steps: int | None = Field(None, ge=1, description="optimizer steps; default: by the model")
@@ -59,7 +59,7 @@ class Ways:
 
 
 POCKET = Ways(
-    steps=300,
+    steps=200,
     rate=3e-4,
     batch=4,
     contexts=(
