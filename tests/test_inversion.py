@@ -83,10 +83,10 @@ def test_both_encoders_of_sdxl_learn_and_pool_where_the_prompt_ends(bench: Bench
 def test_words_stand_for_themselves_only():
     opened = model.load("pocket")
     rows = embedding.beginning(opened, "cat", 2)
-    opened = embedding.add(embedding.add(opened, "az", rows), "az-two", rows)
-    assert opened.spelled("az dazzling az, az-two") == "az az_1 dazzling az az_1, az-two az-two_1"
-    ids = opened["tokenizer"]("az dazzling", add_special_tokens=False).input_ids
-    plain = model.load("pocket")["tokenizer"]("dazzling", add_special_tokens=False).input_ids
+    opened = embedding.add(embedding.add(opened, "xq", rows), "xq-two", rows)
+    assert opened.spelled("xq boxqen xq, xq-two") == "xq xq_1 boxqen xq xq_1, xq-two xq-two_1"
+    ids = opened["tokenizer"]("xq boxqen", add_special_tokens=False).input_ids
+    plain = model.load("pocket")["tokenizer"]("boxqen", add_special_tokens=False).input_ids
     assert ids[1:] == plain
     with pytest.raises(Refusal, match="knows"):
         embedding.add(opened, "cat", rows)

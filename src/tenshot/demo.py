@@ -59,7 +59,7 @@ class Ways:
 
 
 POCKET = Ways(
-    steps=200,
+    steps=300,
     rate=3e-4,
     batch=4,
     contexts=(

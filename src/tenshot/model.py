@@ -79,10 +79,10 @@ class Model:
 
     def spelled(self, prompt: str) -> str:
         """The prompt with every learned word as the tokens it stands for."""
-        for word in sorted(self.spellings, key=len, reverse=True):
-            pieces = re.split(rf"(?<!\w){re.escape(word)}(?!\w)", prompt)
-            prompt = self.spellings[word].join(pieces)
-        return prompt
+        if not self.spellings:
+            return prompt
+        words = "|".join(re.escape(word) for word in sorted(self.spellings, key=len, reverse=True))
+        return re.sub(rf"(?<!\w)({words})(?!\w)", lambda found: self.spellings[found[0]], prompt)
 
     def condition_against(self, negative: str, size: tuple[int, int]) -> dict[str, Any]:
         """The same for one negative prompt, which may be empty."""

@@ -127,7 +127,7 @@ def _terminate(running: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _worst(running: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all; when one fails, the others would wait for it in vain, so they are ended."""
+    """Wait for all. When one fails, the others would wait for it in vain: they are ended, and its exit code counts."""
     waiting = list(running)
     while waiting:
         for process in list(waiting):
@@ -139,9 +139,8 @@ def _worst(running: Sequence[subprocess.Popen[bytes]]) -> int:
             if code != 0:
                 for other in waiting:
                     _end(other)
-                waiting = []
-    codes = [process.returncode for process in running]
-    return next((code for code in codes if code > 0), 0 if not any(codes) else 1)
+                return code if code > 0 else 1
+    return 0
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -95,8 +95,8 @@ def _named(table: Mapping[str, float], name: str, otherwise: float) -> float:
 
 def inside(key: str, name: str) -> bool:
     """Is `key` in a layer's name, from dot to dot, whatever the version of transformers calls it?"""
-    bare, wanted = (text.replace(lora.LEGACY, "") for text in (name, key))
-    return f".{wanted}." in f".{bare}."
+    bare, wanted = (f".{text}.".replace(f".{lora.LEGACY}", ".") for text in (name, key))
+    return wanted in bare
 
 
 def _source(options: LoraOptions) -> finetune.Source:
