@@ -25,10 +25,10 @@ demo: $(VENV)/.tenshot
 	@echo "Now open out/demo/index.html"
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 
 test-slow: $(VENV)/.dev
-	@$(BIN)/python -m pytest -m "slow or not slow"
+	@$(BIN)/python -m pytest -n auto -m "slow or not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -116,7 +116,8 @@ def test_a_drawn_batch_shows_each_picture_with_its_own_noise():
     batch = aim.draw(latents, Draws(5, range(6)))
     dice = Draws(5, range(6)).noise("posterior", (4, 2, 2))
     for row, picture in enumerate(batch.rows):
-        torch.testing.assert_close(batch.clean[row], latents.mean[picture] + latents.std[picture] * dice[row])
+        mean, std = latents.each[picture]
+        torch.testing.assert_close(batch.clean[row], mean + std * dice[row])
     assert sorted(batch.rows[:3]) == sorted(batch.rows[3:]) == [0, 1, 2]
     classes = aim.draw(latents, Draws(5, range(6)), "class ")
     assert not torch.equal(classes.noise, batch.noise)
