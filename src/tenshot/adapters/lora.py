@@ -95,7 +95,7 @@ def current(model: Model, settings: Mapping[str, Mapping[str, Any]], name: str =
     return Lora(settings, {part: get_peft_model_state_dict(model[part], adapter_name=name) for part in settings})
 
 
-def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module], metadata: Mapping[str, str] | None = None) -> None:
+def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module]) -> None:
     """Write a LoRA as diffusers' pipelines and older versions of transformers read it."""
     named = {
         f"{part}.{_prefix(nets[part])}{name.removeprefix(_prefix(nets[part]))}": tensor
@@ -103,7 +103,7 @@ def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module], metadata: Mappi
         for name, tensor in weights.items()
     }
     told = {f"{part}.{key}": value for part, each in lora.settings.items() for key, value in each.items()}
-    about = {"format": "pt", METADATA: json.dumps(told, indent=2, sort_keys=True), **(metadata or {})}
+    about = {"format": "pt", METADATA: json.dumps(told, indent=2, sort_keys=True)}
     tensors.write(file, named, about)
 
 

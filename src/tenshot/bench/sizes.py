@@ -46,7 +46,6 @@ VAE = {
 }
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
-NAMES = ("sd15", "sdxl")
 
 
 def random_model(name: str, device: torch.device, seed: int = 0) -> Model:

@@ -233,8 +233,7 @@ class _Run:
 
     def _mean(self, value: float) -> float:
         """Over the processes, so that all decide alike."""
-        total = torch.tensor([value], dtype=torch.float64)
-        total = total.to(self.device)
+        total = torch.tensor([value], dtype=torch.float64, device=self.device)
         processes.sum_over([total])
         return total.item() / processes.count()
 
@@ -243,9 +242,7 @@ class _Run:
 
     def agreed(self, stop: bool) -> bool:
         """Does any of the processes want to stop?"""
-        votes = torch.tensor([float(stop)], device=self.device)
-        processes.sum_over([votes])
-        return bool(votes.item())
+        return self._mean(float(stop)) > 0
 
     @contextmanager
     def as_saved(self) -> Iterator[None]:
