@@ -86,10 +86,11 @@ def build_unet(folder: Path) -> None:
     tokenizer, encoder = words_of(folder)
     scenes = unet.scenes(drawn, options.seed)
     latents = unet.encode(vae, drawn, scenes)
-    method = unet.Denoiser(drawn, latents, scenes, unet.speak(encoder, tokenizer, drawn), options.seed)
+    method = unet.Denoiser(drawn, latents, scenes, (tokenizer, encoder), options.seed)
     start_at(method.net, folder / "pocket" / "unet" / WEIGHTS)
     fit(method, options)
     method.net.save_pretrained(folder / "pocket" / "unet")
+    encoder.save_pretrained(folder / "pocket" / "text_encoder")
 
 
 def build_finish(folder: Path) -> None:

@@ -12,9 +12,10 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket.autoencoder import as_tensor
-from recipes.pocket.scenes import Scene, draw, every_sentence, known_nouns, spoken
+from recipes.pocket.scenes import Scene, draw, spoken
 from recipes.pocket.sprites import STYLES, Sprites
 from tenshot.device import autocast, generator, pick, precision
+from tenshot.families.family import tokens
 from tenshot.measures import COLOURS
 from tenshot.train import denoise, loop
 from tenshot.train.draws import Draws
@@ -44,26 +45,36 @@ UNSAID = 0.1  # share of captions left out, for guidance
 
 
 class Denoiser(loop.Method):
-    """Noise prediction with min-SNR weights on scenes encoded beforehand."""
+    """Noise prediction with min-SNR weights on scenes encoded beforehand.
 
-    def __init__(self, sprites: Sprites, latents: denoise.Latents, scenes: list[Scene], states, seed: int) -> None:
-        """states: caption -> its place in the table, and the table [captions, tokens, width]."""
+    The words for colours learn along: a contrastive pair leaves some of them too alike for a UNet to tell apart.
+    """
+
+    def __init__(
+        self,
+        sprites: Sprites,
+        latents: denoise.Latents,
+        scenes: list[Scene],
+        words: tuple[CLIPTokenizer, CLIPTextModel],
+        seed: int,
+    ) -> None:
         torch.manual_seed(seed)
         self.net = UNet2DConditionModel(**CONFIG).to(pick())
         self.sprites, self.latents, self.scenes = sprites, latents, scenes
-        self.place, self.table = states
+        self.tokenizer, self.encoder = words[0], words[1].to(pick())
+        only_colours(self.encoder, self.tokenizer)
         self.aim = denoise.Objective("epsilon", DDPMScheduler(**SCHEDULE).alphas_cumprod, snr_gamma=5.0)
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
-        return {"unet": self.net}
+        return {"unet": self.net, "words": self.encoder}
 
     def loss(self, draws: Draws) -> torch.Tensor:
         batch = self.aim.draw(self.latents, draws)
         noisier = torch.where(draws.uniform("noisier") < NOISIER, TIMES // 2 + batch.timesteps // 2, batch.timesteps)
         batch = replace(batch, timesteps=noisier)
-        states = self.table[[self.place[text] for text in self.captions(draws, batch.rows)]]
-        states = states.to(self.net.device, torch.float32)
+        words = tokens(self.tokenizer, self.captions(draws, batch.rows)).to(self.net.device)
+        states = self.encoder(words).last_hidden_state
         return denoise.losses(self.net, self.aim, batch, {"encoder_hidden_states": states}).mean()
 
     def captions(self, draws: Draws, rows: list[int]) -> list[str]:
@@ -97,10 +108,10 @@ def encode(vae: AutoencoderKL, sprites: Sprites, scenes: list[Scene]) -> denoise
     return denoise.Latents.of(torch.cat(means), torch.cat(stds))
 
 
-@torch.no_grad()
-def speak(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, sprites: Sprites) -> tuple[dict[str, int], torch.Tensor]:
-    """Every caption's text states, [captions, 77, width] bfloat16, and where each caption stands."""
-    captions = ["", *every_sentence(known_nouns(sprites))]
-    tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    states = [encoder(part).last_hidden_state.bfloat16() for part in tokens.split(256)]
-    return {text: place for place, text in enumerate(captions)}, torch.cat(states)
+def only_colours(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+    """Of all weights of the encoder, let only the embeddings of the words for colours learn."""
+    encoder.requires_grad_(False)
+    table = encoder.get_input_embeddings().weight.requires_grad_()
+    learns = torch.zeros(len(table), 1, device=table.device)
+    learns[tokenizer([" ".join(COLOURS)], add_special_tokens=False).input_ids[0]] = 1
+    table.register_hook(lambda gradient: gradient * learns)
