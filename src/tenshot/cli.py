@@ -43,6 +43,9 @@ VERBS: dict[Name, Verb] = {
     ("generate",): Verb(
         "tenshot.generate:generate", "tenshot.generate:GenerateOptions", "Make pictures from a prompt."
     ),
+    ("convert",): Verb(
+        "tenshot.convert.verb:convert", "tenshot.convert.options:ConvertOptions", "Translate files between programs."
+    ),
     ("train", "dreambooth"): Verb(
         "tenshot.train.dreambooth:train",
         "tenshot.train.options:DreamBoothOptions",

@@ -49,5 +49,15 @@ SDXL = Family(
     condition,
     width,
     {"_class_name": "StableDiffusionXLPipeline", ZEROS: True},
-    without_words,
+    original={
+        "unet": sd.UNET,
+        "vae": sd.VAE,
+        "text_encoder": ("conditioner.embedders.0.", "clip"),
+        "text_encoder_2": ("conditioner.embedders.1.", "open_clip"),
+    },
+    schedule=sd.NOISE | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+    scaling=0.13025,
+    paddings={"tokenizer": sd.END, "tokenizer_2": sd.MARK},
+    spec="stable-diffusion-xl-v1-base",
+    without_words=without_words,
 )
