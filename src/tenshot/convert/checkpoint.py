@@ -18,7 +18,7 @@ from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.families import dialects, layout, table
 from tenshot.families.family import ZEROS, Family
-from tenshot.files import containers, tensors, writing
+from tenshot.files import tensors, writing
 from tenshot.files.containers import Container, Lazy
 
 TOLD = "tenshot"  # the metadata with what the original layout cannot say, as JSON
@@ -81,7 +81,9 @@ def _told(place: Path, family: Family, configs: Mapping[str, Any], schedule: Map
     }
 
 
-def to_folder(source: Container, family: Family, options: ConvertOptions, target: Path, events: Events) -> dict[str, Any]:
+def to_folder(
+    source: Container, family: Family, options: ConvertOptions, target: Path, events: Events
+) -> dict[str, Any]:
     """One file of the original layout becomes a model folder."""
     told = _said(source, family, options)
     configs = dialects.configured(family, source.tensors, told.get("configs", {}))
@@ -89,7 +91,9 @@ def to_folder(source: Container, family: Family, options: ConvertOptions, target
     schedule = told.get("schedule") or {**family.schedule, "prediction_type": _prediction(source, family)}
     with tensors.replacing_folder(target) as folder:
         for part, content in parts.items():
-            _write_net(folder / part, family.parts[part], configs[part], dialects.cast(content, dtype_of(options)), events)
+            write_net(
+                folder / part, family.parts[part], configs[part], dialects.cast(content, dtype_of(options)), events
+            )
         for part, padding in family.paddings.items():
             encoder = part.replace("tokenizer", "text_encoder")
             words = tokenizers.made(
@@ -126,21 +130,23 @@ def _prediction(source: Container, family: Family) -> str:
     return "v_prediction" if norm.read().float().std(correction=0) > V_PREDICTION else "epsilon"
 
 
-def _write_net(folder: Path, kind: Any, config: Mapping[str, Any], content: dict[str, Lazy], events: Events) -> None:
-    text = issubclass(kind, transformers.PreTrainedModel)
-    if text:
+def write_net(folder: Path, kind: Any, config: Mapping[str, Any], content: dict[str, Lazy], events: Events) -> None:
+    """A net's folder as diffusers and transformers open it, also in versions that want `text_model.`"""
+    name = "diffusion_pytorch_model.safetensors"
+    if issubclass(kind, transformers.PreTrainedModel):
         full = kind.config_class(**config)
         full.architectures = [kind.__name__]
         full.save_pretrained(folder)
-        prefixed = {name: lazy if name.startswith("text_projection") else lazy for name, lazy in content.items()}
-        content = {
-            name if name.startswith("text_projection") else f"text_model.{name}": lazy for name, lazy in prefixed.items()
-        }
+        name = "model.safetensors"
+        content = {_with_prefix(tensor): lazy for tensor, lazy in content.items()}
     else:
         with torch.device("meta"):
             kind.from_config(dict(config)).save_config(folder)
-    name = "model.safetensors" if text else "diffusion_pytorch_model.safetensors"
     writing.write(folder / name, content, {"format": "pt"}, events)
+
+
+def _with_prefix(name: str) -> str:
+    return name if name.startswith("text_projection") else f"text_model.{name}"
 
 
 def dtype_of(options: ConvertOptions) -> torch.dtype | None:
@@ -151,7 +157,3 @@ def dtype_of(options: ConvertOptions) -> torch.dtype | None:
 
 def family_of(source: Container) -> Family | None:
     return dialects.recognised(source.tensors, table.FAMILIES)
-
-
-def opened(path: Path) -> Container:
-    return containers.opened(path)

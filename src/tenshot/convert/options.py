@@ -24,6 +24,9 @@ class ConvertOptions(Options):
     dtype: Dtype = Field("keep", description="numbers in the result")
     ema: bool = Field(False, description="take the running average of the UNet's weights, where there is one")
     config: Path | None = Field(None, description="a model folder whose configurations and tokenizer are those of SRC")
+    form: Literal["kohya", "diffusers"] | None = Field(
+        None, description="names in a LoRA: kohya's for user interfaces; default: the one that SRC does not have"
+    )
     use_safetensors: bool = Field(False, description="DST is safetensors, whatever its name says")
     half: bool = Field(False, description="the same as --dtype fp16")
     overwrite: bool = Field(False, description="replace DST")

@@ -15,7 +15,7 @@ from typing import Any
 import diffusers
 import torch
 
-from tenshot.errors import Fault, Refusal
+from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.families import original, shapes
 from tenshot.families.family import Family
 from tenshot.families.original import Line
@@ -43,9 +43,7 @@ DIALECTS = {
         shapes.clip,
         "transformer.text_model.embeddings.token_embedding.weight",
     ),
-    "open_clip": Dialect(
-        lambda _, names: original.open_clip(names), shapes.open_clip, "model.token_embedding.weight"
-    ),
+    "open_clip": Dialect(lambda _, names: original.open_clip(names), shapes.open_clip, "model.token_embedding.weight"),
 }
 
 #: Why a tensor of an original file has no place in a model folder. Whatever is not in here must not be left over.
@@ -132,11 +130,15 @@ def to_original(family: Family, parts: Mapping[str, Tensors], configs: Configs) 
         except (KeyError, ValueError) as error:
             found = f"{error} has no name in the original layout"
             raise Refusal(Fault(part, found, f"a {family.title} of released architecture")) from None
-        for line in table:
-            ours = [tensors[name] for name in line.ours]
-            shape = original.shape_of(line.form, [lazy.shape for lazy in ours])
-            result[line.theirs] = Lazy(shape, ours[0].dtype, partial(_joined, line.form, ours))
+        result |= {line.theirs: as_theirs(line, tensors) for line in table}
     return result, Ledger(sum(map(len, parts.values())))
+
+
+def as_theirs(line: Line, tensors: Tensors) -> Lazy:
+    """The original tensor that a line makes of ours."""
+    ours = [tensors[name] for name in line.ours]
+    shape = original.shape_of(line.form, [lazy.shape for lazy in ours])
+    return Lazy(shape, ours[0].dtype, partial(_joined, line.form, ours))
 
 
 def _joined(form: original.Form, ours: list[Lazy]) -> torch.Tensor:
@@ -147,44 +149,58 @@ def to_parts(
     family: Family, tensors: Tensors, configs: Configs, ema: bool = False
 ) -> tuple[dict[str, dict[str, Lazy]], Ledger]:
     """An original checkpoint's tensors by part, under our names. Raises Refusal where any is missing or unaccounted."""
-    parts: dict[str, dict[str, Lazy]] = {}
+    table: list[Line] = []
+    wanted: dict[str, tuple[int, ...]] = {}
+    for part in family.original:
+        names = skeleton(family.parts[part], configs[part])
+        wanted |= {f"{part}/{name}": shape for name, shape in names.items()}
+        for line in lines(family, part, configs[part], names):
+            theirs = _averaged(line.theirs) if ema and part == "unet" else line.theirs
+            table.append(Line(theirs, tuple(f"{part}/{name}" for name in line.ours), line.form))
+    found, ledger = from_table(table, wanted, tensors, family.title, ema)
+    parts: dict[str, dict[str, Lazy]] = {part: {} for part in family.original}
+    for name, lazy in found.items():
+        part, _, inner = name.partition("/")
+        parts[part][inner] = lazy
+    return parts, ledger
+
+
+def from_table(
+    table: Iterable[Line], wanted: Shapes, tensors: Tensors, title: str, ema: bool = False
+) -> tuple[dict[str, Lazy], Ledger]:
+    """Our tensors from original ones. Raises Refusal where any is missing, of another shape, or unaccounted."""
+    found: dict[str, Lazy] = {}
     used: set[str] = set()
     missing: list[str] = []
-    for part in family.original:
-        wanted = skeleton(family.parts[part], configs[part])
-        parts[part] = {}
-        for line in lines(family, part, configs[part], wanted):
-            source = _averaged(line.theirs) if ema and part == "unet" else line.theirs
-            if source not in tensors:
-                missing.append(source)
-                continue
-            used.add(source)
-            for place, name in enumerate(line.ours):
-                read = partial(_taken, line, tensors[source], place, wanted[name])
-                parts[part][name] = Lazy(wanted[name], tensors[source].dtype, read)
-                _check(source, line, tensors[source].shape, [wanted[each] for each in line.ours])
+    wrong: list[str] = []
+    for line in table:
+        if line.theirs not in tensors:
+            missing.append(line.theirs)
+            continue
+        source = tensors[line.theirs]
+        shape = original.shape_of(line.form, [wanted[name] for name in line.ours])
+        used.add(line.theirs)
+        if _bare(source.shape) != _bare(shape):
+            wrong.append(f"{line.theirs} {list(source.shape)} instead of {list(shape)}")
+        for place, name in enumerate(line.ours):
+            found[name] = Lazy(wanted[name], source.dtype, partial(_taken, line, source, place, wanted[name]))
     left = {name: _reason(name, ema) for name in tensors if name not in used}
     strange = [name for name, reason in left.items() if not reason]
-    faults = []
-    if missing:
-        found = f"{len(missing)} tensors are missing: {_some(missing)}"
-        faults.append(Fault("checkpoint", found, f"a whole {family.title}", "--config FOLDER tells another architecture"))
-    if strange:
-        found = f"{len(strange)} tensors have no place in {family.title}: {_some(strange)}"
-        faults.append(Fault("checkpoint", found, "only what this family has"))
-    if faults:
-        raise Refusal(*faults)
-    return parts, Ledger(len(used), left)
+    counts = (
+        (missing, "are missing", f"a whole {title}", "--config FOLDER tells another architecture"),
+        (wrong, "have another shape", "shapes that belong together", "--config FOLDER tells another architecture"),
+        (strange, f"have no place in {title}", "only what it has", ""),
+    )
+    refuse_if(
+        Fault(title, f"{len(names)} tensors {what}: {_some(names)}", fits, do)
+        for names, what, fits, do in counts
+        if names
+    )
+    return found, Ledger(len(used), left)
 
 
 def _taken(line: Line, source: Lazy, place: int, shape: tuple[int, ...]) -> torch.Tensor:
     return original.ours_of(line.form, source.read(), len(line.ours))[place].reshape(shape)
-
-
-def _check(name: str, line: Line, found: tuple[int, ...], ours: list[tuple[int, ...]]) -> None:
-    wanted = original.shape_of(line.form, ours)
-    if _bare(found) != _bare(wanted):
-        raise Refusal(Fault(name, f"has the shape {list(found)}", f"{list(wanted)}, as its neighbours say"))
 
 
 def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -190,3 +190,16 @@ def _open_clip_lines(names: Iterable[str]) -> Iterator[Line]:
             elif module == "self_attn.q_proj":
                 three = tuple(name.replace("q_proj", f"{each}_proj") for each in "qkv")
                 yield Line(f"{layer}.attn.in_proj_{kind}", three, "stacked")
+
+
+def controlnet(config: Mapping[str, Any], names: Iterable[str]) -> list[Line]:
+    """A ControlNet (lllyasviel/ControlNet, cldm/cldm.py): the UNet's first half, and what it adds."""
+    blocks, layers = len(config["block_out_channels"]), config["layers_per_block"]
+    modules = unet_modules({**config, "up_block_types": ("UpBlock2D",) * blocks})
+    hints = len(config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256))
+    start = "controlnet_cond_embedding"
+    modules |= {f"{start}.conv_in": "input_hint_block.0", f"{start}.conv_out": f"input_hint_block.{4 * hints - 2}"}
+    modules |= {f"{start}.blocks.{number}": f"input_hint_block.{2 * number + 2}" for number in range(2 * hints - 2)}
+    modules |= {f"controlnet_down_blocks.{number}": f"zero_convs.{number}.0" for number in range(blocks * (layers + 1))}
+    modules["controlnet_mid_block"] = "middle_block_out.0"
+    return [Line(_renamed(name, modules), (name,)) for name in names]

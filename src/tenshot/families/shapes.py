@@ -59,6 +59,18 @@ def unet(shapes: Shapes) -> dict[str, Any]:
     return config
 
 
+def controlnet(shapes: Shapes) -> dict[str, Any]:
+    """The configuration of a ControlNetModel from original names without their prefix."""
+    half = unet({**shapes, "out.2.weight": (4,)})
+    hints = sorted(int(name.split(".")[1]) for name in shapes if re.fullmatch(r"input_hint_block\.\d+\.weight", name))
+    widths = [shapes[f"input_hint_block.{place}.weight"][0] for place in hints]
+    del half["out_channels"], half["up_block_types"]
+    return half | {
+        "conditioning_embedding_out_channels": [widths[0], *widths[2:-1:2]],
+        "conditioning_channels": shapes["input_hint_block.0.weight"][1],
+    }
+
+
 def _one_or_all(values: list[int]) -> int | list[int]:
     return values[0] if len(set(values)) == 1 else values
 

@@ -179,7 +179,9 @@ def _pickle(path: Path) -> Container:
             value = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # damaged pickles fail in every way there is
         first = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise Refusal(Fault(str(path), f"cannot be opened as plain tensors: {first[:200]}", "a whole file", AGAIN)) from None
+        raise Refusal(
+            Fault(str(path), f"cannot be opened as plain tensors: {first[:200]}", "a whole file", AGAIN)
+        ) from None
     tensors: dict[str, Lazy] = {}
     rest: dict[str, Any] = {}
     for name, found in _flat(value):
@@ -238,6 +240,8 @@ def _flat(value: Any, start: str = "") -> Iterator[tuple[str, Any]]:
         return
     if isinstance(value, Mapping | torch.nn.ParameterDict):
         for key, each in value.items():
-            yield from _flat(each, f"{start}{key}." if isinstance(each, Mapping | torch.nn.ParameterDict) else f"{start}{key}")
+            yield from _flat(
+                each, f"{start}{key}." if isinstance(each, Mapping | torch.nn.ParameterDict) else f"{start}{key}"
+            )
     else:
         yield start, value
