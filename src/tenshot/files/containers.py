@@ -178,7 +178,8 @@ def _pickle(path: Path) -> Container:
         with torch.serialization.safe_globals([torch.nn.ParameterDict]):
             value = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # damaged pickles fail in every way there is
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        told = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+        first = told.strip().partition("\n")[0] or type(error).__name__
         raise Refusal(
             Fault(str(path), f"cannot be opened as plain tensors: {first[:200]}", "a whole file", AGAIN)
         ) from None
@@ -213,6 +214,8 @@ def _calls(path: Path) -> Iterator[tuple[str, str]]:
 def _imports(stream: Any, whole: bool) -> Iterator[tuple[str, str]]:
     """The imports of one pickle, or of the five that torch's old files begin with."""
     for _ in range(1 if whole else 5):
+        if not whole and not _more(stream):
+            return
         texts: list[str] = []
         memo: dict[int, str] = {}
         last = ""
@@ -230,6 +233,14 @@ def _imports(stream: Any, whole: bool) -> Iterator[tuple[str, str]]:
                 texts.append(memo.get(value, "?"))
             last = value if isinstance(value, str) else ""
             texts += [last] if last else []
+
+
+def _more(stream: Any) -> bool:
+    """Does another pickle follow? In torch's old files tensors do, after five of them."""
+    place = stream.tell()
+    start = stream.read(2)
+    stream.seek(place)
+    return start in _PICKLE
 
 
 def _flat(value: Any, start: str = "") -> Iterator[tuple[str, Any]]:
