@@ -152,7 +152,11 @@ def test_names_of_every_age_are_known(written: str, place: str, sd1: Path):
 
 def test_the_guides_bin_of_2023(sd1: Path, tmp_path: Path):
     start = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor"
-    old = {f"{start}.to_{w}_lora.{d}.weight": torch.randn(s) for w in ("q", "out") for d, s in (("down", (4, 32)), ("up", (32, 4)))}
+    old = {
+        f"{start}.to_{w}_lora.{d}.weight": torch.randn(s)
+        for w in ("q", "out")
+        for d, s in (("down", (4, 32)), ("up", (32, 4)))
+    }
     torch.save(old, tmp_path / "pytorch_lora_weights.bin")
     found = run("--file", tmp_path / "pytorch_lora_weights.bin")
     kohya = load_file(found["file"])
@@ -210,7 +214,9 @@ def test_an_autoencoder_there_and_back(sd1: Path, tmp_path: Path):
     assert one.config.scaling_factor == other.config.scaling_factor
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name])
-    theirs = AutoencoderKL.from_single_file(str(tmp_path / "vae.safetensors"), config=str(sd1 / "vae"), local_files_only=True)
+    theirs = AutoencoderKL.from_single_file(
+        str(tmp_path / "vae.safetensors"), config=str(sd1 / "vae"), local_files_only=True
+    )
     assert all(torch.equal(tensor, one.state_dict()[name]) for name, tensor in theirs.state_dict().items())
 
 

@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLP
 from safetensors.torch import load_file, save_file
 
 from tenshot import model, sampling
+from tenshot.checkpoints import tokenizers
 from tenshot.cli import main
-from tenshot.convert import tokenizers
 from tenshot.convert.options import ConvertOptions
 from tenshot.convert.verb import convert
 from tenshot.errors import Refusal

@@ -46,6 +46,9 @@ VERBS: dict[Name, Verb] = {
     ("convert",): Verb(
         "tenshot.convert.verb:convert", "tenshot.convert.options:ConvertOptions", "Translate files between programs."
     ),
+    ("inspect",): Verb(
+        "tenshot.inspect:inspect", "tenshot.inspect:InspectOptions", "Say what a file is and what loads it."
+    ),
     ("train", "dreambooth"): Verb(
         "tenshot.train.dreambooth:train",
         "tenshot.train.options:DreamBoothOptions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, ControlNetModel
 
-from tenshot.convert import checkpoint
+from tenshot.checkpoints import whole
 from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
@@ -58,7 +59,7 @@ def to_file(place: Path, dtype: torch.dtype | None, target: Path, events: Events
     except KeyError as error:
         raise Refusal(Fault(str(place), f"{error} has no original name", "a released architecture")) from None
     made = {net.root + line.theirs: dialects.as_theirs(line, content) for line in table}
-    about = {"format": "pt", checkpoint.TOLD: json.dumps({"configs": {"net": config}}, sort_keys=True)}
+    about = {"format": "pt", whole.TOLD: json.dumps({"configs": {"net": config}}, sort_keys=True)}
     writing.write(target, dialects.cast(made, dtype), about, events)
     return {"what": net.kind.__name__, "file": str(target), "ledger": {"used": len(content)}}
 
@@ -72,7 +73,7 @@ def to_folder(
     wanted = dialects.skeleton(net.kind, config)
     found, ledger = dialects.from_table(net.lines(config, wanted), wanted, inner, net.kind.__name__)
     with tensors.replacing_folder(target) as folder:
-        checkpoint.write_net(folder, net.kind, config, dialects.cast(found, dtype), events)
+        whole.write_net(folder, net.kind, config, dialects.cast(found, dtype), events)
     return {"what": net.kind.__name__, "folder": str(target), "ledger": ledger.told()}
 
 
@@ -82,8 +83,6 @@ def _config(
     if options.config:
         return tensors.read_json(options.config / "config.json")
     told: dict[str, Any] = {}
-    try:
-        told = json.loads(source.about.get(checkpoint.TOLD, "{}")).get("configs", {}).get("net", {})
-    except (ValueError, AttributeError):
-        pass
+    with contextlib.suppress(ValueError, AttributeError):
+        told = json.loads(source.about.get(whole.TOLD, "{}")).get("configs", {}).get("net", {})
     return {**net.config(inner), **told}

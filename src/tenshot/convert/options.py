@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 
+from tenshot.device import DTYPES
 from tenshot.options import Options
 
 Dtype = Literal["keep", "fp32", "fp16", "bf16"]
@@ -30,3 +32,8 @@ class ConvertOptions(Options):
     use_safetensors: bool = Field(False, description="DST is safetensors, whatever its name says")
     half: bool = Field(False, description="the same as --dtype fp16")
     overwrite: bool = Field(False, description="replace DST")
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """None: every tensor as it is."""
+        return None if self.dtype == "keep" and not self.half else DTYPES["fp16" if self.half else self.dtype]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tenshot import model
 from tenshot.adapters import embedding, factors, lora
-from tenshot.convert import adapters, checkpoint, nets
+from tenshot.checkpoints import whole
+from tenshot.convert import adapters, nets
 from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
@@ -16,25 +18,37 @@ from tenshot.files import containers
 def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     source = _file(options.src)
-    dtype = checkpoint.dtype_of(options)
-    if (source / "model_index.json").is_file():
-        return checkpoint.to_file(source, options, _target(options, f"{source.resolve().name}.safetensors"), events)
+    dtype = options.torch_dtype
+    if str(source) == "pocket" or (source / "model_index.json").is_file():
+        found = whole.of_folder(model.find(str(source)))
+        return _whole(found, options, _target(options, f"{found.place.resolve().name}.safetensors"), events)
     if (source / "config.json").is_file():
         return nets.to_file(source, dtype, _target(options, f"{source.resolve().name}.safetensors"), events)
     opened = containers.opened(source)
     if factors.is_lora(opened.tensors):
-        return adapters.convert_lora(
-            opened, options, _target(options, f"{source.stem}-converted.safetensors"), dtype, events
-        )
+        usual = f"{source.stem}-converted.safetensors"
+        return adapters.convert_lora(opened, options, _target(options, usual), dtype, events)
     if embedding.is_embedding(opened):
         return adapters.convert_embedding(opened, options, _target(options, f"{source.stem}.safetensors"), dtype)
-    if family := checkpoint.family_of(opened):
-        return checkpoint.to_folder(opened, family, options, _target(options, source.stem), events)
+    if family := whole.family_of(opened):
+        found = whole.of_file(opened, family, options.config, options.ema)
+        return _whole(found, options, _target(options, source.stem), events)
     if kind := nets.recognised(opened):
         return nets.to_folder(opened, kind, options, dtype, _target(options, source.stem), events)
     names = ", ".join(sorted(opened.tensors)[:3]) or "none"
     fits = "a checkpoint, a VAE, a ControlNet, a LoRA or an embedding"
     raise Refusal(Fault(str(source), f"tensors of no known kind ({names}, ...)", fits))
+
+
+def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Events) -> dict[str, Any]:
+    found = found.cast(options.torch_dtype)
+    ledger = found.ledger
+    if options.use_safetensors:
+        made = whole.write_file(found, target, events)
+    else:
+        made = whole.write(found, target, events)
+    told = {"used": made.used, **{key: value for key, value in ledger.told().items() if key != "used"}}
+    return {"what": "checkpoint", "family": found.family.title, "written": str(target), "ledger": told}
 
 
 def _file(source: Path) -> Path:

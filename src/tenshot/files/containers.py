@@ -74,6 +74,21 @@ def opened(path: Path) -> Container:
     return _safetensors(path)
 
 
+def looked_into(path: Path) -> Container:
+    """The same without unpickling: of a pickle only the names, without shapes."""
+    if not path.is_file():
+        return opened(path)
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not (start.startswith(b"PK\x03\x04") or start[:2] in _PICKLE):
+        return opened(path)
+    nothing = Lazy((), torch.float32, lambda: torch.zeros(()))
+    listed = _listed(path)
+    texts = dict.fromkeys(each for kind, each in listed if kind == "text" and not each.isdigit())
+    calls = sorted({each for kind, each in listed if kind == "call"})
+    return Container(path, "pickle", dict.fromkeys(texts, nothing), {}, {"calls": calls})
+
+
 def _safetensors(path: Path) -> Container:
     header = read_header(path)
     about = header.pop("__metadata__", None) or {}
@@ -169,10 +184,9 @@ ALLOWED = {
 
 def _pickle(path: Path) -> Container:
     """A pickle of tensors. Nothing in it is run: what it would call is listed first, and torch loads tensors only."""
-    strange = [name for name in _calls(path) if name[1] not in ALLOWED.get(name[0], ())]
+    strange = [call for kind, call in _listed(path) if kind == "call" and not _allowed(call)]
     if strange:
-        called = ", ".join(sorted({".".join(name) for name in strange})[:4])
-        found = f"a pickle that would call {called}"
+        found = f"a pickle that would call {', '.join(sorted(set(strange))[:4])}"
         raise Refusal(Fault(str(path), found, "plain tensors", "do not open it; ask for a .safetensors file"))
     try:
         with torch.serialization.safe_globals([torch.nn.ParameterDict]):
@@ -193,26 +207,28 @@ def _pickle(path: Path) -> Container:
     return Container(path, "pickle", tensors, {}, rest)
 
 
-def _calls(path: Path) -> Iterator[tuple[str, str]]:
-    """Module and name of everything that the pickles in a file would import."""
-    with ExitStack() as stack:
-        try:
-            if zipfile.is_zipfile(path):
-                archive = stack.enter_context(zipfile.ZipFile(path))
-                streams = [archive.open(name) for name in archive.namelist() if name.endswith(".pkl")]
-            else:
-                streams = [stack.enter_context(path.open("rb"))]
-            for stream in streams:
-                yield from _imports(stream, whole=len(streams) == 1 and zipfile.is_zipfile(path))
-        except Refusal:
-            raise
-        except Exception as error:
-            found = f"a damaged pickle: {str(error)[:200] or type(error).__name__}"
-            raise Refusal(Fault(str(path), found, "a whole file", AGAIN)) from None
+def _allowed(call: str) -> bool:
+    module, _, name = call.rpartition(".")
+    return name in ALLOWED.get(module, ())
+
+
+def _listed(path: Path) -> list[tuple[str, str]]:
+    """("call", module.name) of everything that the pickles in a file would import, and every ("text", ...) in them."""
+    whole = zipfile.is_zipfile(path)
+    try:
+        with ExitStack() as stack:
+            if not whole:
+                return list(_imports(stack.enter_context(path.open("rb")), whole=False))
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            pickles = [name for name in archive.namelist() if name.endswith(".pkl")]
+            return [each for name in pickles for each in _imports(archive.open(name), whole=True)]
+    except Exception as error:  # damaged pickles fail in every way there is
+        found = f"a damaged pickle: {str(error)[:200] or type(error).__name__}"
+        raise Refusal(Fault(str(path), found, "a whole file", AGAIN)) from None
 
 
 def _imports(stream: Any, whole: bool) -> Iterator[tuple[str, str]]:
-    """The imports of one pickle, or of the five that torch's old files begin with."""
+    """Imports and texts of one pickle, or of the five that torch's old files begin with."""
     for _ in range(1 if whole else 5):
         if not whole and not _more(stream):
             return
@@ -222,9 +238,9 @@ def _imports(stream: Any, whole: bool) -> Iterator[tuple[str, str]]:
         for operation, value, _ in pickletools.genops(stream):
             if operation.name in ("GLOBAL", "INST"):
                 module, _, name = str(value).partition(" ")
-                yield module, name
+                yield "call", f"{module}.{name}"
             elif operation.name == "STACK_GLOBAL":
-                yield (texts[-2], texts[-1]) if len(texts) > 1 else ("?", "?")
+                yield "call", ".".join(texts[-2:]) or "?"
             elif operation.name == "MEMOIZE":
                 memo[len(memo)] = last
             elif operation.name in ("BINPUT", "LONG_BINPUT"):
@@ -232,7 +248,9 @@ def _imports(stream: Any, whole: bool) -> Iterator[tuple[str, str]]:
             elif operation.name in ("BINGET", "LONG_BINGET"):
                 texts.append(memo.get(value, "?"))
             last = value if isinstance(value, str) else ""
-            texts += [last] if last else []
+            if last and operation.name not in ("GLOBAL", "INST"):
+                texts.append(last)
+                yield "text", last
 
 
 def _more(stream: Any) -> bool:
