@@ -46,6 +46,9 @@ VERBS: dict[Name, Verb] = {
     ("convert",): Verb(
         "tenshot.convert.verb:convert", "tenshot.convert.options:ConvertOptions", "Translate files between programs."
     ),
+    ("merge",): Verb(
+        "tenshot.merge:merge", "tenshot.merge:MergeOptions", "Put LoRAs into a model."
+    ),
     ("inspect",): Verb(
         "tenshot.inspect:inspect", "tenshot.inspect:InspectOptions", "Say what a file is and what loads it."
     ),

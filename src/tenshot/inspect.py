@@ -21,8 +21,19 @@ from tenshot.options import Options
 
 EVERYWHERE = ("AUTOMATIC1111", "Forge", "ComfyUI", "diffusers")
 WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
-TRAINING = ("ss_base_model_version", "ss_sd_model_name", "ss_learning_rate", "ss_num_train_images", "ss_steps", "ss_epoch",
-            "ss_optimizer", "ss_resolution", "modelspec.title", "modelspec.architecture", "modelspec.prediction_type")  # fmt: skip
+TRAINING = (
+    "ss_base_model_version",
+    "ss_sd_model_name",
+    "ss_learning_rate",
+    "ss_num_train_images",
+    "ss_steps",
+    "ss_epoch",
+    "ss_optimizer",
+    "ss_resolution",
+    "modelspec.title",
+    "modelspec.architecture",
+    "modelspec.prediction_type",
+)
 TAGS = 8  # trigger words shown at most
 
 
@@ -84,12 +95,8 @@ def _what(source: Container) -> dict[str, Any]:
         return _lora(source)
     if embedding.is_embedding(source):
         shapes = {name: list(lazy.shape) for name, lazy in source.tensors.items()}
-        return {
-            "what": "embedding",
-            "vectors": shapes,
-            "loads in": list(EVERYWHERE),
-            "write": f"{source.place.stem} in the prompt",
-        }
+        use = f"{source.place.stem} in the prompt"
+        return {"what": "embedding", "vectors": shapes, "loads in": list(EVERYWHERE), "use": use}
     return {"what": _net(source.tensors), "loads in": []}
 
 
@@ -151,9 +158,6 @@ def hashes(path: Path) -> dict[str, str]:
                 data.update(block[max(0, skip - place) :])
             place += len(block)
     found = {"AutoV1": first, "AutoV2": whole.hexdigest()[:10]}
-    plain = path.suffix == ".safetensors"
-    return (
-        {**found, "AutoV3": data.hexdigest()[:12], "sha256": whole.hexdigest()}
-        if plain
-        else {**found, "sha256": whole.hexdigest()}
-    )
+    if path.suffix == ".safetensors":
+        found["AutoV3"] = data.hexdigest()[:12]
+    return {**found, "sha256": whole.hexdigest()}

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from tenshot.adapters import names
-from tenshot.adapters.names import Place
 from tenshot.errors import Fault, Refusal
 from tenshot.files.containers import Container
 
@@ -24,7 +23,8 @@ Layer = tuple[str, str]  #: part, and the layer's name in diffusers
 class Factors:
     """One layer's addition: scale * up @ down.
 
-    down [rank, in, ...], up [out, rank, ...]; alpha: the scale times the rank. magnitude: of DoRA, as peft has it.
+    down [rank, in, ...], up [out, rank, ...]; alpha: the scale times the rank. magnitude: of DoRA, [out]; or, as LyCORIS
+    writes it, [1, in, ...].
     """
 
     down: torch.Tensor
@@ -40,11 +40,56 @@ class Factors:
     def scale(self) -> float:
         return self.alpha / self.rank
 
+    @property
+    def magnitude_vector(self) -> torch.Tensor | None:
+        """As peft keeps it beside a layer: [out], of convolutions [1, out, 1, 1]."""
+        if self.magnitude is None or self.up.ndim == 2:
+            return self.magnitude if self.magnitude is None else self.magnitude.flatten()
+        return self.magnitude.reshape(1, -1, *(1,) * (self.up.ndim - 2))
+
     def difference(self) -> torch.Tensor:
         """What it adds to the layer's weight, float32, in the weight's own shape."""
         down, up = self.down.float(), self.up.float()
         product = up.flatten(1) @ down.flatten(1)
         return self.scale * product.reshape(up.shape[0], *down.shape[1:])
+
+    def change(self, weight: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
+        """What it adds to `weight`, float32, at `ratio`; with a magnitude (DoRA) that depends on the weight."""
+        added = ratio * self.difference().reshape(weight.shape)
+        if self.magnitude is None:
+            return added
+        new = weight + added
+        by_input = self.magnitude.ndim > 1 and self.magnitude.shape[0] == 1
+        axis = 1 if by_input else 0
+        length = new.transpose(0, axis).flatten(1).norm(dim=1)
+        sides = [-1 if place == axis else 1 for place in range(weight.ndim)]
+        return (self.magnitude.float().flatten() / length).reshape(sides) * new - weight
+
+
+def truncated(each: Factors, rank: int) -> Factors:
+    """The nearest factors of at most `rank`, by singular values; the matrix is never made whole."""
+    down, up = each.down.float(), each.scale * each.up.float()
+    outer, right = torch.linalg.qr(up.flatten(1))
+    inner, left = torch.linalg.qr(down.flatten(1).T)
+    u, s, v = torch.linalg.svd(right @ left.T)
+    kept = min(rank, int(s.numel()))
+    root = s[:kept].sqrt()
+    new_up = (outer @ u[:, :kept] * root).reshape(up.shape[0], kept, *up.shape[2:])
+    new_down = (root[:, None] * v[:kept] @ inner.T).reshape(kept, *down.shape[1:])
+    return Factors(new_down.contiguous(), new_up.contiguous(), float(kept), each.magnitude)
+
+
+def apart(one: Mapping[Layer, Factors], other: Mapping[Layer, Factors]) -> float:
+    """How far two LoRAs are from each other: of all differences together, relative to the first."""
+    away = sum(float((each.difference() - other[layer].difference()).square().sum()) for layer, each in one.items())
+    whole = sum(float(each.difference().square().sum()) for each in one.values())
+    return (away / whole) ** 0.5 if whole else 0.0
+
+
+def metadata(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """A file's metadata with peft's settings, as diffusers writes them."""
+    told = {f"{part}.{key}": value for part, each in settings.items() for key, value in each.items()}
+    return {"format": "pt", METADATA: json.dumps(told, indent=2, sort_keys=True)}
 
 
 def is_lora(tensors: Iterable[str]) -> bool:
@@ -65,7 +110,8 @@ def read(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer
     found_: dict[Layer, dict[str, torch.Tensor]] = {}
     for name, place in places.items():
         assert place is not None
-        found_.setdefault((place.part, place.layer), {})[place.kind] = source.tensors[name].read()
+        tensor = source.tensors[name].read()
+        found_.setdefault((place.part, place.layer), {})[place.kind] = tensor.flatten() if "vector" in name else tensor
     halves = [layer for (_, layer), each in found_.items() if not {"down", "up"} <= each.keys()]
     odd = [layer for (_, layer), each in found_.items() if layer not in halves and not _fit(each["down"], each["up"])]
     if halves or odd:
@@ -135,7 +181,8 @@ def to_kohya(found: Mapping[Layer, Factors], originals: Mapping[str, str] | None
         named[f"{start}.lora_down.weight"] = each.down
         named[f"{start}.lora_up.weight"] = each.up
         if each.magnitude is not None:
-            named[f"{start}.dora_scale"] = each.magnitude.reshape(-1, *(1,) * (each.up.ndim - 1))
+            sides = (-1, *(1,) * (each.up.ndim - 1))
+            named[f"{start}.dora_scale"] = each.magnitude.reshape(sides) if each.magnitude.ndim == 1 else each.magnitude
     return named
 
 
@@ -147,12 +194,8 @@ def to_diffusers(found: Mapping[Layer, Factors]) -> dict[str, torch.Tensor]:
         named[f"{part}.{bare}.lora_A.weight"] = each.down
         named[f"{part}.{bare}.lora_B.weight"] = each.up
         if each.magnitude is not None:
-            named[f"{part}.{bare}.lora_magnitude_vector"] = each.magnitude.reshape(-1)
+            named[f"{part}.{bare}.lora_magnitude_vector"] = each.magnitude_vector
     return named
-
-
-def place(part: str, layer: str) -> Place:
-    return Place(part, layer, "down")
 
 
 def is_sdxl(found: Mapping[Layer, Factors]) -> bool:

@@ -5,7 +5,6 @@ DoRA: arXiv 2402.09353. Rank-stabilised scaling: arXiv 2312.03732. Files have th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +94,7 @@ def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module]) -> None:
         for part, weights in lora.weights.items()
         for name, tensor in weights.items()
     }
-    told = {f"{part}.{key}": value for part, each in lora.settings.items() for key, value in each.items()}
-    about = {"format": "pt", factors.METADATA: json.dumps(told, indent=2, sort_keys=True)}
-    tensors.write(file, named, about)
+    tensors.write(file, named, factors.metadata(lora.settings))
 
 
 def read(place: Path) -> Lora:
@@ -111,7 +108,7 @@ def read(place: Path) -> Lora:
         kept[f"{layer}.lora_A.weight"] = each.down
         kept[f"{layer}.lora_B.weight"] = each.up
         if each.magnitude is not None:
-            kept[f"{layer}.lora_magnitude_vector"] = each.magnitude.flatten()
+            kept[f"{layer}.lora_magnitude_vector"] = each.magnitude_vector
     told = {part: _known(each) for part, each in factors.settings(source).items() if part in weights}
     return Lora(settings_of(found) | {part: each for part, each in told.items() if each}, weights)
 

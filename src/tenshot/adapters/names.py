@@ -48,8 +48,8 @@ _PARTS = ("unet", "text_encoder_2", "text_encoder")
 
 # Names within names that hold an underscore of their own; all else is letters and digits.
 _WORDS = re.compile(
-    r"down_blocks|up_blocks|mid_block|transformer_blocks|time_emb_proj|conv_shortcut|conv_in|conv_norm_out|conv_out|time_embedding"
-    r"|add_embedding|linear_[12]|proj_in|proj_out|to_[qkv]|to_out|[qkv]_proj|out_proj|self_attn|text_model"
+    r"down_blocks|up_blocks|mid_block|transformer_blocks|time_emb_proj|conv_shortcut|conv_in|conv_norm_out|conv_out"
+    r"|time_embedding|add_embedding|linear_[12]|proj_in|proj_out|to_[qkv]|to_out|[qkv]_proj|out_proj|self_attn|text_model"
     r"|text_projection|input_blocks|output_blocks|middle_block|in_layers|out_layers|emb_layers|skip_connection"
     r"|time_embed|label_emb|[a-z0-9]+"
 )

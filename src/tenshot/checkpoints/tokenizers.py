@@ -50,7 +50,7 @@ def told(part: Path, padding: str) -> dict[str, Any]:
 
 
 def made(known: Mapping[str, Any], padding: str, words: int, where: str) -> CLIPTokenizer:
-    """The tokenizer that `told` spoke of, or CLIP's. Raises Refusal where it does not fit an encoder of `words` tokens."""
+    """The tokenizer that `told` spoke of, or CLIP's. Raises Refusal where it does not fit `words` tokens."""
     merges = known.get("merges", clip_merges())
     vocab = known["vocab"] if "vocab" in known else vocabulary(clip_merges())
     if len(vocab) > words:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,7 @@ def convert_lora(
     if form == "kohya":
         write_kohya(target, found, family, config, source.about)
     else:
-        settings = lora.settings_of(found)
-        told = {f"{part}.{key}": value for part, each in settings.items() for key, value in each.items()}
-        about = {"format": "pt", factors.METADATA: json.dumps(told, indent=2, sort_keys=True)}
-        tensors.write(target, factors.to_diffusers(found), about)
+        tensors.write(target, factors.to_diffusers(found), factors.metadata(lora.settings_of(found)))
     if any(each.magnitude is not None for each in found.values()):
         events.say("this is a DoRA: ComfyUI and diffusers read it, AUTOMATIC1111 does not; for that one, merge it")
     return {"what": "lora", "family": family.title, "form": form, **factors.facts(target, found)}

@@ -43,10 +43,8 @@ def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
 def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Events) -> dict[str, Any]:
     found = found.cast(options.torch_dtype)
     ledger = found.ledger
-    if options.use_safetensors:
-        made = whole.write_file(found, target, events)
-    else:
-        made = whole.write(found, target, events)
+    written = whole.write_file if options.use_safetensors else whole.write
+    made = written(found, target, events)
     told = {"used": made.used, **{key: value for key, value in ledger.told().items() if key != "used"}}
     return {"what": "checkpoint", "family": found.family.title, "written": str(target), "ledger": told}
 

@@ -28,7 +28,7 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Dialect:
-    """lines: of a part's (configuration, names). config: what shapes say. landmark: a name that only this dialect has."""
+    """lines: of a part's (configuration, names). config: what shapes say. landmark: a name that no other has."""
 
     lines: Callable[[Mapping[str, Any], Iterable[str]], list[Line]]
     config: Callable[[Shapes], dict[str, Any]]

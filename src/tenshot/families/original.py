@@ -1,7 +1,7 @@
 """The names that Stable Diffusion's first code gave its tensors, beside those of diffusers and transformers.
 
-For a net of any size of its kind, by its configuration. Source: CompVis/stable-diffusion and Stability-AI/generative-models
-(ldm.modules.diffusionmodules.openaimodel and .model), mlfoundations/open_clip (transformer.py).
+For a net of any size of its kind, by its configuration. Source: CompVis/stable-diffusion,
+Stability-AI/generative-models (ldm.modules.diffusionmodules), mlfoundations/open_clip (transformer.py).
 """
 
 from __future__ import annotations
