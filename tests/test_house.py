@@ -27,7 +27,7 @@ FLOORS = (
     {"files", "diffusion"},
     {"families"},
     {"model", "sampling", "adapters", "checkpoints", "judge"},
-    {"generate", "convert", "inspect", "merge", "evaluate", "train", "compile"},
+    {"generate", "convert", "extract", "inspect", "merge", "evaluate", "train", "compile"},
     {"demo", "report", "console", "compare", "bench", "serve", "cli", "__main__"},
 )
 STRANGERS = (1, 4)  # floors whose rooms do not know each other

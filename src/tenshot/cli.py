@@ -46,9 +46,11 @@ VERBS: dict[Name, Verb] = {
     ("convert",): Verb(
         "tenshot.convert.verb:convert", "tenshot.convert.options:ConvertOptions", "Translate files between programs."
     ),
-    ("merge",): Verb(
-        "tenshot.merge:merge", "tenshot.merge:MergeOptions", "Put LoRAs into a model."
+    ("merge",): Verb("tenshot.merge:merge", "tenshot.merge:MergeOptions", "Put LoRAs into a model."),
+    ("extract",): Verb(
+        "tenshot.extract:extract", "tenshot.extract:ExtractOptions", "Turn the difference of two models into a LoRA."
     ),
+    ("resize",): Verb("tenshot.extract:resize", "tenshot.extract:ResizeOptions", "Give a LoRA another rank."),
     ("inspect",): Verb(
         "tenshot.inspect:inspect", "tenshot.inspect:InspectOptions", "Say what a file is and what loads it."
     ),

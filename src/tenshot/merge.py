@@ -158,17 +158,13 @@ def of_models(base: Whole, others: Sequence[Whole], ratios: Sequence[float], met
 
 
 def _strangers(base: Whole, others: Sequence[Whole]) -> Iterator[Fault]:
-    mine = _shapes(base)
+    mine = base.shapes
     for other in others:
-        theirs = _shapes(other)
+        theirs = other.shapes
         different = [name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)]
         if different:
             found = f"{len(different)} tensors are not the same as in {base.place}: {', '.join(sorted(different)[:3])}"
             yield Fault(str(other.place), found, f"another {base.family.title} of the same architecture")
-
-
-def _shapes(model: Whole) -> dict[str, tuple[int, ...]]:
-    return {f"{part}.{name}": lazy.shape for part, content in model.parts.items() for name, lazy in content.items()}
 
 
 def _mixed(each: Sequence[Lazy], shares: Sequence[float]) -> torch.Tensor:

@@ -23,8 +23,8 @@ Layer = tuple[str, str]  #: part, and the layer's name in diffusers
 class Factors:
     """One layer's addition: scale * up @ down.
 
-    down [rank, in, ...], up [out, rank, ...]; alpha: the scale times the rank. magnitude: of DoRA, [out]; or, as LyCORIS
-    writes it, [1, in, ...].
+    down [rank, in, ...], up [out, rank, ...]; alpha: the scale times the rank.
+    magnitude: of DoRA, [out]; or, as LyCORIS writes it, [1, in, ...].
     """
 
     down: torch.Tensor
@@ -66,17 +66,39 @@ class Factors:
         return (self.magnitude.float().flatten() / length).reshape(sides) * new - weight
 
 
-def truncated(each: Factors, rank: int) -> Factors:
+def truncated(each: Factors, rank: int, keep: float | None = None) -> Factors:
     """The nearest factors of at most `rank`, by singular values; the matrix is never made whole."""
     down, up = each.down.float(), each.scale * each.up.float()
     outer, right = torch.linalg.qr(up.flatten(1))
     inner, left = torch.linalg.qr(down.flatten(1).T)
     u, s, v = torch.linalg.svd(right @ left.T)
-    kept = min(rank, int(s.numel()))
+    made = _halves(outer @ u, s, v @ inner.T, down.shape[1:], _kept(s, rank, keep))
+    return Factors(made.down, made.up, made.alpha, each.magnitude)
+
+
+def nearest(difference: torch.Tensor, rank: int, keep: float | None = None) -> Factors:
+    """The factors of at most `rank` that come nearest to a layer's `difference` [out, in, ...].
+
+    keep: as few as keep this share of its energy, its squared singular values.
+    """
+    u, s, v = torch.linalg.svd(difference.float().flatten(1), full_matrices=False)
+    return _halves(u, s, v, difference.shape[1:], _kept(s, rank, keep))
+
+
+def _kept(values: torch.Tensor, rank: int, keep: float | None) -> int:
+    """How many singular values stay."""
+    count = min(rank, int(values.numel()))
+    if keep is None:
+        return count
+    share = values.square().cumsum(0) / values.square().sum()
+    return min(count, int((share < keep).sum()) + 1)
+
+
+def _halves(u: torch.Tensor, s: torch.Tensor, v: torch.Tensor, inner: torch.Size, kept: int) -> Factors:
     root = s[:kept].sqrt()
-    new_up = (outer @ u[:, :kept] * root).reshape(up.shape[0], kept, *up.shape[2:])
-    new_down = (root[:, None] * v[:kept] @ inner.T).reshape(kept, *down.shape[1:])
-    return Factors(new_down.contiguous(), new_up.contiguous(), float(kept), each.magnitude)
+    up = (u[:, :kept] * root).reshape(u.shape[0], kept, *(1,) * (len(inner) - 1))
+    down = (root[:, None] * v[:kept]).reshape(kept, *inner)
+    return Factors(down.contiguous(), up.contiguous(), float(kept))
 
 
 def apart(one: Mapping[Layer, Factors], other: Mapping[Layer, Factors]) -> float:

@@ -42,6 +42,10 @@ class Whole:
     zeros: bool | None = None
     ledger: Ledger = field(default_factory=Ledger)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {f"{part}.{name}": lazy.shape for part, content in self.parts.items() for name, lazy in content.items()}
+
     def cast(self, dtype: torch.dtype | None) -> Whole:
         return replace(self, parts={part: dialects.cast(content, dtype) for part, content in self.parts.items()})
 

@@ -27,6 +27,7 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 AGAIN = "copy or download it again"
+_ZIP = b"PK\x03\x04"
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -64,23 +65,26 @@ def opened(path: Path) -> Container:
         raise Refusal(Fault(str(path), found, "a .safetensors, .ckpt, .pt, .pth or .bin file"))
     if path.name.endswith(".index.json"):
         return _shards(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise Refusal(Fault(str(path), f"cannot be read: {error.strerror}", "a file that you may read")) from None
-    if start.startswith(b"PK\x03\x04") or start[:2] in _PICKLE:
+    start = _starts(path)
+    if start.startswith(_ZIP) or start[:2] in _PICKLE:
         return _pickle(path)
     return _safetensors(path)
+
+
+def _starts(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise Refusal(Fault(str(path), f"cannot be read: {error.strerror}", "a file that you may read")) from None
 
 
 def looked_into(path: Path) -> Container:
     """The same without unpickling: of a pickle only the names, without shapes."""
     if not path.is_file():
         return opened(path)
-    with path.open("rb") as file:
-        start = file.read(4)
-    if not (start.startswith(b"PK\x03\x04") or start[:2] in _PICKLE):
+    start = _starts(path)
+    if not (start.startswith(_ZIP) or start[:2] in _PICKLE):
         return opened(path)
     nothing = Lazy((), torch.float32, lambda: torch.zeros(()))
     listed = _listed(path)
@@ -190,7 +194,7 @@ def _pickle(path: Path) -> Container:
         raise Refusal(Fault(str(path), found, "plain tensors", "do not open it; ask for a .safetensors file"))
     try:
         with torch.serialization.safe_globals([torch.nn.ParameterDict]):
-            value = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            value = torch.load(path, "cpu", weights_only=True, mmap=_starts(path).startswith(_ZIP))
     except Exception as error:  # damaged pickles fail in every way there is
         told = str(error).partition("WeightsUnpickler error:")[2] or str(error)
         first = told.strip().partition("\n")[0] or type(error).__name__
@@ -214,7 +218,7 @@ def _allowed(call: str) -> bool:
 
 def _listed(path: Path) -> list[tuple[str, str]]:
     """("call", module.name) of everything that the pickles in a file would import, and every ("text", ...) in them."""
-    whole = zipfile.is_zipfile(path)
+    whole = _starts(path).startswith(_ZIP)
     try:
         with ExitStack() as stack:
             if not whole:
