@@ -57,7 +57,7 @@ def test_all_refuse_with_one_voice(bench: Bench, tmp_path: Path):
 
 @pytest.mark.slow
 def test_accelerate_launches_it(bench: Bench):
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--multi_gpu", "-m", "tenshot")
+    launcher = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--multi_gpu", "-m", "tenshot")
     one = bench.run("one", gradient_accumulation_steps="2")
     ran = run(*words(bench, "two"), launcher=launcher)
     assert ran.returncode == 0, ran.stderr
