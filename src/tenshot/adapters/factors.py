@@ -215,8 +215,8 @@ def to_diffusers(found: Mapping[Layer, Factors]) -> dict[str, torch.Tensor]:
         bare = f"text_model.{layer}" if part == "text_encoder" else layer
         named[f"{part}.{bare}.lora_A.weight"] = each.down
         named[f"{part}.{bare}.lora_B.weight"] = each.up
-        if each.magnitude is not None:
-            named[f"{part}.{bare}.lora_magnitude_vector"] = each.magnitude_vector
+        if (magnitude := each.magnitude_vector) is not None:
+            named[f"{part}.{bare}.lora_magnitude_vector"] = magnitude
     return named
 
 

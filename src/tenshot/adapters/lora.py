@@ -107,8 +107,8 @@ def read(place: Path) -> Lora:
         kept = weights.setdefault(part, {})
         kept[f"{layer}.lora_A.weight"] = each.down
         kept[f"{layer}.lora_B.weight"] = each.up
-        if each.magnitude is not None:
-            kept[f"{layer}.lora_magnitude_vector"] = each.magnitude_vector
+        if (magnitude := each.magnitude_vector) is not None:
+            kept[f"{layer}.lora_magnitude_vector"] = magnitude
     told = {part: _known(each) for part, each in factors.settings(source).items() if part in weights}
     return Lora(settings_of(found) | {part: each for part, each in told.items() if each}, weights)
 

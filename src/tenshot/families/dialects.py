@@ -223,13 +223,15 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
+def _as(lazy: Lazy, dtype: torch.dtype) -> torch.Tensor:
+    return lazy.read().to(dtype)
+
+
 def cast(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, Lazy]:
     """The same with floating-point numbers in `dtype`; whole numbers stay."""
     if dtype is None:
         return dict(tensors)
     return {
-        name: replace(lazy, dtype=dtype, read=lambda lazy=lazy: lazy.read().to(dtype))
-        if lazy.dtype.is_floating_point
-        else lazy
+        name: replace(lazy, dtype=dtype, read=partial(_as, lazy, dtype)) if lazy.dtype.is_floating_point else lazy
         for name, lazy in tensors.items()
     }

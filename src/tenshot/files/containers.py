@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def _safetensors(path: Path) -> Container:
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
             raise Refusal(Fault(str(path), f"{name} has the dtype {entry['dtype']}", ", ".join(DTYPES)))
-        tensors[name] = Lazy(tuple(entry["shape"]), DTYPES[entry["dtype"]], lambda name=name: file.get_tensor(name))
+        tensors[name] = Lazy(tuple(entry["shape"]), DTYPES[entry["dtype"]], partial(file.get_tensor, name))
     return Container(path, "safetensors", tensors, about)
 
 
@@ -205,7 +206,7 @@ def _pickle(path: Path) -> Container:
     rest: dict[str, Any] = {}
     for name, found in _flat(value):
         if isinstance(found, torch.Tensor):
-            tensors[name] = Lazy(tuple(found.shape), found.dtype, lambda found=found: found.detach())
+            tensors[name] = Lazy(tuple(found.shape), found.dtype, found.detach)
         else:
             rest[name] = found
     return Container(path, "pickle", tensors, {}, rest)
@@ -248,9 +249,9 @@ def _imports(stream: Any, whole: bool) -> Iterator[tuple[str, str]]:
             elif operation.name == "MEMOIZE":
                 memo[len(memo)] = last
             elif operation.name in ("BINPUT", "LONG_BINPUT"):
-                memo[value] = last
+                memo[int(value or 0)] = last
             elif operation.name in ("BINGET", "LONG_BINGET"):
-                texts.append(memo.get(value, "?"))
+                texts.append(memo.get(int(value or 0), "?"))
             last = value if isinstance(value, str) else ""
             if last and operation.name not in ("GLOBAL", "INST"):
                 texts.append(last)

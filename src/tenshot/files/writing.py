@@ -45,7 +45,7 @@ def _put(file: IO[bytes], name: str, lazy: Lazy, digest: hashlib._Hash) -> None:
     found = lazy.read().detach().cpu()
     if tuple(found.shape) != lazy.shape or found.dtype != lazy.dtype:
         raise Refusal(Fault(name, f"is {found.dtype} {list(found.shape)}", f"{lazy.dtype} {list(lazy.shape)}"))
-    data = found.contiguous().reshape(-1).view(torch.uint8).numpy() if found.numel() else b""
+    data = found.contiguous().reshape(-1).view(torch.uint8).numpy().data if found.numel() else memoryview(b"")
     file.write(data)
     digest.update(data)
 
