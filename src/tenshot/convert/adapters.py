@@ -33,7 +33,7 @@ def convert_lora(
     config = _unet(options)
     found = factors.read(source, config)
     family = family_of(found, options)
-    form = options.form or ("diffusers" if _is_kohya(source) else "kohya")
+    form = "kohya" if options.to else options.form or ("diffusers" if _is_kohya(source) else "kohya")
     found = {layer: _cast(each, dtype) for layer, each in found.items()}
     if form == "kohya":
         write_kohya(target, found, family, config, source.about)

@@ -24,8 +24,12 @@ from tenshot.files.containers import Container
 
 @dataclass(frozen=True)
 class Net:
-    """kind: its class in diffusers. root: before every original name; landmark: a name that no other file has."""
+    """kind: its class in diffusers. root: before every original name; landmark: a name that no other file has.
 
+    place: what user interfaces call it.
+    """
+
+    place: str
     kind: Any
     root: str
     landmark: str
@@ -33,11 +37,19 @@ class Net:
     config: Callable[[Mapping[str, tuple[int, ...]]], dict[str, Any]]
 
 
+ENCODER, HINT = "encoder.down.0.block.0.norm1.weight", "input_hint_block.0.weight"
 NETS = (
-    Net(AutoencoderKL, "", "encoder.down.0.block.0.norm1.weight", original.vae, shapes.vae),
-    Net(AutoencoderKL, "first_stage_model.", "encoder.down.0.block.0.norm1.weight", original.vae, shapes.vae),
-    Net(ControlNetModel, "control_model.", "input_hint_block.0.weight", original.controlnet, shapes.controlnet),
-    Net(ControlNetModel, "", "input_hint_block.0.weight", original.controlnet, shapes.controlnet),
+    Net("vae", AutoencoderKL, "", "encoder.down.0.block.0.norm1.weight", original.vae, shapes.vae),
+    Net("vae", AutoencoderKL, "first_stage_model.", "encoder.down.0.block.0.norm1.weight", original.vae, shapes.vae),
+    Net(
+        "controlnet",
+        ControlNetModel,
+        "control_model.",
+        "input_hint_block.0.weight",
+        original.controlnet,
+        shapes.controlnet,
+    ),
+    Net("controlnet", ControlNetModel, "", "input_hint_block.0.weight", original.controlnet, shapes.controlnet),
 )
 
 
@@ -45,13 +57,19 @@ def recognised(source: Container) -> Net | None:
     return next((net for net in NETS if net.root + net.landmark in source.tensors), None)
 
 
-def to_file(place: Path, dtype: torch.dtype | None, target: Path, events: Events) -> dict[str, Any]:
-    """A folder with config.json and weights becomes one file."""
-    config = tensors.read_json(place / "config.json")
+def of_folder(place: Path, config: Mapping[str, Any]) -> Net:
+    """Raises Refusal where a folder's configuration is of another net."""
     net = next((net for net in NETS if net.kind.__name__ == config.get("_class_name")), None)
     if net is None:
         found = f"a {config.get('_class_name') or 'net of no known kind'}"
         raise Refusal(Fault(str(place), found, ", ".join(dict.fromkeys(net.kind.__name__ for net in NETS))))
+    return net
+
+
+def to_file(
+    place: Path, net: Net, config: Mapping[str, Any], dtype: torch.dtype | None, target: Path, events: Events
+) -> dict[str, Any]:
+    """A folder with config.json and weights becomes one file."""
     config = {name: value for name, value in config.items() if name != "_name_or_path"}
     content = layout.contents(place)
     try:

@@ -29,6 +29,12 @@ class ConvertOptions(Options):
     form: Literal["kohya", "diffusers"] | None = Field(
         None, description="names in a LoRA: kohya's for user interfaces; default: the one that SRC does not have"
     )
+    to: Literal["webui", "comfyui"] | None = Field(
+        None, description="DST is the folder of that user interface; the result goes where it looks for it"
+    )
+    name: str | None = Field(None, min_length=1, description="with --to: how the result is called there")
+    trigger: str = Field("", description="with --to: the words that call it up, beside it for the user interface")
+    preview: Path | None = Field(None, description="with --to: a picture that the user interface shows for it")
     use_safetensors: bool = Field(False, description="DST is safetensors, whatever its name says")
     half: bool = Field(False, description="the same as --dtype fp16")
     overwrite: bool = Field(False, description="replace DST")
