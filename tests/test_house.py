@@ -26,8 +26,8 @@ FLOORS = (
     {"errors", "events", "device", "processes", "measure", "options", "measures"},
     {"files", "diffusion"},
     {"families"},
-    {"model", "sampling", "adapters", "judge"},
-    {"generate", "convert", "merge", "evaluate", "train", "compile"},
+    {"model", "sampling", "adapters", "checkpoints", "judge"},
+    {"generate", "convert", "extract", "inspect", "merge", "evaluate", "train", "compile"},
     {"demo", "report", "console", "compare", "bench", "serve", "cli", "__main__"},
 )
 STRANGERS = (1, 4)  # floors whose rooms do not know each other

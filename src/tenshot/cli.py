@@ -43,6 +43,17 @@ VERBS: dict[Name, Verb] = {
     ("generate",): Verb(
         "tenshot.generate:generate", "tenshot.generate:GenerateOptions", "Make pictures from a prompt."
     ),
+    ("convert",): Verb(
+        "tenshot.convert.verb:convert", "tenshot.convert.options:ConvertOptions", "Translate files between programs."
+    ),
+    ("merge",): Verb("tenshot.merge:merge", "tenshot.merge:MergeOptions", "Put LoRAs into a model."),
+    ("extract",): Verb(
+        "tenshot.extract:extract", "tenshot.extract:ExtractOptions", "Turn the difference of two models into a LoRA."
+    ),
+    ("resize",): Verb("tenshot.extract:resize", "tenshot.extract:ResizeOptions", "Give a LoRA another rank."),
+    ("inspect",): Verb(
+        "tenshot.inspect:inspect", "tenshot.inspect:InspectOptions", "Say what a file is and what loads it."
+    ),
     ("train", "dreambooth"): Verb(
         "tenshot.train.dreambooth:train",
         "tenshot.train.options:DreamBoothOptions",

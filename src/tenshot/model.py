@@ -127,9 +127,9 @@ def write_into(model: Model, folder: Path) -> None:
     """Write every part, whole or not at all, and then model_index.json into `folder`, beside what else it holds."""
     for name, part in model.parts.items():
         with tensors.replacing_folder(folder / name) as temporary:
-            _save(part, temporary)
+            save_part(part, temporary)
     tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(model.schedule))
-    tensors.write_json(folder / "model_index.json", _index(model))
+    tensors.write_json(folder / "model_index.json", index(model.family, model.schedule, model.zeros_without_negative))
 
 
 def digest(place: Path, part: str = "*") -> str:
@@ -151,7 +151,7 @@ def _open(place: Path, kind: Any, dtype: torch.dtype | None, device: torch.devic
     return net.to(device).eval()
 
 
-def _save(part: Any, folder: Path) -> None:
+def save_part(part: Any, folder: Path) -> None:
     """Save a part so that programs with older versions of transformers find everything under the names they know."""
     if isinstance(part, transformers.CLIPTokenizer):
         part.save_pretrained(folder)
@@ -167,9 +167,9 @@ def _save(part: Any, folder: Path) -> None:
         tensors.write(file, named, {"format": "pt"})
 
 
-def _index(model: Model) -> dict[str, Any]:
-    """What model_index.json says."""
-    parts = {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in model.parts.items()}
-    scheduler = ["diffusers", model.schedule.get("_class_name", "PNDMScheduler")]
-    zeros = {ZEROS: model.zeros_without_negative} if ZEROS in model.family.index else {}
-    return {**model.family.index, **parts, "scheduler": scheduler, **zeros}
+def index(family: Family, schedule: Mapping[str, Any], zeros: bool | None = None) -> dict[str, Any]:
+    """What model_index.json says. zeros: no negative prompt means zeros, in families that know the difference."""
+    parts = {name: [kind.__module__.split(".")[0], kind.__name__] for name, kind in family.parts.items()}
+    scheduler = ["diffusers", schedule.get("_class_name", "PNDMScheduler")]
+    found = {**family.index, **parts, "scheduler": scheduler}
+    return found if zeros is None or ZEROS not in family.index else {**found, ZEROS: zeros}

@@ -22,6 +22,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
+    words: ClassVar[tuple[str, ...]] = ()  #: options that may be given without their names, in this order
+    also: ClassVar[Mapping[str, str]] = {}  #: what other programs call an option -> its name here
+
 
 Record = TypeVar("Record", bound=Options)
 
@@ -109,7 +112,7 @@ def resolve(kind: type[Record], given: Mapping[str, Any], places: Mapping[str, s
     """
     places = places or {}
     try:
-        return kind.model_validate({_plain(name): value for name, value in given.items()})
+        return kind.model_validate({_named(kind, name): value for name, value in given.items()})
     except ValidationError as error:
         known = entries(kind)
         # A union reports each of its types; the person gave one value.
@@ -122,12 +125,12 @@ def gather(kind: type[Record], words: Sequence[str]) -> Record:
 
     Raises Refusal with every fault of the words, the recipe and the values together.
     """
-    given, faults = _parse(entries(kind), words)
+    given, faults = _parse(kind, _with_names(kind.words, words))
     recipe: dict[str, Any] = {}
     places: dict[str, str] = {}
     for path in given.pop("recipe", []):
         try:
-            found = {_plain(name): value for name, value in read_recipe(Path(path)).items()}
+            found = {_named(kind, name): value for name, value in read_recipe(Path(path)).items()}
         except Refusal as refusal:
             faults += refusal.faults
             continue
@@ -178,11 +181,25 @@ def _plain(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _parse(known: Mapping[str, Entry], words: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
+def _named(kind: type[Options], name: str) -> str:
+    """An option's name here, however it was written."""
+    return kind.also.get(_plain(name), _plain(name))
+
+
+def _with_names(order: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The words with the first ones, which stand alone, as options."""
+    alone = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
+    count = min(alone, len(order))
+    return [f"--{name}={word}" for name, word in zip(order, words[:count], strict=False)] + list(words[count:])
+
+
+def _parse(kind: type[Options], words: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
     """Values by name, and what is wrong with the words themselves. An unknown name keeps its place for `resolve`."""
+    known = entries(kind)
     given: dict[str, Any] = {}
     faults: list[Fault] = []
-    for name, values in _grouped(words):
+    for written, values in _grouped(words):
+        name = _named(kind, written)
         entry = known.get(name)
         denied = known.get(name.removeprefix("no_")) if name.startswith("no_") else None
         if name == "":

@@ -17,7 +17,8 @@ from torch import nn
 from transformers import AddedToken
 
 from tenshot.errors import Fault, Refusal, refuse_if
-from tenshot.files import tensors
+from tenshot.files import containers, tensors
+from tenshot.files.containers import Container
 from tenshot.model import Model
 
 ONE = "emb_params"
@@ -108,16 +109,37 @@ def write(file: Path, word: str, rows: Rows) -> None:
     tensors.write(file, named, {"format": "pt", "word": word})
 
 
+def write_pt(file: Path, word: str, values: torch.Tensor) -> None:
+    """The oldest layout, in torch's former zip layout: AUTOMATIC1111's reader knows no other."""
+    content = {"string_to_token": {"*": 265}, "string_to_param": {"*": values.cpu()}, "name": word, "step": None}
+    with tensors.replacing(file) as temporary:
+        torch.save(content, temporary, _use_new_zipfile_serialization=False)
+
+
 def read(file: Path) -> tuple[str, Rows]:
     """The word and its vectors. Raises Refusal where the file holds no embedding."""
-    named = tensors.read(file)
-    word = tensors.metadata(file).get("word", file.stem)
-    if set(named) == set(TWO.values()):
-        return word, {part: named[name] for part, name in TWO.items()}
-    if len(named) == 1 and (only := next(iter(named.values()))).ndim in (1, 2):
-        return word, {"text_encoder": only[None] if only.ndim == 1 else only}
-    found = f"{len(named)} tensors: {', '.join(sorted(named)[:4])}"
-    raise Refusal(Fault(str(file), found, f"{ONE}, or {' and '.join(TWO.values())}, [vectors, width]"))
+    return of(containers.opened(file))
+
+
+def of(source: Container) -> tuple[str, Rows]:
+    """The word and its vectors, in any layout: emb_params; clip_l and clip_g; {word: vectors}; string_to_param.*"""
+    found = {name: lazy for name, lazy in source.tensors.items() if not name.startswith("string_to_token")}
+    word = source.about.get("word") or str(source.rest.get("name") or source.place.stem)
+    if set(found) == set(TWO.values()):
+        return word, {part: found[name].read() for part, name in TWO.items()}
+    if is_embedding(source):
+        name, lazy = next(iter(found.items()))
+        if name not in (ONE, "string_to_param.*") and source.kind == "pickle":
+            word = name
+        values = lazy.read()
+        return word, {"text_encoder": values[None] if values.ndim == 1 else values}
+    names = f"{len(found)} tensors: {', '.join(sorted(found)[:4])}"
+    raise Refusal(Fault(str(source.place), names, f"{ONE}, or {' and '.join(TWO.values())}, [vectors, width]"))
+
+
+def is_embedding(source: Container) -> bool:
+    found = [lazy for name, lazy in source.tensors.items() if not name.startswith("string_to_token")]
+    return {*source.tensors} == {*TWO.values()} or (len(found) == 1 and len(found[0].shape) in (1, 2))
 
 
 def _misfits(model: Model, word: str, rows: Rows):

@@ -5,7 +5,6 @@ DoRA: arXiv 2402.09353. Rank-stabilised scaling: arXiv 2312.03732. Files have th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +15,15 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model,
 from torch import nn
 from transformers import CLIPTextModel
 
+from tenshot.adapters import factors
 from tenshot.errors import Fault, Refusal, refuse_if
-from tenshot.files import tensors
+from tenshot.files import containers, tensors
 from tenshot.model import Model
 
 FILE = "pytorch_lora_weights.safetensors"
-METADATA = "lora_adapter_metadata"  # diffusers' name for the settings, as JSON
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 LEGACY = "text_model."  # what other versions of transformers put before the names of a text encoder
 SETTINGS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "use_rslora")
-
-OLDER = {  # what older example scripts called the factors
-    ".lora_linear_layer.down.": ".lora_A.",
-    ".lora_linear_layer.up.": ".lora_B.",
-    ".lora.down.": ".lora_A.",
-    ".lora.up.": ".lora_B.",
-}
 
 _UNET = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0"),
@@ -102,54 +94,47 @@ def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module]) -> None:
         for part, weights in lora.weights.items()
         for name, tensor in weights.items()
     }
-    told = {f"{part}.{key}": value for part, each in lora.settings.items() for key, value in each.items()}
-    about = {"format": "pt", METADATA: json.dumps(told, indent=2, sort_keys=True)}
-    tensors.write(file, named, about)
+    tensors.write(file, named, factors.metadata(lora.settings))
 
 
 def read(place: Path) -> Lora:
-    """A LoRA file with diffusers' names, or the folder it lies in. Raises Refusal where it is none."""
+    """A LoRA file with whatever names, or the folder it lies in. Raises Refusal where it is none."""
     file = place / FILE if place.is_dir() else place
-    named, about = tensors.read(file), tensors.metadata(file)
+    source = containers.opened(file)
+    found = factors.read(source)
     weights: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in named.items():
-        part, _, rest = name.partition(".")
-        for old, new in OLDER.items():
-            rest = rest.replace(old, new)
-        weights.setdefault(part, {})[rest] = tensor
-    strange = sorted(weights.keys() - set(PARTS))
-    if strange or not weights:
-        found = f"tensors named {', '.join(sorted(named)[:3])}, ..." if named else "no tensor"
-        raise Refusal(Fault(str(file), found, f"a LoRA with names that begin with {', '.join(PARTS)}"))
-    told = {
-        key: value
-        for key, value in json.loads(about.get(METADATA, "{}")).items()
-        if key.partition(".")[2] in SETTINGS  # other versions of peft have others
-    }
-    settings = {
-        part: {key.partition(".")[2]: value for key, value in told.items() if key.startswith(f"{part}.")}
-        or _settings(each)
-        for part, each in weights.items()
-    }
-    return Lora(settings, weights)
+    for (part, layer), each in found.items():
+        kept = weights.setdefault(part, {})
+        kept[f"{layer}.lora_A.weight"] = each.down
+        kept[f"{layer}.lora_B.weight"] = each.up
+        if (magnitude := each.magnitude_vector) is not None:
+            kept[f"{layer}.lora_magnitude_vector"] = magnitude
+    told = {part: _known(each) for part, each in factors.settings(source).items() if part in weights}
+    return Lora(settings_of(found) | {part: each for part, each in told.items() if each}, weights)
 
 
-def _settings(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """What a file without settings says by its shapes: every layer's rank; alpha is the rank."""
-    ranks = {
-        name.removesuffix(".lora_A.weight"): tensor.shape[0]
-        for name, tensor in weights.items()
-        if name.endswith(".lora_A.weight")
-    }
-    usual = max(set(ranks.values()), key=list(ranks.values()).count, default=4)
-    others = {name: rank for name, rank in ranks.items() if rank != usual}
+def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what only other versions of peft have."""
+    return {key: value for key, value in settings.items() if key in SETTINGS}
+
+
+def settings_of(found: Mapping[factors.Layer, factors.Factors]) -> dict[str, dict[str, Any]]:
+    """part -> what peft's LoraConfig has to be told for these factors."""
+    return {part: _settings(found, part) for part in dict.fromkeys(part for part, _ in found)}
+
+
+def _settings(found: Mapping[factors.Layer, factors.Factors], wanted: str) -> dict[str, Any]:
+    """What a file without settings says by its shapes and alphas, layer by layer."""
+    layers = {layer: each for (part, layer), each in found.items() if part == wanted}
+    rank = factors.usual(each.rank for each in layers.values())
+    alpha = factors.usual(each.alpha for each in layers.values())
     return {
-        "r": usual,
-        "lora_alpha": usual,
-        "target_modules": sorted(ranks),
-        "rank_pattern": others,
-        "alpha_pattern": dict(others),
-        "use_dora": any("magnitude" in name for name in weights),
+        "r": int(rank),
+        "lora_alpha": alpha,
+        "target_modules": sorted(layers),
+        "rank_pattern": {layer: each.rank for layer, each in layers.items() if each.rank != rank},
+        "alpha_pattern": {layer: each.alpha for layer, each in layers.items() if each.alpha != alpha},
+        "use_dora": any(each.magnitude is not None for each in layers.values()),
     }
 
 

@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from tenshot import model
 from tenshot.families.sd import SD1
-from tenshot.families.sdxl import SDXL
+from tenshot.families.sdxl import FULL, SDXL
 from tenshot.model import Model
 
 NOISE = {
@@ -24,19 +24,6 @@ NOISE = {
     "prediction_type": "epsilon",
 }
 SD15_UNET = {"sample_size": 64, "cross_attention_dim": 768}
-SDXL_UNET = {
-    "sample_size": 128,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (320, 640, 1280),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -62,7 +49,7 @@ def random_model(name: str, device: torch.device, seed: int = 0) -> Model:
             }
         else:
             parts = {
-                "unet": UNet2DConditionModel(**SDXL_UNET),
+                "unet": UNet2DConditionModel(**FULL),
                 "vae": AutoencoderKL(**VAE, sample_size=1024, scaling_factor=0.13025),
                 "text_encoder": CLIPTextModel(_clip(CLIP_L)),
                 "text_encoder_2": CLIPTextModelWithProjection(_clip(CLIP_G, hidden_act="gelu", projection_dim=1280)),

@@ -25,6 +25,10 @@ class Family:
     width: what text width the UNet should find, from the text encoders' configurations.
     index: what model_index.json says beside the parts.
     without_words: a conditioning -> the same with zeros for the text, in families that know ZEROS.
+    original: part -> where a file of the original layout has it, and in which dialect (families/dialects.py).
+    schedule: the noise schedule of a file that says nothing about it. scaling: of latents, likewise.
+    paddings: tokenizer -> the token with which it fills up.
+    spec: its name in the Stability AI model metadata specification.
     """
 
     name: str
@@ -35,6 +39,11 @@ class Family:
     condition: Condition
     width: Callable[[Mapping[str, Mapping[str, Any]]], int]
     index: Mapping[str, Any]
+    original: Mapping[str, tuple[str, str]]
+    schedule: Mapping[str, Any]
+    scaling: float
+    paddings: Mapping[str, str]
+    spec: str
     without_words: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
     @property

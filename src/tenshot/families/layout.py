@@ -17,7 +17,8 @@ from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.families import table
 from tenshot.families.family import Family
 from tenshot.families.sd import SD1
-from tenshot.files import tensors
+from tenshot.files import containers, tensors
+from tenshot.files.containers import Lazy
 
 AGAIN = "copy or download the model folder again"
 Shapes = dict[str, tuple[int, ...]]
@@ -63,6 +64,15 @@ def weights(part: Path) -> tuple[str | None, list[Path]]:
 def numbers(part: Path) -> int:
     """How many numbers a part's weights are; 0 where the part is not there."""
     return sum(math.prod(shape) for path in weights(part)[1] for shape in tensors.shapes(path).values())
+
+
+def contents(part: Path) -> dict[str, Lazy]:
+    """Every tensor of a part, not yet read, as it is called today; pickles where there is nothing better."""
+    files = weights(part)[1] or sorted(part.glob("diffusion_pytorch_model*.bin")) or sorted(part.glob("*model*.bin"))
+    if not files:
+        raise Refusal(Fault(str(part), "no weights", "*.safetensors", AGAIN))
+    found = {_today(name): lazy for path in files for name, lazy in containers.opened(path).tensors.items()}
+    return {name: lazy for name, lazy in found.items() if not name.endswith("position_ids")}
 
 
 def _object(path: Path, faults: list[Fault]) -> dict[str, Any] | None:

@@ -44,5 +44,47 @@ def _is_sd1(unet: Mapping[str, Any]) -> bool:
     return not unet.get("use_linear_projection") and unet.get("addition_embed_type") is None
 
 
-SD1 = Family("sd1", "Stable Diffusion 1.x", 512, PARTS, _is_sd1, condition, width, INDEX)
-SD2 = Family("sd2", "Stable Diffusion 2.x", 768, PARTS, _is_sd2, condition, width, INDEX)
+NOISE = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "prediction_type": "epsilon",
+}
+UNET, VAE = ("model.diffusion_model.", "unet"), ("first_stage_model.", "vae")
+END, MARK = "<|endoftext|>", "!"
+
+SD1 = Family(
+    "sd1",
+    "Stable Diffusion 1.x",
+    512,
+    PARTS,
+    _is_sd1,
+    condition,
+    width,
+    INDEX,
+    original={"unet": UNET, "vae": VAE, "text_encoder": ("cond_stage_model.", "clip")},
+    schedule=NOISE,
+    scaling=0.18215,
+    paddings={"tokenizer": END},
+    spec="stable-diffusion-v1",
+)
+SD2 = Family(
+    "sd2",
+    "Stable Diffusion 2.x",
+    768,
+    PARTS,
+    _is_sd2,
+    condition,
+    width,
+    INDEX,
+    original={"unet": UNET, "vae": VAE, "text_encoder": ("cond_stage_model.", "open_clip")},
+    schedule=NOISE,
+    scaling=0.18215,
+    paddings={"tokenizer": MARK},
+    spec="stable-diffusion-v2",
+)

@@ -11,6 +11,21 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 from tenshot.families import sd
 from tenshot.families.family import ZEROS, Family, Parts, tokens
 
+FULL = {
+    "sample_size": 128,
+    "layers_per_block": 2,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (320, 640, 1280),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}  # the UNet as it was released
+
 
 def condition(parts: Parts, prompts: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
     """encoder_hidden_states [prompts, 77, both widths]; text_embeds [prompts, projection]; time_ids [prompts, 6]."""
@@ -49,5 +64,15 @@ SDXL = Family(
     condition,
     width,
     {"_class_name": "StableDiffusionXLPipeline", ZEROS: True},
-    without_words,
+    original={
+        "unet": sd.UNET,
+        "vae": sd.VAE,
+        "text_encoder": ("conditioner.embedders.0.", "clip"),
+        "text_encoder_2": ("conditioner.embedders.1.", "open_clip"),
+    },
+    schedule=sd.NOISE | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+    scaling=0.13025,
+    paddings={"tokenizer": sd.END, "tokenizer_2": sd.MARK},
+    spec="stable-diffusion-xl-v1-base",
+    without_words=without_words,
 )

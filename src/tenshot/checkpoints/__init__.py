@@ -1,0 +1,1 @@
+"""Whole models as tensors that are not read yet."""

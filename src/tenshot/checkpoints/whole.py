@@ -1,0 +1,191 @@
+"""A whole model's tensors, by part and not yet read: from a folder or from one file, and into either."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from tenshot import __version__, model
+from tenshot.checkpoints import tokenizers
+from tenshot.errors import Fault, Refusal
+from tenshot.events import Events
+from tenshot.families import dialects, layout, table
+from tenshot.families.dialects import Ledger
+from tenshot.families.family import ZEROS, Family
+from tenshot.files import containers, tensors, writing
+from tenshot.files.containers import Container, Lazy
+
+TOLD = "tenshot"  # the metadata with what the original layout cannot say, as JSON
+V_PREDICTION = 0.09  # above it lies the spread of a norm's bias in Stable Diffusion 2 models that predict v
+NORM = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """parts: part -> its tensors under our names. words: tokenizer -> what `tokenizers.made` has to know.
+
+    zeros: no negative prompt means zeros; None: as the family has it.
+    """
+
+    family: Family
+    parts: Mapping[str, Mapping[str, Lazy]]
+    configs: Mapping[str, Mapping[str, Any]]
+    schedule: Mapping[str, Any]
+    words: Mapping[str, Mapping[str, Any]]
+    place: Path
+    zeros: bool | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {f"{part}.{name}": lazy.shape for part, content in self.parts.items() for name, lazy in content.items()}
+
+    def cast(self, dtype: torch.dtype | None) -> Whole:
+        return replace(self, parts={part: dialects.cast(content, dtype) for part, content in self.parts.items()})
+
+
+def read(place: Path, config: Path | None = None, ema: bool = False) -> Whole:
+    """A model folder, or one file. config: a model folder that tells what a file cannot. Raises Refusal."""
+    if place.is_dir() or str(place) == "pocket":
+        return of_folder(model.find(str(place)))
+    source = containers.opened(place)
+    family = family_of(source)
+    if family is None:
+        names = ", ".join(sorted(source.tensors)[:3]) or "no tensor"
+        raise Refusal(Fault(str(place), f"is no checkpoint of a known family ({names}, ...)", "a model folder or file"))
+    return of_file(source, family, config, ema)
+
+
+def family_of(source: Container) -> Family | None:
+    return dialects.recognised(source.tensors, table.FAMILIES)
+
+
+def of_folder(place: Path) -> Whole:
+    family = layout.examine(place)
+    return Whole(
+        family,
+        {part: layout.contents(place / part) for part in family.original},
+        {part: _config(place / part) for part in family.original},
+        tensors.read_json(place / "scheduler" / "scheduler_config.json"),
+        {name: tokenizers.told(place / name, padding) for name, padding in family.paddings.items()},
+        place,
+        tensors.read_json(place / "model_index.json").get(ZEROS),
+    )
+
+
+def _config(part: Path) -> dict[str, Any]:
+    return {name: value for name, value in tensors.read_json(part / "config.json").items() if name != "_name_or_path"}
+
+
+def of_file(source: Container, family: Family, config: Path | None, ema: bool) -> Whole:
+    if config:
+        other = of_folder(model.find(str(config)))
+        if other.family is not family:
+            raise Refusal(
+                Fault("--config", f"{config} is {other.family.title}", f"{family.title}, as {source.place} is")
+            )
+        told = _told(other)
+    else:
+        told = _said(source)
+    configs = dialects.configured(family, source.tensors, told.get("configs", {}))
+    parts, ledger = dialects.to_parts(family, source.tensors, configs, ema)
+    schedule = told.get("schedule") or {**family.schedule, "prediction_type": _prediction(source, family)}
+    words = {name: told.get("tokenizers", {}).get(name, {}) for name in family.paddings}
+    return Whole(family, parts, configs, schedule, words, source.place, told.get(ZEROS), ledger)
+
+
+def _said(source: Container) -> dict[str, Any]:
+    try:
+        found = json.loads(source.about.get(TOLD, "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _told(whole: Whole) -> dict[str, Any]:
+    """What the original layout cannot say."""
+    return {
+        "version": __version__,
+        "configs": whole.configs,
+        "schedule": whole.schedule,
+        "tokenizers": {name: each for name, each in whole.words.items() if each},
+        **({ZEROS: whole.zeros} if whole.zeros is not None else {}),
+    }
+
+
+def _prediction(source: Container, family: Family) -> str:
+    said = source.about.get("modelspec.prediction_type", "")
+    if "v_pred" in source.tensors or said.startswith("v"):
+        return "v_prediction"
+    norm = source.tensors.get(NORM)
+    if said or family.name != "sd2" or norm is None:
+        return "epsilon"
+    return "v_prediction" if norm.read().float().std(correction=0) > V_PREDICTION else "epsilon"
+
+
+def write(whole: Whole, target: Path, events: Events, pickle: bool = False) -> Ledger:
+    """A file of the original layout where the name ends like one, or else a model folder."""
+    if target.suffix in (".safetensors", ".ckpt"):
+        return write_file(whole, target, events, pickle or target.suffix == ".ckpt")
+    write_folder(whole, target, events)
+    return whole.ledger
+
+
+def write_file(whole: Whole, target: Path, events: Events, pickle: bool = False) -> Ledger:
+    content, ledger = dialects.to_original(whole.family, whole.parts, whole.configs)
+    predicts_v = whole.schedule.get("prediction_type") == "v_prediction"
+    if predicts_v:
+        signs = ("v_pred", "ztsnr") if whole.schedule.get("rescale_betas_zero_snr") else ("v_pred",)
+        content |= {name: Lazy((0,), torch.float32, lambda: torch.zeros(0)) for name in signs}
+    about = {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": whole.family.spec,
+        "modelspec.implementation": "https://github.com/huggingface/diffusers",
+        "modelspec.title": target.stem,
+        "modelspec.resolution": "{0}x{0}".format(whole.configs["unet"].get("sample_size", 64) * 8),
+        "modelspec.prediction_type": "v" if predicts_v else "epsilon",
+        TOLD: json.dumps(_told(whole), sort_keys=True, ensure_ascii=False),
+    }
+    if pickle:
+        writing.write_pickle(target, content)
+    else:
+        writing.write(target, content, about, events)
+    return ledger
+
+
+def write_folder(whole: Whole, target: Path, events: Events) -> None:
+    family = whole.family
+    with tensors.replacing_folder(target) as folder:
+        for part, content in whole.parts.items():
+            write_net(folder / part, family.parts[part], whole.configs[part], content, events)
+        for name, padding in family.paddings.items():
+            size = whole.configs[name.replace("tokenizer", "text_encoder")]["vocab_size"]
+            model.save_part(tokenizers.made(whole.words[name], padding, size, str(whole.place)), folder / name)
+        tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(whole.schedule))
+        tensors.write_json(folder / "model_index.json", model.index(family, whole.schedule, whole.zeros))
+
+
+def write_net(folder: Path, kind: Any, config: Mapping[str, Any], content: Mapping[str, Lazy], events: Events) -> None:
+    """A net's folder as diffusers and transformers open it, also in versions that want `text_model.`"""
+    name = "diffusion_pytorch_model.safetensors"
+    if issubclass(kind, transformers.PreTrainedModel):
+        full = kind.config_class(**config)
+        full.architectures = [kind.__name__]
+        full.save_pretrained(folder)
+        name = "model.safetensors"
+        content = {_with_prefix(tensor): lazy for tensor, lazy in content.items()}
+    else:
+        with torch.device("meta"):
+            kind.from_config(dict(config)).save_config(folder)
+    writing.write(folder / name, content, {"format": "pt"}, events)
+
+
+def _with_prefix(name: str) -> str:
+    return name if name.startswith("text_projection") else f"text_model.{name}"

@@ -1,0 +1,105 @@
+"""`tenshot extract`: the difference of two models as a LoRA. `tenshot resize`: a LoRA of another rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from tenshot.adapters import factors, lora
+from tenshot.adapters.factors import Factors, Layer
+from tenshot.checkpoints import whole
+from tenshot.checkpoints.whole import Whole
+from tenshot.errors import Fault, refuse_if
+from tenshot.events import Events, watched
+from tenshot.files import containers, tensors
+from tenshot.options import Options
+
+SAME = 1e-6  # a layer whose weights differ by less, relative to their size, was not trained
+
+
+class RankOptions(Options):
+    """How large the factors may be."""
+
+    rank: int | None = Field(None, ge=1, description="at most; default: 16 where --keep does not say it")
+    keep: float | None = Field(None, gt=0, le=1, description="of each layer's energy (squared singular values): 0.98")
+    overwrite: bool = Field(False, description="replace the result")
+
+
+class ExtractOptions(RankOptions):
+    """The difference of two models as a LoRA: tenshot extract TUNED --base BASE --out FILE."""
+
+    words: ClassVar[tuple[str, ...]] = ("tuned",)
+    also: ClassVar[Mapping[str, str]] = {"model_tuned": "tuned", "model_org": "base", "save_to": "out", "dim": "rank"}
+
+    tuned: Path = Field(description="the fine-tuned model: a folder or a file")
+    base: Path = Field(description="the model it was made of")
+    out: Path = Field(description="the LoRA: a .safetensors file")
+    config: Path | None = Field(None, description="a model folder that tells what a file cannot")
+
+
+class ResizeOptions(RankOptions):
+    """A LoRA of another rank: tenshot resize FILE --rank 8 --out FILE."""
+
+    words: ClassVar[tuple[str, ...]] = ("file",)
+    also: ClassVar[Mapping[str, str]] = {"model": "file", "save_to": "out", "new_rank": "rank"}
+
+    file: Path = Field(description="the LoRA")
+    out: Path = Field(description="the result: a .safetensors file")
+
+
+def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
+    """Raises Refusal with nothing written."""
+    refuse_if(_taken(options.out, options.overwrite))
+    tuned, base = whole.read(options.tuned, options.config), whole.read(options.base, options.config)
+    refuse_if(_different(tuned, base))
+    layers = [(part, name) for part, content in base.parts.items() if part != "vae" for name in content]
+    found: dict[Layer, Factors] = {}
+    away = total = 0.0
+    for part, name in watched(layers, "extracting", len(layers), events):
+        before, after = (each.parts[part][name].read().float() for each in (base, tuned))
+        difference = after - before
+        total += float(difference.square().sum())
+        if not _is_layer(name, difference) or difference.norm() <= SAME * before.norm():
+            away += float(difference.square().sum())
+            continue
+        each = factors.nearest(difference, _rank(options), options.keep)
+        found[part, name.removesuffix(".weight")] = each
+        away += float((difference - each.difference()).square().sum())
+    refuse_if([] if found else [Fault(str(options.tuned), f"is the same as {options.base}", "a fine-tuned model")])
+    tensors.write(options.out, factors.to_diffusers(found), factors.metadata(lora.settings_of(found)))
+    return {"what": "lora", **factors.facts(options.out, found), "relative error": (away / total) ** 0.5}
+
+
+def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
+    """Raises Refusal with nothing written."""
+    refuse_if(_taken(options.out, options.overwrite))
+    before = factors.read(containers.opened(options.file))
+    after = {layer: factors.truncated(each, _rank(options), options.keep) for layer, each in before.items()}
+    tensors.write(options.out, factors.to_diffusers(after), factors.metadata(lora.settings_of(after)))
+    return {"what": "lora", **factors.facts(options.out, after), "relative error": factors.apart(before, after)}
+
+
+def _rank(options: RankOptions) -> int:
+    return options.rank or (16 if options.keep is None else 1 << 30)
+
+
+def _taken(out: Path, overwrite: bool) -> Iterator[Fault]:
+    if out.suffix != ".safetensors":
+        yield Fault("--out", str(out), "a name that ends with .safetensors")
+    if out.exists() and not overwrite:
+        yield Fault("--out", f"{out} exists", "a new name", "--overwrite replaces it")
+
+
+def _different(tuned: Whole, base: Whole) -> Iterator[Fault]:
+    one, other = tuned.shapes, base.shapes
+    if strange := sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key)):
+        found = f"{len(strange)} tensors are not the same as in {base.place}: {strange[0]}, ..."
+        yield Fault(str(tuned.place), found, "two models of one architecture")
+
+
+def _is_layer(name: str, weight: torch.Tensor) -> bool:
+    return name.endswith(".weight") and weight.ndim in (2, 4) and "embedding.weight" not in name

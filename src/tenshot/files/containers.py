@@ -1,0 +1,281 @@
+"""Any file of tensors, opened without reading them: safetensors, in shards or whole, and torch's pickles.
+
+What a file is, its first bytes say, not its name. Pickles are scanned, and then opened for plain tensors only.
+"""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from tenshot.errors import Fault, Refusal
+
+HEADER = 100_000_000  # bytes; what the safetensors library reads at most
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+AGAIN = "copy or download it again"
+_ZIP = b"PK\x03\x04"
+_PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A tensor that is not read yet."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], torch.Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Container:
+    """The tensors of one file or of several shards. about: what the header says beside them.
+
+    rest: whatever a pickle holds beside tensors that is plain: numbers, text, lists of them.
+    """
+
+    place: Path
+    kind: str
+    tensors: Mapping[str, Lazy]
+    about: Mapping[str, str] = field(default_factory=dict)
+    rest: Mapping[str, Any] = field(default_factory=dict)
+
+
+def opened(path: Path) -> Container:
+    """Raises Refusal where the file is missing, damaged, unsafe, or holds no tensors."""
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise Refusal(Fault(str(path), found, "a .safetensors, .ckpt, .pt, .pth or .bin file"))
+    if path.name.endswith(".index.json"):
+        return _shards(path)
+    start = _starts(path)
+    if start.startswith(_ZIP) or start[:2] in _PICKLE:
+        return _pickle(path)
+    return _safetensors(path)
+
+
+def _starts(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise Refusal(Fault(str(path), f"cannot be read: {error.strerror}", "a file that you may read")) from None
+
+
+def looked_into(path: Path) -> Container:
+    """The same without unpickling: of a pickle only the names, without shapes."""
+    if not path.is_file():
+        return opened(path)
+    start = _starts(path)
+    if not (start.startswith(_ZIP) or start[:2] in _PICKLE):
+        return opened(path)
+    nothing = Lazy((), torch.float32, lambda: torch.zeros(()))
+    listed = _listed(path)
+    texts = dict.fromkeys(each for kind, each in listed if kind == "text" and not each.isdigit())
+    calls = sorted({each for kind, each in listed if kind == "call"})
+    return Container(path, "pickle", dict.fromkeys(texts, nothing), {}, {"calls": calls})
+
+
+def _safetensors(path: Path) -> Container:
+    header = read_header(path)
+    about = header.pop("__metadata__", None) or {}
+    try:
+        file = safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise Refusal(_damaged(path, str(error))) from None
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise Refusal(Fault(str(path), f"{name} has the dtype {entry['dtype']}", ", ".join(DTYPES)))
+        tensors[name] = Lazy(tuple(entry["shape"]), DTYPES[entry["dtype"]], partial(file.get_tensor, name))
+    return Container(path, "safetensors", tensors, about)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """A safetensors file's header. Raises Refusal where it is none: too long, cut, no JSON, a name twice."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(HEADER, size - 8):
+            raise Refusal(_damaged(path, f"{size} bytes, of which the header would be {length}"))
+        text = file.read(length)
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(_damaged(path, f"its header is no JSON: {error}")) from None
+    if not isinstance(header, dict) or not all(map(_is_entry, header.items())):
+        raise Refusal(_damaged(path, "its header does not describe tensors"))
+    return header
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is in it twice")
+    return found
+
+
+def _is_entry(item: tuple[str, Any]) -> bool:
+    name, entry = item
+    if name == "__metadata__":
+        return entry is None or (isinstance(entry, dict) and all(isinstance(v, str) for v in entry.values()))
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("dtype"), str)
+        and isinstance(entry.get("shape"), list)
+        and all(type(side) is int and side >= 0 for side in entry["shape"])
+    )
+
+
+def _damaged(path: Path, what: str) -> Fault:
+    return Fault(str(path), f"not a whole safetensors file ({what})", "an untruncated safetensors file", AGAIN)
+
+
+def _shards(index: Path) -> Container:
+    """All shards that an index names, as one. Only files beside the index are looked at."""
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(names.values()))
+        strange = [name for name in files if Path(name).name != name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Refusal(Fault(str(index), f"is no index of shards: {error}", "model.safetensors.index.json")) from None
+    if strange:
+        raise Refusal(Fault(str(index), f"names {strange[0]!r}", "files beside it"))
+    shards = [opened(index.with_name(name)) for name in files]
+    tensors = {name: lazy for shard in shards for name, lazy in shard.tensors.items()}
+    missing = sorted(names.keys() - tensors.keys())
+    if missing:
+        raise Refusal(Fault(str(index), f"{len(missing)} tensors are in no shard: {missing[0]}, ...", "all", AGAIN))
+    return Container(index, "shards", tensors, shards[0].about if shards else {})
+
+
+ALLOWED = {
+    "collections": {"OrderedDict"},
+    "torch": {
+        "Size", "Tensor", "FloatStorage", "HalfStorage", "BFloat16Storage", "DoubleStorage", "LongStorage",
+        "IntStorage", "ShortStorage", "CharStorage", "ByteStorage", "BoolStorage", "float32", "float16", "bfloat16",
+    },
+    "torch._utils": {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"},
+    "torch.nn.parameter": {"Parameter"},
+    "torch.nn.modules.container": {"ParameterDict"},
+    "torch.storage": {"_load_from_bytes", "UntypedStorage", "TypedStorage"},
+    "numpy": {"dtype", "ndarray"},
+    "numpy.core.multiarray": {"scalar", "_reconstruct"},
+    "numpy._core.multiarray": {"scalar", "_reconstruct"},
+    "_codecs": {"encode"},
+    "__builtin__": {"set"},
+    "builtins": {"set"},
+}  # fmt: skip
+
+
+def _pickle(path: Path) -> Container:
+    """A pickle of tensors. Nothing in it is run: what it would call is listed first, and torch loads tensors only."""
+    strange = [call for kind, call in _listed(path) if kind == "call" and not _allowed(call)]
+    if strange:
+        found = f"a pickle that would call {', '.join(sorted(set(strange))[:4])}"
+        raise Refusal(Fault(str(path), found, "plain tensors", "do not open it; ask for a .safetensors file"))
+    try:
+        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+            value = torch.load(path, "cpu", weights_only=True, mmap=_starts(path).startswith(_ZIP))
+    except Exception as error:  # damaged pickles fail in every way there is
+        told = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+        first = told.strip().partition("\n")[0] or type(error).__name__
+        raise Refusal(
+            Fault(str(path), f"cannot be opened as plain tensors: {first[:200]}", "a whole file", AGAIN)
+        ) from None
+    tensors: dict[str, Lazy] = {}
+    rest: dict[str, Any] = {}
+    for name, found in _flat(value):
+        if isinstance(found, torch.Tensor):
+            tensors[name] = Lazy(tuple(found.shape), found.dtype, found.detach)
+        else:
+            rest[name] = found
+    return Container(path, "pickle", tensors, {}, rest)
+
+
+def _allowed(call: str) -> bool:
+    module, _, name = call.rpartition(".")
+    return name in ALLOWED.get(module, ())
+
+
+def _listed(path: Path) -> list[tuple[str, str]]:
+    """("call", module.name) of everything that the pickles in a file would import, and every ("text", ...) in them."""
+    whole = _starts(path).startswith(_ZIP)
+    try:
+        with ExitStack() as stack:
+            if not whole:
+                return list(_imports(stack.enter_context(path.open("rb")), whole=False))
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            pickles = [name for name in archive.namelist() if name.endswith(".pkl")]
+            return [each for name in pickles for each in _imports(archive.open(name), whole=True)]
+    except Exception as error:  # damaged pickles fail in every way there is
+        found = f"a damaged pickle: {str(error)[:200] or type(error).__name__}"
+        raise Refusal(Fault(str(path), found, "a whole file", AGAIN)) from None
+
+
+def _imports(stream: Any, whole: bool) -> Iterator[tuple[str, str]]:
+    """Imports and texts of one pickle, or of the five that torch's old files begin with."""
+    for _ in range(1 if whole else 5):
+        if not whole and not _more(stream):
+            return
+        texts: list[str] = []
+        memo: dict[int, str] = {}
+        last = ""
+        for operation, value, _ in pickletools.genops(stream):
+            if operation.name in ("GLOBAL", "INST"):
+                module, _, name = str(value).partition(" ")
+                yield "call", f"{module}.{name}"
+            elif operation.name == "STACK_GLOBAL":
+                yield "call", ".".join(texts[-2:]) or "?"
+            elif operation.name == "MEMOIZE":
+                memo[len(memo)] = last
+            elif operation.name in ("BINPUT", "LONG_BINPUT"):
+                memo[int(value or 0)] = last
+            elif operation.name in ("BINGET", "LONG_BINGET"):
+                texts.append(memo.get(int(value or 0), "?"))
+            last = value if isinstance(value, str) else ""
+            if last and operation.name not in ("GLOBAL", "INST"):
+                texts.append(last)
+                yield "text", last
+
+
+def _more(stream: Any) -> bool:
+    """Does another pickle follow? In torch's old files tensors do, after five of them."""
+    place = stream.tell()
+    start = stream.read(2)
+    stream.seek(place)
+    return start in _PICKLE
+
+
+def _flat(value: Any, start: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in nested mappings, its names joined by dots; a `state_dict` stands for the whole file."""
+    if not start and isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
+        yield from _flat(value["state_dict"], "")
+        yield from ((key, each) for key, each in value.items() if key != "state_dict" and not isinstance(each, Mapping))
+        return
+    if isinstance(value, Mapping | torch.nn.ParameterDict):
+        for key, each in value.items():
+            yield from _flat(
+                each, f"{start}{key}." if isinstance(each, Mapping | torch.nn.ParameterDict) else f"{start}{key}"
+            )
+    else:
+        yield start, value

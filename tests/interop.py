@@ -1,0 +1,109 @@
+"""Let stable-diffusion.cpp, which shares no code with us, load what we write, at full size.
+
+python -m tests.interop [--folder out/interop] [--cli sd-cli]
+
+Builds `sd-cli` from the source distribution of stable-diffusion-cpp-python (minutes; needs cmake and a C++ compiler),
+makes a Stable Diffusion 1.5 of random weights, a LoRA and a learned word for it, converts all three, and draws one tiny
+picture with each. Prints what the program says of its tensors; exit code 0 where all were taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tenshot import model
+from tenshot.adapters import lora
+from tenshot.bench.sizes import random_model
+from tenshot.cli import main as tenshot
+from tenshot.families.sd import NOISE
+
+PACKAGE = "stable-diffusion-cpp-python==0.4.7"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("out/interop"))
+    parser.add_argument("--cli", type=Path, help="a built sd-cli; default: build one")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    program = given.cli or build(given.folder)
+    make(given.folder)
+    lines = [*draw(program, given.folder, "a photo of a cat", "plain")]
+    lines += draw(program, given.folder, "a photo of word <lora:az:1>", "adapted")
+    print("\n".join(lines))
+    plain, adapted = ((given.folder / f"{name}.png").read_bytes() for name in ("plain", "adapted"))
+    applied = [re.search(r"\((\d+) / (\d+)\) LoRA tensors", line) for line in lines]
+    whole = [match for match in applied if match and match[1] == match[2]]
+    loaded = any("embedding" in line.lower() and "word" in line for line in lines)
+    print(f"LoRA whole: {bool(whole)}; word loaded: {loaded}; pictures differ: {plain != adapted}")
+    return 0 if whole and loaded and plain != adapted else 1
+
+
+def build(folder: Path) -> Path:
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", PACKAGE.split("=")[0], PACKAGE]
+    subprocess.run([*pip, "-d", str(folder)], check=True)
+    with tarfile.open(next(folder.glob("stable_diffusion_cpp_python-*.tar.gz"))) as archive:
+        archive.extractall(folder, filter="data")
+    source = next(folder.glob("stable_diffusion_cpp_python-*/vendor/stable-diffusion.cpp"))
+    made = folder / "build"
+    subprocess.run(["cmake", "-S", source, "-B", made, "-DCMAKE_BUILD_TYPE=Release"], check=True)
+    subprocess.run(["cmake", "--build", made, "--target", "sd-cli", "-j", "2"], check=True)
+    return made / "bin" / "sd-cli"
+
+
+def make(folder: Path) -> None:
+    """The model, the LoRA and the word, each as a person would hand it to a user interface."""
+    ui = folder / "ui"
+    (ui / "models").mkdir(parents=True, exist_ok=True)
+    full = random_model("sd15", torch.device("cpu"))
+    settings = {
+        part: {"r": 4, "lora_alpha": 2, "target_modules": lora.targets(part, "all"), "init_lora_weights": False}
+        for part in ("unet", "text_encoder")
+    }
+    base = {part: full[part] for part in full.parts}
+    place = folder / "model"
+    if not place.exists():
+        for part in base.values():
+            if isinstance(part, torch.nn.Module):
+                part.half()
+        model.save(model.Model(full.family, base, NOISE, place), place)
+    torch.manual_seed(1)
+    lora.attach(full, lora.new(settings))
+    told = {part: {k: v for k, v in each.items() if k in lora.SETTINGS} for part, each in settings.items()}
+    lora.write(folder / "az.safetensors", lora.current(full, told), full.parts)
+    save_file({"emb_params": torch.randn(2, 768)}, folder / "word.safetensors")
+    for name in ("model", "az.safetensors", "word.safetensors"):
+        assert tenshot(["convert", str(folder / name), str(ui), "--to", "webui", "--overwrite"]) == 0
+
+
+def draw(program: Path, folder: Path, prompt: str, name: str) -> list[str]:
+    """One picture of 64 x 64 in one step. What the program says of LoRAs, embeddings and tensors comes back."""
+    ui = folder / "ui"
+    words = [
+        "-m",
+        ui / "models/Stable-diffusion/model.safetensors",
+        "--lora-model-dir",
+        ui / "models/Lora",
+        "-p",
+        prompt,
+    ]
+    words += ["--embd-dir", ui / "embeddings", "--steps", "1", "-W", "64", "-H", "64", "-s", "1", "-v"]
+    ran = subprocess.run([program, *words, "-o", folder / f"{name}.png"], capture_output=True, text=True)
+    said = [
+        line for line in (ran.stdout + ran.stderr).splitlines() if re.search(r"lora|embedd|tensor|unknown", line, re.I)
+    ]
+    if ran.returncode:
+        raise SystemExit(f"{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}\nexit code {ran.returncode}")
+    return said
+
+
+if __name__ == "__main__":
+    sys.exit(main())

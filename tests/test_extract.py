@@ -1,0 +1,58 @@
+"""What is extracted is what was merged; what is resized is the nearest there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tenshot.adapters import factors
+from tenshot.errors import Refusal
+from tenshot.events import Events
+from tenshot.extract import ExtractOptions, ResizeOptions, extract, resize
+from tenshot.files import containers
+from tenshot.options import gather
+from tests.test_adapter_files import a_lora
+from tests.test_merge import run as merge
+
+
+def run_extract(*words: object) -> dict:
+    return extract(gather(ExtractOptions, [str(word) for word in words]), Events())
+
+
+def run_resize(*words: object) -> dict:
+    return resize(gather(ResizeOptions, [str(word) for word in words]), Events())
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_a_merged_lora_comes_back(name: str, tmp_path: Path, request: pytest.FixtureRequest):
+    folder = request.getfixturevalue(name)
+    one = a_lora(folder, tmp_path / "one.safetensors", rank=3)
+    merge("--sd_model", folder, "--models", one, "--save_to", tmp_path / "merged")
+    found = run_extract(tmp_path / "merged", "--base", folder, "--out", tmp_path / "back.safetensors", "--rank", 3)
+    assert found["relative error"] < 1e-4
+    before, after = (factors.read(containers.opened(tmp_path / f"{n}.safetensors")) for n in ("one", "back"))
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[k].difference(), after[k].difference(), atol=1e-4) for k in before)
+    kept = run_extract(tmp_path / "merged", "--base", folder, "--out", tmp_path / "kept.safetensors", "--keep", 0.9)
+    assert 0 < kept["relative error"] <= 0.1**0.5
+
+
+def test_a_model_extracted_from_itself_is_refused(sd1: Path, sdxl: Path, tmp_path: Path):
+    with pytest.raises(Refusal, match="is the same as"):
+        run_extract(sd1, "--base", sd1, "--out", tmp_path / "out.safetensors")
+    with pytest.raises(Refusal, match="not the same as"):
+        run_extract(sd1, "--base", sdxl, "--out", tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_smaller_rank_is_the_nearest_one(sd1: Path, tmp_path: Path):
+    one = a_lora(sd1, tmp_path / "one.safetensors", rank=4)
+    found = run_resize(one, "--rank", 2, "--out", tmp_path / "two.safetensors")
+    before, after = (factors.read(containers.opened(p)) for p in (one, tmp_path / "two.safetensors"))
+    for layer, each in before.items():
+        u, s, v = torch.linalg.svd(each.difference().flatten(1), full_matrices=False)
+        best = (u[:, :2] * s[:2] @ v[:2]).reshape(each.difference().shape)
+        assert torch.allclose(after[layer].difference(), best, atol=1e-5)
+    assert (found["rank"], 0 < found["relative error"] < 1) == (2, True)

@@ -1,0 +1,117 @@
+"""A thousand damaged files: each is refused in words, none crashes, hangs or leaves anything behind."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from tenshot.cli import main
+from tenshot.convert.options import ConvertOptions
+from tenshot.convert.verb import convert
+from tenshot.errors import Refusal
+from tenshot.events import Events
+from tenshot.inspect import InspectOptions, inspect
+from tests.test_adapter_files import a_lora
+from tests.test_checkpoints import run
+
+MUTANTS = 250  # of each of four files
+
+
+def bytes_of(header: object, data: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+ONE = json.dumps(entry([1], 0, 4), separators=(",", ":")).encode()
+FORGED = {
+    "empty": b"",
+    "short": b"\x01",
+    "bomb": struct.pack("<Q", 2**63) + b"{}",
+    "long": struct.pack("<Q", 10**9) + b"{}" + b" " * 100,
+    "list": bytes_of([1, 2]),
+    "number": bytes_of({"a": 3}),
+    "deep": struct.pack("<Q", 200_000) + b"[" * 200_000,
+    "overlap": bytes_of({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, bytes(12)),
+    "beyond": bytes_of({"a": entry([2], 0, 800)}, bytes(8)),
+    "trailing": bytes_of({"a": entry([2], 0, 8)}, bytes(80)),
+    "negative": bytes_of({"a": entry([-2], 0, 8)}, bytes(8)),
+    "huge": bytes_of({"a": entry([2**62, 2**62], 0, 8)}, bytes(8)),
+    "dtype": bytes_of({"a": entry([2], 0, 8, "Q99")}, bytes(8)),
+    "twice": struct.pack("<Q", 107) + b'{"a":%s,"a":%s}' % ((ONE,) * 2) + bytes(4),
+    "zip": b"PK\x03\x04" + bytes(60),
+    "pickle": b"\x80\x02}q\x00(X",
+}  # fmt: skip
+
+
+def both(file: Path, target: Path) -> None:
+    """Whatever happens, it is an answer or a refusal, and a refusal leaves nothing."""
+    for work in (
+        lambda: inspect(InspectOptions(file=file), Events()),
+        lambda: convert(ConvertOptions(src=file, dst=target), Events()),
+    ):
+        try:
+            work()
+        except Refusal as refusal:
+            assert refusal.faults
+            assert not target.exists()
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_headers(name: str, tmp_path: Path):
+    file = tmp_path / "forged.safetensors"
+    file.write_bytes(FORGED[name])
+    with pytest.raises(Refusal):
+        inspect(InspectOptions(file=file), Events())
+    assert main(["convert", str(file), str(tmp_path / "out.safetensors")]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["forged.safetensors"]
+
+
+def test_hostile_names_make_no_paths(tmp_path: Path):
+    file = tmp_path / "in" / "word.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(save({"../../escaped": torch.zeros(2, 4)}, {"word": "../../escaped", "ss_output_name": "/etc/x"}))
+    run(file, tmp_path / "in" / "out.safetensors")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["in", "out.safetensors", "word.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def seeds(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("seeds")
+    lora = a_lora(sd1, folder / "lora.safetensors")
+    run(lora, folder / "kohya.safetensors", "--config", sd1)
+    torch.save({"string_to_param": {"*": torch.zeros(2, 16)}, "name": "az"}, folder / "word.pt")
+    torch.save({"az": torch.zeros(2, 16)}, folder / "old.pt", _use_new_zipfile_serialization=False)
+    return [(folder / name).read_bytes() for name in ("lora.safetensors", "kohya.safetensors", "word.pt", "old.pt")]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_thousand_mutants(number: int, seeds: list[bytes], tmp_path: Path):
+    dice = random.Random(number)
+    file, target = tmp_path / "mutant.safetensors", tmp_path / "out.safetensors"
+    for _ in range(MUTANTS):
+        data = bytearray(seeds[number])
+        kind = dice.randrange(3)
+        if kind == 0:  # bytes flipped, mostly at the beginning, where the structure is
+            for _ in range(dice.randint(1, 8)):
+                data[dice.randrange(min(len(data), dice.choice((16, 400, len(data)))))] = dice.randrange(256)
+        elif kind == 1:  # cut
+            del data[dice.randrange(len(data)) :]
+        else:  # a piece moved elsewhere
+            start = dice.randrange(len(data))
+            piece = data[start : start + dice.randint(1, 64)]
+            place = dice.randrange(min(len(data), 2000))
+            data[place : place + len(piece)] = piece
+        file.write_bytes(data)
+        both(file, target)
+        target.unlink(missing_ok=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mutant.safetensors"]

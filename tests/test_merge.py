@@ -1,0 +1,159 @@
+"""Merged models against adapters that are active; merged LoRAs against sums; models against arithmetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tenshot import model
+from tenshot.adapters import factors, lora
+from tenshot.errors import Refusal
+from tenshot.events import Events
+from tenshot.files import containers
+from tenshot.merge import MergeOptions, merge
+from tenshot.model import Model
+from tenshot.options import gather
+from tests.test_adapter_files import a_lora
+from tests.test_adapter_files import run as convert
+
+
+def run(*words: object) -> dict:
+    return merge(gather(MergeOptions, [str(word) for word in words]), Events())
+
+
+@pytest.fixture(params=("sd1", "sd2_v", "sdxl"))
+def folder(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+@torch.no_grad()
+def answers(opened: Model) -> torch.Tensor:
+    """What the text encoders and the UNet say."""
+    torch.manual_seed(5)
+    side = opened["unet"].config.sample_size
+    condition = opened.condition(["a photo of az baby"], (64, 64))
+    return opened["unet"](torch.randn(1, 4, side, side), 300, **condition).sample
+
+
+def adapted(folder: Path, *loras: tuple[Path, float]) -> Model:
+    opened = model.load(str(folder))
+    for number, (file, strength) in enumerate(loras):
+        lora.attach(opened, lora.read(file), f"n{number}")
+        lora.scale(opened, f"n{number}", strength)
+    return opened
+
+
+def test_a_merged_model_is_the_base_with_its_adapters(folder: Path, tmp_path: Path):
+    one = a_lora(folder, tmp_path / "one.safetensors", seed=1, rank=3, alpha=5)
+    two = a_lora(folder, tmp_path / "two.safetensors", seed=2, rank=2, alpha=1, layers="transformer")
+    run("--sd_model", folder, "--models", one, two, "--ratios", 0.8, -0.4, "--save_to", tmp_path / "merged")
+    merged, plain = model.load(str(tmp_path / "merged")), model.load(str(folder))
+    active = answers(adapted(folder, (one, 0.8), (two, -0.4)))
+    assert (answers(plain) - active).abs().max() > 1e-2
+    assert torch.allclose(answers(merged), active, atol=2e-5)
+
+
+def test_kohyas_names_merge_alike(sdxl: Path, tmp_path: Path):
+    one = a_lora(sdxl, tmp_path / "one.safetensors")
+    convert(one, tmp_path / "kohya.safetensors", "--config", sdxl)
+    for name in ("one", "kohya"):
+        run("--sd_model", sdxl, "--models", tmp_path / f"{name}.safetensors", "--save_to", tmp_path / f"{name}-merged")
+    first, second = (answers(model.load(str(tmp_path / f"{name}-merged"))) for name in ("one", "kohya"))
+    assert torch.equal(first, second)
+
+
+def test_taking_one_away_again_leaves_the_other(sd1: Path, tmp_path: Path):
+    one, two = (a_lora(sd1, tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2))
+    run("--sd_model", sd1, "--models", two, "--save_to", tmp_path / "b")
+    run("--sd_model", sd1, "--models", one, two, "--save_to", tmp_path / "ab")
+    run("--sd_model", tmp_path / "ab", "--models", one, "--ratios", -1, "--save_to", tmp_path / "again")
+    first, second = (model.load(str(tmp_path / name))["unet"].state_dict() for name in ("b", "again"))
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+def test_parts_and_blocks_have_their_own_ratios(sd1: Path, tmp_path: Path):
+    one = a_lora(sd1, tmp_path / "one.safetensors")
+    words = ("--sd_model", sd1, "--models", one, "--save_to", tmp_path / "merged", "--text_ratios", 0)
+    run(*words, "--blocks", "down_blocks=0", "mid_block=0.5")
+    base, merged = model.load(str(sd1)), model.load(str(tmp_path / "merged"))
+    found = factors.read(containers.opened(one))
+    before, after = base["unet"].state_dict(), merged["unet"].state_dict()
+    for (part, layer), each in found.items():
+        if part == "unet":
+            share = 0.0 if layer.startswith("down") else 0.5 if layer.startswith("mid") else 1.0
+            expected = before[f"{layer}.weight"] + share * each.difference()
+            assert torch.allclose(after[f"{layer}.weight"], expected, atol=1e-6)
+    first, second = base["text_encoder"].state_dict(), merged["text_encoder"].state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_dora_is_merged_as_peft_applies_it(sd1: Path, tmp_path: Path):
+    opened = model.load(str(sd1))
+    torch.manual_seed(3)
+    settings = {"r": 3, "lora_alpha": 3, "target_modules": lora.targets("unet", "all"), "use_dora": True}
+    lora.attach(opened, lora.new({"unet": {**settings, "init_lora_weights": False}}))
+    with torch.no_grad():
+        for name, parameter in opened["unet"].named_parameters():
+            if "magnitude" in name:
+                parameter.mul_(1.3)
+    told = {"unet": settings}
+    lora.write(tmp_path / "dora.safetensors", lora.current(opened, told), opened.parts)
+    run("--sd_model", sd1, "--models", tmp_path / "dora.safetensors", "--save_to", tmp_path / "merged")
+    assert torch.allclose(answers(model.load(str(tmp_path / "merged"))), answers(opened), atol=2e-5)
+
+
+def test_loras_without_a_base_are_summed_exactly(sd1: Path, tmp_path: Path):
+    one = a_lora(sd1, tmp_path / "one.safetensors", seed=1, rank=3, alpha=5)
+    two = a_lora(sd1, tmp_path / "two.safetensors", seed=2, rank=2, alpha=7, layers="attention")
+    found = run("--models", one, two, "--ratios", 0.8, 0.3, "--save_to", tmp_path / "sum.safetensors")
+    assert found["relative error"] == 0
+    first, second, both = (factors.read(containers.opened(p)) for p in (one, two, tmp_path / "sum.safetensors"))
+    for layer, each in both.items():
+        expected = 0.8 * first[layer].difference()
+        expected = expected + 0.3 * second[layer].difference() if layer in second else expected
+        assert torch.allclose(each.difference(), expected, atol=1e-5)
+    small = run("--models", one, two, "--ratios", 0.8, 0.3, "--rank", 4, "--save_to", tmp_path / "small.safetensors")
+    assert 0 < small["relative error"] < 1
+    ranks = {each.rank for each in factors.read(containers.opened(tmp_path / "small.safetensors")).values()}
+    assert ranks == {3, 4}
+    whole = run("--models", one, two, "--ratios", 0.8, 0.3, "--rank", 5, "--save_to", tmp_path / "whole.safetensors")
+    assert whole["relative error"] < 1e-5
+
+
+def test_truncation_is_the_best_there_is():
+    torch.manual_seed(0)
+    each = factors.Factors(torch.randn(6, 20), torch.randn(9, 6), 3.0)
+    u, s, v = torch.linalg.svd(each.difference())
+    best = u[:, :2] * s[:2] @ v[:2]
+    assert torch.allclose(factors.truncated(each, 2).difference(), best, atol=1e-5)
+
+
+def test_models_by_weighted_sum_and_difference(sd1: Path, tmp_path: Path):
+    one, two = (a_lora(sd1, tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2))
+    for name, file in (("a", one), ("b", two)):
+        run("--sd_model", sd1, "--models", file, "--save_to", tmp_path / f"{name}.safetensors")
+    a, b, base = (load_file(tmp_path / f"{n}.safetensors") for n in ("a", "b", "a"))
+    given = ("--sd_model", tmp_path / "a.safetensors", "--config", sd1)
+    run(*given, "--models", tmp_path / "b.safetensors", "--ratios", 0.25, "--save_to", tmp_path / "sum.safetensors")
+    run(*given, "--models", tmp_path / "b.safetensors", sd1, "--method", "difference", "--ratios", 0.5, 0.5,
+        "--save_to", tmp_path / "more.safetensors")  # fmt: skip
+    mixed, more = load_file(tmp_path / "sum.safetensors"), load_file(tmp_path / "more.safetensors")
+    convert(sd1, tmp_path / "plain.safetensors")
+    plain = load_file(tmp_path / "plain.safetensors")
+    for name in base:
+        assert torch.allclose(mixed[name], 0.75 * a[name] + 0.25 * b[name], atol=1e-6)
+        assert torch.allclose(more[name], a[name] + 0.5 * (b[name] - plain[name]), atol=1e-6)
+
+
+def test_what_does_not_fit_is_refused(sd1: Path, sdxl: Path, tmp_path: Path):
+    one = a_lora(sdxl, tmp_path / "one.safetensors")
+    with pytest.raises(Refusal, match="are not in the model"):
+        run("--sd_model", sd1, "--models", one, "--save_to", tmp_path / "merged")
+    with pytest.raises(Refusal, match="2 numbers for 1 files"):
+        run("--sd_model", sd1, "--models", one, "--ratios", 1, 2, "--save_to", tmp_path / "merged")
+    with pytest.raises(Refusal, match="not the same"):
+        run("--sd_model", sd1, "--models", sdxl, "--save_to", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
