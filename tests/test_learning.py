@@ -26,9 +26,6 @@ def test_subject_likeness_rises_clearly(measures: dict[str, dict[str, float]]) -
     assert measures[WITH_PRIOR]["subject likeness"] > measures[UNTUNED]["subject likeness"] + 0.1
 
 
-@pytest.mark.xfail(
-    reason="the judge finds real koalas little like the word animal (.39, untuned drawings .55)", strict=False
-)
 def test_prompt_likeness_stays_within_a_tenth(measures: dict[str, dict[str, float]]) -> None:
     before = measures[UNTUNED]["prompt likeness"]
     assert abs(measures[WITH_PRIOR]["prompt likeness"] - before) <= 0.1 * abs(before)
