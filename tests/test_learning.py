@@ -10,13 +10,13 @@ from tenshot.demo import DemoOptions, demo
 from tenshot.events import Events
 from tenshot.report.record import UNTUNED, WITH_PRIOR, WITHOUT_PRIOR
 
-STEPS = 200
+STEPS = 300
 
 
 @pytest.fixture(scope="module")
 def measures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     folder = tmp_path_factory.mktemp("demo")
-    options = DemoOptions(out=folder / "out", max_train_steps=STEPS, num_class_images=32, seeds=2)
+    options = DemoOptions(out=folder / "out", max_train_steps=STEPS, seeds=2)
     found = demo(options, Events())
     assert Path(found["page"]).is_file()
     return found["measures"]
