@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tenshot import model
+from tenshot import device, model
 from tenshot.adapters import embedding, factors, lora
 from tenshot.checkpoints import whole
 from tenshot.convert import adapters, nets, places
@@ -63,7 +63,14 @@ def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Ev
     written = whole.write_file if options.use_safetensors else whole.write
     made = written(found, target, events)
     ledger = {**found.ledger.told(), "used": made.used}
-    told = {"what": "checkpoint", "family": found.family.title, "written": str(target), "ledger": ledger}
+    peak = f"{device.peak_memory() / 1e6:.0f} MB"
+    told = {
+        "what": "checkpoint",
+        "family": found.family.title,
+        "written": str(target),
+        "ledger": ledger,
+        "peak memory": peak,
+    }
     return _told(options, told, target)
 
 
