@@ -43,6 +43,9 @@ VERBS: dict[Name, Verb] = {
     ("generate",): Verb(
         "tenshot.generate:generate", "tenshot.generate:GenerateOptions", "Make pictures from a prompt."
     ),
+    ("compile",): Verb(
+        "tenshot.compile.verb:compile", "tenshot.compile.options:CompileOptions", "Make a model fast on this machine."
+    ),
     ("convert",): Verb(
         "tenshot.convert.verb:convert", "tenshot.convert.options:ConvertOptions", "Translate files between programs."
     ),

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tenshot import __version__, device, model, sampling
+from tenshot import __version__, device, sampling
 from tenshot.diffusion.samplers import SAMPLERS
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
-from tenshot.families import layout
 from tenshot.families.family import overlong
+from tenshot.fast import model as fast
 from tenshot.files.images import infotext, write_png
 from tenshot.model import Model
 from tenshot.options import Options
@@ -26,7 +26,7 @@ from tenshot.sampling import Request, Settings
 class GenerateOptions(Options):
     """Make pictures from a prompt. The same seed gives the same picture, alone or in a batch."""
 
-    model: str = Field("pocket", description="pocket, or a model folder in the diffusers layout")
+    model: str = Field("pocket", description="pocket, a model folder, or what `tenshot compile` made")
     prompt: list[str] = Field(min_length=1, description="what to draw; give it again for more prompts")
     lora: list[str] = Field([], description="a LoRA file or its folder; FILE=0.8 for another strength than 1")
     embedding: list[Path] = Field([], description="a file with a learned word; the prompt says the word")
@@ -41,6 +41,7 @@ class GenerateOptions(Options):
     batch_size: int = Field(4, ge=1, description="pictures drawn at once")
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of the nets")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    fallback: bool = Field(False, description="a model compiled for another machine: let torch run it")
     out: Path = Field(Path("out/pictures"), description="a folder, or a .png file for a single picture")
 
 
@@ -51,10 +52,11 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
     """
     where, *_ = all_or_refuse(
         lambda: device.pick(options.device),
-        lambda: layout.examine(model.find(options.model)),
+        lambda: fast.examine(options.model),
         lambda: refuse_if(_faults(options)),
     )
-    opened = _with_adapters(model.load(options.model, device=where, precision=options.precision), options)
+    opened = fast.load(options.model, device=where, precision=options.precision, fallback=options.fallback)
+    opened = _with_adapters(opened, options)
     seed = options.seed if options.seed >= 0 else secrets.randbelow(2**32)
     requests = [
         Request(prompt, seed + number, options.negative_prompt)
@@ -80,6 +82,10 @@ def _with_adapters(opened: Model, options: GenerateOptions) -> Model:
 
     for path in options.embedding:
         opened = embedding.add(opened, *embedding.read(path))
+    if isinstance(opened, fast.FastModel):
+        opened = opened.with_plain_text() if options.embedding else opened
+        opened.set_loras(dict(map(_strength, options.lora)))
+        return opened
     for number, each in enumerate(options.lora):
         place, strength = _strength(each)
         lora.attach(opened, lora.read(place), f"lora-{number}")

@@ -31,7 +31,7 @@ def standing_in(part: Any, programs: Programs) -> Any:
     kind = next(kind for eager, kind in KINDS.items() if isinstance(part, eager))
     fast = copy.copy(part)
     fast.__class__ = kind
-    object.__setattr__(fast, "programs", dict(programs))
+    fast.__dict__ |= {"programs": dict(programs), "eager": part}
     return fast
 
 
@@ -204,7 +204,7 @@ class FastText(CLIPTextModel):
         found = _read(self, input_ids, attention_mask, position_ids, more)
         if found is None:
             more |= {"output_hidden_states": output_hidden_states, "return_dict": return_dict}
-            return super().forward(input_ids, attention_mask, position_ids, **more)
+            return self.eager(input_ids, attention_mask, position_ids, **more)
         (last, pooled), states = found
         shown = states if output_hidden_states else None
         out = BaseModelOutputWithPooling(last_hidden_state=last, pooler_output=pooled, hidden_states=shown)
@@ -226,7 +226,7 @@ class FastTextWithProjection(CLIPTextModelWithProjection):
         found = _read(self, input_ids, attention_mask, position_ids, more)
         if found is None:
             more |= {"output_hidden_states": output_hidden_states, "return_dict": return_dict}
-            return super().forward(input_ids, attention_mask, position_ids, **more)
+            return self.eager(input_ids, attention_mask, position_ids, **more)
         (last, embeds), states = found
         shown = states if output_hidden_states else None
         out = CLIPTextModelOutput(text_embeds=embeds, last_hidden_state=last, hidden_states=shown)

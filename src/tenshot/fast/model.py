@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel
 
 from tenshot import device as devices
 from tenshot import model
@@ -75,7 +74,7 @@ class FastModel(Model):
 
     def with_plain_text(self) -> FastModel:
         """The same model with text encoders that torch runs, for words that no program knows."""
-        plain = {name: dropin.standing_in(self[name], {}) for name in self.family.encoders}
+        plain = {name: self[name].eager for name in self.family.encoders}
         return replace(self, parts={**self.parts, **plain})
 
     def _lora(self, place: Path) -> Mapping[factors.Layer, factors.Factors]:
@@ -113,7 +112,7 @@ def load(
     manifest = artifact.read(place)
     plain = model.load(str(place / artifact.MODEL), device=where)
     if (place / artifact.CONTROLNET).is_dir():
-        plain = plain.with_parts(controlnet=_controlnet(place / artifact.CONTROLNET, where))
+        plain = plain.with_parts(controlnet=model.controlnet(place / artifact.CONTROLNET, where))
     try:
         _refuse_strange_machine(manifest, where)
     except Refusal as refusal:
@@ -123,11 +122,6 @@ def load(
         warnings.warn(f"{place} is not for this machine, torch runs it: {reasons}", Slow, stacklevel=2)
         return _assembled(plain, {})
     return _assembled(plain, {name: _opened(place, manifest, name, plain, where) for name in manifest.sections})
-
-
-def _controlnet(folder: Path, where: torch.device) -> Any:
-    net: Any = ControlNetModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    return net.to(where).eval()
 
 
 def _refuse_strange_machine(manifest: Manifest, where: torch.device) -> None:
