@@ -73,6 +73,11 @@ VERBS: dict[Name, Verb] = {
     ("train", "full"): Verb(
         "tenshot.train.full:train", "tenshot.train.options:FullOptions", "Teach all of a model from captioned pictures."
     ),
+    ("bench", "inference"): Verb(
+        "tenshot.bench.inference:bench",
+        "tenshot.bench.inference:BenchInferenceOptions",
+        "Measure drawing on this machine.",
+    ),
     ("bench", "train"): Verb(
         "tenshot.bench.train:bench", "tenshot.bench.train:BenchTrainOptions", "Measure training on this machine."
     ),

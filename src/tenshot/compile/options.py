@@ -34,7 +34,7 @@ class CompileOptions(Options):
     )
     budget: float = Field(30, gt=0, description="minutes for all trials; what does not come to its turn is a row")
     prompt: list[str] = Field(
-        ["a 3d emoji of a cat on a blue background", "a flat emoji of a red car on a white background"],
+        ["a 3d emoji of a cat on a blue background", "a flat emoji of a panda on a white background"],
         min_length=1,
         description="what the pictures show that errors are measured on",
     )

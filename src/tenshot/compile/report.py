@@ -150,7 +150,9 @@ _HEADS = ("how", "seconds", "times as fast", "error", "build", "load", "swap", "
 
 def _section(contest: Contest, report: Report) -> Html:
     rows = [el("tr", *_cells(contest, outcome, report.max_error)) for outcome in _sorted(contest)]
-    table = el("table", el("thead", el("tr", *(el("th", name) for name in _HEADS))), el("tbody", *rows))
+    table = el(
+        "table", el("thead", el("tr", *(el("th", name) for name in _HEADS))), el("tbody", *rows), class_="trials"
+    )
     lead = f"In turns with torch in float32. Allowed is an error of {report.max_error:g}."
     side = el("div", el("h2", contest.section), el("p", lead), class_="side")
     return el("section", side, el("div", table, class_="scroll"))

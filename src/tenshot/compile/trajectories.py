@@ -32,7 +32,8 @@ class Calls:
     def spread(self, most: int = MOST) -> Calls:
         """At most `most` of them, from the whole way, the first and the last among them."""
         count = len(self.inputs)
-        kept = sorted({round(place * (count - 1) / max(1, most - 1)) for place in range(min(most, count))})
+        most = min(most, count)
+        kept = [round(place * (count - 1) / max(1, most - 1)) for place in range(most)]
         return Calls([self.inputs[n] for n in kept], [self.outputs[n] for n in kept])
 
 
