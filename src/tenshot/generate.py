@@ -26,7 +26,7 @@ from tenshot.sampling import Request, Settings
 class GenerateOptions(Options):
     """Make pictures from a prompt. The same seed gives the same picture, alone or in a batch."""
 
-    model: str = Field("pocket", description="pocket, or a model folder in the diffusers layout")
+    model: str = Field("pocket", description="pocket, a model folder in the diffusers layout, or a checkpoint file")
     prompt: list[str] = Field(min_length=1, description="what to draw; give it again for more prompts")
     lora: list[str] = Field([], description="a LoRA file or its folder; FILE=0.8 for another strength than 1")
     embedding: list[Path] = Field([], description="a file with a learned word; the prompt says the word")
@@ -49,12 +49,12 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
 
     Raises Refusal before anything is written; Cancelled, where the pictures drawn so far are kept.
     """
-    where, *_ = all_or_refuse(
+    where, place, *_ = all_or_refuse(
         lambda: device.pick(options.device),
-        lambda: layout.examine(model.find(options.model)),
+        lambda: _found(options.model, events),
         lambda: refuse_if(_faults(options)),
     )
-    opened = _with_adapters(model.load(options.model, device=where, precision=options.precision), options)
+    opened = _with_adapters(model.load(str(place), device=where, precision=options.precision), options)
     seed = options.seed if options.seed >= 0 else secrets.randbelow(2**32)
     requests = [
         Request(prompt, seed + number, options.negative_prompt)
@@ -70,6 +70,12 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
         write_png(path, image, infotext(request.prompt, request.negative, facts(opened, request, settings)))
         written.append({"file": str(path), "prompt": request.prompt, "seed": request.seed})
     return {"pictures": written}
+
+
+def _found(name: str, events: Events) -> Path:
+    place = model.find(name, events)
+    layout.examine(place)
+    return place
 
 
 def _with_adapters(opened: Model, options: GenerateOptions) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ from tenshot.adapters import embedding, factors, names
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.families import dialects, layout, table
-from tenshot.files import containers
+from tenshot.files import containers, hashes
 from tenshot.files.containers import Container
 from tenshot.options import Options
 
@@ -61,7 +60,7 @@ def inspect(options: InspectOptions, events: Events) -> dict[str, Any]:
         "tensors": len(source.tensors),
         **({"dtypes": dict(dtypes)} if source.kind != "pickle" else {}),
         **_told(source.about),
-        **hashes(options.file),
+        **hashes.shown(options.file),
     }
 
 
@@ -139,25 +138,3 @@ def _told(about: Mapping[str, str]) -> dict[str, Any]:
     except (ValueError, AttributeError, TypeError):
         return found
     return found | ({"trigger words": [tag for tag, _ in tags.most_common(TAGS)]} if tags else {})
-
-
-def hashes(path: Path) -> dict[str, str]:
-    """As user interfaces show them: AutoV1 is of 64 KiB behind the first MiB, AutoV2 of all, AutoV3 of the data."""
-    whole, data = hashlib.sha256(), hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(0x100000)
-        first = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
-        file.seek(0)
-        head = file.read(8)
-        skip = 8 + int.from_bytes(head, "little")
-        file.seek(0)
-        place = 0
-        while block := file.read(1 << 20):
-            whole.update(block)
-            if place + len(block) > skip:
-                data.update(block[max(0, skip - place) :])
-            place += len(block)
-    found = {"AutoV1": first, "AutoV2": whole.hexdigest()[:10]}
-    if path.suffix == ".safetensors":
-        found["AutoV3"] = data.hexdigest()[:12]
-    return {**found, "sha256": whole.hexdigest()}

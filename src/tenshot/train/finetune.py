@@ -151,7 +151,7 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
     where, place, examples, _, brought, *_ = all_or_refuse(
         lambda: device.pick(options.device),
-        lambda: _model_folder(options),
+        lambda: _model_folder(options, events),
         lambda: _examples(way, options),
         lambda: refuse_if((*_option_faults(options), *_way_faults(way, options), *way.faults(options))),
         lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
@@ -290,8 +290,8 @@ def _way_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
         yield Fault("--device", f"{options.device} for several processes", "auto (each its own), or cpu")
 
 
-def _model_folder(options: FineTuneOptions) -> Path:
-    place = model.find(options.pretrained_model_name_or_path)
+def _model_folder(options: FineTuneOptions, events: Events) -> Path:
+    place = model.find(options.pretrained_model_name_or_path, events)
     layout.examine(place)
     schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
     denoise.check_schedule(schedule, options.rescale_betas_zero_snr)

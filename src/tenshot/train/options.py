@@ -99,7 +99,7 @@ class WatchOptions(Options):
 class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOptions, WatchOptions):
     """What fine-tuning a model on pictures needs besides."""
 
-    pretrained_model_name_or_path: str = Field("pocket", description="pocket, or a folder in the diffusers layout")
+    pretrained_model_name_or_path: str = Field("pocket", description="pocket, a model folder, or a checkpoint file")
     train_text_encoder: bool = Field(False, description="train the text encoder along with the UNet")
     text_encoder_lr: float | None = Field(None, gt=0, description="its own learning rate; default: the same")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
