@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from tenshot import model
-from tenshot.adapters import embedding, factors, lora, names
-from tenshot.adapters.factors import Factors, Layer
+from tenshot.adapters import embedding, factors, lora, names, reading
+from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters.factors import Factors
 from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
@@ -29,19 +30,43 @@ SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 def convert_lora(
     source: Container, options: ConvertOptions, target: Path, dtype: torch.dtype | None, events: Events
 ) -> dict[str, Any]:
-    """Kohya's names become diffusers', all others kohya's, unless --form says it."""
+    """Kohya's names become diffusers', all others kohya's, unless --form says it. LoHa and LoKr stay what they are."""
     config = _unet(options)
-    found = factors.read(source, config)
+    found = reading.read(source, config)
+    others = {layer for layer, each in found.items() if not isinstance(each, Factors)}
     family = family_of(found, options)
-    form = "kohya" if options.to else options.form or ("diffusers" if _is_kohya(source) else "kohya")
-    found = {layer: _cast(each, dtype) for layer, each in found.items()}
-    if form == "kohya":
-        write_kohya(target, found, family, config, source.about)
+    other = "kohya" if options.to or others else "diffusers" if _is_kohya(source) else "kohya"
+    form = "kohya" if options.to else options.form or other
+    if form == "diffusers":
+        lora_only = {layer: _cast(each, dtype) for layer, each in reading.low_rank(source, config).items()}
+        tensors.write(target, factors.to_diffusers(lora_only), factors.metadata(lora.settings_of(lora_only)))
     else:
-        tensors.write(target, factors.to_diffusers(found), factors.metadata(lora.settings_of(found)))
+        originals = (original.unet_modules(config) if config else names.full_originals()) if family is SDXL else None
+        named = factors.to_kohya({k: _cast(v, dtype) for k, v in found.items() if isinstance(v, Factors)}, originals)
+        if others:
+            named |= _as_they_are(source, config, others, originals, dtype)
+        write_kohya(target, named, found, family, source.about)
     if any(each.magnitude is not None for each in found.values()):
         events.say("this is a DoRA: ComfyUI and diffusers read it, AUTOMATIC1111 does not; for that one, merge it")
     return {"what": "lora", "family": family.title, "form": form, **factors.facts(target, found)}
+
+
+def _as_they_are(
+    source: Container,
+    unet: Mapping[str, Any] | None,
+    layers: set[Layer],
+    originals: Mapping[str, str] | None,
+    dtype: torch.dtype | None,
+) -> dict[str, torch.Tensor]:
+    """The tensors of LoHa and LoKr, whose own names are the same everywhere; those of the layers are kohya's."""
+    named = {}
+    for name, lazy in source.tensors.items():
+        place = names.place_of(name, unet)
+        if place and (place.part, place.layer) in layers:
+            kind = "dora_scale" if place.kind == "magnitude" else place.kind
+            tensor = lazy.read()
+            named[f"{names.kohya(place.part, place.layer, originals)}.{kind}"] = tensor.to(dtype or tensor.dtype)
+    return named
 
 
 def _is_kohya(source: Container) -> bool:
@@ -63,7 +88,7 @@ def _unet(options: ConvertOptions) -> dict[str, Any] | None:
     return tensors.read_json(place / "unet" / "config.json")
 
 
-def family_of(found: Mapping[Layer, Factors], options: ConvertOptions) -> Family:
+def family_of(found: Mapping[Layer, Addition], options: ConvertOptions) -> Family:
     """By --config, or by how wide the text is that its layers read."""
     if options.config:
         return layout.examine(model.find(str(options.config)))
@@ -74,20 +99,18 @@ def family_of(found: Mapping[Layer, Factors], options: ConvertOptions) -> Family
 
 def write_kohya(
     target: Path,
-    found: Mapping[Layer, Factors],
+    named: Mapping[str, torch.Tensor],
+    found: Mapping[Layer, Addition],
     family: Family,
-    unet: Mapping[str, Any] | None,
     about: Mapping[str, str],
 ) -> None:
     """With the metadata by which user interfaces sort it to its family, and what `about` said of the training."""
-    originals = (original.unet_modules(unet) if unet else names.full_originals()) if family is SDXL else None
-    named = factors.to_kohya(found, originals)
     told = {key: value for key, value in about.items() if key.startswith(("ss_", "ssmd_", "tenshot"))}
     digest = data_hash(named)
     facts = {
         "format": "pt",
         **told,
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "networks.lora" if reading.kinds(named).keys() == {"LoRA"} else "lycoris.kohya",
         "ss_network_dim": str(int(factors.usual(each.rank for each in found.values()))),
         "ss_network_alpha": str(factors.usual(each.alpha for each in found.values())),
         "ss_base_model_version": told.get("ss_base_model_version", KOHYA_VERSIONS[family.name]),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tenshot import device, model
-from tenshot.adapters import embedding, factors, lora
+from tenshot.adapters import embedding, lora, reading
 from tenshot.checkpoints import whole
 from tenshot.convert import adapters, nets, places
 from tenshot.convert.options import ConvertOptions
@@ -38,7 +38,7 @@ def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
 
 def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | None, events: Events) -> dict[str, Any]:
     stem = opened.place.stem
-    if factors.is_lora(opened.tensors):
+    if reading.is_lora(opened.tensors):
         target = _target(options, "lora", f"{stem}-converted.safetensors")
         return _told(options, adapters.convert_lora(opened, options, target, dtype, events), target)
     if embedding.is_embedding(opened):
