@@ -23,10 +23,10 @@ from tenshot.train.options import LoopOptions
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 FLOORS = (
-    {"errors", "events", "device", "processes", "measure", "options", "measures"},
+    {"errors", "events", "device", "processes", "html", "options", "measures"},
     {"files", "diffusion"},
     {"families"},
-    {"model", "sampling", "adapters", "checkpoints", "judge"},
+    {"model", "sampling", "adapters", "checkpoints", "judge", "fast"},
     {"generate", "convert", "extract", "inspect", "merge", "evaluate", "train", "compile"},
     {"demo", "report", "console", "compare", "bench", "serve", "cli", "__main__"},
 )

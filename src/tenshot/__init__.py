@@ -1,3 +1,11 @@
 """Tenshot: ten shots in, a fast Stable Diffusion model out."""
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def load(place: Any, **settings: Any) -> Any:
+    """Open a model, compiled or not: `tenshot.fast.model.load`."""
+    return import_module("tenshot.fast.model").load(place, **settings)

@@ -127,6 +127,16 @@ def peak_memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def fingerprint(where: torch.device) -> dict[str, str]:
+    """What programs compiled for `where` depend on."""
+    if where.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(where)
+        gpu = torch.cuda.get_device_name(where)
+        return {"gpu": gpu, "capability": f"{major}.{minor}", "cuda": str(torch.version.cuda)}
+    name = _cpu_name() or platform.machine()
+    return {"cpu": name, "instructions": torch.backends.cpu.get_cpu_capability(), "system": platform.system()}
+
+
 def describe() -> dict[str, object]:
     """What this machine is, for manifests and reports."""
     cuda = torch.cuda.is_available()

@@ -1,0 +1,1 @@
+"""Models whose nets are compiled, and whose weights stay exchangeable."""

@@ -1,0 +1,242 @@
+"""Compiled parts in the shape of those they replace: diffusers' pipelines, and `generate`, cannot tell them apart.
+
+Each is the eager part itself, weights and configuration included, with another way to answer. Arguments that a program
+does not know are answered by the eager part's own code.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.controlnets.controlnet import ControlNetOutput
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import CLIPTextModelOutput
+
+from tenshot.fast.compiled import Compiled, Slow
+
+Programs = Mapping[str, Compiled]  #: section -> its programs
+
+
+def standing_in(part: Any, programs: Programs) -> Any:
+    """`part` with some of its work done by `programs`; its weights are the same tensors."""
+    kind = next(kind for eager, kind in KINDS.items() if isinstance(part, eager))
+    fast = copy.copy(part)
+    fast.__class__ = kind
+    object.__setattr__(fast, "programs", dict(programs))
+    return fast
+
+
+def _strange(part: Any, given: Mapping[str, Any]) -> bool:
+    """Is anything asked for that programs do not know? Says so once."""
+    names = sorted(name for name, value in given.items() if value is not None)
+    if _adapted(part):
+        names.append("adapters put in by the pipeline (set_loras keeps it fast)")
+    if not names:
+        return False
+    told = part.__dict__.setdefault("told", set())
+    if (text := ", ".join(names)) not in told:
+        told.add(text)
+        warnings.warn(f"{type(part).__name__}: torch answers, as programs do not know {text}", Slow, stacklevel=4)
+    return True
+
+
+def _adapted(part: Any) -> bool:
+    return bool(getattr(part, "peft_config", None))
+
+
+def _times(timestep: Any, sample: torch.Tensor) -> torch.Tensor:
+    """One time a row."""
+    times = torch.as_tensor(timestep, device=sample.device)
+    return times.flatten().float().expand(sample.shape[0]).contiguous()
+
+
+def _as(outputs: Sequence[torch.Tensor], like: torch.Tensor) -> list[torch.Tensor]:
+    return [each.to(like.device, like.dtype) for each in outputs]
+
+
+def _added(part: Any, conditions: Mapping[str, Any] | None) -> list[torch.Tensor] | None:
+    """Stable Diffusion XL's further inputs in order; None where they are not what the part needs."""
+    names = ("text_embeds", "time_ids") if part.config.addition_embed_type == "text_time" else ()
+    given = conditions or {}
+    return [given[name].float() for name in names] if given.keys() == set(names) else None
+
+
+class FastUNet(UNet2DConditionModel):
+    """A UNet whose forward is a program's; with a ControlNet's answers, another program's."""
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: Any,
+        encoder_hidden_states: torch.Tensor,
+        class_labels: Any = None,
+        timestep_cond: Any = None,
+        attention_mask: Any = None,
+        cross_attention_kwargs: Any = None,
+        added_cond_kwargs: Any = None,
+        down_block_additional_residuals: Any = None,
+        mid_block_additional_residual: Any = None,
+        down_intrablock_additional_residuals: Any = None,
+        encoder_attention_mask: Any = None,
+        return_dict: bool = True,
+    ) -> Any:
+        given = {
+            "class_labels": class_labels,
+            "timestep_cond": timestep_cond,
+            "attention_mask": attention_mask,
+            "cross_attention_kwargs": cross_attention_kwargs or None,
+            "down_intrablock_additional_residuals": down_intrablock_additional_residuals,
+            "encoder_attention_mask": encoder_attention_mask,
+        }
+        control = {
+            "down_block_additional_residuals": down_block_additional_residuals,
+            "mid_block_additional_residual": mid_block_additional_residual,
+        }
+        added = _added(self, added_cond_kwargs)
+        section = "unet" if mid_block_additional_residual is None else "unet_controlled"
+        if added is None or _strange(self, given) or section not in self.programs:
+            given |= control | {"added_cond_kwargs": added_cond_kwargs, "return_dict": return_dict}
+            return super().forward(sample, timestep, encoder_hidden_states, **given)
+        residuals = [] if section == "unet" else [*down_block_additional_residuals, mid_block_additional_residual]
+        rows = sample.shape[0]
+        inputs = [sample, _times(timestep, sample), encoder_hidden_states, *added, *residuals]
+        program = self.programs[section]
+        (answer,) = _as(program(*(each.float() for each in _rowed(inputs, rows))), sample)
+        return UNet2DConditionOutput(answer) if return_dict else (answer,)
+
+
+def _rowed(inputs: Sequence[torch.Tensor], rows: int) -> list[torch.Tensor]:
+    """A single row stands for all."""
+    return [each if each.shape[0] == rows else each.expand(rows, *each.shape[1:]) for each in inputs]
+
+
+class FastControlNet(ControlNetModel):
+    """A ControlNet whose forward is a program's."""
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: Any,
+        encoder_hidden_states: torch.Tensor,
+        controlnet_cond: torch.Tensor,
+        conditioning_scale: float = 1.0,
+        class_labels: Any = None,
+        timestep_cond: Any = None,
+        attention_mask: Any = None,
+        added_cond_kwargs: Any = None,
+        cross_attention_kwargs: Any = None,
+        guess_mode: bool = False,
+        return_dict: bool = True,
+    ) -> Any:
+        given = {
+            "class_labels": class_labels,
+            "timestep_cond": timestep_cond,
+            "attention_mask": attention_mask,
+            "cross_attention_kwargs": cross_attention_kwargs or None,
+            "guess_mode": guess_mode or None,
+        }
+        added = _added(self, added_cond_kwargs)
+        if added is None or _strange(self, given) or "controlnet" not in self.programs:
+            given |= {"added_cond_kwargs": added_cond_kwargs, "guess_mode": guess_mode, "return_dict": return_dict}
+            plain = (sample, timestep, encoder_hidden_states, controlnet_cond, conditioning_scale)
+            return super().forward(*plain, **given)
+        inputs = [sample, _times(timestep, sample), encoder_hidden_states, *added, controlnet_cond]
+        answers = self.programs["controlnet"](*(each.float() for each in _rowed(inputs, sample.shape[0])))
+        *down, middle = (each * conditioning_scale for each in _as(answers, sample))
+        if not return_dict:
+            return tuple(down), middle
+        return ControlNetOutput(down_block_res_samples=tuple(down), mid_block_res_sample=middle)
+
+
+class FastVae(AutoencoderKL):
+    """A VAE whose decoder and encoder are programs."""
+
+    def decode(self, z: torch.Tensor, return_dict: bool = True, generator: Any = None) -> Any:
+        if "decoder" not in self.programs or self.use_tiling or _adapted(self):
+            return super().decode(z, return_dict, generator)
+        (picture,) = _as(self.programs["decoder"](z.float()), z)
+        return DecoderOutput(sample=picture) if return_dict else (picture,)
+
+    def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
+        if "encoder" not in self.programs or self.use_tiling or _adapted(self):
+            return super().encode(x, return_dict)
+        (moments,) = _as(self.programs["encoder"](x.float()), x)
+        posterior = DiagonalGaussianDistribution(moments)
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+
+def _read(part: Any, input_ids: torch.Tensor, mask: Any, positions: Any, more: Mapping[str, Any]) -> Any:
+    """The program's answers, or None where torch has to answer."""
+    given = {"attention_mask": None if mask is None or bool(torch.as_tensor(mask).all()) else mask}
+    given |= {"position_ids": positions, **{name: more[name] or None for name in more if name != "return_dict"}}
+    program = next(iter(part.programs.values()), None)
+    if program is None or _strange(part, given):
+        return None
+    last, pooled, *states = program(input_ids.long())
+    return _as([last, pooled], _like(part)), tuple(_as(states, _like(part)))
+
+
+def _like(part: Any) -> torch.Tensor:
+    return next(part.parameters())
+
+
+class FastText(CLIPTextModel):
+    """A text encoder that is a program."""
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **more: Any,
+    ) -> Any:
+        found = _read(self, input_ids, attention_mask, position_ids, more)
+        if found is None:
+            more |= {"output_hidden_states": output_hidden_states, "return_dict": return_dict}
+            return super().forward(input_ids, attention_mask, position_ids, **more)
+        (last, pooled), states = found
+        shown = states if output_hidden_states else None
+        out = BaseModelOutputWithPooling(last_hidden_state=last, pooler_output=pooled, hidden_states=shown)
+        return out if return_dict is not False else out.to_tuple()
+
+
+class FastTextWithProjection(CLIPTextModelWithProjection):
+    """A text encoder with a projection that is a program."""
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **more: Any,
+    ) -> Any:
+        found = _read(self, input_ids, attention_mask, position_ids, more)
+        if found is None:
+            more |= {"output_hidden_states": output_hidden_states, "return_dict": return_dict}
+            return super().forward(input_ids, attention_mask, position_ids, **more)
+        (last, embeds), states = found
+        shown = states if output_hidden_states else None
+        out = CLIPTextModelOutput(text_embeds=embeds, last_hidden_state=last, hidden_states=shown)
+        return out if return_dict is not False else out.to_tuple()
+
+
+KINDS: dict[type, type] = {
+    UNet2DConditionModel: FastUNet,
+    ControlNetModel: FastControlNet,
+    AutoencoderKL: FastVae,
+    CLIPTextModelWithProjection: FastTextWithProjection,
+    CLIPTextModel: FastText,
+}
