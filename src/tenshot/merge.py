@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from tenshot.adapters import factors, lora
-from tenshot.adapters.factors import Factors, Layer
+from tenshot.adapters import factors, lora, reading
+from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
 from tenshot.checkpoints.whole import Whole
 from tenshot.device import DTYPES
@@ -22,7 +23,7 @@ from tenshot.files import containers, tensors
 from tenshot.files.containers import Lazy
 from tenshot.options import Options
 
-Shares = Sequence[tuple[dict[Layer, Factors], float]]
+Shares = Sequence[tuple[dict[Layer, Addition], float]]
 
 
 class MergeOptions(Options):
@@ -53,9 +54,9 @@ def merge(options: MergeOptions, events: Events) -> dict[str, Any]:
         return _loras(options, ratios)
     base = whole.read(options.sd_model, options.config)
     opened = [path if path.is_dir() else containers.opened(path) for path in map(_file, options.models)]
-    if all(not isinstance(each, Path) and factors.is_lora(each.tensors) for each in opened):
+    if all(not isinstance(each, Path) and reading.is_lora(each.tensors) for each in opened):
         unet = base.configs["unet"]
-        loras = [factors.read(each, unet) for each in opened if not isinstance(each, Path)]
+        loras = [reading.read(each, unet) for each in opened if not isinstance(each, Path)]
         merged = into_model(base, list(zip(loras, ratios, strict=True)), options)
         what = f"{len(loras)} LoRA in {base.family.title}"
     else:
@@ -123,19 +124,13 @@ def _misfits(base: Whole, shares: Shares) -> Iterator[Fault]:
             continue
         for (part, layer), each in found.items():
             wanted = base.parts[part][f"{layer}.weight"].shape
-            have = (each.up.shape[0], *each.down.shape[1:])
-            if _plain(have) != _plain(wanted):
-                yield Fault(
-                    f"LoRA {number}", f"{part} {layer}: {list(have)}, the model has {list(wanted)}", "its own model"
-                )
+            if not each.fits(wanted):
+                told = f"{part} {layer}: {list(each.shape)}, the model has {list(wanted)}"
+                yield Fault(f"LoRA {number}", told, "its own model")
                 break
 
 
-def _plain(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(shape[:2]) if tuple(shape[2:]) == (1, 1) else tuple(shape)
-
-
-def _added(before: Lazy, shares: Sequence[tuple[Factors, float]]) -> torch.Tensor:
+def _added(before: Lazy, shares: Sequence[tuple[Addition, float]]) -> torch.Tensor:
     weight = before.read()
     total = weight.float()
     for each, ratio in shares:
@@ -179,7 +174,7 @@ def _mixed(each: Sequence[Lazy], shares: Sequence[float]) -> torch.Tensor:
 
 def _loras(options: MergeOptions, ratios: Sequence[float]) -> dict[str, Any]:
     sources = [containers.opened(_file(path)) for path in options.models]
-    found = [factors.read(source) for source in sources]
+    found = [reading.low_rank(source) for source in sources]
     shares = list(zip(found, ratios, strict=True))
     merged = {layer: _together(layer, shares, options) for layer in dict.fromkeys(k for each in found for k in each)}
     error = 0.0
@@ -193,7 +188,7 @@ def _loras(options: MergeOptions, ratios: Sequence[float]) -> dict[str, Any]:
     return told | factors.facts(options.save_to, merged)
 
 
-def _together(layer: Layer, shares: Shares, options: MergeOptions) -> Factors:
+def _together(layer: Layer, shares: Sequence[tuple[dict[Layer, Factors], float]], options: MergeOptions) -> Factors:
     """The exact weighted sum: factors side by side, each scaled by what it counts."""
     mine = [
         (found[layer], strength(options, number, ratio, layer))

@@ -135,6 +135,10 @@ def _start_faults(options: LoraOptions) -> Iterator[Fault]:
     except Refusal as refusal:
         yield from refusal.faults
         return
+    if begun.others:
+        yield Fault(
+            "--start_from", f"{options.start_from} is a LoHa or LoKr", "a LoRA", "tenshot resize makes one of it"
+        )
     fields = LoraOptions.model_fields
     for name in SHAPES:
         if getattr(options, name) != fields[name].default:
