@@ -68,6 +68,13 @@ def bf16_is_native() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
+def halves(where: torch.device) -> list[str]:
+    """The 16-bit precisions that `where` computes in hardware, the first the most usual."""
+    if where.type == "cuda":
+        return ["fp16", "bf16"] if bf16_is_native() else ["fp16"]
+    return ["bf16"] if torch.cpu._is_avx512_bf16_supported() else []
+
+
 def memory_limit(device: torch.device) -> int:
     """How many bytes this process could have there in all: the GPU's, or what the system has left for it."""
     if device.type == "cuda":

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tenshot.adapters import embedding, factors, names
+from tenshot.adapters import embedding, factors, names, reading
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.families import dialects, layout, table
@@ -90,7 +90,7 @@ def _what(source: Container) -> dict[str, Any]:
             "parts": sorted(parts),
             "loads in": list(EVERYWHERE),
         }
-    if factors.is_lora(source.tensors):
+    if reading.is_lora(source.tensors):
         return _lora(source)
     if embedding.is_embedding(source):
         shapes = {name: list(lazy.shape) for name, lazy in source.tensors.items()}
@@ -110,15 +110,18 @@ def _net(tensors: Iterable[str]) -> str:
 
 def _lora(source: Container) -> dict[str, Any]:
     kohya = any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
-    found: dict[str, Any] = {"what": "lora", "names": "kohya" if kohya else "diffusers or peft"}
+    kinds = reading.kinds(source.tensors)
+    found: dict[str, Any] = {"what": "lora", "kinds": kinds, "names": "kohya" if kohya else "diffusers or peft"}
     if source.kind != "pickle":
-        read = factors.read(source)
+        read = reading.read(source)
         found["family"] = WIDTHS.get(factors.width(read), "not said by its shapes")
-        found["rank"] = dict(Counter(each.rank for each in read.values()))
-        found["alpha"] = dict(Counter(each.alpha for each in read.values()))
+        found["rank"] = dict(Counter(each.rank for each in read.values() if each.rank))
+        found["alpha"] = dict(Counter(each.alpha for each in read.values() if each.rank))
         found["dora"] = any(each.magnitude is not None for each in read.values())
-    places = [place for name in source.tensors if (place := names.place_of(name))]
-    found["layers"] = dict(Counter(place.part for place in places if place.kind == "down"))
+    places = {(place.part, place.layer) for name in source.tensors if (place := names.place_of(name))}
+    found["layers"] = dict(Counter(part for part, _ in sorted(places)))
+    if set(kinds) != {"LoRA"}:
+        return found | {"loads in": ["AUTOMATIC1111", "Forge", "ComfyUI", "tenshot"] if kohya else ["tenshot"]}
     found["loads in"] = list(EVERYWHERE) if kohya else ["diffusers", "tenshot"]
     if not kohya:
         found["for the others"] = "tenshot convert FILE: they would load it without effect"

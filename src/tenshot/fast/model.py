@@ -14,7 +14,8 @@ from diffusers import ControlNetModel
 
 from tenshot import device as devices
 from tenshot import model
-from tenshot.adapters import factors, lora
+from tenshot.adapters import lora, reading
+from tenshot.adapters.addition import Addition, Layer
 from tenshot.checkpoints import whole
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.families import layout
@@ -78,9 +79,9 @@ class FastModel(Model):
         plain = {name: dropin.standing_in(self[name], {}) for name in self.family.encoders}
         return replace(self, parts={**self.parts, **plain})
 
-    def _lora(self, place: Path) -> Mapping[factors.Layer, factors.Factors]:
+    def _lora(self, place: Path) -> Mapping[Layer, Addition]:
         file = place / lora.FILE if place.is_dir() else place
-        found = factors.read(containers.opened(file), self["unet"].config)
+        found = reading.read(containers.opened(file), self["unet"].config)
         refuse_if(weights.misfits(str(place), found, {name: self[name] for name in self.now["stack"].base.parts}))
         return found
 

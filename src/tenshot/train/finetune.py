@@ -15,6 +15,8 @@ from tenshot import device, model, processes
 from tenshot.diffusion import objective, samplers
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
+from tenshot.export import put
+from tenshot.export.put import Result
 from tenshot.families import family, layout, table
 from tenshot.files import datasets, tensors
 from tenshot.files.pictures import Example
@@ -46,8 +48,9 @@ class Way(Generic[Options]):
     """One way of fine-tuning.
 
     source: where its options say the pictures lie. faults: what is wrong with the options. learner: what trains.
-    trained: from the options and a model folder, how many numbers train. saves_model: what comes out is a whole model.
-    texts: how the captions of the pictures are worded. unsaid: what the captions lack.
+    trained: from the options and a model folder, how many numbers train. results: what will lie where.
+    saves_model: what comes out is a whole model. texts: how the captions of the pictures are worded.
+    unsaid: what the captions lack.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Way(Generic[Options]):
     faults: Callable[[Options], Iterator[Fault]]
     learner: Callable[[Model, Options], Learner]
     trained: Callable[[Options, Path], int]
+    results: Callable[[Options], list[Result]]
     saves_model: bool = False
     texts: Callable[[Options, Captions], Said] | None = None
     unsaid: Callable[[Options, Sequence[Example]], Iterator[Fault]] = lambda options, examples: iter(())
@@ -161,6 +165,7 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
         lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
         lambda: optimizers.check(options, options.device),
         lambda: trackers.check(options.report_to),
+        lambda: put.check(options.export, way.results(options)),
     )
     claim = run.identity(
         way.name, options, _inputs(options, way.source(options).folder, place, examples, brought or [])
@@ -216,7 +221,12 @@ def _carry_out(
     trained = sum(p.numel() for part in learner.parts.values() for p in part.parameters() if p.requires_grad)
     given = [each.path for each in examples]
     job = run.Job(method, learner, claim, plan(examples, pictures, kept, options), per_epoch, trained, given)
-    return run.carry_out(job, options, events)
+    told = run.carry_out(job, options, events)
+    if options.export and processes.first():
+        drawn = sorted((options.output_dir / "validation").glob("*.png"))
+        preview = drawn[-1] if drawn else None
+        told["exported"] = put.put(options.export, way.results(options), events, preview, base.place)
+    return told
 
 
 def views(options: FineTuneOptions, side: int) -> data.Views:
