@@ -21,7 +21,7 @@ from tenshot.families import family, layout, table
 from tenshot.files import datasets, tensors
 from tenshot.files.pictures import Example
 from tenshot.model import Model
-from tenshot.train import class_pictures, data, denoise, loop, optimizers, run, trackers
+from tenshot.train import class_pictures, data, denoise, loop, optimizers, resting, run, trackers
 from tenshot.train.cache import Cache
 from tenshot.train.captions import Captions, Said
 from tenshot.train.denoise import Latents, Objective
@@ -88,6 +88,10 @@ class FineTune(loop.Method):
         self.known: dict[tuple[str, tuple[int, int]], dict[str, Any]] = {}
         if options.gradient_checkpointing:
             self.checkpoint_gradients()
+        self.precision = device.precision(options.mixed_precision, learner.model.device)
+        if self.precision != "no":
+            for part in {"unet", *learner.parts}:
+                resting.rest(learner.model[part], device.DTYPES[self.precision])
 
     def checkpoint_gradients(self) -> None:
         """Less memory for more time."""
