@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, S
 from safetensors.torch import load_file, save_file
 
 from tenshot import model
-from tenshot.adapters import embedding, factors, lora, names
+from tenshot.adapters import embedding, lora, names, reading
 from tenshot.convert.options import ConvertOptions
 from tenshot.convert.verb import convert
 from tenshot.errors import Refusal
@@ -72,7 +72,7 @@ def pipeline(folder: Path):
 
 
 def same(one: Path, other: Path, unet: dict | None = None) -> None:
-    first, second = (factors.read(containers.opened(path), unet) for path in (one, other))
+    first, second = (reading.low_rank(containers.opened(path), unet) for path in (one, other))
     assert first.keys() == second.keys()
     for layer, each in first.items():
         assert torch.equal(each.down, second[layer].down) and torch.equal(each.up, second[layer].up)

@@ -44,7 +44,7 @@ def test_what_is_written_is_whole(sd1: Path, tmp_path: Path):
     assert len(list((out / "pictures").glob("*.png"))) == 4
     page = (out / "report.html").read_text()
     assert all(f"<h2>{name}</h2>" in page for name in sections)
-    assert min(record["pictures"]["psnr"]) > 30
+    assert min(each or 99 for each in record["pictures"]["psnr"]) > 30  # none: they are equal
     assert any("times as fast" in line for line in said)
     assert not list(tmp_path.glob(".*"))  # nothing half-written is left
     assert tenshot.load(out).family.name == "sd1"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tenshot.adapters import factors
+from tenshot.adapters import reading
 from tenshot.errors import Refusal
 from tenshot.events import Events
 from tenshot.extract import ExtractOptions, ResizeOptions, extract, resize
@@ -32,7 +32,7 @@ def test_a_merged_lora_comes_back(name: str, tmp_path: Path, request: pytest.Fix
     merge("--sd_model", folder, "--models", one, "--save_to", tmp_path / "merged")
     found = run_extract(tmp_path / "merged", "--base", folder, "--out", tmp_path / "back.safetensors", "--rank", 3)
     assert found["relative error"] < 1e-4
-    before, after = (factors.read(containers.opened(tmp_path / f"{n}.safetensors")) for n in ("one", "back"))
+    before, after = (reading.low_rank(containers.opened(tmp_path / f"{n}.safetensors")) for n in ("one", "back"))
     assert before.keys() == after.keys()
     assert all(torch.allclose(before[k].difference(), after[k].difference(), atol=1e-4) for k in before)
     kept = run_extract(tmp_path / "merged", "--base", folder, "--out", tmp_path / "kept.safetensors", "--keep", 0.9)
@@ -50,7 +50,7 @@ def test_a_model_extracted_from_itself_is_refused(sd1: Path, sdxl: Path, tmp_pat
 def test_a_smaller_rank_is_the_nearest_one(sd1: Path, tmp_path: Path):
     one = a_lora(sd1, tmp_path / "one.safetensors", rank=4)
     found = run_resize(one, "--rank", 2, "--out", tmp_path / "two.safetensors")
-    before, after = (factors.read(containers.opened(p)) for p in (one, tmp_path / "two.safetensors"))
+    before, after = (reading.low_rank(containers.opened(p)) for p in (one, tmp_path / "two.safetensors"))
     for layer, each in before.items():
         u, s, v = torch.linalg.svd(each.difference().flatten(1), full_matrices=False)
         best = (u[:, :2] * s[:2] @ v[:2]).reshape(each.difference().shape)

@@ -23,10 +23,10 @@ from PIL import Image
 
 import tenshot
 from tenshot import cli, model, sampling
-from tenshot.errors import Refusal
+from tenshot.errors import Refusal, Slow
 from tenshot.fast import artifact
 from tenshot.fast import model as fast
-from tenshot.fast.compiled import Bucket, Compiled, Slow
+from tenshot.fast.compiled import Bucket, Compiled
 from tenshot.fast.parts import flat
 from tenshot.files.tensors import read_json, write_json
 from tenshot.model import Model

@@ -26,7 +26,7 @@ FLOORS = (
     {"errors", "events", "device", "processes", "html", "options", "measures"},
     {"files", "diffusion"},
     {"families"},
-    {"model", "sampling", "adapters", "checkpoints", "judge", "fast"},
+    {"model", "sampling", "adapters", "checkpoints", "export", "judge", "fast"},
     {"generate", "convert", "extract", "inspect", "merge", "evaluate", "train", "compile"},
     {"demo", "report", "console", "compare", "bench", "serve", "cli", "__main__"},
 )

@@ -37,7 +37,7 @@ class DemoOptions(Options):
 
     pictures: Path | None = Field(None, description="folder with 5-10 pictures; default: a subject that ships inside")
     subject: str = Field("animal", min_length=1, description="the class word of what the pictures show")
-    model: str = Field("pocket", description="pocket, or a model folder in the diffusers layout")
+    model: str = Field("pocket", description="pocket, a model folder in the diffusers layout, or a checkpoint file")
     identifier: str = Field("az", min_length=1, description="the rare word that becomes the subject's name")
     max_train_steps: int | None = Field(None, ge=1, description="optimizer steps; default: by the model")
     learning_rate: float | None = Field(None, gt=0, description="default: by the model")

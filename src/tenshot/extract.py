@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 
-from tenshot.adapters import factors, lora
-from tenshot.adapters.factors import Factors, Layer
+from tenshot.adapters import factors, lora, reading
+from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
 from tenshot.checkpoints.whole import Whole
 from tenshot.errors import Fault, refuse_if
@@ -42,12 +44,12 @@ class ExtractOptions(RankOptions):
 
 
 class ResizeOptions(RankOptions):
-    """A LoRA of another rank: tenshot resize FILE --rank 8 --out FILE."""
+    """A LoRA of another rank, also of a LoHa or LoKr: tenshot resize FILE --rank 8 --out FILE."""
 
     words: ClassVar[tuple[str, ...]] = ("file",)
     also: ClassVar[Mapping[str, str]] = {"model": "file", "save_to": "out", "new_rank": "rank"}
 
-    file: Path = Field(description="the LoRA")
+    file: Path = Field(description="the LoRA, LoHa or LoKr")
     out: Path = Field(description="the result: a .safetensors file")
 
 
@@ -77,10 +79,17 @@ def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
 def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     refuse_if(_taken(options.out, options.overwrite))
-    before = factors.read(containers.opened(options.file))
-    after = {layer: factors.truncated(each, _rank(options), options.keep) for layer, each in before.items()}
+    before = reading.read(containers.opened(options.file))
+    after = {layer: _smaller(each, options) for layer, each in before.items()}
     tensors.write(options.out, factors.to_diffusers(after), factors.metadata(lora.settings_of(after)))
     return {"what": "lora", **factors.facts(options.out, after), "relative error": factors.apart(before, after)}
+
+
+def _smaller(each: Addition, options: RankOptions) -> Factors:
+    if isinstance(each, Factors):
+        return factors.truncated(each, _rank(options), options.keep)
+    made = factors.nearest(each.difference(), _rank(options), options.keep)
+    return replace(made, magnitude=each.magnitude)
 
 
 def _rank(options: RankOptions) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,11 +10,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tenshot.adapters import embedding, factors, names
+from tenshot.adapters import embedding, factors, names, reading
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.families import dialects, layout, table
-from tenshot.files import containers
+from tenshot.files import containers, hashes
 from tenshot.files.containers import Container
 from tenshot.options import Options
 
@@ -61,7 +60,7 @@ def inspect(options: InspectOptions, events: Events) -> dict[str, Any]:
         "tensors": len(source.tensors),
         **({"dtypes": dict(dtypes)} if source.kind != "pickle" else {}),
         **_told(source.about),
-        **hashes(options.file),
+        **hashes.shown(options.file),
     }
 
 
@@ -91,7 +90,7 @@ def _what(source: Container) -> dict[str, Any]:
             "parts": sorted(parts),
             "loads in": list(EVERYWHERE),
         }
-    if factors.is_lora(source.tensors):
+    if reading.is_lora(source.tensors):
         return _lora(source)
     if embedding.is_embedding(source):
         shapes = {name: list(lazy.shape) for name, lazy in source.tensors.items()}
@@ -111,15 +110,18 @@ def _net(tensors: Iterable[str]) -> str:
 
 def _lora(source: Container) -> dict[str, Any]:
     kohya = any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
-    found: dict[str, Any] = {"what": "lora", "names": "kohya" if kohya else "diffusers or peft"}
+    kinds = reading.kinds(source.tensors)
+    found: dict[str, Any] = {"what": "lora", "kinds": kinds, "names": "kohya" if kohya else "diffusers or peft"}
     if source.kind != "pickle":
-        read = factors.read(source)
+        read = reading.read(source)
         found["family"] = WIDTHS.get(factors.width(read), "not said by its shapes")
-        found["rank"] = dict(Counter(each.rank for each in read.values()))
-        found["alpha"] = dict(Counter(each.alpha for each in read.values()))
+        found["rank"] = dict(Counter(each.rank for each in read.values() if each.rank))
+        found["alpha"] = dict(Counter(each.alpha for each in read.values() if each.rank))
         found["dora"] = any(each.magnitude is not None for each in read.values())
-    places = [place for name in source.tensors if (place := names.place_of(name))]
-    found["layers"] = dict(Counter(place.part for place in places if place.kind == "down"))
+    places = {(place.part, place.layer) for name in source.tensors if (place := names.place_of(name))}
+    found["layers"] = dict(Counter(part for part, _ in sorted(places)))
+    if set(kinds) != {"LoRA"}:
+        return found | {"loads in": ["AUTOMATIC1111", "Forge", "ComfyUI", "tenshot"] if kohya else ["tenshot"]}
     found["loads in"] = list(EVERYWHERE) if kohya else ["diffusers", "tenshot"]
     if not kohya:
         found["for the others"] = "tenshot convert FILE: they would load it without effect"
@@ -139,25 +141,3 @@ def _told(about: Mapping[str, str]) -> dict[str, Any]:
     except (ValueError, AttributeError, TypeError):
         return found
     return found | ({"trigger words": [tag for tag, _ in tags.most_common(TAGS)]} if tags else {})
-
-
-def hashes(path: Path) -> dict[str, str]:
-    """As user interfaces show them: AutoV1 is of 64 KiB behind the first MiB, AutoV2 of all, AutoV3 of the data."""
-    whole, data = hashlib.sha256(), hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(0x100000)
-        first = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
-        file.seek(0)
-        head = file.read(8)
-        skip = 8 + int.from_bytes(head, "little")
-        file.seek(0)
-        place = 0
-        while block := file.read(1 << 20):
-            whole.update(block)
-            if place + len(block) > skip:
-                data.update(block[max(0, skip - place) :])
-            place += len(block)
-    found = {"AutoV1": first, "AutoV2": whole.hexdigest()[:10]}
-    if path.suffix == ".safetensors":
-        found["AutoV3"] = data.hexdigest()[:12]
-    return {**found, "sha256": whole.hexdigest()}

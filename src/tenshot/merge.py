@@ -11,21 +11,24 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from tenshot.adapters import factors, lora
-from tenshot.adapters.factors import Factors, Layer
+from tenshot.adapters import factors, lora, reading
+from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
 from tenshot.checkpoints.whole import Whole
 from tenshot.device import DTYPES
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events
+from tenshot.export import places, put
+from tenshot.export.options import ExportOptions
+from tenshot.export.put import Result
 from tenshot.files import containers, tensors
 from tenshot.files.containers import Lazy
-from tenshot.options import Options
 
-Shares = Sequence[tuple[dict[Layer, Factors], float]]
+Shares = Sequence[tuple[dict[Layer, Addition], float]]
 
 
-class MergeOptions(Options):
+class MergeOptions(ExportOptions):
     """LoRAs into a model (--sd_model), LoRAs into one LoRA, or models into one: each at its ratio."""
 
     also: ClassVar[Mapping[str, str]] = {"model": "sd_model", "out": "save_to", "lora": "models"}
@@ -49,13 +52,23 @@ def merge(options: MergeOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     refuse_if(_faults(options))
     ratios = options.ratios or [1.0] * len(options.models)
-    if options.sd_model is None:
-        return _loras(options, ratios)
-    base = whole.read(options.sd_model, options.config)
+    told = _loras(options, ratios) if options.sd_model is None else _into(options, options.sd_model, ratios, events)
+    exported = put.put(options.export, [_result(options)], events, base=options.config)
+    return {**told, **({"exported": exported} if exported else {})}
+
+
+def _result(options: MergeOptions) -> Result:
+    place = options.save_to.resolve()
+    kind = "lora" if options.sd_model is None else "checkpoint"
+    return Result(kind, place, place.stem if place.suffix in (".safetensors", ".ckpt") else place.name)
+
+
+def _into(options: MergeOptions, into: Path, ratios: Sequence[float], events: Events) -> dict[str, Any]:
+    base = whole.read(into, options.config)
     opened = [path if path.is_dir() else containers.opened(path) for path in map(_file, options.models)]
-    if all(not isinstance(each, Path) and factors.is_lora(each.tensors) for each in opened):
+    if all(not isinstance(each, Path) and reading.is_lora(each.tensors) for each in opened):
         unet = base.configs["unet"]
-        loras = [factors.read(each, unet) for each in opened if not isinstance(each, Path)]
+        loras = [reading.read(each, unet) for each in opened if not isinstance(each, Path)]
         merged = into_model(base, list(zip(loras, ratios, strict=True)), options)
         what = f"{len(loras)} LoRA in {base.family.title}"
     else:
@@ -64,7 +77,7 @@ def merge(options: MergeOptions, events: Events) -> dict[str, Any]:
         what = f"{1 + len(others)} models of {base.family.title}"
     merged = merged.cast(None if options.precision == "keep" else DTYPES[options.precision])
     whole.write(merged, options.save_to, events)
-    return {"merged": what, "ratios": ratios, "written": str(options.save_to)}
+    return {"merged": what, "ratios": list(ratios), "written": str(options.save_to)}
 
 
 def _faults(options: MergeOptions) -> Iterator[Fault]:
@@ -80,6 +93,8 @@ def _faults(options: MergeOptions) -> Iterator[Fault]:
         yield Fault("--save_to", f"{options.save_to} exists", "a new name", "--overwrite replaces it")
     if options.sd_model is None and options.save_to.suffix != ".safetensors":
         yield Fault("--save_to", str(options.save_to), "LoRAs merged into one make a .safetensors file")
+    result = _result(options)
+    yield from places.faults(options.export, [(result.kind, result.name)])
     if options.method == "difference" and count != 2:
         yield Fault("--method", f"difference of {count} models", "two: --models NEW OLD")
 
@@ -123,19 +138,13 @@ def _misfits(base: Whole, shares: Shares) -> Iterator[Fault]:
             continue
         for (part, layer), each in found.items():
             wanted = base.parts[part][f"{layer}.weight"].shape
-            have = (each.up.shape[0], *each.down.shape[1:])
-            if _plain(have) != _plain(wanted):
-                yield Fault(
-                    f"LoRA {number}", f"{part} {layer}: {list(have)}, the model has {list(wanted)}", "its own model"
-                )
+            if not each.fits(wanted):
+                told = f"{part} {layer}: {list(each.shape)}, the model has {list(wanted)}"
+                yield Fault(f"LoRA {number}", told, "its own model")
                 break
 
 
-def _plain(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(shape[:2]) if tuple(shape[2:]) == (1, 1) else tuple(shape)
-
-
-def _added(before: Lazy, shares: Sequence[tuple[Factors, float]]) -> torch.Tensor:
+def _added(before: Lazy, shares: Sequence[tuple[Addition, float]]) -> torch.Tensor:
     weight = before.read()
     total = weight.float()
     for each, ratio in shares:
@@ -179,7 +188,7 @@ def _mixed(each: Sequence[Lazy], shares: Sequence[float]) -> torch.Tensor:
 
 def _loras(options: MergeOptions, ratios: Sequence[float]) -> dict[str, Any]:
     sources = [containers.opened(_file(path)) for path in options.models]
-    found = [factors.read(source) for source in sources]
+    found = [reading.low_rank(source) for source in sources]
     shares = list(zip(found, ratios, strict=True))
     merged = {layer: _together(layer, shares, options) for layer in dict.fromkeys(k for each in found for k in each)}
     error = 0.0
@@ -193,7 +202,7 @@ def _loras(options: MergeOptions, ratios: Sequence[float]) -> dict[str, Any]:
     return told | factors.facts(options.save_to, merged)
 
 
-def _together(layer: Layer, shares: Shares, options: MergeOptions) -> Factors:
+def _together(layer: Layer, shares: Sequence[tuple[dict[Layer, Factors], float]], options: MergeOptions) -> Factors:
     """The exact weighted sum: factors side by side, each scaled by what it counts."""
     mine = [
         (found[layer], strength(options, number, ratio, layer))

@@ -13,6 +13,9 @@ import diffusers
 import torch
 import transformers
 
+from tenshot.checkpoints import folders
+from tenshot.checkpoints.folders import ASSETS as ASSETS
+from tenshot.checkpoints.opening import find as find
 from tenshot.device import DTYPES
 from tenshot.diffusion.objective import Prediction
 from tenshot.errors import Fault, Refusal
@@ -20,9 +23,7 @@ from tenshot.families import layout
 from tenshot.families.family import ZEROS, Family
 from tenshot.files import tensors
 
-ASSETS = Path(__file__).parent / "assets"
 NETS = ("unet", "vae", "text_encoder", "text_encoder_2")
-ONE_FILE = "1TB"  # the largest shard: other programs look for a part's weights in one file
 
 diffusers.utils.logging.disable_progress_bar()  # progress is told by events
 transformers.utils.logging.disable_progress_bar()
@@ -93,10 +94,10 @@ class Model:
 
 
 def load(name: str, *, device: torch.device | str = "cpu", precision: str = "fp32") -> Model:
-    """Open a model: "pocket", or a folder in the diffusers layout. precision: "fp32" | "fp16" | "bf16".
+    """Open a model: "pocket", a folder in the diffusers layout, or a checkpoint file.
 
-    With fp16 the VAE stays float32: in float16 it overflows. Raises Refusal with every fault of the folder: missing,
-    truncated or wrongly shaped parts.
+    precision: "fp32" | "fp16" | "bf16". With fp16 the VAE stays float32: in float16 it overflows. Raises Refusal with
+    every fault that the model has: missing, truncated or wrongly shaped parts.
     """
     place = find(name)
     family = layout.examine(place)
@@ -105,16 +106,6 @@ def load(name: str, *, device: torch.device | str = "cpu", precision: str = "fp3
     dtypes = dict.fromkeys(NETS, DTYPES[precision]) | ({"vae": torch.float32} if precision == "fp16" else {})
     opened = {part: _open(place / part, kind, dtypes.get(part), device) for part, kind in family.parts.items()}
     return Model(family, opened, schedule, place, bool(index.get(ZEROS, family.index.get(ZEROS))))
-
-
-def find(name: str) -> Path:
-    """The folder that `name` means. Raises Refusal where there is none."""
-    place = ASSETS / name if name == "pocket" else Path(name)
-    if not place.is_dir():
-        found = "a file" if place.is_file() else "no such model folder"
-        fits = "pocket (ships with Tenshot), or a folder with model_index.json"
-        raise Refusal(Fault(f"model {name}", found, fits, "models are not downloaded: give a folder"))
-    return place
 
 
 def save(model: Model, folder: Path) -> None:
@@ -127,9 +118,10 @@ def write_into(model: Model, folder: Path) -> None:
     """Write every part, whole or not at all, and then model_index.json into `folder`, beside what else it holds."""
     for name, part in model.parts.items():
         with tensors.replacing_folder(folder / name) as temporary:
-            save_part(part, temporary)
+            folders.save_part(part, temporary)
     tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(model.schedule))
-    tensors.write_json(folder / "model_index.json", index(model.family, model.schedule, model.zeros_without_negative))
+    about = folders.index(model.family, model.schedule, model.zeros_without_negative)
+    tensors.write_json(folder / "model_index.json", about)
 
 
 def digest(place: Path, part: str = "*") -> str:
@@ -164,27 +156,3 @@ def _open(place: Path, kind: Any, dtype: torch.dtype | None, device: torch.devic
     variant, _ = layout.weights(place)
     net = kind.from_pretrained(place, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True)
     return net.to(device).eval()
-
-
-def save_part(part: Any, folder: Path) -> None:
-    """Save a part so that programs with older versions of transformers find everything under the names they know."""
-    if isinstance(part, transformers.CLIPTokenizer):
-        part.save_pretrained(folder)
-        part.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
-        return
-    part.save_pretrained(folder, max_shard_size=ONE_FILE)
-    config = tensors.read_json(folder / "config.json")
-    config.pop("_name_or_path", None)  # a path of this machine
-    tensors.write_json(folder / "config.json", config)
-    if isinstance(part, transformers.CLIPTextModel):
-        prefix, file = "text_model.", folder / "model.safetensors"
-        named = {prefix + name.removeprefix(prefix): tensor for name, tensor in tensors.read(file).items()}
-        tensors.write(file, named, {"format": "pt"})
-
-
-def index(family: Family, schedule: Mapping[str, Any], zeros: bool | None = None) -> dict[str, Any]:
-    """What model_index.json says. zeros: no negative prompt means zeros, in families that know the difference."""
-    parts = {name: [kind.__module__.split(".")[0], kind.__name__] for name, kind in family.parts.items()}
-    scheduler = ["diffusers", schedule.get("_class_name", "PNDMScheduler")]
-    found = {**family.index, **parts, "scheduler": scheduler}
-    return found if zeros is None or ZEROS not in family.index else {**found, ZEROS: zeros}

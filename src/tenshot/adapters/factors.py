@@ -12,25 +12,26 @@ from typing import Any
 import torch
 
 from tenshot.adapters import names
-from tenshot.errors import Fault, Refusal
-from tenshot.files.containers import Container
+from tenshot.adapters.addition import Addition, Layer
 
 METADATA = "lora_adapter_metadata"  # diffusers' name for the settings, as JSON
-Layer = tuple[str, str]  #: part, and the layer's name in diffusers
 
 
 @dataclass(frozen=True)
-class Factors:
+class Factors(Addition):
     """One layer's addition: scale * up @ down.
 
     down [rank, in, ...], up [out, rank, ...]; alpha: the scale times the rank.
-    magnitude: of DoRA, [out]; or, as LyCORIS writes it, [1, in, ...].
     """
 
     down: torch.Tensor
     up: torch.Tensor
     alpha: float
     magnitude: torch.Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.up.shape[0], *self.down.shape[1:])
 
     @property
     def rank(self) -> int:
@@ -52,18 +53,6 @@ class Factors:
         down, up = self.down.float(), self.up.float()
         product = up.flatten(1) @ down.flatten(1)
         return self.scale * product.reshape(up.shape[0], *down.shape[1:])
-
-    def change(self, weight: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
-        """What it adds to `weight`, float32, at `ratio`; with a magnitude (DoRA) that depends on the weight."""
-        added = ratio * self.difference().reshape(weight.shape)
-        if self.magnitude is None:
-            return added
-        new = weight + added
-        by_input = self.magnitude.ndim > 1 and self.magnitude.shape[0] == 1
-        axis = 1 if by_input else 0
-        length = new.transpose(0, axis).flatten(1).norm(dim=1)
-        sides = [-1 if place == axis else 1 for place in range(weight.ndim)]
-        return (self.magnitude.float().flatten() / length).reshape(sides) * new - weight
 
 
 def truncated(each: Factors, rank: int, keep: float | None = None) -> Factors:
@@ -101,9 +90,12 @@ def _halves(u: torch.Tensor, s: torch.Tensor, v: torch.Tensor, inner: torch.Size
     return Factors(down.contiguous(), up.contiguous(), float(kept))
 
 
-def apart(one: Mapping[Layer, Factors], other: Mapping[Layer, Factors]) -> float:
+def apart(one: Mapping[Layer, Addition], other: Mapping[Layer, Addition]) -> float:
     """How far two LoRAs are from each other: of all differences together, relative to the first."""
-    away = sum(float((each.difference() - other[layer].difference()).square().sum()) for layer, each in one.items())
+    away = sum(
+        float((each.difference().flatten() - other[layer].difference().flatten()).square().sum())
+        for layer, each in one.items()
+    )
     whole = sum(float(each.difference().square().sum()) for each in one.values())
     return (away / whole) ** 0.5 if whole else 0.0
 
@@ -112,81 +104,6 @@ def metadata(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """A file's metadata with peft's settings, as diffusers writes them."""
     told = {f"{part}.{key}": value for part, each in settings.items() for key, value in each.items()}
     return {"format": "pt", METADATA: json.dumps(told, indent=2, sort_keys=True)}
-
-
-def is_lora(tensors: Iterable[str]) -> bool:
-    found = [names.place_of(name) for name in tensors]
-    return any(place and place.kind == "down" for place in found)
-
-
-def read(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Factors]:
-    """Every layer's factors. Raises Refusal where the file is no LoRA, or one that is not whole.
-
-    unet: the configuration whose blocks original names count; default: Stable Diffusion XL's.
-    """
-    places = {name: names.place_of(name, unet) for name in source.tensors}
-    strange = [name for name, place in places.items() if place is None]
-    if strange or not places:
-        found = f"{len(strange)} tensors of another kind: {', '.join(strange[:3])}" if strange else "no tensor"
-        raise Refusal(Fault(str(source.place), found, "a LoRA: down and up factors and their alphas"))
-    found_: dict[Layer, dict[str, torch.Tensor]] = {}
-    for name, place in places.items():
-        assert place is not None
-        tensor = source.tensors[name].read()
-        found_.setdefault((place.part, place.layer), {})[place.kind] = tensor.flatten() if "vector" in name else tensor
-    halves = [layer for (_, layer), each in found_.items() if not {"down", "up"} <= each.keys()]
-    odd = [layer for (_, layer), each in found_.items() if layer not in halves and not _fit(each["down"], each["up"])]
-    if halves or odd:
-        found = f"{len(halves + odd)} layers have no factors that belong together: {', '.join((halves + odd)[:3])}"
-        raise Refusal(Fault(str(source.place), found, "down [rank, in] and up [out, rank] for each", "copy it again"))
-    told = settings(source)
-    return {layer: _factors(each, _alpha(layer, told)) for layer, each in found_.items()}
-
-
-def _fit(down: torch.Tensor, up: torch.Tensor) -> bool:
-    return down.ndim == up.ndim and down.ndim in (2, 4) and down.shape[0] == up.shape[1] > 0
-
-
-def _factors(found: Mapping[str, torch.Tensor], usual: float | None) -> Factors:
-    alpha = found.get("alpha")
-    value = float(alpha) if alpha is not None else usual
-    return Factors(
-        found["down"],
-        found["up"],
-        found["down"].shape[0] if value is None else value,
-        found.get("magnitude"),
-    )
-
-
-def settings(source: Container) -> dict[str, dict[str, Any]]:
-    """part -> what diffusers' metadata tell of it; empty where a file has none."""
-    try:
-        told = json.loads(source.about.get(METADATA, "{}"))
-    except ValueError:
-        return {}
-    parts: dict[str, dict[str, Any]] = {}
-    for key, value in told.items() if isinstance(told, dict) else ():
-        part, _, name = key.partition(".")
-        parts.setdefault(part, {})[name] = value
-    return parts
-
-
-def _alpha(layer: Layer, told: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """The alpha that settings tell for a layer, as if it were divided by the rank."""
-    mine = told.get(layer[0])
-    if not mine or "lora_alpha" not in mine:
-        return None
-    pattern = {**mine.get("alpha_pattern", {})}
-    alpha = next((value for name, value in pattern.items() if _named(layer[1], name)), mine["lora_alpha"])
-    if not mine.get("use_rslora"):
-        return float(alpha)
-    rank = next((value for name, value in mine.get("rank_pattern", {}).items() if _named(layer[1], name)), mine["r"])
-    return float(alpha) * float(rank) ** 0.5
-
-
-def _named(layer: str, pattern: str) -> bool:
-    bare = pattern.removeprefix("text_model.")
-    return layer == bare or layer.endswith(f".{bare}")
 
 
 def usual(values: Iterable[float]) -> float:
@@ -220,18 +137,18 @@ def to_diffusers(found: Mapping[Layer, Factors]) -> dict[str, torch.Tensor]:
     return named
 
 
-def is_sdxl(found: Mapping[Layer, Factors]) -> bool:
+def is_sdxl(found: Mapping[Layer, Addition]) -> bool:
     """Is it for Stable Diffusion XL? Its second text encoder says so, or how wide the text is that it reads."""
     return any(part == "text_encoder_2" for part, _ in found) or width(found) == 2048
 
 
-def width(found: Mapping[Layer, Factors]) -> int:
+def width(found: Mapping[Layer, Addition]) -> int:
     """How wide the text states are that the UNet's layers read; 0 where none of them is in it."""
-    read = [each.down.shape[1] for (part, layer), each in found.items() if part == "unet" and "attn2.to_k" in layer]
+    read = [each.shape[1] for (part, layer), each in found.items() if part == "unet" and "attn2.to_k" in layer]
     return int(read[0]) if read else 0
 
 
-def facts(path: Path, found: Mapping[Layer, Factors]) -> dict[str, Any]:
+def facts(path: Path, found: Mapping[Layer, Addition]) -> dict[str, Any]:
     return {
         "file": str(path),
         "layers": len(found),

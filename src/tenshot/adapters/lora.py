@@ -6,7 +6,7 @@ DoRA: arXiv 2402.09353. Rank-stabilised scaling: arXiv 2312.03732. Files have th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,16 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model,
 from torch import nn
 from transformers import CLIPTextModel
 
-from tenshot.adapters import factors
+from tenshot.adapters import factors, inside, reading
+from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters.factors import Factors
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.files import containers, tensors
 from tenshot.model import Model
 
 FILE = "pytorch_lora_weights.safetensors"
 PARTS = ("unet", "text_encoder", "text_encoder_2")
+SAME = "a LoRA of the same family"
 LEGACY = "text_model."  # what other versions of transformers put before the names of a text encoder
 SETTINGS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "use_rslora")
 
@@ -35,10 +38,14 @@ _TEXT = {"attention": ("q_proj", "k_proj", "v_proj", "out_proj"), "transformer":
 
 @dataclass(frozen=True)
 class Lora:
-    """settings: part -> what peft's LoraConfig is told. weights: part -> {name in peft: tensor}; empty: new ones."""
+    """settings: part -> what peft's LoraConfig is told. weights: part -> {name in peft: tensor}; empty: new ones.
+
+    others: what peft does not put beside a layer, such as LoHa and LoKr.
+    """
 
     settings: Mapping[str, Mapping[str, Any]]
     weights: Mapping[str, Mapping[str, torch.Tensor]]
+    others: Mapping[Layer, Addition] = field(default_factory=dict)
 
 
 def targets(part: str, layers: str) -> list[str]:
@@ -71,8 +78,10 @@ def attach(model: Model, lora: Lora, name: str = "default") -> None:
             left = getattr(set_peft_model_state_dict(net, named, adapter_name=name), "unexpected_keys", [])
             if left:
                 raise Refusal(Fault(f"LoRA for {part}", f"{len(left)} tensors fit nowhere: {left[0]}, ..."))
-    for layer in _layers(model):
-        layer.set_adapter(list(layer.scaling))
+    for (part, layer), addition in lora.others.items():
+        inside.add(model[part].get_submodule(_here(model[part], layer)), name, addition)
+    for module in _layers(model):
+        module.set_adapter(list(module.scaling))
 
 
 def scale(model: Model, name: str, weight: float) -> None:
@@ -80,6 +89,9 @@ def scale(model: Model, name: str, weight: float) -> None:
     for layer in _layers(model):
         if name in layer.scaling:
             layer.set_scale(name, weight)
+    for part in PARTS:
+        for module in model[part].modules() if part in model.parts else ():
+            inside.scale(module, name, weight)
 
 
 def current(model: Model, settings: Mapping[str, Mapping[str, Any]], name: str = "default") -> Lora:
@@ -98,10 +110,12 @@ def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module]) -> None:
 
 
 def read(place: Path) -> Lora:
-    """A LoRA file with whatever names, or the folder it lies in. Raises Refusal where it is none."""
+    """A LoRA file with whatever names, LoHa and LoKr too, or the folder it lies in. Raises Refusal where it is none."""
     file = place / FILE if place.is_dir() else place
     source = containers.opened(file)
-    found = factors.read(source)
+    all_found = reading.read(source)
+    found = {layer: each for layer, each in all_found.items() if isinstance(each, Factors)}
+    others = {layer: each for layer, each in all_found.items() if not isinstance(each, Factors)}
     weights: dict[str, dict[str, torch.Tensor]] = {}
     for (part, layer), each in found.items():
         kept = weights.setdefault(part, {})
@@ -109,8 +123,8 @@ def read(place: Path) -> Lora:
         kept[f"{layer}.lora_B.weight"] = each.up
         if (magnitude := each.magnitude_vector) is not None:
             kept[f"{layer}.lora_magnitude_vector"] = magnitude
-    told = {part: _known(each) for part, each in factors.settings(source).items() if part in weights}
-    return Lora(settings_of(found) | {part: each for part, each in told.items() if each}, weights)
+    told = {part: _known(each) for part, each in reading.settings(source).items() if part in weights}
+    return Lora(settings_of(found) | {part: each for part, each in told.items() if each}, weights, others)
 
 
 def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,12 +132,12 @@ def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key in SETTINGS}
 
 
-def settings_of(found: Mapping[factors.Layer, factors.Factors]) -> dict[str, dict[str, Any]]:
+def settings_of(found: Mapping[Layer, Factors]) -> dict[str, dict[str, Any]]:
     """part -> what peft's LoraConfig has to be told for these factors."""
     return {part: _settings(found, part) for part in dict.fromkeys(part for part, _ in found)}
 
 
-def _settings(found: Mapping[factors.Layer, factors.Factors], wanted: str) -> dict[str, Any]:
+def _settings(found: Mapping[Layer, Factors], wanted: str) -> dict[str, Any]:
     """What a file without settings says by its shapes and alphas, layer by layer."""
     layers = {layer: each for (part, layer), each in found.items() if part == wanted}
     rank = factors.usual(each.rank for each in layers.values())
@@ -139,27 +153,54 @@ def _settings(found: Mapping[factors.Layer, factors.Factors], wanted: str) -> di
 
 
 def _misfits(model: Model, lora: Lora) -> Iterator[Fault]:
-    for part, settings in lora.settings.items():
+    parts = dict.fromkeys((*lora.settings, *(part for part, _ in lora.others)))
+    for part in parts:
         if part not in model.parts:
-            yield Fault(f"LoRA for {part}", f"{model.family.title} has no such part", "a LoRA of the same family")
+            yield Fault(f"LoRA for {part}", f"{model.family.title} has no such part", SAME)
             continue
         modules = dict(model[part].named_modules())
-        for name, tensor in lora.weights[part].items():
-            layer, _, kind = name.partition(".lora_")
-            module = modules.get(_here(model[part], layer))
-            module = getattr(module, "base_layer", module)
-            if not isinstance(module, nn.Linear | nn.Conv2d):
-                yield Fault(f"LoRA for {part}", f"{layer}: the model has no such layer", "a LoRA of the same family")
-                return
-            linear = isinstance(module, nn.Linear)
-            sides = (module.in_features, module.out_features) if linear else (module.in_channels, module.out_channels)
-            wanted = sides[0] if kind == "A.weight" else sides[1]
-            found = tensor.shape[1] if kind == "A.weight" else tensor.shape[0]
-            if kind in ("A.weight", "B.weight") and wanted != found:
-                yield Fault(f"LoRA for {part}", f"{name}: width {found}, the model's is {wanted}", "the same family")
-                return
-        if not any(targeted(name, list(settings["target_modules"])) for name in modules):
-            yield Fault(f"LoRA for {part}", "none of its layers is in the model", "a LoRA of the same family")
+        others = {layer: each for (where, layer), each in lora.others.items() if where == part}
+        faults = (*_strange_factors(modules, lora.weights.get(part, {})), *_strange_others(modules, others))
+        if faults:
+            yield Fault(f"LoRA for {part}", faults[0], SAME)
+            continue
+        targets = list(lora.settings.get(part, {}).get("target_modules", ()))
+        if targets and not any(targeted(name, targets) for name in modules):
+            yield Fault(f"LoRA for {part}", "none of its layers is in the model", SAME)
+
+
+def _strange_factors(modules: Mapping[str, nn.Module], weights: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    for name, tensor in weights.items():
+        layer, _, kind = name.partition(".lora_")
+        module = _layer(modules, layer)
+        if module is None:
+            yield f"{layer}: the model has no such layer"
+        elif kind in ("A.weight", "B.weight"):
+            side = 1 if kind == "A.weight" else 0
+            if tensor.shape[side] != _shape(module)[side]:
+                yield f"{name}: width {tensor.shape[side]}, the model's is {_shape(module)[side]}"
+
+
+def _strange_others(modules: Mapping[str, nn.Module], others: Mapping[str, Addition]) -> Iterator[str]:
+    for layer, each in others.items():
+        module = _layer(modules, layer)
+        if module is None:
+            yield f"{layer}: the model has no such layer"
+        elif not each.fits(_shape(module)):
+            yield f"{layer}: {list(each.shape)}, the model's is {list(_shape(module))}"
+
+
+def _shape(module: Any) -> tuple[int, ...]:
+    """Of a layer's weight, which may be kept in fewer bits."""
+    return (module.out_features, module.in_features) if isinstance(module, nn.Linear) else tuple(module.weight.shape)
+
+
+def _layer(modules: Mapping[str, nn.Module], layer: str) -> Any:
+    """The linear layer or convolution of that name; None where there is none."""
+    bare = layer.removeprefix(LEGACY)
+    module = modules.get(bare, modules.get(LEGACY + bare))
+    module = getattr(module, "base_layer", module)
+    return module if isinstance(module, nn.Linear | nn.Conv2d) else None
 
 
 def _here(net: nn.Module, name: str) -> str:

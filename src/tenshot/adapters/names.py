@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from tenshot.families import original
 from tenshot.families.sdxl import FULL
 
-Kind = Literal["down", "up", "alpha", "magnitude"]
+Kind = str  #: down, up, mid, alpha, magnitude, or LyCORIS' own: hada_w1_a, lokr_t2
 
 
 class Place(NamedTuple):
@@ -25,7 +25,10 @@ class Place(NamedTuple):
     kind: Kind
 
 
-_KOHYA = re.compile(r"(lora_unet|lora_te2|lora_te1|lora_te)_(.+)\.(lora_down\.weight|lora_up\.weight|alpha|dora_scale)")
+_PRODUCTS = r"hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t[12])"  # of LyCORIS and peft
+_TENSORS = rf"lora_down\.weight|lora_up\.weight|lora_mid\.weight|alpha|dora_scale|{_PRODUCTS}"
+_KOHYA = re.compile(rf"(lora_unet|lora_te2|lora_te1|lora_te)_(.+)\.({_TENSORS})")
+_KINDS = {"lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid", "dora_scale": "magnitude"}
 _KOHYA_PARTS = {
     "lora_unet": "unet",
     "lora_te": "text_encoder",
@@ -63,16 +66,17 @@ def place_of(name: str, unet: Mapping[str, Any] | None = None) -> Place | None:
     if match := _KOHYA.fullmatch(name):
         part = _KOHYA_PARTS[match[1]]
         dotted = _dotted(match[2])
-        kind: dict[str, Kind] = {"lora_down.weight": "down", "lora_up.weight": "up", "dora_scale": "magnitude"}
-        return Place(part, _ours(part, dotted, unet), kind.get(match[3], "alpha")) if dotted else None
+        return Place(part, _ours(part, dotted, unet), _KINDS.get(match[3], match[3])) if dotted else None
     part, bare = _part(name.removeprefix("base_model.model."))
     if match := _PROCESSOR.fullmatch(bare):
         return Place(
             part, f"{match[1]}.{match[2].replace('to_out', 'to_out.0')}", "down" if match[3] == "down" else "up"
         )
-    for pattern, kind_ in _DOTTED:
+    if match := re.fullmatch(rf"(.+?)\.({_PRODUCTS})", bare):
+        return Place(part, _ours(part, match[1], unet), match[2])
+    for pattern, kind in _DOTTED:
         if match := re.fullmatch(f"(.+?){pattern}", bare):
-            return Place(part, _ours(part, match[1], unet), kind_)
+            return Place(part, _ours(part, match[1], unet), kind)
     return None
 
 

@@ -19,6 +19,7 @@ from tenshot.adapters import lora
 from tenshot.bench import sizes, tables
 from tenshot.bench.alone import alone
 from tenshot.bench.contenders import CONTROLNET, LORA, MODEL, TUNED, Contender, Turn, contenders, run
+from tenshot.checkpoints import opening
 from tenshot.compile.options import CompileOptions
 from tenshot.compile.report import RECORD
 from tenshot.compile.verb import compile as make
@@ -98,7 +99,7 @@ def _prepare(options: BenchInferenceOptions, place: Path, where: torch.device) -
         if options.model in ("sd15", "sdxl"):
             model.save(sizes.random_model(options.model, torch.device("cpu")), place / MODEL)
         else:
-            shutil.copytree(model.find(options.model), place / MODEL)
+            shutil.copytree(opening.find(options.model), place / MODEL)
     if all((place / name).exists() for name in (CONTROLNET, LORA, TUNED)):
         return
     opened = model.load(str(place / MODEL))

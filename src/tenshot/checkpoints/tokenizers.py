@@ -12,8 +12,8 @@ from typing import Any
 from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
+from tenshot.checkpoints.folders import ASSETS
 from tenshot.errors import Fault, Refusal
-from tenshot.model import ASSETS
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77

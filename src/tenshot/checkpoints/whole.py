@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import transformers
 
-from tenshot import __version__, model
-from tenshot.checkpoints import tokenizers
+from tenshot import __version__
+from tenshot.checkpoints import folders, tokenizers
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.families import dialects, layout, table
@@ -53,7 +53,7 @@ class Whole:
 def read(place: Path, config: Path | None = None, ema: bool = False) -> Whole:
     """A model folder, or one file. config: a model folder that tells what a file cannot. Raises Refusal."""
     if place.is_dir() or str(place) == "pocket":
-        return of_folder(model.find(str(place)))
+        return of_folder(folders.find(str(place)))
     source = containers.opened(place)
     family = family_of(source)
     if family is None:
@@ -85,7 +85,7 @@ def _config(part: Path) -> dict[str, Any]:
 
 def of_file(source: Container, family: Family, config: Path | None, ema: bool) -> Whole:
     if config:
-        other = of_folder(model.find(str(config)))
+        other = of_folder(folders.find(str(config)))
         if other.family is not family:
             raise Refusal(
                 Fault("--config", f"{config} is {other.family.title}", f"{family.title}, as {source.place} is")
@@ -102,8 +102,8 @@ def of_file(source: Container, family: Family, config: Path | None, ema: bool) -
 
 def _said(source: Container) -> dict[str, Any]:
     try:
-        found = json.loads(source.about.get(TOLD, "{}"))
-    except ValueError:
+        found = json.loads(source.about.get(TOLD) or source.rest.get(TOLD, "{}"))
+    except (ValueError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -154,7 +154,7 @@ def write_file(whole: Whole, target: Path, events: Events, pickle: bool = False)
         TOLD: json.dumps(_told(whole), sort_keys=True, ensure_ascii=False),
     }
     if pickle:
-        writing.write_pickle(target, content)
+        writing.write_pickle(target, content, {TOLD: about[TOLD]})
     else:
         writing.write(target, content, about, events)
     return ledger
@@ -167,9 +167,9 @@ def write_folder(whole: Whole, target: Path, events: Events) -> None:
             write_net(folder / part, family.parts[part], whole.configs[part], content, events)
         for name, padding in family.paddings.items():
             size = whole.configs[name.replace("tokenizer", "text_encoder")]["vocab_size"]
-            model.save_part(tokenizers.made(whole.words[name], padding, size, str(whole.place)), folder / name)
+            folders.save_part(tokenizers.made(whole.words[name], padding, size, str(whole.place)), folder / name)
         tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(whole.schedule))
-        tensors.write_json(folder / "model_index.json", model.index(family, whole.schedule, whole.zeros))
+        tensors.write_json(folder / "model_index.json", folders.index(family, whole.schedule, whole.zeros))
 
 
 def write_net(folder: Path, kind: Any, config: Mapping[str, Any], content: Mapping[str, Lazy], events: Events) -> None:

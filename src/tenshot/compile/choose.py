@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -37,7 +38,8 @@ def candidates(options: CompileOptions, where: torch.device) -> Iterator[Candida
         if reason := kind.missing(where):
             yield Outcome(Candidate(name, ""), failed=f"not here: {reason}")
             continue
-        yield from (each for each in kind.candidates(where) if each.lossless or not options.lossless)
+        fitting = (each for each in kind.candidates(where) if each.lossless or not options.lossless)
+        yield from (each for each in fitting if each != PLAIN)
 
 
 def contests(
@@ -61,6 +63,9 @@ def contests(
             left -= 1
             outcomes.append(each)
             events.say(f"{section}: {spoken(each)}")
+        plain = [each.plain for each in outcomes if each.plain]
+        if plain:
+            outcomes.append(Outcome(PLAIN, seconds=median(plain), plain=median(plain)))
         yield Contest(section, outcomes, best(outcomes, options.max_error))
     next(ticks, None)
 

@@ -206,6 +206,12 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, found
 
 
+def _count(work: Callable[[], Any]) -> int:
+    """How many calls make a turn; a quick one is called twice before, to warm up."""
+    once, _ = seconds(work)
+    return 1 if once > SHORT else max(1, round(SHORT / max(seconds(work)[0], 1e-6)))
+
+
 def _repeat(work: Callable[[], Any], count: int) -> None:
     for _ in range(count):
         work()
@@ -216,11 +222,11 @@ def in_turns(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> t
     if not rounds:
         return 0.0, 0.0
     works = (one, other)
-    counts = [max(1, round(SHORT / max(seconds(work)[0], 1e-6))) for work in works]
-    counts = [max(1, round(SHORT / max(seconds(work)[0], 1e-6))) for work in works]
+    counts = [_count(work) for work in works]
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for work, count, found in zip(works, counts, times, strict=True):
-            work()  # so that the other's threads have gone to sleep
+            if count > 1:
+                work()  # so that the other's threads have gone to sleep
             found.append(seconds(partial(_repeat, work, count))[0] / count)
     return median(times[0]), median(times[1])

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from tenshot import __version__, device, measures, model, sampling
+from tenshot.checkpoints import opening
 from tenshot.compile import choose, report, trajectories
 from tenshot.compile.options import CompileOptions
 from tenshot.compile.report import Proof, Report
@@ -50,7 +51,7 @@ def compile(options: CompileOptions, events: Events) -> dict[str, Any]:
 def _family(name: str) -> Family:
     if artifact.is_one(Path(name)):
         raise Refusal(Fault(name, "is compiled already", f"the model in it: {Path(name) / MODEL}"))
-    return layout.examine(model.find(name))
+    return layout.examine(opening.find(name))
 
 
 def _faults(options: CompileOptions) -> Iterator[Fault]:
@@ -72,16 +73,16 @@ def _part_faults(options: CompileOptions, family: Family) -> Iterator[Fault]:
 def _compiled(
     options: CompileOptions, folder: Path, family: Family, where: torch.device, events: Events
 ) -> dict[str, Any]:
-    shutil.copytree(model.find(options.model), folder / MODEL)
+    shutil.copytree(opening.find(options.model), folder / MODEL)
     if options.controlnet is not None:
         shutil.copytree(options.controlnet, folder / CONTROLNET)
     opened = _opened(folder, where)
     size = options.height or opened.resolution, options.width or opened.resolution
     settings = Settings(steps=options.steps, size=size, batch=options.batch)
     begun = time.perf_counter()
-    recorded, plain = trajectories.record(opened, options.prompt, settings, events)
+    recorded, _ = trajectories.record(opened, options.prompt, settings, events)
     recorded = {name: calls for name, calls in recorded.items() if _wanted(name, options)}
-    seconds_plain = _seconds(opened, options.prompt, settings)
+    plain = _timed(opened, options.prompt, settings)
     other = {each: _other(opened, options, settings, each, events) for each in options.sizes if each != size}
     del opened
     sections, contests, notes = {}, [], []
@@ -95,7 +96,7 @@ def _compiled(
     again = command(options)
     prints = fingerprint.here({each.choice.backend for each in sections.values()}, where)
     artifact.write(folder, Manifest(family.name, again, prints, sections, version=__version__))
-    proof = _proof(folder, where, options, settings, plain, seconds_plain)
+    proof = _proof(folder, where, options, settings, plain)
     title = f"{Path(options.model).name} for {device.describe()['device']}"
     told = Report(title, again, device.describe(), options.max_error, contests, proof, notes)
     report.write(told, folder)
@@ -115,11 +116,12 @@ def _wanted(section: str, options: CompileOptions) -> bool:
     return not options.parts or section in options.parts or section.removesuffix("_controlled") in options.parts
 
 
-def _seconds(opened: Model, prompts: Sequence[str], settings: Settings) -> float:
-    """For the pictures of all prompts, one batch after the other."""
+def _timed(opened: Model, prompts: Sequence[str], settings: Settings) -> tuple[float, list[Image.Image]]:
+    """For the pictures of all prompts, one batch after the other, after one step to warm up."""
+    _draw(opened, prompts[:1], replace(settings, steps=1))
     start = time.perf_counter()
-    _draw(opened, prompts, settings)
-    return time.perf_counter() - start
+    drawn = _draw(opened, prompts, settings)
+    return time.perf_counter() - start, drawn
 
 
 def _draw(opened: Model, prompts: Sequence[str], settings: Settings) -> list[Image.Image]:
@@ -168,8 +170,7 @@ def _proof(
     where: torch.device,
     options: CompileOptions,
     settings: Settings,
-    plain: Sequence[Image.Image],
-    seconds_plain: float,
+    plain: tuple[float, list[Image.Image]],
 ) -> Proof:
     """The pictures again, by what was just written; all its weights exchanged once for themselves."""
     opened = fast.load(folder, device=where)
@@ -177,11 +178,10 @@ def _proof(
     start = time.perf_counter()
     opened.load_weights(folder / MODEL)
     swap = time.perf_counter() - start
-    drawn = _draw(opened, options.prompt, settings)
-    seconds = _seconds(opened, options.prompt, settings)
-    pairs = list(zip(plain, drawn, strict=False))
+    (seconds_plain, wanted), (seconds, drawn) = plain, _timed(opened, options.prompt, settings)
+    pairs = list(zip(wanted, drawn, strict=True))
     psnr, ssim = ([measure(*pair) for pair in pairs] for measure in (measures.psnr, measures.ssim))
-    return Proof([a for a, _ in pairs], drawn, options.prompt, seconds_plain, seconds, swap, psnr, ssim)
+    return Proof(wanted, drawn, options.prompt, seconds_plain, seconds, swap, psnr, ssim)
 
 
 def command(options: CompileOptions) -> str:

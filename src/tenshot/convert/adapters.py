@@ -2,114 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tenshot import model
-from tenshot.adapters import embedding, factors, lora, names
-from tenshot.adapters.factors import Factors, Layer
+from tenshot.adapters import embedding, factors, lora, reading
+from tenshot.adapters.factors import Factors
 from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
-from tenshot.families import layout, original
-from tenshot.families.family import Family
-from tenshot.families.sd import SD1, SD2
-from tenshot.families.sdxl import SDXL
+from tenshot.export import kohya
 from tenshot.files import tensors
 from tenshot.files.containers import Container
-
-KOHYA_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
-SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 
 
 def convert_lora(
     source: Container, options: ConvertOptions, target: Path, dtype: torch.dtype | None, events: Events
 ) -> dict[str, Any]:
-    """Kohya's names become diffusers', all others kohya's, unless --form says it."""
-    config = _unet(options)
-    found = factors.read(source, config)
-    family = family_of(found, options)
-    form = "kohya" if options.to else options.form or ("diffusers" if _is_kohya(source) else "kohya")
-    found = {layer: _cast(each, dtype) for layer, each in found.items()}
-    if form == "kohya":
-        write_kohya(target, found, family, config, source.about)
-    else:
-        tensors.write(target, factors.to_diffusers(found), factors.metadata(lora.settings_of(found)))
+    """Kohya's names become diffusers', all others kohya's, unless --form says it. LoHa and LoKr stay what they are."""
+    found = reading.read(source, kohya.config_of(options.config))
     if any(each.magnitude is not None for each in found.values()):
         events.say("this is a DoRA: ComfyUI and diffusers read it, AUTOMATIC1111 does not; for that one, merge it")
-    return {"what": "lora", "family": family.title, "form": form, **factors.facts(target, found)}
+    plain = all(isinstance(each, Factors) for each in found.values())
+    other = "diffusers" if _is_kohya(source) and plain else "kohya"
+    if options.to or (options.form or other) == "kohya":
+        return kohya.write(source, target, options.config, dtype)
+    only = reading.low_rank(source, kohya.config_of(options.config))
+    written = {layer: kohya.cast(each, dtype) for layer, each in only.items()}
+    tensors.write(target, factors.to_diffusers(written), factors.metadata(lora.settings_of(written)))
+    family = kohya.family_of(found, options.config).title
+    return {"what": "lora", "family": family, "form": "diffusers", **factors.facts(target, found)}
 
 
 def _is_kohya(source: Container) -> bool:
     return any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
-
-
-def _cast(each: Factors, dtype: torch.dtype | None) -> Factors:
-    if dtype is None:
-        return each
-    magnitude = each.magnitude if each.magnitude is None else each.magnitude.to(dtype)
-    return Factors(each.down.to(dtype), each.up.to(dtype), each.alpha, magnitude)
-
-
-def _unet(options: ConvertOptions) -> dict[str, Any] | None:
-    if options.config is None:
-        return None
-    place = model.find(str(options.config))
-    layout.examine(place)
-    return tensors.read_json(place / "unet" / "config.json")
-
-
-def family_of(found: Mapping[Layer, Factors], options: ConvertOptions) -> Family:
-    """By --config, or by how wide the text is that its layers read."""
-    if options.config:
-        return layout.examine(model.find(str(options.config)))
-    if factors.is_sdxl(found):
-        return SDXL
-    return SD2 if factors.width(found) == 1024 else SD1
-
-
-def write_kohya(
-    target: Path,
-    found: Mapping[Layer, Factors],
-    family: Family,
-    unet: Mapping[str, Any] | None,
-    about: Mapping[str, str],
-) -> None:
-    """With the metadata by which user interfaces sort it to its family, and what `about` said of the training."""
-    originals = (original.unet_modules(unet) if unet else names.full_originals()) if family is SDXL else None
-    named = factors.to_kohya(found, originals)
-    told = {key: value for key, value in about.items() if key.startswith(("ss_", "ssmd_", "tenshot"))}
-    digest = data_hash(named)
-    facts = {
-        "format": "pt",
-        **told,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(int(factors.usual(each.rank for each in found.values()))),
-        "ss_network_alpha": str(factors.usual(each.alpha for each in found.values())),
-        "ss_base_model_version": told.get("ss_base_model_version", KOHYA_VERSIONS[family.name]),
-        "ss_v2": str(family.name == "sd2"),
-        "ss_output_name": target.stem,
-        "sshs_model_hash": digest,
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{family.spec}/lora",
-        "modelspec.implementation": "https://github.com/huggingface/diffusers",
-        "modelspec.title": target.stem,
-        "modelspec.resolution": "{0}x{0}".format(SIDES[family.name]),
-        "modelspec.hash_sha256": f"0x{digest}",
-    }
-    tensors.write(target, named, facts)
-
-
-def data_hash(named: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of what follows a safetensors file's header, in the order in which the library writes it."""
-    from safetensors.torch import save
-
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
-    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
 
 
 def convert_embedding(

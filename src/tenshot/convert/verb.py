@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tenshot import device, model
-from tenshot.adapters import embedding, factors, lora
+from tenshot.adapters import embedding, lora, reading
 from tenshot.checkpoints import whole
-from tenshot.convert import adapters, nets, places
+from tenshot.convert import adapters, nets
 from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events
+from tenshot.export import sidecar
+from tenshot.export.places import Place, Shown, accompany
 from tenshot.families.dialects import cast
 from tenshot.files import containers, tensors, writing
 from tenshot.files.containers import Container
@@ -21,7 +24,7 @@ from tenshot.files.containers import Container
 
 def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
-    refuse_if(places.faults(options))
+    refuse_if(_faults(options))
     source = _file(options.src)
     dtype = options.torch_dtype
     if str(source) == "pocket" or (source / "model_index.json").is_file():
@@ -38,7 +41,7 @@ def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
 
 def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | None, events: Events) -> dict[str, Any]:
     stem = opened.place.stem
-    if factors.is_lora(opened.tensors):
+    if reading.is_lora(opened.tensors):
         target = _target(options, "lora", f"{stem}-converted.safetensors")
         return _told(options, adapters.convert_lora(opened, options, target, dtype, events), target)
     if embedding.is_embedding(opened):
@@ -71,12 +74,38 @@ def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Ev
         "ledger": ledger,
         "peak memory": peak,
     }
+    if options.to == "webui":
+        sidecar.write(found, target)
     return _told(options, told, target)
 
 
 def _told(options: ConvertOptions, told: dict[str, Any], target: Path) -> dict[str, Any]:
     """What was done; in a user interface's folder with its companions."""
-    return {**told, **places.accompany(options, target, str(told.get("family", "")))} if options.to else told
+    if not (place := _place(options)):
+        return told
+    shown = Shown(options.trigger, options.preview)
+    return {**told, **accompany(place, target, shown, str(told.get("family", "")))}
+
+
+def _place(options: ConvertOptions) -> Place | None:
+    return Place(options.to, options.dst) if options.to and options.dst else None
+
+
+def _faults(options: ConvertOptions) -> Iterator[Fault]:
+    """What is wrong with --to and what belongs to it."""
+    if not options.to:
+        for name in ("name", "trigger", "preview"):
+            if getattr(options, name):
+                yield Fault(f"--{name}", "is given without --to", "--to webui or --to comfyui", "leave it out")
+        return
+    if place := _place(options):
+        yield from place.faults("dst")
+    else:
+        yield Fault("dst", "is not given", f"the folder in which {options.to} is installed")
+    if options.name and Path(options.name).name != options.name:
+        yield Fault("--name", f"{options.name!r} is a path", "a name without folders")
+    if options.preview and not options.preview.is_file():
+        yield Fault("--preview", f"{options.preview}: no such file", "a picture")
 
 
 def _file(source: Path) -> Path:
@@ -87,7 +116,9 @@ def _file(source: Path) -> Path:
 
 def _target(options: ConvertOptions, kind: str, usual: str) -> Path:
     """Where the result goes. Raises Refusal where something is there already."""
-    target = places.target(options, kind) or options.dst or options.src.resolve().parent / usual
+    name = options.name or options.src.resolve().name.removesuffix(options.src.suffix)
+    place = _place(options)
+    target = place.file(kind, name) if place else options.dst or options.src.resolve().parent / usual
     if target.exists() and not options.overwrite:
         raise Refusal(Fault("dst", f"{target} exists", "a new name", "--overwrite replaces it"))
     return target

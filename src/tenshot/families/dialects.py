@@ -21,6 +21,7 @@ from tenshot.families.family import Family
 from tenshot.families.original import Line
 from tenshot.files.containers import Lazy
 
+OTHER = "--config FOLDER tells another architecture"
 Tensors = Mapping[str, Lazy]
 Shapes = Mapping[str, tuple[int, ...]]
 Configs = Mapping[str, Mapping[str, Any]]
@@ -106,13 +107,20 @@ def configured(family: Family, tensors: Tensors, told: Configs) -> dict[str, dic
 
 
 def skeleton(kind: Any, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a net by its configuration, without `text_model.`; no memory is spent on it."""
-    with torch.device("meta"):
-        net = (
-            kind.from_config(dict(config))
-            if issubclass(kind, diffusers.ModelMixin)
-            else kind(kind.config_class(**config))
-        )
+    """Names and shapes of a net by its configuration, without `text_model.`; no memory is spent on it.
+
+    Raises Refusal where the configuration, which may be read off a strange file's shapes, makes no net.
+    """
+    try:
+        with torch.device("meta"):
+            net = (
+                kind.from_config(dict(config))
+                if issubclass(kind, diffusers.ModelMixin)
+                else kind(kind.config_class(**config))
+            )
+    except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
+        found = f"the shapes alone make none: {str(error).partition(chr(10))[0]}"
+        raise Refusal(Fault(kind.__name__, found, "a released architecture", OTHER)) from None
     return {name.removeprefix("text_model."): tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
 
@@ -187,8 +195,8 @@ def from_table(
     left = {name: _reason(name, ema) for name in tensors if name not in used}
     strange = [name for name, reason in left.items() if not reason]
     counts = (
-        (missing, "are missing", f"a whole {title}", "--config FOLDER tells another architecture"),
-        (wrong, "have another shape", "shapes that belong together", "--config FOLDER tells another architecture"),
+        (missing, "are missing", f"a whole {title}", OTHER),
+        (wrong, "have another shape", "shapes that belong together", OTHER),
         (strange, f"have no place in {title}", "only what it has", ""),
     )
     refuse_if(

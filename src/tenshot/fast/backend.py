@@ -24,6 +24,7 @@ from tenshot.fast.parts import Flat
 #: Name of a backend -> its module; a name with a dot is the module itself.
 BACKENDS = {
     "eager": "tenshot.fast.eager",
+    "torchscript": "tenshot.fast.torchscript",
     "openvino": "tenshot.fast.openvino",
 }
 LOSSLESS = ("fp32", "bf16", "fp16")  # precisions that only round; int8 quantises
@@ -49,7 +50,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Job:
-    """A net to compile, in float32. examples: inputs from real pictures, all of the shapes to compile for."""
+    """A net to compile, in float32, on the device to compile for.
+
+    examples: inputs from real pictures, on that device, all of the shapes to compile for.
+    """
 
     net: Flat
     examples: Sequence[tuple[torch.Tensor, ...]]

@@ -21,7 +21,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
-from tenshot.fast.compiled import Compiled, Slow
+from tenshot.errors import Slow
+from tenshot.fast.compiled import Compiled
 
 Programs = Mapping[str, Compiled]  #: section -> its programs
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tenshot import device
 from tenshot.device import DTYPES
 from tenshot.fast.backend import Candidate, Job
-from tenshot.fast.parts import Flat
+from tenshot.fast.parts import Cast, Flat
 
 CHANNELS_LAST = "channels_last"
 
@@ -23,8 +21,8 @@ def missing(where: torch.device) -> str:
 
 def candidates(where: torch.device) -> list[Candidate]:
     """float32 as it is, and channels last in whatever the device computes natively."""
-    half = ["fp16", "bf16"] if where.type == "cuda" else ["bf16"] if device.bf16_is_native() else []
-    return [Candidate("eager", "fp32"), *(Candidate("eager", each, CHANNELS_LAST) for each in ("fp32", *half))]
+    channels_last = (Candidate("eager", each, CHANNELS_LAST) for each in ("fp32", *device.halves(where)))
+    return [Candidate("eager", "fp32"), *channels_last]
 
 
 def build(job: Job, candidate: Candidate, folder: Path) -> None:
@@ -39,15 +37,11 @@ class Eager:
     """Runs a copy of the net."""
 
     def __init__(self, net: Flat, candidate: Candidate, where: torch.device) -> None:
-        self.dtype = DTYPES[candidate.precision]
-        layout = torch.channels_last if candidate.variant == CHANNELS_LAST else torch.preserve_format
-        mine: Any = copy.deepcopy(net)  # whose type does not know memory_format
-        self.net: Flat = mine.to(where, self.dtype, memory_format=layout)
+        self.net = Cast(net, DTYPES[candidate.precision], where, channels_last=candidate.variant == CHANNELS_LAST)
 
     @torch.no_grad()
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        cast = (each.to(self.dtype) if each.is_floating_point() else each for each in inputs)
-        return tuple(each.float() for each in self.net(*cast))
+        return self.net(*inputs)
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        self.net.load(weights)
+        self.net.net.load(weights)

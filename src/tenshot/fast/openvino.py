@@ -60,9 +60,8 @@ def missing(where: torch.device) -> str:
 
 
 def candidates(where: torch.device) -> list[Candidate]:
-    half = ["bf16"] if device.bf16_is_native() else []
     whole = ["int8"] if importlib.util.find_spec("nncf") else []
-    return [Candidate("openvino", each) for each in ("fp32", *half, *whole)]
+    return [Candidate("openvino", each) for each in ("fp32", *device.halves(where), *whole)]
 
 
 def build(job: Job, candidate: Candidate, folder: Path) -> None:

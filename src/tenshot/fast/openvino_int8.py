@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -21,10 +23,11 @@ def quantized(graph: Any, examples: Sequence[tuple[torch.Tensor, ...]]) -> Any:
     )
     advanced.backend_params["compress_weights"] = False
     data = nncf.Dataset([[tensor.numpy() for tensor in example] for example in examples])
-    return nncf.quantize(
-        graph,
-        data,
-        model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=len(examples),
-        advanced_parameters=advanced,
-    )
+    with redirect_stdout(sys.stderr):  # it draws progress bars
+        return nncf.quantize(
+            graph,
+            data,
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(examples),
+            advanced_parameters=advanced,
+        )

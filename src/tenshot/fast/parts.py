@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from itertools import chain, repeat
 from typing import Any
 
 import torch
 from torch import nn
 
 PREFIX = "net."
+COUNTS = ("timestep", "time_ids")  # inputs that stay float32: in bfloat16 981 is 980
 
 
 class Flat(nn.Module):
@@ -178,3 +181,25 @@ def flat(section: str, part: Any) -> Flat:
         "unet_controlled": ControlledXL if large else Controlled,
         "controlnet": ControlNetXL if large else ControlNet,
     }[section](part)
+
+
+class Cast(nn.Module):
+    """A copy of a net that computes in `dtype`, and still takes and returns float32. names: parameter -> weight."""
+
+    def __init__(self, net: Flat, dtype: torch.dtype, where: torch.device, *, channels_last: bool = False) -> None:
+        super().__init__()
+        mine: Any = deepcopy(net)  # whose type does not know memory_format
+        layout = torch.channels_last if channels_last else torch.preserve_format
+        self.net: Flat = mine.to(where, dtype, memory_format=layout).eval()
+        self.dtype = dtype
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {name: name.removeprefix(PREFIX).removeprefix(PREFIX) for name, _ in self.named_parameters()}
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(each.float() for each in self.net(*self._cast(inputs)))
+
+    def _cast(self, inputs: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
+        for name, each in zip(chain(self.net.names, repeat("")), inputs, strict=False):
+            yield each.to(self.dtype) if each.is_floating_point() and name not in COUNTS else each

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from tenshot.adapters.factors import Factors, Layer
+from tenshot.adapters.addition import Addition, Layer
 from tenshot.checkpoints.whole import Whole
 from tenshot.errors import Fault
 
 LEGACY = "text_model."  # what some versions of transformers put before the names of a text encoder
-Share = tuple[Mapping[Layer, Factors], float]
+Share = tuple[Mapping[Layer, Addition], float]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def strangers(parts: Mapping[str, Any], base: Whole) -> Iterator[Fault]:
             yield Fault(str(base.place), found, "a model of the same architecture", "or compile this one")
 
 
-def misfits(place: str, found: Mapping[Layer, Factors], parts: Mapping[str, Any]) -> Iterator[Fault]:
+def misfits(place: str, found: Mapping[Layer, Addition], parts: Mapping[str, Any]) -> Iterator[Fault]:
     """What keeps a LoRA from being added to `parts`."""
     shapes = {
         (part, name.removesuffix(".weight")): tuple(tensor.shape)
@@ -81,11 +81,8 @@ def misfits(place: str, found: Mapping[Layer, Factors], parts: Mapping[str, Any]
         yield Fault(place, told, "a LoRA for this family and architecture")
         return
     for (part, layer), each in found.items():
-        have, wanted = (each.up.shape[0], *each.down.shape[1:]), shapes[part, layer]
-        if _plain(have) != _plain(wanted):
-            yield Fault(place, f"{part} {layer}: {list(have)}, the model has {list(wanted)}", "a LoRA for this model")
+        wanted = shapes[part, layer]
+        if not each.fits(wanted):
+            told = f"{part} {layer}: {list(each.shape)}, the model has {list(wanted)}"
+            yield Fault(place, told, "a LoRA for this model")
             return
-
-
-def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[:2] if set(shape[2:]) <= {1} else shape

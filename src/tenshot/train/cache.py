@@ -17,16 +17,11 @@ from safetensors.torch import save_file
 
 from tenshot.errors import Refusal
 from tenshot.files import tensors
+from tenshot.files.cache import root
 from tenshot.train.denoise import Posterior
 
 LIMIT = 20_000_000_000  # bytes kept on disk, besides what the running job needs
 IN_MEMORY = 1_000_000_000  # bytes of latents that a job keeps in memory; more are read when their turn comes
-
-
-def root() -> Path:
-    """Where Tenshot keeps what can be made again."""
-    base = os.environ.get("TENSHOT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "tenshot"
 
 
 def key(*facts: object) -> str:

@@ -15,11 +15,13 @@ from tenshot import device, model, processes
 from tenshot.diffusion import objective, samplers
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
+from tenshot.export import put
+from tenshot.export.put import Result
 from tenshot.families import family, layout, table
 from tenshot.files import datasets, tensors
 from tenshot.files.pictures import Example
 from tenshot.model import Model
-from tenshot.train import class_pictures, data, denoise, loop, optimizers, run, trackers
+from tenshot.train import class_pictures, data, denoise, loop, optimizers, resting, run, trackers
 from tenshot.train.cache import Cache
 from tenshot.train.captions import Captions, Said
 from tenshot.train.denoise import Latents, Objective
@@ -46,8 +48,9 @@ class Way(Generic[Options]):
     """One way of fine-tuning.
 
     source: where its options say the pictures lie. faults: what is wrong with the options. learner: what trains.
-    trained: from the options and a model folder, how many numbers train. saves_model: what comes out is a whole model.
-    texts: how the captions of the pictures are worded. unsaid: what the captions lack.
+    trained: from the options and a model folder, how many numbers train. results: what will lie where.
+    saves_model: what comes out is a whole model. texts: how the captions of the pictures are worded.
+    unsaid: what the captions lack.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Way(Generic[Options]):
     faults: Callable[[Options], Iterator[Fault]]
     learner: Callable[[Model, Options], Learner]
     trained: Callable[[Options, Path], int]
+    results: Callable[[Options], list[Result]]
     saves_model: bool = False
     texts: Callable[[Options, Captions], Said] | None = None
     unsaid: Callable[[Options, Sequence[Example]], Iterator[Fault]] = lambda options, examples: iter(())
@@ -84,6 +88,10 @@ class FineTune(loop.Method):
         self.known: dict[tuple[str, tuple[int, int]], dict[str, Any]] = {}
         if options.gradient_checkpointing:
             self.checkpoint_gradients()
+        self.precision = device.precision(options.mixed_precision, learner.model.device)
+        if self.precision != "no":
+            for part in {"unet", *learner.parts}:
+                resting.rest(learner.model[part], device.DTYPES[self.precision])
 
     def checkpoint_gradients(self) -> None:
         """Less memory for more time."""
@@ -151,12 +159,13 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
     where, place, examples, _, brought, *_ = all_or_refuse(
         lambda: device.pick(options.device),
-        lambda: _model_folder(options),
+        lambda: _model_folder(options, events),
         lambda: _examples(way, options),
         lambda: refuse_if((*_option_faults(options), *_way_faults(way, options), *way.faults(options))),
         lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
         lambda: optimizers.check(options, options.device),
         lambda: trackers.check(options.report_to),
+        lambda: put.check(options.export, way.results(options)),
     )
     claim = run.identity(
         way.name, options, _inputs(options, way.source(options).folder, place, examples, brought or [])
@@ -212,7 +221,12 @@ def _carry_out(
     trained = sum(p.numel() for part in learner.parts.values() for p in part.parameters() if p.requires_grad)
     given = [each.path for each in examples]
     job = run.Job(method, learner, claim, plan(examples, pictures, kept, options), per_epoch, trained, given)
-    return run.carry_out(job, options, events)
+    told = run.carry_out(job, options, events)
+    if options.export and processes.first():
+        drawn = sorted((options.output_dir / "validation").glob("*.png"))
+        preview = drawn[-1] if drawn else None
+        told["exported"] = put.put(options.export, way.results(options), events, preview, base.place)
+    return told
 
 
 def views(options: FineTuneOptions, side: int) -> data.Views:
@@ -290,8 +304,8 @@ def _way_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
         yield Fault("--device", f"{options.device} for several processes", "auto (each its own), or cpu")
 
 
-def _model_folder(options: FineTuneOptions) -> Path:
-    place = model.find(options.pretrained_model_name_or_path)
+def _model_folder(options: FineTuneOptions, events: Events) -> Path:
+    place = model.find(options.pretrained_model_name_or_path, events)
     layout.examine(place)
     schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
     denoise.check_schedule(schedule, options.rescale_betas_zero_snr)

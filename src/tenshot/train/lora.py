@@ -14,6 +14,7 @@ from tenshot import model
 from tenshot.adapters import embedding, lora
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
+from tenshot.export.put import Result
 from tenshot.families import layout
 from tenshot.files import tensors
 from tenshot.model import Model
@@ -135,6 +136,10 @@ def _start_faults(options: LoraOptions) -> Iterator[Fault]:
     except Refusal as refusal:
         yield from refusal.faults
         return
+    if begun.others:
+        yield Fault(
+            "--start_from", f"{options.start_from} is a LoHa or LoKr", "a LoRA", "tenshot resize makes one of it"
+        )
     fields = LoraOptions.model_fields
     for name in SHAPES:
         if getattr(options, name) != fields[name].default:
@@ -182,7 +187,12 @@ def trained(options: LoraOptions, place: Path) -> int:
     )
 
 
-WAY = finetune.Way(name="lora", source=_source, faults=_faults, learner=Learner, trained=trained)
+def _results(options: LoraOptions) -> list[Result]:
+    folder = options.output_dir
+    return [Result("lora", folder / lora.FILE, folder.resolve().name, options.instance_prompt or "")]
+
+
+WAY = finetune.Way(name="lora", source=_source, faults=_faults, learner=Learner, trained=trained, results=_results)
 
 
 def train(options: LoraOptions, events: Events) -> dict[str, Any]:

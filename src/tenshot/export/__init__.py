@@ -1,0 +1,1 @@
+"""Results put where user interfaces look for them."""

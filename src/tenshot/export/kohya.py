@@ -1,0 +1,116 @@
+"""LoRA, LoHa and LoKr under kohya's names, with the metadata by which user interfaces sort them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tenshot import model
+from tenshot.adapters import factors, names, reading
+from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters.factors import Factors
+from tenshot.families import layout, original
+from tenshot.families.family import Family
+from tenshot.families.sd import SD1, SD2
+from tenshot.families.sdxl import SDXL
+from tenshot.files import tensors
+from tenshot.files.containers import Container
+
+VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
+
+
+def write(source: Container, target: Path, base: Path | None, dtype: torch.dtype | None) -> dict[str, Any]:
+    """What was written, in words. base: the model it belongs to, where its shapes do not say it. Raises Refusal."""
+    unet = config_of(base)
+    found = reading.read(source, unet)
+    family = family_of(found, base)
+    originals = (original.unet_modules(unet) if unet else names.full_originals()) if family is SDXL else None
+    named = factors.to_kohya({k: cast(v, dtype) for k, v in found.items() if isinstance(v, Factors)}, originals)
+    if others := {layer for layer, each in found.items() if not isinstance(each, Factors)}:
+        named |= _as_they_are(source, unet, others, originals, dtype)
+    tensors.write(target, named, _about(target, named, found, family, source.about))
+    return {"what": "lora", "family": family.title, "form": "kohya", **factors.facts(target, found)}
+
+
+def config_of(base: Path | None) -> dict[str, Any] | None:
+    """The configuration of a model's UNet."""
+    if base is None:
+        return None
+    layout.examine(model.find(str(base)))
+    return tensors.read_json(model.find(str(base)) / "unet" / "config.json")
+
+
+def family_of(found: Mapping[Layer, Addition], base: Path | None) -> Family:
+    """By the model it belongs to, or by how wide the text is that its layers read."""
+    if base:
+        return layout.examine(model.find(str(base)))
+    if factors.is_sdxl(found):
+        return SDXL
+    return SD2 if factors.width(found) == 1024 else SD1
+
+
+def cast(each: Factors, dtype: torch.dtype | None) -> Factors:
+    if dtype is None:
+        return each
+    magnitude = each.magnitude if each.magnitude is None else each.magnitude.to(dtype)
+    return Factors(each.down.to(dtype), each.up.to(dtype), each.alpha, magnitude)
+
+
+def _as_they_are(
+    source: Container,
+    unet: Mapping[str, Any] | None,
+    layers: set[Layer],
+    originals: Mapping[str, str] | None,
+    dtype: torch.dtype | None,
+) -> dict[str, torch.Tensor]:
+    """The tensors of LoHa and LoKr, whose own names are the same everywhere; those of the layers are kohya's."""
+    named = {}
+    for name, lazy in source.tensors.items():
+        place = names.place_of(name, unet)
+        if place and (place.part, place.layer) in layers:
+            kind = "dora_scale" if place.kind == "magnitude" else place.kind
+            tensor = lazy.read()
+            named[f"{names.kohya(place.part, place.layer, originals)}.{kind}"] = tensor.to(dtype or tensor.dtype)
+    return named
+
+
+def _about(
+    target: Path,
+    named: Mapping[str, torch.Tensor],
+    found: Mapping[Layer, Addition],
+    family: Family,
+    about: Mapping[str, str],
+) -> dict[str, str]:
+    """The file's metadata, with what `about` said of the training."""
+    told = {key: value for key, value in about.items() if key.startswith(("ss_", "ssmd_", "tenshot"))}
+    digest = data_hash(named)
+    return {
+        "format": "pt",
+        **told,
+        "ss_network_module": "networks.lora" if reading.kinds(named).keys() == {"LoRA"} else "lycoris.kohya",
+        "ss_network_dim": str(int(factors.usual(each.rank for each in found.values()))),
+        "ss_network_alpha": str(factors.usual(each.alpha for each in found.values())),
+        "ss_base_model_version": told.get("ss_base_model_version", VERSIONS[family.name]),
+        "ss_v2": str(family.name == "sd2"),
+        "ss_output_name": target.stem,
+        "sshs_model_hash": digest,
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{family.spec}/lora",
+        "modelspec.implementation": "https://github.com/huggingface/diffusers",
+        "modelspec.title": target.stem,
+        "modelspec.resolution": "{0}x{0}".format(SIDES[family.name]),
+        "modelspec.hash_sha256": f"0x{digest}",
+    }
+
+
+def data_hash(named: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of what follows a safetensors file's header, in the order in which the library writes it."""
+    from safetensors.torch import save
+
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
+    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()

@@ -1,0 +1,63 @@
+"""A result of ours, put where user interfaces look for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenshot.adapters import embedding
+from tenshot.checkpoints import whole
+from tenshot.errors import refuse_if
+from tenshot.events import Events
+from tenshot.export import kohya, sidecar
+from tenshot.export.places import Place, Shown, accompany, faults, places
+from tenshot.families import layout
+from tenshot.files import containers
+
+
+@dataclass(frozen=True)
+class Result:
+    """kind: checkpoint, lora or embedding. path: a model folder or a file. name: what it is called elsewhere."""
+
+    kind: str
+    path: Path
+    name: str
+    trigger: str = ""
+
+
+def check(export: Sequence[str], results: Sequence[Result]) -> None:
+    """Raises Refusal where --export cannot be done."""
+    refuse_if(faults(export, [(each.kind, each.name) for each in results]))
+
+
+def put(
+    export: Sequence[str],
+    results: Sequence[Result],
+    events: Events,
+    preview: Path | None = None,
+    base: Path | None = None,
+) -> list[str]:
+    """Put models, LoRAs and learned words into every place that `export` names. The files come back.
+
+    preview: a picture to show with them. base: the model that LoRAs and words were made for.
+    """
+    return [_put(each, place, preview, base, events) for place in places(export) for each in results]
+
+
+def _put(result: Result, place: Place, preview: Path | None, base: Path | None, events: Events) -> str:
+    target = place.file(result.kind, result.name)
+    if result.kind == "lora":
+        family = kohya.write(containers.opened(result.path), target, base, None)["family"]
+    elif result.kind == "embedding":
+        embedding.write(target, *embedding.read(result.path))
+        family = layout.examine(base).title if base else ""
+    else:
+        found = whole.read(result.path)
+        whole.write_file(found, target, events)
+        if place.program == "webui":
+            sidecar.write(found, target)
+        family = found.family.title
+    accompany(place, target, Shown(result.trigger, preview), family)
+    events.say(f"put at {target}")
+    return str(target)
