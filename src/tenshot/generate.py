@@ -28,9 +28,7 @@ class GenerateOptions(Options):
 
     model: str = Field("pocket", description="pocket, a model folder in the diffusers layout, or a checkpoint file")
     prompt: list[str] = Field(min_length=1, description="what to draw; give it again for more prompts")
-    lora: list[str] = Field(
-        [], description="a LoRA (LoHa, LoKr) file or its folder; FILE=0.8: at that strength"
-    )
+    lora: list[str] = Field([], description="a LoRA (LoHa, LoKr) file or its folder; FILE=0.8: at that strength")
     embedding: list[Path] = Field([], description="a file with a learned word; the prompt says the word")
     negative_prompt: str = Field("", description="what to keep away from")
     seed: int = Field(-1, ge=-1, lt=2**63, description="of the first picture, the next ones count on; -1: any")
