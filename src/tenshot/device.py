@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -94,9 +95,11 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def empty() -> None:
-    """Give back what an accelerator's allocator holds unused."""
+    """Give back what the allocators hold unused."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak_memory() -> None:
