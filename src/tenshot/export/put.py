@@ -10,7 +10,7 @@ from tenshot.adapters import embedding
 from tenshot.checkpoints import whole
 from tenshot.errors import refuse_if
 from tenshot.events import Events
-from tenshot.export import kohya
+from tenshot.export import kohya, sidecar
 from tenshot.export.places import Place, Shown, accompany, faults, places
 from tenshot.families import layout
 from tenshot.files import containers
@@ -55,6 +55,8 @@ def _put(result: Result, place: Place, preview: Path | None, base: Path | None, 
     else:
         found = whole.read(result.path)
         whole.write_file(found, target, events)
+        if place.program == "webui":
+            sidecar.write(found, target)
         family = found.family.title
     accompany(place, target, Shown(result.trigger, preview), family)
     events.say(f"put at {target}")
