@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from PIL import Image
 from tenshot.adapters import lora
 from tenshot.errors import Refusal
 from tenshot.events import Events
+from tenshot.files.images import parse_infotext, read_infotext
 from tenshot.generate import GenerateOptions, generate
 from tenshot.options import resolve
 from tests.dreambooth_runs import Bench
+from tests.test_checkpoints import run as run_convert
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,36 @@ def test_a_lora_of_another_model_or_of_none_is_refused(runs: dict[str, Path], sd
     with pytest.raises(Refusal, match="no number"):
         draw(sd1, tmp_path / "out.png", lora=[f"{runs['one']}=strong"])
     assert not (tmp_path / "out.png").exists()
+
+
+def test_the_infotext_names_them_as_webui_does(runs: dict[str, Path], sd1: Path, tmp_path: Path):
+    kohya = tmp_path / "mine v1.safetensors"
+    run_convert(runs["one"] / lora.FILE, kohya, "--config", sd1)
+    told = {"lora": [f"{kohya}=0.75", str(runs["two"])], "embedding": [str(runs["word"] / "az.safetensors")]}
+    for prompt, words in (("a photo of <az>", True), ("a photo", False)):
+        draw(sd1, tmp_path / "said.png", prompt=[prompt], **told)
+        said, _, facts = parse_infotext(read_infotext(tmp_path / "said.png") or "")
+        assert said == f"{prompt} <lora:mine v1:0.75> <lora:two:1>"
+        data = [file.read_bytes() for file in (kohya, runs["two"] / lora.FILE)]
+        short = [hashlib.sha256(each[8 + int.from_bytes(each[:8], "little") :]).hexdigest()[:12] for each in data]
+        assert facts["Lora hashes"] == f"mine v1: {short[0]}, two: {short[1]}"
+        whole = hashlib.sha256((runs["word"] / "az.safetensors").read_bytes()).hexdigest()[:12]
+        assert facts.get("TI hashes") == (f"az: {whole}" if words else None)
+
+
+def test_the_model_hash_is_the_files(sd1: Path, tmp_path: Path):
+    run_convert(sd1, tmp_path / "mine.safetensors")
+    draw(tmp_path / "mine.safetensors", tmp_path / "said.png")
+    facts = parse_infotext(read_infotext(tmp_path / "said.png") or "")[2]
+    assert facts["Model hash"] == hashlib.sha256((tmp_path / "mine.safetensors").read_bytes()).hexdigest()[:10]
+    assert facts["Model"] == "mine"
+
+
+def test_all_that_is_wrong_is_told_at_once(sd1: Path, tmp_path: Path):
+    given = {"lora": ["none.safetensors", f"{sd1}=strong"], "embedding": ["no.pt"], "sampler": "none"}
+    with pytest.raises(Refusal) as refused:
+        draw(tmp_path / "nowhere", tmp_path / "out.png", **given)
+    assert len(refused.value.faults) == 5
 
 
 def test_a_lora_learns_with_a_word_learned_before(runs: dict[str, Path], sd1: Path, pictures: Path, tmp_path: Path):

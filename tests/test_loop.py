@@ -245,6 +245,61 @@ def test_nans_in_a_row_are_counted_across_a_resume(tmp_path: Path):
     assert ear.steps == [5]
 
 
+class Overflowing(torch.amp.GradScaler):
+    """Looks for its scale: at the steps `at` the gradients are infinite."""
+
+    def __init__(self, at: Collection[int], scale: float) -> None:
+        super().__init__("cpu", init_scale=scale, growth_interval=10**6)
+        self.at, self.step_number = at, 0
+
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.step_number in self.at:
+            for group in optimizer.param_groups:
+                group["params"][0].grad.fill_(math.inf)
+        self.step_number += 1
+        super().unscale_(optimizer)
+
+
+def overflowing(folder: Path, at: Collection[int], poisoned: Collection[int], scale: float = 2.0**40) -> loop._Run:
+    run = loop._Run(Regression(poisoned), options(folder))
+    run.scaler = Overflowing(at, scale)
+    return run
+
+
+def test_a_scaler_looking_for_its_scale_neither_counts_nor_forgives(tmp_path: Path):
+    run = overflowing(tmp_path, at=range(3, 7), poisoned=(1, 2, 7, 8, 9))
+    run.step(0)
+    counted = []
+    for step in range(1, 9):
+        before = weights(run.method)
+        run.step(step)
+        assert weights(run.method) == before
+        counted.append(run.unfinite)
+    assert counted == [1, 2, 2, 2, 2, 2, 3, 4]
+    with pytest.raises(Refusal, match="5 steps in a row"):
+        run.step(9)
+
+
+def test_a_scaler_that_has_nowhere_left_to_go_is_given_up(tmp_path: Path):
+    run = overflowing(tmp_path, at=range(1, 100), poisoned=(), scale=4.0)
+    with pytest.raises(Refusal, match="5 steps in a row"):
+        for step in range(100):
+            run.step(step)
+    assert step == 3 + loop.PATIENCE  # at scales 4, 2 and 1 it was still looking
+
+
+def test_a_finite_step_forgives(tmp_path: Path):
+    run = overflowing(tmp_path, at=(2,), poisoned=(1,))
+    run.step(0)
+    before = weights(run.method)
+    for step in (1, 2):
+        run.step(step)
+    assert (run.unfinite, weights(run.method)) == (1, before)
+    run.step(3)
+    assert run.unfinite == 0
+    assert weights(run.method) != before
+
+
 def test_the_forecast_leaves_no_trace(tmp_path: Path):
     method, untouched = Regression(), weights(Regression())
     told = loop.forecast(method, options(tmp_path, use_ema=True))

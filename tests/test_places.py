@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from tenshot.errors import Refusal
 from tenshot.model import ASSETS
+from tests.dreambooth_runs import Bench
 from tests.test_adapter_files import a_lora
 from tests.test_checkpoints import run
+from tests.test_merge import run as merge
 
 
 @pytest.mark.parametrize(
@@ -52,3 +55,68 @@ def test_what_cannot_be_is_refused_together(sd1: Path, tmp_path: Path):
     with pytest.raises(Refusal) as refused:
         run(sd1, tmp_path / "nowhere", "--to", "webui", "--name", "../x", "--preview", tmp_path / "none.png")
     assert len(refused.value.faults) == 3
+
+
+def interface(folder: Path) -> Path:
+    (folder / "models").mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("way", "given", "file", "trigger"),
+    [
+        ("dreambooth", {}, "models/Stable-diffusion/mine", "a photo of az baby"),
+        ("full", {}, "models/Stable-diffusion/mine", ""),
+        ("lora", {"train_text_encoder": True}, "models/Lora/mine", "a photo of az baby"),
+        ("inversion", {"placeholder_token": ["<az>"], "initializer_token": ["toy"]}, "embeddings/az", "az"),
+    ],
+)
+def test_a_training_ends_with_it(
+    way: str, given: dict, file: str, trigger: str, sd1: Path, pictures: Path, tmp_path: Path
+):
+    web, comfy = interface(tmp_path / "web"), interface(tmp_path / "comfy")
+    bench = Bench(sd1, pictures, tmp_path, way)
+    told = {"export": [f"webui:{web}", f"comfyui:{comfy}"], "validation_prompt": "a bear", "validation_steps": "3"}
+    if way == "full":
+        told["train_data_dir"] = str(shutil.copytree(pictures, tmp_path / "captioned"))
+        for each in (tmp_path / "captioned").glob("*.png"):
+            each.with_suffix(".txt").write_text("a photo")
+    folder = bench.run("mine", **given, **told)
+    made = web / f"{file}.safetensors"
+    (other,) = comfy.rglob("*.safetensors")
+    assert other.read_bytes() == made.read_bytes()
+    assert json.loads(made.with_suffix(".json").read_text())["activation text"] == trigger
+    assert Image.open(made.with_suffix(".png")).size == (64, 64)
+    file_of = {"lora": "pytorch_lora_weights.safetensors", "inversion": "az.safetensors"}
+    more = ("--config", sd1) if way == "lora" else ()
+    by_hand = run(
+        folder / file_of.get(way, ""), interface(tmp_path / "hand"), "--to", "webui", "--name", made.stem, *more
+    )
+    assert Path(by_hand.get("file", by_hand.get("written"))).read_bytes() == made.read_bytes()
+    again = bench.refused("other", **given, **told, output_dir=str(tmp_path / "x" / "mine"))
+    assert again == ["--export", "--export"]
+
+
+def test_what_cannot_be_handed_over_is_refused_with_the_rest(sd1: Path, pictures: Path, tmp_path: Path):
+    bench = Bench(sd1, pictures, tmp_path)
+    wrong = ["webui", "forge:x", f"comfyui:{tmp_path / 'nowhere'}"]
+    where = bench.refused("mine", export=wrong, instance_data_dir=str(tmp_path / "none"))
+    assert where.count("--export") == 3 and "--instance_data_dir" in where
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_merge_ends_with_it(sd1: Path, tmp_path: Path):
+    web, lora = interface(tmp_path / "web"), a_lora(sd1, tmp_path / "one.safetensors")
+    into = ("--sd_model", sd1, "--models", lora, "--save_to", tmp_path / "model", "--export", f"webui:{web}")
+    assert merge(*into)["exported"] == [str(web / "models/Stable-diffusion/model.safetensors")]
+    run(tmp_path / "model", tmp_path / "model.safetensors")
+    assert (web / "models/Stable-diffusion/model.safetensors").read_bytes() == (
+        tmp_path / "model.safetensors"
+    ).read_bytes()
+    both = ("--models", lora, lora, "--save_to", tmp_path / "both.safetensors", "--export", f"webui:{web}")
+    assert merge(*both)["exported"] == [str(web / "models/Lora/both.safetensors")]
+    assert any(name.startswith("lora_unet_") for name in load_file(web / "models/Lora/both.safetensors"))
+    (tmp_path / "both.safetensors").unlink()
+    with pytest.raises(Refusal, match="exists"):
+        merge(*both)
+    assert not (tmp_path / "both.safetensors").exists()

@@ -7,13 +7,14 @@ import secrets
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from tenshot import __version__, device, model, sampling
+from tenshot.checkpoints import opening
 from tenshot.diffusion.samplers import SAMPLERS
-from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.errors import Fault, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.families import layout
 from tenshot.families.family import overlong
@@ -21,6 +22,9 @@ from tenshot.files.images import infotext, write_png
 from tenshot.model import Model
 from tenshot.options import Options
 from tenshot.sampling import Request, Settings
+
+if TYPE_CHECKING:
+    from tenshot.adapters.given import Given
 
 
 class GenerateOptions(Options):
@@ -49,12 +53,14 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
 
     Raises Refusal before anything is written; Cancelled, where the pictures drawn so far are kept.
     """
-    where, place, *_ = all_or_refuse(
+    where, place, given, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _found(options.model, events),
+        lambda: _given(options),
         lambda: refuse_if(_faults(options)),
     )
-    opened = _with_adapters(model.load(str(place), device=where, precision=options.precision), options)
+    opened = model.load(str(place), device=where, precision=options.precision)
+    opened = given.attach(opened) if given else opened
     seed = options.seed if options.seed >= 0 else secrets.randbelow(2**32)
     requests = [
         Request(prompt, seed + number, options.negative_prompt)
@@ -67,7 +73,7 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
     written = []
     for request, image in zip(requests, sampling.stream(opened, requests, settings, events), strict=True):
         path = options.out if _names_a_png(options.out) else _free(options.out, request)
-        write_png(path, image, infotext(request.prompt, request.negative, facts(opened, request, settings)))
+        write_png(path, image, _text(opened, request, settings, given))
         written.append({"file": str(path), "prompt": request.prompt, "seed": request.seed})
     return {"pictures": written}
 
@@ -78,41 +84,36 @@ def _found(name: str, events: Events) -> Path:
     return place
 
 
-def _with_adapters(opened: Model, options: GenerateOptions) -> Model:
-    """The model with every LoRA and every learned word that `options` name."""
+def _given(options: GenerateOptions) -> Given | None:
+    """The LoRAs and learned words that `options` name; None without, as peft is slow to import."""
     if not options.lora and not options.embedding:
-        return opened
-    from tenshot.adapters import embedding, lora  # peft is slow to import
+        return None
+    from tenshot.adapters import given
 
-    for path in options.embedding:
-        opened = embedding.add(opened, *embedding.read(path))
-    for number, each in enumerate(options.lora):
-        place, strength = _strength(each)
-        lora.attach(opened, lora.read(place), f"lora-{number}")
-        lora.scale(opened, f"lora-{number}", strength)
-    return opened
+    return given.read(options.lora, options.embedding)
 
 
-def _strength(lora: str) -> tuple[Path, float]:
-    """FILE=0.8 -> FILE and 0.8. Raises Refusal where what follows the sign is no number."""
-    if Path(lora).exists() or "=" not in lora:
-        return Path(lora), 1.0
-    place, _, strength = lora.rpartition("=")
-    try:
-        return Path(place), float(strength)
-    except ValueError:
-        raise Refusal(Fault("--lora", f"{lora}: {strength!r} is no number", "FILE, or FILE=0.8")) from None
+def _text(opened: Model, request: Request, settings: Settings, given: Given | None) -> str:
+    """The picture's infotext."""
+    told = facts(opened, request, settings)
+    if not given:
+        return infotext(request.prompt, request.negative, told)
+    version = {"Version": told.pop("Version")}
+    more = given.facts([request.prompt, request.negative])
+    return infotext(given.prompt(request.prompt), request.negative, {**told, **more, **version})
 
 
 def facts(opened: Model, request: Request, settings: Settings) -> dict[str, object]:
     """What infotext says beside the prompt, as user interfaces name it."""
     height, width = settings.size_for(opened)
+    digest = opening.model_hash(opened.place)
     return {
         "Steps": settings.steps,
         "Sampler": settings.sampler,
         "CFG scale": settings.guidance,
         "Seed": request.seed,
         "Size": f"{width}x{height}",
+        "Model hash": digest and digest[:10],
         "Model": opened.place.resolve().name,
         "Version": f"tenshot {__version__}",
     }

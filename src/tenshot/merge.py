@@ -19,14 +19,16 @@ from tenshot.checkpoints.whole import Whole
 from tenshot.device import DTYPES
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events
+from tenshot.export import places, put
+from tenshot.export.options import ExportOptions
+from tenshot.export.put import Result
 from tenshot.files import containers, tensors
 from tenshot.files.containers import Lazy
-from tenshot.options import Options
 
 Shares = Sequence[tuple[dict[Layer, Addition], float]]
 
 
-class MergeOptions(Options):
+class MergeOptions(ExportOptions):
     """LoRAs into a model (--sd_model), LoRAs into one LoRA, or models into one: each at its ratio."""
 
     also: ClassVar[Mapping[str, str]] = {"model": "sd_model", "out": "save_to", "lora": "models"}
@@ -50,9 +52,19 @@ def merge(options: MergeOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     refuse_if(_faults(options))
     ratios = options.ratios or [1.0] * len(options.models)
-    if options.sd_model is None:
-        return _loras(options, ratios)
-    base = whole.read(options.sd_model, options.config)
+    told = _loras(options, ratios) if options.sd_model is None else _into(options, options.sd_model, ratios, events)
+    exported = put.put(options.export, [_result(options)], events, base=options.config)
+    return {**told, **({"exported": exported} if exported else {})}
+
+
+def _result(options: MergeOptions) -> Result:
+    place = options.save_to.resolve()
+    kind = "lora" if options.sd_model is None else "checkpoint"
+    return Result(kind, place, place.stem if place.suffix in (".safetensors", ".ckpt") else place.name)
+
+
+def _into(options: MergeOptions, into: Path, ratios: Sequence[float], events: Events) -> dict[str, Any]:
+    base = whole.read(into, options.config)
     opened = [path if path.is_dir() else containers.opened(path) for path in map(_file, options.models)]
     if all(not isinstance(each, Path) and reading.is_lora(each.tensors) for each in opened):
         unet = base.configs["unet"]
@@ -65,7 +77,7 @@ def merge(options: MergeOptions, events: Events) -> dict[str, Any]:
         what = f"{1 + len(others)} models of {base.family.title}"
     merged = merged.cast(None if options.precision == "keep" else DTYPES[options.precision])
     whole.write(merged, options.save_to, events)
-    return {"merged": what, "ratios": ratios, "written": str(options.save_to)}
+    return {"merged": what, "ratios": list(ratios), "written": str(options.save_to)}
 
 
 def _faults(options: MergeOptions) -> Iterator[Fault]:
@@ -81,6 +93,8 @@ def _faults(options: MergeOptions) -> Iterator[Fault]:
         yield Fault("--save_to", f"{options.save_to} exists", "a new name", "--overwrite replaces it")
     if options.sd_model is None and options.save_to.suffix != ".safetensors":
         yield Fault("--save_to", str(options.save_to), "LoRAs merged into one make a .safetensors file")
+    result = _result(options)
+    yield from places.faults(options.export, [(result.kind, result.name)])
     if options.method == "difference" and count != 2:
         yield Fault("--method", f"difference of {count} models", "two: --models NEW OLD")
 

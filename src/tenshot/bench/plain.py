@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
+from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from PIL import Image
 
@@ -31,13 +32,15 @@ def steps(
     schedule = DDPMScheduler.from_config(dict(base.schedule))
     for part in ("vae", *base.family.encoders):
         base[part].requires_grad_(False)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.mixed_precision, torch.float32)
+    unet.requires_grad_()
     if isinstance(options, LoraOptions):
-        unet.requires_grad_(False)
+        unet.requires_grad_(False).to(dtype=half)
         ends = lora.targets("unet", options.layers)
         unet.add_adapter(LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=ends))
+        cast_training_params(unet, torch.float32)
     trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.adam_weight_decay)
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.mixed_precision, torch.float32)
     for part in ("vae", *base.family.encoders):
         base[part].to(dtype=half)
     unet.train()

@@ -39,7 +39,9 @@ class BenchTrainOptions(Options):
     rounds: int = Field(2, ge=1, description="how often each has its turn")
     train_batch_size: int = Field(1, ge=1, description="your pictures in a step; with prior as many class pictures")
     resolution: int | None = Field(None, ge=64, multiple_of=64, description="pixels; default: the model's own")
-    precision: Literal["auto", "no", "bf16", "fp16"] = Field("auto", description="auto: bf16 where it is native")
+    precision: Literal["auto", "no", "bf16", "fp16"] = Field(
+        "auto", description="auto: no for pocket, else bf16 where it is native"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 
 
@@ -68,6 +70,7 @@ def _row(method: str, recipe: str, rounds: Sequence[dict[str, Any]]) -> dict[str
         "seconds a step": round(seconds, 4),
         "steps a second": round(1 / seconds, 3),
         "peak GB": round(max(each["peak"] for each in rounds) / 1e9, 2),
+        "without libraries GB": round(max(each["peak"] - each["libraries"] for each in rounds) / 1e9, 2),
         "losses": rounds[0]["losses"],
     }
 
@@ -79,6 +82,7 @@ def _ratio(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "method": method,
         "times the steps a second": round(one["seconds a step"] / other["seconds a step"], 2),
         "times the memory": round(other["peak GB"] / one["peak GB"], 2),
+        "without libraries": round(other["without libraries GB"] / one["without libraries GB"], 2),
         "losses differ by at most": f"{apart:.1e}",
     }
 
@@ -102,7 +106,7 @@ def _turn(options: BenchTrainOptions, method: str, recipe: str) -> dict[str, Any
 
 def _work(pipe: Connection, options: BenchTrainOptions, method: str, recipe: str) -> None:
     try:
-        losses, seconds = [], []
+        libraries, losses, seconds = device.held_memory(), [], []
         turns = _recipe(options, method, recipe)
         losses.append(next(turns))
         device.reset_peak_memory()
@@ -110,7 +114,7 @@ def _work(pipe: Connection, options: BenchTrainOptions, method: str, recipe: str
             start = time.perf_counter()
             losses.append(next(turns))
             seconds.append(time.perf_counter() - start)
-        pipe.send({"losses": losses, "seconds": seconds, "peak": device.peak_memory()})
+        pipe.send({"losses": losses, "seconds": seconds, "peak": device.peak_memory(), "libraries": libraries})
     except (Refusal, RuntimeError, MemoryError) as error:
         pipe.send(error)
 
@@ -129,9 +133,10 @@ def _recipe(options: BenchTrainOptions, method: str, recipe: str) -> Iterator[fl
         data.encoded(base, read_folder(folder), data.squares(side), Events())[0] for folder in (PICTURES, CLASSES)
     )
     way: Any = LORA if method == "lora" else DREAMBOOTH
-    texts = Captions([told.instance_prompt or ""] * len(pictures))
+    captions = Captions([told.instance_prompt or ""] * len(pictures))
     beside = classes if told.with_prior_preservation else None
-    work = FineTune(way.learner(base, told), told, pictures, texts, beside)
+    work = FineTune(way.learner(base, told), told, pictures, captions, beside)
+    work.settle(Events())
     return (figures["loss"] for figures in loop.steps(work, told))
 
 
@@ -151,4 +156,6 @@ def _told(options: BenchTrainOptions, method: str) -> Any:
 
 
 def _precision(options: BenchTrainOptions) -> str:
-    return ("bf16" if device.bf16_is_native() else "no") if options.precision == "auto" else options.precision
+    if options.precision != "auto":
+        return options.precision
+    return "bf16" if options.model != "pocket" and device.bf16_is_native() else "no"

@@ -15,6 +15,7 @@ from tenshot.convert import adapters, nets
 from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events
+from tenshot.export import sidecar
 from tenshot.export.places import Place, Shown, accompany
 from tenshot.families.dialects import cast
 from tenshot.files import containers, tensors, writing
@@ -73,6 +74,8 @@ def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Ev
         "ledger": ledger,
         "peak memory": peak,
     }
+    if options.to == "webui":
+        sidecar.write(found, target)
     return _told(options, told, target)
 
 

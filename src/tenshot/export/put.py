@@ -3,39 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from tenshot.adapters import embedding, reading
+from tenshot.adapters import embedding
 from tenshot.checkpoints import whole
+from tenshot.errors import refuse_if
 from tenshot.events import Events
-from tenshot.export import kohya
-from tenshot.export.places import Place, Shown, accompany, places
+from tenshot.export import kohya, sidecar
+from tenshot.export.places import Place, Shown, accompany, faults, places
+from tenshot.families import layout
 from tenshot.files import containers
 
 
+@dataclass(frozen=True)
+class Result:
+    """kind: checkpoint, lora or embedding. path: a model folder or a file. name: what it is called elsewhere."""
+
+    kind: str
+    path: Path
+    name: str
+    trigger: str = ""
+
+
+def check(export: Sequence[str], results: Sequence[Result]) -> None:
+    """Raises Refusal where --export cannot be done."""
+    refuse_if(faults(export, [(each.kind, each.name) for each in results]))
+
+
 def put(
-    source: Path, name: str, export: Sequence[str], shown: Shown, events: Events, base: Path | None = None
+    export: Sequence[str],
+    results: Sequence[Result],
+    events: Events,
+    preview: Path | None = None,
+    base: Path | None = None,
 ) -> list[str]:
-    """Put a model, a LoRA or a learned word into every place that `export` names. The files come back.
+    """Put models, LoRAs and learned words into every place that `export` names. The files come back.
 
-    base: the model that a LoRA or a word was made for.
+    preview: a picture to show with them. base: the model that LoRAs and words were made for.
     """
-    return [_put(source, name, place, shown, events, base) for place in places(export)]
+    return [_put(each, place, preview, base, events) for place in places(export) for each in results]
 
 
-def _put(source: Path, name: str, place: Place, shown: Shown, events: Events, base: Path | None) -> str:
-    opened = None if source.is_dir() else containers.opened(source)
-    if opened and reading.is_lora(opened.tensors):
-        target = place.file("lora", name)
-        family = kohya.write(opened, target, base, None)["family"]
-    elif opened and embedding.is_embedding(opened):
-        target = place.file("embedding", name)
-        embedding.write(target, *embedding.of(opened))
-        family = whole.read(base).family.title if base else ""
+def _put(result: Result, place: Place, preview: Path | None, base: Path | None, events: Events) -> str:
+    target = place.file(result.kind, result.name)
+    if result.kind == "lora":
+        family = kohya.write(containers.opened(result.path), target, base, None)["family"]
+    elif result.kind == "embedding":
+        embedding.write(target, *embedding.read(result.path))
+        family = layout.examine(base).title if base else ""
     else:
-        target, found = place.file("checkpoint", name), whole.read(source)
+        found = whole.read(result.path)
         whole.write_file(found, target, events)
+        if place.program == "webui":
+            sidecar.write(found, target)
         family = found.family.title
-    accompany(place, target, shown, family)
+    accompany(place, target, Shown(result.trigger, preview), family)
     events.say(f"put at {target}")
     return str(target)

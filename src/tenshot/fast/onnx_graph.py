@@ -24,8 +24,7 @@ def missing() -> str:
 
 def write(net: Cast, example: tuple[torch.Tensor, ...], path: Path) -> None:
     """The numbers in `net` are others after. Raises Refusal where a weight that it uses is not in the graph."""
-    import onnx_ir
-    from onnxscript import optimizer
+    from onnxscript import ir, optimizer
 
     mark(net.net)  # equal weights would become one
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -41,10 +40,10 @@ def write(net: Cast, example: tuple[torch.Tensor, ...], path: Path) -> None:
     for name in used:
         value = graph.graph.initializers[name]
         value.name = names[name]
-        value.const_value = onnx_ir.ExternalTensor(
+        value.const_value = ir.ExternalTensor(
             ELSEWHERE, 0, value.const_value.nbytes, value.dtype, shape=value.shape, name=names[name], base_dir=""
         )
-    onnx_ir.save(graph, path)
+    ir.save(graph, path)
 
 
 def _folds(node: Any, names: dict[str, str]) -> bool | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from tenshot.files import tensors
+
 BLOCK = 1 << 20
 
 
@@ -19,6 +21,14 @@ def data_start(path: Path) -> int:
     """Where a safetensors file's tensors begin, in bytes."""
     with path.open("rb") as file:
         return 8 + int.from_bytes(file.read(8), "little")
+
+
+def of_lora(path: Path) -> str:
+    """What AUTOMATIC1111 lists under `Lora hashes`: what the file says itself, AutoV3, or a pickle's SHA-256."""
+    if path.suffix != ".safetensors":
+        return sha256(path)[:12]
+    said = tensors.metadata(path).get("sshs_model_hash", "")
+    return said[:12] or sha256(path, data_start(path))[:12]
 
 
 def shown(path: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ WAY = finetune.Way[DreamBoothOptions](
     faults=lambda options: iter(()),
     learner=whole.Whole,
     trained=whole.trained,
+    results=lambda options: whole.results(options, options.instance_prompt),
     saves_model=True,
 )
 

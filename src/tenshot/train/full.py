@@ -14,6 +14,7 @@ WAY = finetune.Way[FullOptions](
     faults=lambda options: iter(()),
     learner=whole.Whole,
     trained=whole.trained,
+    results=whole.results,
     saves_model=True,
 )
 

@@ -14,6 +14,7 @@ from tenshot import model
 from tenshot.adapters import embedding
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
+from tenshot.export.put import Result
 from tenshot.files import tensors
 from tenshot.files.pictures import Example
 from tenshot.model import Model
@@ -92,6 +93,9 @@ class Sayings:
         said = [self.sayings[turn].format(self.word) for turn in turns]
         return [text if self.captions.texts[row] else other for row, text, other in zip(rows, own, said, strict=True)]
 
+    def possible(self, row: int) -> set[str] | None:
+        return self.captions.possible(row) if self.captions.texts[row] else {s.format(self.word) for s in self.sayings}
+
 
 def _texts(options: TextualInversionOptions, captions: Captions) -> Sayings:
     return Sayings(captions, SAYINGS[options.learnable_property], options.placeholder_token[0])
@@ -143,12 +147,18 @@ def trained(options: TextualInversionOptions, place: Path) -> int:
     return sum(widths) * options.num_vectors * len(options.placeholder_token)
 
 
+def _results(options: TextualInversionOptions) -> list[Result]:
+    files = {options.output_dir / embedding.file_name(word) for word in options.placeholder_token}
+    return [Result("embedding", file, file.stem, file.stem) for file in sorted(files)]
+
+
 WAY = finetune.Way(
     name="textual-inversion",
     source=lambda options: finetune.Source(options.train_data_dir, "--train_data_dir", ""),
     faults=_faults,
     learner=Learner,
     trained=trained,
+    results=_results,
     texts=_texts,
     unsaid=_unsaid,
 )

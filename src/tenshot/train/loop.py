@@ -181,10 +181,9 @@ class _Run:
         for piece in range(processes.rank(), pieces, processes.count()):
             first = (step * pieces + piece) * batch
             draws = Draws(self.options.seed, range(first, first + batch))
-            with device.attention(self.device):
-                with device.autocast(self.device, self.precision):
-                    part = self.method.loss(draws) / pieces
-                self.scaler.scale(part).backward()
+            with device.autocast(self.device, self.precision):
+                part = self.method.loss(draws) / pieces
+            self.scaler.scale(part).backward()
             loss += part.item()
         loss = self._together(loss)
         rate = self.optimizer.param_groups[0]["lr"]
@@ -201,12 +200,11 @@ class _Run:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm).item()
         scaling = self.scaler.is_enabled() and self.scaler.get_scale() >= 1  # it looks for its scale by overflowing
-        if math.isfinite(loss) and (math.isfinite(norm) or scaling):
+        if math.isfinite(loss) and math.isfinite(norm):
             self.unfinite = 0
             self.scaler.step(self.optimizer)
-            if math.isfinite(norm):
-                self._average(step)
-        else:
+            self._average(step)
+        elif not (math.isfinite(loss) and scaling):
             self.unfinite += 1
         self.scaler.update()
         self.schedule.step()
@@ -228,7 +226,7 @@ class _Run:
         """Where the options ask for it, note the loss on inputs that are the same each time."""
         if self.options.stop_when_learned and step % dvar.EVERY == 0:
             fixed = Draws(device.seed_of(self.options.seed, "fixed inputs"), range(dvar.SAMPLES))
-            with device.attention(self.device), device.autocast(self.device, self.precision):
+            with device.autocast(self.device, self.precision):
                 self.looks.append(self._mean(self.method.loss(fixed).item()))
 
     def _mean(self, value: float) -> float:

@@ -14,6 +14,7 @@ from tenshot import model
 from tenshot.adapters import embedding, lora
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
+from tenshot.export.put import Result
 from tenshot.families import layout
 from tenshot.files import tensors
 from tenshot.model import Model
@@ -186,7 +187,12 @@ def trained(options: LoraOptions, place: Path) -> int:
     )
 
 
-WAY = finetune.Way(name="lora", source=_source, faults=_faults, learner=Learner, trained=trained)
+def _results(options: LoraOptions) -> list[Result]:
+    folder = options.output_dir
+    return [Result("lora", folder / lora.FILE, folder.resolve().name, options.instance_prompt or "")]
+
+
+WAY = finetune.Way(name="lora", source=_source, faults=_faults, learner=Learner, trained=trained, results=_results)
 
 
 def train(options: LoraOptions, events: Events) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def _adafactor(options: LoopOptions) -> dict[str, Any]:
 
 
 KINDS: dict[str, Kind] = {
-    "adamw": Kind("torch.optim:AdamW", _adam),
+    "adamw": Kind("torch.optim:AdamW", lambda options: _adam(options) | {"fused": True}),
     "adamw8bit": Kind("bitsandbytes.optim:AdamW8bit", _adam),
     "adafactor": Kind("transformers.optimization:Adafactor", _adafactor),
     "lion": Kind("lion_pytorch:Lion", _lion),

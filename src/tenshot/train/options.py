@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from tenshot.export.options import ExportOptions
 from tenshot.options import Options
 
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
@@ -96,7 +97,7 @@ class WatchOptions(Options):
     tracker_project_name: str = Field("tenshot", min_length=1, description="the project's name at a tracking service")
 
 
-class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOptions, WatchOptions):
+class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOptions, WatchOptions, ExportOptions):
     """What fine-tuning a model on pictures needs besides."""
 
     pretrained_model_name_or_path: str = Field("pocket", description="pocket, a model folder, or a checkpoint file")

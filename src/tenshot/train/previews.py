@@ -9,13 +9,13 @@ from typing import Any
 
 from PIL import Image
 
-from tenshot import judge, sampling
+from tenshot import device, judge, sampling
 from tenshot.events import Events
 from tenshot.files import tensors
 from tenshot.files.images import infotext, write_png
 from tenshot.files.pictures import open_picture
 from tenshot.sampling import Request, Settings
-from tenshot.train.learner import Learner
+from tenshot.train.learner import Learner, put_away_idle
 from tenshot.train.options import FineTuneOptions
 
 BEST, SCORE = "best", "score.json"
@@ -41,7 +41,10 @@ class Previews:
     def look(self, step: int) -> None:
         prompt = self.options.validation_prompt or ""
         requests = [Request(prompt, self.options.seed + n) for n in range(self.options.num_validation_images)]
-        images = sampling.pictures(self.learner.model, requests, self.settings)
+        base = self.learner.model
+        with device.autocast(base.device, device.precision(self.options.mixed_precision, base.device)):
+            drawn = sampling.latents(base, requests, self.settings)
+        images = sampling.decode(base, drawn)
         for number, image in enumerate(images):
             facts = {"Steps": self.settings.steps, "Sampler": self.settings.sampler, "Seed": requests[number].seed}
             path = self.options.output_dir / "validation" / f"step-{step:06d}-{number}.png"
@@ -49,6 +52,7 @@ class Previews:
             self.shown.picture(f"validation/{number}", step, image)
         if self.options.keep_best:
             self._keep(step, images)
+        put_away_idle(self.learner)
 
     def _keep(self, step: int, images: Sequence[Image.Image]) -> None:
         place = self.options.output_dir / BEST

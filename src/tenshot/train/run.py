@@ -41,6 +41,7 @@ FREE = {
     "tracker_project_name",
     "device",
     "num_processes",
+    "export",
     *(name for name in FineTuneOptions.model_fields if "validation" in name),
 }  # options that may change between the two halves of a run without changing its result
 OURS = (".part", ".log")  # suffixes of what a run may leave before it has claimed its folder

@@ -10,6 +10,7 @@ from torch import nn
 
 from tenshot import model
 from tenshot.errors import Fault, Refusal
+from tenshot.export.put import Result
 from tenshot.families import layout
 from tenshot.model import Model
 from tenshot.train import finetune
@@ -51,3 +52,8 @@ class Whole:
 def trained(options: FineTuneOptions, place: Path) -> int:
     """How many numbers train."""
     return sum(layout.numbers(place / part) for part in finetune.parts(options, place))
+
+
+def results(options: FineTuneOptions, trigger: str = "") -> list[Result]:
+    """The output folder is a model."""
+    return [Result("checkpoint", options.output_dir, options.output_dir.resolve().name, trigger)]

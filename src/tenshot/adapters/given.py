@@ -1,0 +1,89 @@
+"""The LoRAs and learned words that a picture is to be drawn with, and what its infotext says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tenshot.adapters import embedding, lora
+from tenshot.adapters.embedding import Rows
+from tenshot.adapters.lora import Lora
+from tenshot.errors import Fault, Refusal, all_or_refuse
+from tenshot.files import hashes
+from tenshot.model import Model
+
+
+@dataclass(frozen=True)
+class GivenLora:
+    """name: what a prompt calls it. strength: how much it counts."""
+
+    name: str
+    file: Path
+    strength: float
+    content: Lora
+
+
+@dataclass(frozen=True)
+class GivenWord:
+    word: str
+    file: Path
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Given:
+    loras: Sequence[GivenLora] = ()
+    words: Sequence[GivenWord] = ()
+
+    def attach(self, model: Model) -> Model:
+        """The model with all of them. Raises Refusal where one is another model's."""
+        for each in self.words:
+            model = embedding.add(model, each.word, each.rows)
+        for number, found in enumerate(self.loras):
+            lora.attach(model, found.content, f"lora-{number}")
+            lora.scale(model, f"lora-{number}", found.strength)
+        return model
+
+    def prompt(self, prompt: str) -> str:
+        """As one writes it in AUTOMATIC1111, with the LoRAs that were active."""
+        return " ".join([prompt, *(f"<lora:{each.name}:{each.strength:g}>" for each in self.loras)])
+
+    def facts(self, prompts: Sequence[str]) -> Mapping[str, object]:
+        """What infotext says of the LoRAs, and of the words that are in the prompts."""
+        said = [each for each in self.words if any(each.word in prompt for prompt in prompts)]
+        found = {
+            "Lora hashes": [f"{each.name}: {hashes.of_lora(each.file)}" for each in self.loras],
+            "TI hashes": [f"{each.file.stem}: {hashes.sha256(each.file)[:12]}" for each in said],
+        }
+        return {name: ", ".join(each) for name, each in found.items() if each}
+
+
+def read(loras: Sequence[str], words: Sequence[Path]) -> Given:
+    """loras: FILE, FOLDER, or FILE=0.8. Raises Refusal with the faults of all."""
+    found = all_or_refuse(*(partial(_lora, each) for each in loras), *(partial(_word, each) for each in words))
+    return Given(found[: len(loras)], found[len(loras) :])
+
+
+def _lora(given: str) -> GivenLora:
+    place, strength = _strength(given)
+    file = place / lora.FILE if place.is_dir() else place
+    name = file.resolve().parent.name if file.name == lora.FILE else file.stem
+    return GivenLora(name, file, strength, lora.read(place))
+
+
+def _word(file: Path) -> GivenWord:
+    word, rows = embedding.read(file)
+    return GivenWord(word, file, rows)
+
+
+def _strength(given: str) -> tuple[Path, float]:
+    """FILE=0.8 -> FILE and 0.8. Raises Refusal where what follows the sign is no number."""
+    if Path(given).exists() or "=" not in given:
+        return Path(given), 1.0
+    place, _, strength = given.rpartition("=")
+    try:
+        return Path(place), float(strength)
+    except ValueError:
+        raise Refusal(Fault("--lora", f"{given}: {strength!r} is no number", "FILE, or FILE=0.8")) from None

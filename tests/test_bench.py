@@ -1,0 +1,32 @@
+"""The training bench measures the same work twice: both recipes' losses agree, where the dice are the same."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+
+from tenshot.bench import train
+from tenshot.options import resolve
+
+
+@pytest.mark.parametrize("method", ["lora", "dreambooth"])
+def test_the_losses_of_both_recipes_agree(method: str):
+    options = resolve(train.BenchTrainOptions, {"resolution": 64, "train_batch_size": 2})
+    plain, ours = (list(islice(train._recipe(options, method, each), 3)) for each in (train.PLAIN, train.OURS))
+    assert len(set(plain)) == 3
+    assert ours == pytest.approx(plain, rel=1e-4)
+
+
+def test_figures_and_their_ratios():
+    rounds = [{"losses": [0.5, 0.4], "seconds": [1.0, 3.0, 2.0], "peak": 3e9, "libraries": 1e9}]
+    better = [{"losses": [0.5, 0.404], "seconds": [1.0, 1.0, 1.0], "peak": 2e9, "libraries": 1e9}]
+    rows = [train._row("lora", name, each) for name, each in ((train.PLAIN, rounds), (train.OURS, better))]
+    assert (rows[0]["seconds a step"], rows[0]["steps a second"], rows[0]["peak GB"]) == (2.0, 0.5, 3.0)
+    assert train._ratio("lora", rows) == {
+        "method": "lora",
+        "times the steps a second": 2.0,
+        "times the memory": 0.67,
+        "without libraries": 0.5,
+        "losses differ by at most": "1.0e-02",
+    }
