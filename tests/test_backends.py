@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import ControlNetModel
-from safetensors.torch import save_file
 
 from tenshot import model
+from tenshot.device import DTYPES
 from tenshot.fast import backend, parts
-from tenshot.fast.backend import BACKENDS, Candidate, Job
+from tenshot.fast.backend import BACKENDS, Candidate, Job, Runner
 from tenshot.fast.parts import Flat
 from tests import tiny
 
@@ -29,15 +31,22 @@ SECTIONS = {
 }
 HERE = [name for name in BACKENDS if not backend.backend(name).missing(CPU)]
 CANDIDATES = [candidate for name in HERE for candidate in backend.backend(name).candidates(CPU)]
-SLOW = {"aotinductor"}  # to build: some of its cases wait for `make test-slow`
+FIRSTS = [next(each for each in CANDIDATES if each.backend == name) for name in HERE]
+#: Backends that take long to build -> what they build nevertheless, unless for `make test-slow`.
+QUICK = {
+    "aotinductor": {("sd1", "decoder")},
+    "openvino": {("sd1", "decoder"), ("sd1", "text_encoder"), ("sdxl", "unet_controlled")},
+    "onnxruntime": {("sd1", "decoder"), ("sd1", "text_encoder"), ("sdxl", "unet_controlled")},
+}
 Case = tuple[str, str, Candidate]
 
 
 def cases() -> list[object]:
     """The first way of a backend to run for every section, the others for one."""
-    firsts = [next(each for each in CANDIDATES if each.backend == name) for name in HERE]
-    every = [(family, section, first) for family in SECTIONS for section in SECTIONS[family] for first in firsts]
-    every += [("sd1", "unet", each) for each in CANDIDATES if each not in firsts]
+    every = [(family, section, first) for family in SECTIONS for section in SECTIONS[family] for first in FIRSTS]
+    every += [
+        ("sd1", "decoder" if each.backend in QUICK else "unet", each) for each in CANDIDATES if each not in FIRSTS
+    ]
     return [
         pytest.param(*case, id="-".join(map(str, case)).replace(" ", "-"), marks=pytest.mark.slow if late(case) else ())
         for case in every
@@ -46,7 +55,8 @@ def cases() -> list[object]:
 
 def late(case: Case) -> bool:
     family, section, candidate = case
-    return candidate.backend in SLOW and ((family, section) != ("sd1", "unet") or candidate.precision != "fp32")
+    quick = (family, section) in QUICK.get(candidate.backend, {(family, section)})
+    return not quick or (candidate.backend == "aotinductor" and candidate not in FIRSTS)
 
 
 @pytest.fixture(scope="module")
@@ -108,80 +118,100 @@ def plain(net: Flat, weights: dict[str, torch.Tensor], given: tuple[torch.Tensor
     return answer
 
 
-def apart(one: tuple[torch.Tensor, ...], two: list[torch.Tensor]) -> float:
+def apart(one: Sequence[torch.Tensor], two: Sequence[torch.Tensor]) -> float:
     """The largest relative distance of two answers."""
     assert [each.shape for each in one] == [each.shape for each in two]
     assert {each.dtype for each in one} == {torch.float32}
     return max(float((a - b).norm() / b.norm()) for a, b in zip(one, two, strict=True))
 
 
+@dataclass(frozen=True)
+class Built:
+    """A program, the net that it was made from, with its own numbers, and what it takes."""
+
+    folder: Path
+    net: Flat
+    weights: dict[str, torch.Tensor]
+    given: tuple[torch.Tensor, ...]
+
+    def opened(self, candidate: Candidate) -> Runner:
+        return backend.backend(candidate.backend).open(self.folder, candidate, self.net, CPU)
+
+
+@pytest.fixture(scope="module")
+def built(made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, Candidate], Built]:
+    @cache
+    def build(family: str, section: str, candidate: Candidate) -> Built:
+        whole = made(family)
+        net = parts.flat(section, whole[parts.SECTIONS[section]])
+        told = Built(tmp_path_factory.mktemp("program"), net, copies(net), inputs(section, whole))
+        backend.backend(candidate.backend).build(Job(net, [told.given]), candidate, told.folder)
+        net.load(told.weights)
+        return told
+
+    return build
+
+
 @pytest.mark.parametrize(("family", "section", "candidate"), cases())
-def test_a_program_follows_its_weights(made, family: str, section: str, candidate: Candidate, tmp_path: Path, capfd):
-    whole = made(family)
-    net = parts.flat(section, whole[parts.SECTIONS[section]])
-    given, mine = inputs(section, whole), copies(net)
+def test_a_program_follows_its_weights(built, family: str, section: str, candidate: Candidate, capfd):
+    program = built(family, section, candidate)
+    net, mine, given = program.net, program.weights, program.given
     changed = other(mine)
     answers = plain(net, mine, given), plain(net, changed, given)
     room = WITHIN[candidate.precision]
-    assert apart(tuple(answers[1]), answers[0]) > 2 * room
+    assert apart(answers[1], answers[0]) > 2 * room
 
-    way = backend.backend(candidate.backend)
-    way.build(Job(net, [given]), candidate, tmp_path)
-    net.load(mine)
-    runner = way.open(tmp_path, candidate, net, CPU)
+    runner = program.opened(candidate)
     runner.load(mine)
-    first = runner(*given)
+    first = [each.clone() for each in runner(*given)]
     assert apart(first, answers[0]) < room
-    again = [each.clone() for each in first]
     runner.load(changed)
     assert apart(runner(*given), answers[1]) < room
     runner.load(mine)
-    assert all(map(torch.equal, runner(*given), again))
+    assert all(map(torch.equal, runner(*given), first))
+    assert not held(program, DTYPES.get(candidate.precision, torch.float32))
     assert capfd.readouterr().out == ""
 
 
-def test_a_program_runs_in_another_process(made, tmp_path: Path):
-    whole = made("sd1")
-    net = parts.flat("decoder", whole["vae"])
-    given, mine = inputs("decoder", whole), copies(net)
-    chosen = [next(each for each in CANDIDATES if each.backend == name) for name in HERE if name not in SLOW]
-    for candidate in chosen:
-        (tmp_path / candidate.backend).mkdir()
-        backend.backend(candidate.backend).build(Job(net, [given]), candidate, tmp_path / candidate.backend)
-    net.load(mine)
-    whole["vae"].save_pretrained(tmp_path / "vae")
-    save_file({"given": given[0], "wanted": plain(net, mine, given)[0].contiguous()}, tmp_path / "call.safetensors")
+def held(program: Built, dtype: torch.dtype) -> list[str]:
+    """Weights that lie in the files of a program."""
+    written = b"".join(path.read_bytes() for path in program.folder.rglob("*") if path.is_file())
+    varied = {name: each for name, each in program.weights.items() if each.unique().numel() > 8}
+    return [
+        name
+        for name, each in varied.items()
+        if each.flatten()[:16].to(dtype).view(torch.uint8).numpy().tobytes() in written
+    ]
+
+
+def test_programs_run_in_another_process(built, made, tmp_path: Path):
+    programs = {each: built("sd1", "decoder", each) for each in FIRSTS}
+    program = programs[FIRSTS[0]]
+    wanted = plain(program.net, program.weights, program.given)
+    made("sd1")["vae"].save_pretrained(tmp_path / "vae")
+    torch.save((program.given, wanted), tmp_path / "call.pt")
     code = (
         "import sys, torch\n"
-        "from pathlib import Path\n"
         "from diffusers import AutoencoderKL\n"
-        "from safetensors.torch import load_file\n"
+        "from pathlib import Path\n"
         "from tenshot.fast import parts\n"
         "from tenshot.fast.backend import Candidate, backend\n"
-        "place = Path(sys.argv[1])\n"
-        "net = parts.flat('decoder', AutoencoderKL.from_pretrained(place / 'vae').eval())\n"
-        "call = load_file(place / 'call.safetensors')\n"
-        "for name in sys.argv[2:]:\n"
-        "    candidate = Candidate(name, 'fp32')\n"
-        "    runner = backend(name).open(place / name, candidate, net, torch.device('cpu'))\n"
+        "place, *rest = sys.argv[1:]\n"
+        "net = parts.flat('decoder', AutoencoderKL.from_pretrained(place + '/vae').eval())\n"
+        "given, wanted = torch.load(place + '/call.pt')\n"
+        "while rest:\n"
+        "    folder, *words, _ = rest[: rest.index('-') + 1]\n"
+        "    candidate = Candidate(*words)\n"
+        "    runner = backend(candidate.backend).open(Path(folder), candidate, net, torch.device('cpu'))\n"
         "    runner.load(net.weights())\n"
-        "    torch.testing.assert_close(runner(call['given'])[0], call['wanted'], rtol=1e-4, atol=1e-4)\n"
+        "    torch.testing.assert_close(runner(*given), tuple(wanted), rtol=1e-4, atol=1e-4)\n"
+        "    rest = rest[rest.index('-') + 1 :]\n"
     )
-    words = [sys.executable, "-c", code, str(tmp_path), *(candidate.backend for candidate in chosen)]
-    ran = subprocess.run(words, capture_output=True, text=True)
+    words = [
+        [str(told.folder), *filter(None, [each.backend, each.precision, each.variant]), "-"]
+        for each, told in programs.items()
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), *chain.from_iterable(words)], capture_output=True, text=True
+    )
     assert ran.returncode == 0, ran.stderr
-
-
-def test_programs_hold_no_weights(made, tmp_path: Path):
-    whole = made("sd1")
-    net = parts.flat("unet", whole["unet"])
-    mine = copies(net)
-    varied = (each for each in mine.values() if each.unique().numel() > 8)
-    needles = [each.numpy().tobytes()[:64] for each in varied]
-    for candidate in (each for each in CANDIDATES if each.precision == "fp32" and each.backend not in SLOW):
-        folder = tmp_path / str(candidate).replace(" ", "-")
-        folder.mkdir()
-        backend.backend(candidate.backend).build(Job(net, [inputs("unet", whole)]), candidate, folder)
-        net.load(mine)
-        written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
-        assert not [each for each in needles if each in written], candidate

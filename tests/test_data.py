@@ -59,7 +59,7 @@ def test_another_vae_another_cut_or_other_bytes_are_never_found(
 
 def test_a_cache_is_bounded_and_keeps_what_was_used_last(tmp_path: Path):
     cache = Cache(tmp_path, limit=3000)
-    one = (torch.zeros(4, 8, 8), torch.zeros(4, 8, 8))  # 2 KiB
+    one = {"mean": torch.zeros(4, 8, 8), "std": torch.zeros(4, 8, 8)}  # 2 KiB
     for name in "abc":
         cache.write(key(name), one)
     cache.trim({key("a")})
@@ -82,7 +82,7 @@ def test_what_is_lost_or_damaged_is_encoded_again(base: Model, pictures: Path, t
 
 def _write(folder: str) -> None:
     for number in range(100):
-        Cache(Path(folder)).write(key(number), (torch.full((4, 8, 8), number), torch.zeros(4, 8, 8)))
+        Cache(Path(folder)).write(key(number), {"mean": torch.full((4, 8, 8), number)})
 
 
 def test_two_processes_share_a_cache(tmp_path: Path):
@@ -92,7 +92,7 @@ def test_two_processes_share_a_cache(tmp_path: Path):
     while any(writer.is_alive() for writer in writers):
         for number in range(100):
             found = Cache(tmp_path).read(key(number))
-            assert found is None or bool((found[0] == number).all())
+            assert found is None or bool((found["mean"] == number).all())
     assert all(Cache(tmp_path).read(key(number)) for number in range(100))
 
 

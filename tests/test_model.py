@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,7 @@ def interrupted_when_put_in_place(place: Path):
 
 KILLED = """
 import os, signal, sys
+import weakref
 from pathlib import Path
 from tenshot.files import tensors
 rename, place, left = Path.rename, Path(sys.argv[1]), int(sys.argv[2])
@@ -217,3 +219,23 @@ def test_a_damaged_file_is_a_refusal(tmp_path: Path):
     (tmp_path / "text.safetensors").write_text("no tensors")
     with pytest.raises(Refusal, match="10 bytes"):
         tensors.shapes(tmp_path / "text.safetensors")
+
+
+def test_what_is_put_away_comes_back_as_it_was(sd1: Path):
+    opened = model.load(str(sd1))
+    before, unet = opened["vae"], opened["unet"]
+    opened.put_away("vae")
+    assert "vae" in opened.parts
+    assert len(opened.parts) == 4
+    assert opened["vae"] is not before
+    assert opened["vae"] is opened["vae"]
+    assert opened["unet"] is unet
+    assert not opened["vae"].training
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), opened["vae"].parameters(), strict=True))
+
+
+def test_what_is_put_away_leaves_the_memory(sd1: Path):
+    opened = model.load(str(sd1))
+    vae = weakref.ref(opened["vae"])
+    opened.put_away("vae")
+    assert vae() is None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
 import resource
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -75,6 +78,34 @@ def halves(where: torch.device) -> list[str]:
     return ["bf16"] if torch.cpu._is_avx512_bf16_supported() else []
 
 
+def wait(where: torch.device) -> None:
+    """Until all that `where` was told to do is done."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+
+
+def captured(call: Callable[..., Sequence[torch.Tensor]], examples: Sequence[torch.Tensor]) -> Callable[..., Any]:
+    """`call` as one CUDA graph for inputs like `examples`: no launch by launch, and the same memory every time."""
+    mine = [torch.empty_like(each).copy_(each) for each in examples]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what is done at the first calls only must not become part of the graph
+        for _ in range(3):
+            call(*mine)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        answer = call(*mine)
+
+    def again(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        for place, given in zip(mine, inputs, strict=True):
+            place.copy_(given)
+        graph.replay()
+        return tuple(each.clone() for each in answer)
+
+    return again
+
+
 def memory_limit(device: torch.device) -> int:
     """How many bytes this process could have there in all: the GPU's, or what the system has left for it."""
     if device.type == "cuda":
@@ -100,9 +131,11 @@ def synchronize() -> None:
 
 
 def empty() -> None:
-    """Give back what an accelerator's allocator holds unused."""
+    """Give back what the allocators hold unused."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak_memory() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import transformers
 from tenshot.checkpoints import folders
 from tenshot.checkpoints.folders import ASSETS as ASSETS
 from tenshot.checkpoints.opening import find as find
-from tenshot.device import DTYPES
+from tenshot.device import DTYPES, empty
 from tenshot.diffusion.objective import Prediction
 from tenshot.errors import Fault, Refusal
 from tenshot.families import layout
@@ -27,6 +29,34 @@ NETS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 diffusers.utils.logging.disable_progress_bar()  # progress is told by events
 transformers.utils.logging.disable_progress_bar()
+
+
+class Shelf(Mapping[str, Any]):
+    """Parts that can be put away, out of memory; asked for again they are made anew. makers: part -> its maker."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+        self.makers = dict(makers)
+        self.here: dict[str, Any] = {}
+
+    def __getitem__(self, part: str) -> Any:
+        if part not in self.here:
+            self.here[part] = self.makers[part]()
+        return self.here[part]
+
+    def __contains__(self, part: object) -> bool:
+        return part in self.makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.makers)
+
+    def __len__(self) -> int:
+        return len(self.makers)
+
+    def put_away(self, parts: Iterable[str]) -> None:
+        for part in parts:
+            self.here.pop(part, None)
+        gc.collect()
+        empty()
 
 
 @dataclass(frozen=True)
@@ -74,6 +104,11 @@ class Model:
         """The same model with some parts replaced."""
         return replace(self, parts={**self.parts, **parts})
 
+    def put_away(self, *parts: str) -> None:
+        """Release `parts` until they are asked for again. They come back as they were opened: changes are lost."""
+        if isinstance(self.parts, Shelf):
+            self.parts.put_away(parts)
+
     def condition(self, prompts: list[str], size: tuple[int, int]) -> dict[str, Any]:
         """The UNet's further arguments for `prompts`; size: (height, width) in pixels."""
         return self.family.condition(self.parts, [self.spelled(prompt) for prompt in prompts], size)
@@ -104,8 +139,11 @@ def load(name: str, *, device: torch.device | str = "cpu", precision: str = "fp3
     index = tensors.read_json(place / "model_index.json")
     schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
     dtypes = dict.fromkeys(NETS, DTYPES[precision]) | ({"vae": torch.float32} if precision == "fp16" else {})
-    opened = {part: _open(place / part, kind, dtypes.get(part), device) for part, kind in family.parts.items()}
-    return Model(family, opened, schedule, place, bool(index.get(ZEROS, family.index.get(ZEROS))))
+    makers = {part: partial(_open, place / part, kind, dtypes.get(part), device) for part, kind in family.parts.items()}
+    parts = Shelf(makers)
+    for part in parts:
+        parts[part]  # now, not when it is asked for: a fault shows at once
+    return Model(family, parts, schedule, place, bool(index.get(ZEROS, family.index.get(ZEROS))))
 
 
 def save(model: Model, folder: Path) -> None:

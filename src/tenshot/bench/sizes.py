@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from tenshot import model
 from tenshot.families.sd import SD1
 from tenshot.families.sdxl import FULL, SDXL
-from tenshot.model import Model
+from tenshot.model import Model, Shelf
 
 NOISE = {
     "_class_name": "PNDMScheduler",
@@ -37,29 +39,41 @@ CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 3
 
 def random_model(name: str, device: torch.device, seed: int = 0) -> Model:
     """ "sd15" or "sdxl", float32, the same weights for the same seed. The tokenizers are the pocket model's."""
+    family, makers = (SD1, _sd15()) if name == "sd15" else (SDXL, _sdxl())
+    parts = Shelf({part: partial(_made, maker, device, seed) for part, maker in makers.items()})
+    return Model(family, parts, NOISE, Path(name))
+
+
+def _made(maker: Callable[[], Any], device: torch.device, seed: int) -> Any:
     torch.manual_seed(seed)
-    words = model.load("pocket")["tokenizer"]
     with torch.device(device):
-        if name == "sd15":
-            parts = {
-                "unet": UNet2DConditionModel(**SD15_UNET),
-                "vae": AutoencoderKL(**VAE, sample_size=512, scaling_factor=0.18215),
-                "text_encoder": CLIPTextModel(_clip(CLIP_L)),
-                "tokenizer": words,
-            }
-        else:
-            parts = {
-                "unet": UNet2DConditionModel(**FULL),
-                "vae": AutoencoderKL(**VAE, sample_size=1024, scaling_factor=0.13025),
-                "text_encoder": CLIPTextModel(_clip(CLIP_L)),
-                "text_encoder_2": CLIPTextModelWithProjection(_clip(CLIP_G, hidden_act="gelu", projection_dim=1280)),
-                "tokenizer": words,
-                "tokenizer_2": words,
-            }
-    for part in parts.values():
-        if isinstance(part, torch.nn.Module):
-            part.eval()
-    return Model(SD1 if name == "sd15" else SDXL, parts, NOISE, Path(name))
+        part = maker()
+    return part.eval() if isinstance(part, torch.nn.Module) else part
+
+
+def _sd15() -> dict[str, Callable[[], Any]]:
+    return {
+        "unet": lambda: UNet2DConditionModel(**SD15_UNET),
+        "vae": lambda: AutoencoderKL(**VAE, sample_size=512, scaling_factor=0.18215),
+        "text_encoder": lambda: CLIPTextModel(_clip(CLIP_L)),
+        "tokenizer": _words,
+    }
+
+
+def _sdxl() -> dict[str, Callable[[], Any]]:
+    more = {"hidden_act": "gelu", "projection_dim": 1280}
+    return {
+        "unet": lambda: UNet2DConditionModel(**FULL),
+        "vae": lambda: AutoencoderKL(**VAE, sample_size=1024, scaling_factor=0.13025),
+        "text_encoder": lambda: CLIPTextModel(_clip(CLIP_L)),
+        "text_encoder_2": lambda: CLIPTextModelWithProjection(_clip(CLIP_G, **more)),
+        "tokenizer": _words,
+        "tokenizer_2": _words,
+    }
+
+
+def _words() -> Any:
+    return model.load("pocket")["tokenizer"]
 
 
 def _clip(size: dict[str, int], **more: Any) -> CLIPTextConfig:

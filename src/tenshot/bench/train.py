@@ -133,9 +133,10 @@ def _recipe(options: BenchTrainOptions, method: str, recipe: str) -> Iterator[fl
         data.encoded(base, read_folder(folder), data.squares(side), Events())[0] for folder in (PICTURES, CLASSES)
     )
     way: Any = LORA if method == "lora" else DREAMBOOTH
-    texts = Captions([told.instance_prompt or ""] * len(pictures))
+    captions = Captions([told.instance_prompt or ""] * len(pictures))
     beside = classes if told.with_prior_preservation else None
-    work = FineTune(way.learner(base, told), told, pictures, texts, beside)
+    work = FineTune(way.learner(base, told), told, pictures, captions, beside)
+    work.settle(Events())
     return (figures["loss"] for figures in loop.steps(work, told))
 
 

@@ -25,7 +25,9 @@ from tenshot.fast.parts import Flat
 BACKENDS = {
     "eager": "tenshot.fast.eager",
     "torchscript": "tenshot.fast.torchscript",
+    "aotinductor": "tenshot.fast.aotinductor",
     "openvino": "tenshot.fast.openvino",
+    "onnxruntime": "tenshot.fast.onnxruntime",
 }
 LOSSLESS = ("fp32", "bf16", "fp16")  # precisions that only round; int8 quantises
 

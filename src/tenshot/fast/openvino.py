@@ -19,10 +19,9 @@ import numpy as np
 import torch
 
 from tenshot import device
-from tenshot.device import generator
 from tenshot.errors import Fault, Refusal
 from tenshot.fast.backend import Candidate, Job
-from tenshot.fast.parts import Flat
+from tenshot.fast.parts import Flat, mark
 from tenshot.files.tensors import write_json
 
 GRAPH, REST, PLACES, WHOLE = "net.xml", "rest.bin", "places.json", "whole.bin"
@@ -69,7 +68,7 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
     import openvino
 
     weights = {name: tensor.detach().clone() for name, tensor in job.net.weights().items()}
-    _mark(job.net)
+    mark(job.net)
     graph = openvino.convert_model(job.net, example_input=job.examples[0])
     for given, example in zip(graph.inputs, job.examples[0], strict=True):
         given.get_node().set_partial_shape(openvino.PartialShape(list(example.shape)))
@@ -79,17 +78,10 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
 
         job.net.load(weights)  # the graph's constants are the net's own memory
         graph = openvino_int8.quantized(graph, job.examples)
-        _mark(job.net)
+        mark(job.net)
     openvino.serialize(graph, folder / GRAPH, folder / WHOLE)
     marked = {_digest(tensor.detach().numpy()): name for name, tensor in job.net.weights().items()}
     _take_apart(folder, marked, weights)
-
-
-def _mark(net: Flat) -> None:
-    """Numbers by which every weight is known again: no two are the same, however small."""
-    with torch.no_grad():
-        for name, tensor in net.weights().items():
-            tensor.copy_(torch.rand(tensor.shape, generator=generator("mark", name)))
 
 
 def _digest(array: np.ndarray) -> bytes:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tenshot.device import generator
+
 PREFIX = "net."
 COUNTS = ("timestep", "time_ids")  # inputs that stay float32: in bfloat16 981 is 980
 
@@ -181,6 +183,13 @@ def flat(section: str, part: Any) -> Flat:
         "unet_controlled": ControlledXL if large else Controlled,
         "controlnet": ControlNetXL if large else ControlNet,
     }[section](part)
+
+
+def mark(net: Flat) -> None:
+    """Fill it with numbers by which every weight is known again: no two weights are the same, however small."""
+    with torch.no_grad():
+        for name, tensor in net.weights().items():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator("mark", name)))
 
 
 class Cast(nn.Module):

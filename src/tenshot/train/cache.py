@@ -10,9 +10,10 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from tenshot.errors import Refusal
@@ -30,7 +31,7 @@ def key(*facts: object) -> str:
 
 
 class Cache:
-    """A folder of posteriors by key. limit: how many bytes `trim` leaves."""
+    """A folder of named tensors by key. limit: how many bytes `trim` leaves."""
 
     def __init__(self, folder: Path | None = None, limit: int = LIMIT) -> None:
         self.folder = folder or root() / "latents"
@@ -39,21 +40,19 @@ class Cache:
     def path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
 
-    def read(self, key: str) -> Posterior | None:
+    def read(self, key: str) -> dict[str, torch.Tensor] | None:
         """What is kept under `key`; None where nothing whole is."""
         try:
-            found = tensors.read(self.path(key))
-            return found["mean"], found["std"]
-        except (Refusal, KeyError):
+            return tensors.read(self.path(key))
+        except Refusal:
             return None
 
-    def write(self, key: str, posterior: Posterior) -> None:
+    def write(self, key: str, named: Mapping[str, torch.Tensor]) -> None:
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
         os.close(handle)
-        mean, std = (part.contiguous() for part in posterior)
-        save_file({"mean": mean, "std": std}, name)
+        save_file({each: tensor.contiguous() for each, tensor in named.items()}, name)
         os.replace(name, path)
 
     def use(self, key: str) -> None:
@@ -77,6 +76,11 @@ class Cache:
                 spare += size
 
 
+def named(posterior: Posterior) -> dict[str, torch.Tensor]:
+    """As a cache keeps it."""
+    return dict(zip(("mean", "std"), posterior, strict=True))
+
+
 class Kept(Sequence[Posterior]):
     """Posteriors in a cache, in memory while they are few. again: makes the one at a row anew, should it be gone."""
 
@@ -91,10 +95,10 @@ class Kept(Sequence[Posterior]):
     def __getitem__(self, row):
         if row in self.near:
             return self.near[row]
-        found = self.cache.read(self.keys[row])
-        if found is None:
-            found = self.again(row)
-            self.cache.write(self.keys[row], found)
+        kept = self.cache.read(self.keys[row])
+        found = (kept["mean"], kept["std"]) if kept else self.again(row)
+        if not kept:
+            self.cache.write(self.keys[row], named(found))
         self.room -= sum(part.nbytes for part in found)
         if self.room >= 0:
             self.near[row] = found

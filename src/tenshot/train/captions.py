@@ -20,6 +20,10 @@ class Said(Protocol):
         """The captions of one batch."""
         ...
 
+    def possible(self, row: int) -> set[str] | None:
+        """All that may be said of one; None where there is no end to it."""
+        ...
+
 
 @dataclass(frozen=True)
 class Captions:
@@ -39,6 +43,9 @@ class Captions:
             chances = draws.uniform("empty caption").tolist()
             texts = ["" if chance < self.empty else text for text, chance in zip(texts, chances, strict=True)]
         return texts
+
+    def possible(self, row: int) -> set[str] | None:
+        return None if self.tags else {self.texts[row], *([""] if self.empty else [])}
 
     def _mixed(self, text: str, dice: torch.Tensor) -> str:
         parts = [part.strip() for part in text.split(",")]

@@ -13,7 +13,7 @@ from tenshot import model
 from tenshot.events import Events, watched
 from tenshot.files.pictures import Example, as_tensor, fit_picture, open_mask, open_picture, size_of
 from tenshot.model import Model
-from tenshot.train.cache import Cache, Kept, key
+from tenshot.train.cache import Cache, Kept, key, named
 from tenshot.train.denoise import Latents, Posterior
 
 CROPS = (0.0, 0.5, 1.0)  # where an oblong picture is cropped when it is not cropped at the centre
@@ -104,7 +104,7 @@ def _kept(
     kept = Kept(cache, keys, again)
     missing = [row for row, each in enumerate(keys) if not cache.path(each).is_file()]
     for row in watched(missing, JOB, len(missing), events):
-        cache.write(keys[row], again(row))
+        cache.write(keys[row], named(again(row)))
     for each in keys:
         cache.use(each)
     cache.trim(set(keys))

@@ -17,21 +17,22 @@ from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.export import put
 from tenshot.export.put import Result
-from tenshot.families import family, layout, table
+from tenshot.families import layout, table
 from tenshot.files import datasets, tensors
+from tenshot.files.cache import root
 from tenshot.files.pictures import Example
 from tenshot.model import Model
-from tenshot.train import class_pictures, data, denoise, loop, optimizers, resting, run, trackers
+from tenshot.train import class_pictures, data, denoise, loop, optimizers, resting, run, texts, trackers
 from tenshot.train.cache import Cache
 from tenshot.train.captions import Captions, Said
 from tenshot.train.denoise import Latents, Objective
 from tenshot.train.draws import Draws
-from tenshot.train.learner import Learner
+from tenshot.train.learner import Learner, put_away_idle
 from tenshot.train.options import FineTuneOptions
+from tenshot.train.texts import States
 
 Options = TypeVar("Options", bound=FineTuneOptions)
 Stock = tuple[Path, class_pictures.Recipe]
-MOST_TEXTS = 2048  # whose states are kept while the text encoder stands still
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class FineTune(loop.Method):
         pictures: Latents,
         captions: Said,
         class_pictures: Latents | None = None,
+        states: States | None = None,
     ) -> None:
         self.learner, self.options = learner, options
         self.pictures, self.captions, self.class_pictures = pictures, captions, class_pictures
@@ -85,7 +87,8 @@ class FineTune(loop.Method):
             options.loss_type,
             options.huber_c,
         )
-        self.known: dict[tuple[str, tuple[int, int]], dict[str, Any]] = {}
+        self.states = states or States(learner.model)
+        self.factor = learner.model.factor
         if options.gradient_checkpointing:
             self.checkpoint_gradients()
         self.precision = device.precision(options.mixed_precision, learner.model.device)
@@ -135,17 +138,24 @@ class FineTune(loop.Method):
         return objective.combine(error, is_prior, self.options.prior_loss_weight)
 
     def _condition(self, texts: list[str], latent_size: Sequence[int]) -> dict[str, Any]:
-        base = self.learner.model
-        height, width = (int(side) * base.factor for side in latent_size)
-        if self.learner.words_move:
-            return base.condition(texts, (height, width))
-        keys = [(text, (height, width)) for text in texts]
-        new = sorted(set(keys) - self.known.keys())
-        if len(self.known) + len(new) > MOST_TEXTS:
-            self.known, new = {}, sorted(set(keys))
-        with torch.no_grad():
-            self.known |= {(text, size): family.moved(base.condition([text], size), "cpu") for text, size in new}
-        return family.moved(family.joined(*(self.known[key] for key in keys)), base.device)
+        size = self._pixels(latent_size)
+        return self.learner.model.condition(texts, size) if self.learner.words_move else self.states.of(texts, size)
+
+    def _pixels(self, latent_size: Sequence[int]) -> tuple[int, int]:
+        height, width = latent_size
+        return int(height) * self.factor, int(width) * self.factor
+
+    def settle(self, events: Events) -> None:
+        """Ask the text encoders all that can be asked beforehand, and release what no step needs."""
+        possible = [self.captions.possible(row) for row in range(len(self.pictures))]
+        if not self.learner.words_move and None not in possible:
+            rows = zip(possible, self.pictures.sizes, strict=True)
+            said = {(text, self._pixels(size)) for texts, size in rows for text in texts or ()}
+            beside = self.class_pictures.sizes if self.class_pictures else ()
+            said |= {(self.options.class_prompt or "", self._pixels(size)) for size in beside}
+            with processes.first_goes_first():
+                self.states.learn(said, events)
+        put_away_idle(self.learner)
 
 
 def _checkpoint_gradients(net: Any) -> None:
@@ -207,8 +217,8 @@ def _carry_out(
     with processes.first_goes_first():
         pictures, shown = data.encoded(base, examples, views(options, side), events, Cache())
     prompt = way.source(options).prompt or ""
-    texts = [examples[number].caption or prompt for number in shown]
-    captions = Captions(texts, options.proportion_empty_prompts, options.shuffle_tags, options.keep_tags)
+    own = [examples[number].caption or prompt for number in shown]
+    captions = Captions(own, options.proportion_empty_prompts, options.shuffle_tags, options.keep_tags)
     kept = None
     if stock:
         count, batch = options.num_class_images, options.sample_batch_size
@@ -216,7 +226,10 @@ def _carry_out(
             kept, _ = class_pictures.ensure(base, *stock, count, options.seed, batch, events)
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
     learner = way.learner(_as_trained(base, options), options)
-    method = FineTune(learner, options, pictures, way.texts(options, captions) if way.texts else captions, kept)
+    said = way.texts(options, captions) if way.texts else captions
+    states = States(learner.model, Cache(root() / "texts", texts.LIMIT))
+    method = FineTune(learner, options, pictures, said, kept, states)
+    method.settle(events)
     per_epoch = max(1, pictures.epoch // _samples(options))
     trained = sum(p.numel() for part in learner.parts.values() for p in part.parameters() if p.requires_grad)
     given = [each.path for each in examples]

@@ -93,6 +93,9 @@ class Sayings:
         said = [self.sayings[turn].format(self.word) for turn in turns]
         return [text if self.captions.texts[row] else other for row, text, other in zip(rows, own, said, strict=True)]
 
+    def possible(self, row: int) -> set[str] | None:
+        return self.captions.possible(row) if self.captions.texts[row] else {s.format(self.word) for s in self.sayings}
+
 
 def _texts(options: TextualInversionOptions, captions: Captions) -> Sayings:
     return Sayings(captions, SAYINGS[options.learnable_property], options.placeholder_token[0])

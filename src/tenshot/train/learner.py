@@ -33,3 +33,9 @@ class Learner(Protocol):
     def prove(self, folder: Path) -> None:
         """Read back what was saved. Raises Refusal where it is not what was learned, or has no effect."""
         ...
+
+
+def put_away_idle(learner: Learner) -> None:
+    """Release what no step needs: the VAE, and text encoders that stand still and are as they were opened."""
+    base = learner.model
+    base.put_away("vae", *(() if learner.words_move or base.spellings else base.family.encoders))

@@ -15,7 +15,7 @@ from tenshot.files import tensors
 from tenshot.files.images import infotext, write_png
 from tenshot.files.pictures import open_picture
 from tenshot.sampling import Request, Settings
-from tenshot.train.learner import Learner
+from tenshot.train.learner import Learner, put_away_idle
 from tenshot.train.options import FineTuneOptions
 
 BEST, SCORE = "best", "score.json"
@@ -52,6 +52,7 @@ class Previews:
             self.shown.picture(f"validation/{number}", step, image)
         if self.options.keep_best:
             self._keep(step, images)
+        put_away_idle(self.learner)
 
     def _keep(self, step: int, images: Sequence[Image.Image]) -> None:
         place = self.options.output_dir / BEST

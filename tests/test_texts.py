@@ -1,0 +1,140 @@
+"""Captions are encoded once; their states are those of the very caption, and what is idle leaves the memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from tenshot import device, model
+from tenshot.adapters import embedding
+from tenshot.events import Events
+from tenshot.files import tensors
+from tenshot.model import Model, Shelf
+from tenshot.train import loop, texts
+from tenshot.train.cache import Cache
+from tenshot.train.texts import States
+from tests.dreambooth_runs import TEXT, Bench, Ear
+
+SIZE = (64, 64)
+SAID = ["a photo of az baby", "", "a flat emoji of a toy, red"]
+
+
+def deaf(base: Model) -> Model:
+    """A model that must not be asked."""
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("asked again")
+
+    for part in base.family.encoders:
+        base[part].forward = fail
+    return base
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2_v", "sdxl"])
+def test_states_from_disk_are_those_of_a_pipeline(family: str, tmp_path: Path, request: pytest.FixtureRequest):
+    place = str(request.getfixturevalue(family))
+    pipe = DiffusionPipeline.from_pretrained(place)
+    States(model.load(place), Cache(tmp_path)).learn({(text, SIZE) for text in SAID}, Events())
+    found = States(deaf(model.load(place)), Cache(tmp_path)).of(SAID, SIZE)
+    told = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    with torch.no_grad():
+        wanted = pipe.encode_prompt(SAID, **told)
+    torch.testing.assert_close(found["encoder_hidden_states"], wanted[0])
+    if family == "sdxl":
+        torch.testing.assert_close(found["added_cond_kwargs"]["text_embeds"], wanted[2])
+        assert found["added_cond_kwargs"]["time_ids"].tolist() == [[*SIZE, 0, 0, *SIZE]] * 3
+
+
+def test_another_text_size_or_encoder_is_never_found(sd1: Path, sd2_v: Path, tmp_path: Path):
+    cache = Cache(tmp_path)
+    for place in (sd1, sd2_v, sd1):
+        states = States(model.load(str(place)), cache)
+        states.of(["a", "b", "a"], SIZE)
+        states.of(["a"], (64, 128))
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == 2 * 3
+
+
+def test_what_is_damaged_is_asked_again(sd1: Path, tmp_path: Path):
+    base = model.load(str(sd1))
+    wanted = States(base, Cache(tmp_path)).of(["a"], SIZE)["encoder_hidden_states"]
+    (file,) = tmp_path.glob("*/*.safetensors")
+    file.write_bytes(file.read_bytes()[:-9])
+    assert torch.equal(States(base, Cache(tmp_path)).of(["a"], SIZE)["encoder_hidden_states"], wanted)
+
+
+def test_the_precision_of_a_step_does_not_reach_them(sd1: Path):
+    base = model.load(str(sd1))
+    with device.autocast(base.device, "bf16"):
+        found = States(base).of(["a"], SIZE)["encoder_hidden_states"]
+    assert torch.equal(found, States(base).of(["a"], SIZE)["encoder_hidden_states"])
+
+
+def test_learned_words_are_not_kept_on_disk(sd1: Path, tmp_path: Path):
+    base = model.load(str(sd1))
+    base = embedding.add(base, "<az>", embedding.beginning(base, "toy", 1))
+    States(base, Cache(tmp_path)).of(["a <az>"], SIZE)
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_memory_is_bounded_and_answers_stay_right(sd1: Path, monkeypatch: pytest.MonkeyPatch):
+    base = model.load(str(sd1))
+    wanted = [States(base).of([text], SIZE)["encoder_hidden_states"] for text in "abcd"]
+    monkeypatch.setattr(texts, "IN_MEMORY", 2 * wanted[0].nbytes)
+    states = States(base)
+    for _ in range(2):
+        for text, each in zip("abcd", wanted, strict=True):
+            assert torch.equal(states.of([text], SIZE)["encoder_hidden_states"], each)
+            assert len(states.near) <= 2
+
+
+def test_the_shelf_of_a_disk_is_bounded(sd1: Path, tmp_path: Path):
+    base = model.load(str(sd1))
+    States(base, Cache(tmp_path)).learn({("old", SIZE)}, Events())
+    size = next(tmp_path.glob("*/*")).stat().st_size
+    States(base, Cache(tmp_path, limit=2 * size)).learn({("a", SIZE), ("b", SIZE)}, Events())
+    assert len(list(tmp_path.glob("*/*"))) == 2
+    States(deaf(base), Cache(tmp_path)).of(["a", "b"], SIZE)
+
+
+@pytest.mark.parametrize(("way", "given", "here"), [
+    ("dreambooth", {}, {"unet"}),
+    ("dreambooth", {"train_text_encoder": True}, {"unet", "text_encoder"}),
+    ("lora", {}, {"unet"}),
+    ("inversion", {"placeholder_token": ["<az>"], "initializer_token": ["a"]}, {"unet", "text_encoder"}),
+], ids=str)  # fmt: skip
+def test_idle_parts_are_away_and_come_back(
+    way: str,
+    given: dict[str, Any],
+    here: set[str],
+    sd1: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    seen: list[set[str]] = []
+    step = loop._Run.step
+
+    def look(run: Any, number: int) -> dict[str, float]:
+        figures = step(run, number)
+        parts = run.method.learner.model.parts
+        assert isinstance(parts, Shelf)
+        seen.append(parts.here.keys() - {"tokenizer"})
+        return figures
+
+    monkeypatch.setattr(loop._Run, "step", look)
+    bench, ear = Bench(sd1, pictures, tmp_path, way), Ear()
+    shown = {"validation_prompt": "a photo of a baby", "validation_steps": "1", "num_validation_images": "1"}
+    folder = bench.run("out", ear, **shown, **given)
+    assert len(seen) == 2 + 3  # the forecast's, too
+    assert seen == [here] * len(seen)
+    assert len(list((folder / "validation").glob("*.png"))) == 3
+    if way == "dreambooth" and not given:
+        kept, given_once = (
+            {name.removeprefix("text_model."): tensor for name, tensor in tensors.read(place / TEXT).items()}
+            for place in (folder, sd1)
+        )
+        assert all(torch.equal(kept[name], tensor) for name, tensor in given_once.items())
