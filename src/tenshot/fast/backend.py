@@ -28,6 +28,7 @@ BACKENDS = {
     "aotinductor": "tenshot.fast.aotinductor",
     "openvino": "tenshot.fast.openvino",
     "onnxruntime": "tenshot.fast.onnxruntime",
+    "tensorrt": "tenshot.fast.tensorrt",
 }
 LOSSLESS = ("fp32", "bf16", "fp16")  # precisions that only round; int8 quantises
 
