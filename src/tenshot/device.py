@@ -129,6 +129,12 @@ def out_of_memory(error: Exception) -> bool:
     return named or "can't allocate memory" in str(error)
 
 
+def synchronize() -> None:
+    """Wait until an accelerator has done all it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def empty() -> None:
     """Give back what the allocators hold unused."""
     if torch.cuda.is_available():
