@@ -17,7 +17,8 @@ from diffusers import ControlNetModel
 
 from tenshot import model
 from tenshot.device import DTYPES
-from tenshot.fast import backend, onnx_graph, parts
+from tenshot.errors import Refusal
+from tenshot.fast import aotinductor, backend, onnx_graph, parts
 from tenshot.fast.backend import BACKENDS, Candidate, Job, Runner
 from tenshot.fast.parts import Flat
 from tests import tiny
@@ -31,6 +32,8 @@ SECTIONS = {
     "sdxl": ("unet", "unet_controlled", "controlnet", "text_encoder_2"),
 }
 HERE = [name for name in BACKENDS if not backend.backend(name).missing(CPU)]
+if aotinductor.lacks():
+    HERE.remove("aotinductor")
 CANDIDATES = [candidate for name in HERE for candidate in backend.backend(name).candidates(CPU)]
 FIRSTS = [next(each for each in CANDIDATES if each.backend == name) for name in HERE]
 #: Backends that take long to build -> what they build nevertheless, unless for `make test-slow`.
@@ -237,3 +240,12 @@ def test_a_filled_graph_is_the_net_with_its_marks(made, tmp_path: Path):
     with torch.no_grad():
         assert apart(list(map(torch.from_numpy, found)), cast(*given)) < WITHIN["fp32"]
     assert apart(cast(*given), net(*given)) > WITHIN["fp32"]
+
+
+def test_without_a_compiler_nothing_is_built(made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    net = parts.flat("decoder", made("sd1")["vae"])
+    job = Job(net, [inputs("decoder", made("sd1"))])
+    with pytest.raises(Refusal, match=r"no C\+\+ compiler"):
+        aotinductor.build(job, Candidate("aotinductor", "fp32"), tmp_path)
+    assert not any(tmp_path.iterdir())
