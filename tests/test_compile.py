@@ -90,6 +90,16 @@ def test_the_fastest_within_the_error_is_kept():
     assert choose.best([outcome("slower", 0, 2.0)], 1) is None
 
 
+def test_what_is_far_behind_is_not_built_again():
+    quick, half, slow = outcome("quick", 0.01, 0.1), outcome("half", 0.01, 0.19), outcome("slow", 0.01, 0.21)
+    wrong, broken = outcome("wrong", 1, 0.3), outcome("broken", 0, 0, failed="it broke")
+    contest = choose.Contest("unet", [quick, half, slow, wrong, broken], quick)
+    assert choose.far_behind(contest, 0.05) == {
+        "slow": "not tried: in unet it was less than half as fast as quick bf16"
+    }
+    assert choose.far_behind(choose.Contest("unet", [slow], None), 0.05) == {}
+
+
 def test_lossless_leaves_out_what_quantises(sd1: Path, tmp_path: Path):
     for lossless in (False, True):
         asked = artifacts.options(sd1, tmp_path / "fast", backend=["openvino"], lossless=lossless)

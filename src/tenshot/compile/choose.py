@@ -45,29 +45,56 @@ def candidates(options: CompileOptions, where: torch.device) -> Iterator[Candida
 def contests(
     options: CompileOptions, folder: Path, recorded: Mapping[str, Calls], where: torch.device, events: Events
 ) -> Iterator[Contest]:
-    """One section after the other, each with an even share of the budget that is left."""
+    """One section after the other, each with an even share of the budget that is left.
+
+    What is far behind in the first one, the UNet, is not built for the others: most of the time goes there.
+    """
     end = time.monotonic() + 60 * options.budget
     tried = list(candidates(options, where))
-    total = len(recorded) * len(tried)
+    left = total = len(recorded) * len(tried)
     ticks = watched(range(total), "trying", total, events)
-    left = total
+    behind: Mapping[str, str] = {}
     for section, calls in recorded.items():
         torch.save({"inputs": calls.inputs, "outputs": calls.outputs}, folder / f"{section}.calls")
         outcomes = []
         for number, each in enumerate(tried):
             next(ticks, None)
-            if isinstance(each, Candidate):
+            if isinstance(each, Candidate) and each.backend in behind:
+                each = Outcome(each, failed=behind[each.backend])
+            elif isinstance(each, Candidate):
                 place = folder / "trials" / f"{section}-{number}"
-                job = _trial(options, folder, section, each, place, where)
-                each = _tried(job, end - time.monotonic(), left, events)
+                each = _tried(
+                    _trial(options, folder, section, each, place, where), end - time.monotonic(), left, events
+                )
             left -= 1
             outcomes.append(each)
             events.say(f"{section}: {spoken(each)}")
-        plain = [each.plain for each in outcomes if each.plain]
-        if plain:
-            outcomes.append(Outcome(PLAIN, seconds=median(plain), plain=median(plain)))
-        yield Contest(section, outcomes, best(outcomes, options.max_error))
+        contest = _contest(section, outcomes, options.max_error)
+        behind = behind or far_behind(contest, options.max_error)
+        yield contest
     next(ticks, None)
+
+
+def _contest(section: str, outcomes: Sequence[Outcome], max_error: float) -> Contest:
+    """With a row for torch itself, against which all were timed."""
+    plain = [each.plain for each in outcomes if each.plain]
+    itself = [Outcome(PLAIN, seconds=median(plain), plain=median(plain))] if plain else []
+    return Contest(section, [*outcomes, *itself], best(outcomes, max_error))
+
+
+def far_behind(contest: Contest, max_error: float) -> dict[str, str]:
+    """Each backend whose best was less than half as fast as the fastest, and how that is told."""
+    fastest = contest.chosen.faster if contest.chosen else 0.0
+    found: dict[str, float] = {}
+    for each in contest.outcomes:
+        if not each.failed and each.error <= max_error:
+            found[each.candidate.backend] = max(found.get(each.candidate.backend, 0.0), each.faster)
+    told = f"not tried: in {contest.section} it was less than half as fast as"
+    return {
+        name: f"{told} {contest.chosen.candidate}"
+        for name, reached in found.items()
+        if contest.chosen and reached < fastest / 2 and name != PLAIN.backend
+    }
 
 
 def _trial(
