@@ -84,6 +84,11 @@ def wait(where: torch.device) -> None:
         torch.cuda.synchronize(where)
 
 
+def stream(where: torch.device) -> int:
+    """The handle of the stream that torch uses there now."""
+    return int(torch.cuda.current_stream(where).cuda_stream)
+
+
 def captured(call: Callable[..., Sequence[torch.Tensor]], examples: Sequence[torch.Tensor]) -> Callable[..., Any]:
     """`call` as one CUDA graph for inputs like `examples`: no launch by launch, and the same memory every time."""
     mine = [torch.empty_like(each).copy_(each) for each in examples]

@@ -25,6 +25,7 @@ from tenshot.fast.parts import Flat
 BACKENDS = {
     "eager": "tenshot.fast.eager",
     "openvino": "tenshot.fast.openvino",
+    "tensorrt": "tenshot.fast.tensorrt",
     "torchscript": "tenshot.fast.torchscript",
     "onnxruntime": "tenshot.fast.onnxruntime",
     "aotinductor": "tenshot.fast.aotinductor",
