@@ -135,7 +135,7 @@ def _built(options: BenchInferenceOptions, who: Contender, place: Path, where: t
     told = {
         "model": str(place / MODEL),
         "out": place / who.folder,
-        "backend": [who.backend] if who.backend else [],
+        "backend": [who.backend] if who.backend else [] if who.lossless else _quantising(where),
         "controlnet": place / CONTROLNET if with_control else None,
         "lossless": who.lossless,
         "max_error": 0.05 if who.lossless else QUANTISED,
@@ -149,6 +149,12 @@ def _built(options: BenchInferenceOptions, who: Contender, place: Path, where: t
     }
     make(CompileOptions.model_validate(told), events)
     return ""
+
+
+def _quantising(where: torch.device) -> list[str]:
+    """The backends that have something to quantise with here; none: all."""
+    here = (name for name in BACKENDS if not backend(name).missing(where))
+    return [name for name in here if any(not each.lossless for each in backend(name).candidates(where))]
 
 
 def _take_turns(options: BenchInferenceOptions, lines: Sequence[Line], place: Path, events: Events) -> None:
