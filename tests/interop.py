@@ -81,7 +81,7 @@ def make(folder: Path) -> None:
     lora.write(folder / "az.safetensors", lora.current(full, told), full.parts)
     save_file({"emb_params": torch.randn(2, 768)}, folder / "word.safetensors")
     for name in ("model", "az.safetensors", "word.safetensors"):
-        assert tenshot(["convert", str(folder / name), str(ui), "--to", "webui", "--overwrite"]) == 0
+        assert tenshot(["convert", str(folder / name), "--to", "webui", str(ui), "--overwrite"]) == 0
 
 
 def draw(program: Path, folder: Path, prompt: str, name: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -238,8 +240,27 @@ def _carry_out(
     if options.export and processes.first():
         drawn = sorted((options.output_dir / "validation").glob("*.png"))
         preview = drawn[-1] if drawn else None
-        told["exported"] = put.put(options.export, way.results(options), events, preview, base.place)
+        about = _about(options, base, examples, captions, told)
+        told["exported"] = put.put(options.export, way.results(options), events, preview, base.place, about)
     return told
+
+
+def _about(
+    options: FineTuneOptions, base: Model, examples: Sequence[Example], captions: Captions, told: Mapping[str, Any]
+) -> dict[str, str]:
+    """The training as a file's metadata tell of it, under kohya's names."""
+    tags = Counter(tag.strip() for text in captions.texts for tag in text.split(",") if tag.strip())
+    facts = {
+        "sd_model_name": base.place.resolve().name,
+        "learning_rate": options.learning_rate,
+        "steps": told["steps"],
+        "num_train_images": len(examples),
+        "optimizer": options.optimizer,
+        "seed": options.seed,
+        "resolution": options.resolution or base.resolution,
+        "tag_frequency": json.dumps({options.output_dir.resolve().name: tags}, ensure_ascii=False),
+    }
+    return {f"ss_{name}": str(value) for name, value in facts.items()}
 
 
 def views(options: FineTuneOptions, side: int) -> data.Views:
