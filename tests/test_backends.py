@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from diffusers import ControlNetModel
 
 from tenshot import model
 from tenshot.device import DTYPES
-from tenshot.fast import backend, parts
+from tenshot.errors import Refusal
+from tenshot.fast import aotinductor, backend, onnx_graph, parts
 from tenshot.fast.backend import BACKENDS, Candidate, Job, Runner
 from tenshot.fast.parts import Flat
 from tests import tiny
@@ -30,6 +32,8 @@ SECTIONS = {
     "sdxl": ("unet", "unet_controlled", "controlnet", "text_encoder_2"),
 }
 HERE = [name for name in BACKENDS if not backend.backend(name).missing(CPU)]
+if aotinductor.lacks():
+    HERE.remove("aotinductor")
 CANDIDATES = [candidate for name in HERE for candidate in backend.backend(name).candidates(CPU)]
 FIRSTS = [next(each for each in CANDIDATES if each.backend == name) for name in HERE]
 #: Backends that take long to build -> what they build nevertheless, unless for `make test-slow`.
@@ -215,3 +219,33 @@ def test_programs_run_in_another_process(built, made, tmp_path: Path):
         [sys.executable, "-c", code, str(tmp_path), *chain.from_iterable(words)], capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
+
+
+def test_tensorrt_says_what_it_needs():
+    here, there = (backend.backend("tensorrt").missing(torch.device(kind)) for kind in ("cpu", "cuda"))
+    assert "GPU" in here
+    assert find_spec("tensorrt") or there == "pip install 'tenshot[tensorrt]'"
+
+
+@pytest.mark.skipif("onnxruntime" not in HERE, reason="needs tenshot[onnx]")
+def test_a_filled_graph_is_the_net_with_its_marks(made, tmp_path: Path):
+    import onnxruntime
+
+    whole = made("sd2_v")
+    net, given = parts.flat("text_encoder", whole["text_encoder"]), inputs("text_encoder", whole)
+    cast = parts.Cast(net, torch.float32, CPU)
+    onnx_graph.write(cast, given, tmp_path / "net.onnx", filled=True)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: given[0].numpy()})
+    with torch.no_grad():
+        assert apart(list(map(torch.from_numpy, found)), cast(*given)) < WITHIN["fp32"]
+    assert apart(cast(*given), net(*given)) > WITHIN["fp32"]
+
+
+def test_without_a_compiler_nothing_is_built(made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    net = parts.flat("decoder", made("sd1")["vae"])
+    job = Job(net, [inputs("decoder", made("sd1"))])
+    with pytest.raises(Refusal, match=r"no C\+\+ compiler"):
+        aotinductor.build(job, Candidate("aotinductor", "fp32"), tmp_path)
+    assert not any(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from tenshot.errors import Cancelled, Fault, Refusal
 
 if TYPE_CHECKING:
     from tenshot.console import Outlet
+    from tenshot.events import Events
     from tenshot.options import Entry, Options
 
 Name = tuple[str, ...]  #: a verb as typed: ("train", "dreambooth")
@@ -42,6 +44,9 @@ VERBS: dict[Name, Verb] = {
     ("demo",): Verb("tenshot.demo:demo", "tenshot.demo:DemoOptions", "Teach the built-in model a subject, on any CPU."),
     ("generate",): Verb(
         "tenshot.generate:generate", "tenshot.generate:GenerateOptions", "Make pictures from a prompt."
+    ),
+    ("compile",): Verb(
+        "tenshot.compile.verb:compile", "tenshot.compile.options:CompileOptions", "Make a model fast on this machine."
     ),
     ("convert",): Verb(
         "tenshot.convert.verb:convert", "tenshot.convert.options:ConvertOptions", "Translate files between programs."
@@ -69,6 +74,11 @@ VERBS: dict[Name, Verb] = {
     ),
     ("train", "full"): Verb(
         "tenshot.train.full:train", "tenshot.train.options:FullOptions", "Teach all of a model from captioned pictures."
+    ),
+    ("bench", "inference"): Verb(
+        "tenshot.bench.inference:bench",
+        "tenshot.bench.inference:BenchInferenceOptions",
+        "Measure drawing on this machine.",
     ),
     ("bench", "train"): Verb(
         "tenshot.bench.train:bench", "tenshot.bench.train:BenchTrainOptions", "Measure training on this machine."
@@ -128,10 +138,28 @@ def carry_out(path: Name, words: Sequence[str], as_json: bool) -> int:
     # What a library prints must not get between the result and its reader.
     with log, _in_our_words(options), Interrupt() as interrupt, Console() as console, redirect_stdout(sys.stderr):
         listeners = (console, log, interrupt) if processes.first() else (interrupt,)
-        result = _load(verb.run)(options, Together(*listeners))
+        events = Together(*listeners)
+        with _warnings_told(events):
+            result = _load(verb.run)(options, events)
     if processes.first():
         _outlet(as_json).result(result)
     return 0
+
+
+@contextmanager
+def _warnings_told(events: Events) -> Iterator[None]:
+    """Our own warnings go where everything is said; those of others stay as they are."""
+    show = warnings.showwarning
+
+    def tell(message: Any, category: type[Warning], *more: Any, **named: Any) -> None:
+        if category.__module__.partition(".")[0] == "tenshot":
+            events.say(str(message))
+        else:
+            show(message, category, *more, **named)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = tell
+        yield
 
 
 class _Group(TyperGroup):
@@ -327,10 +355,14 @@ def _in_our_words(options: Options) -> Iterator[None]:
         raise Refusal(fault) from error
 
 
+_RESULTS = ("output_dir", "out", "save_to", "dst")  # options that say where a result goes
+
+
 def _disk_fault(error: Exception, options: Options) -> Fault | None:
     """Libraries written in other languages tell a full disk in words only."""
     number = error.errno if isinstance(error, OSError) else None
-    place = Path(str(getattr(error, "filename", None) or getattr(options, "output_dir", ".")))
+    told = (getattr(options, name, None) for name in _RESULTS)
+    place = Path(str(getattr(error, "filename", None) or next(filter(None, told), ".")))
     if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         there = next((each for each in (place, *place.absolute().parents) if each.exists()), Path("/"))
         found = f"No space left on device: {shutil.disk_usage(there).free:,} bytes are free"

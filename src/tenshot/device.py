@@ -84,6 +84,11 @@ def wait(where: torch.device) -> None:
         torch.cuda.synchronize(where)
 
 
+def stream(where: torch.device) -> int:
+    """The handle of the stream that torch uses there now."""
+    return int(torch.cuda.current_stream(where).cuda_stream)
+
+
 def captured(call: Callable[..., Sequence[torch.Tensor]], examples: Sequence[torch.Tensor]) -> Callable[..., Any]:
     """`call` as one CUDA graph for inputs like `examples`: no launch by launch, and the same memory every time."""
     mine = [torch.empty_like(each).copy_(each) for each in examples]
@@ -122,6 +127,12 @@ def out_of_memory(error: Exception) -> bool:
     """torch has an error type of its own for accelerators, and a mere RuntimeError for the CPU."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error)
+
+
+def synchronize() -> None:
+    """Wait until an accelerator has done all it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def empty() -> None:

@@ -41,6 +41,10 @@ class Cancelled(Exception):
     """The listener asked to stop; what was complete is kept."""
 
 
+class Slow(UserWarning):
+    """What was asked for is done, but not by a compiled program."""
+
+
 def refuse_if(faults: Iterable[Fault]) -> None:
     """Raise one Refusal with every fault in `faults`, if there is any."""
     faults = tuple(faults)

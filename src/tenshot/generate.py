@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from tenshot import __version__, device, model, sampling
+from tenshot import __version__, device, sampling
 from tenshot.checkpoints import opening
 from tenshot.diffusion.samplers import SAMPLERS
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
-from tenshot.families import layout
 from tenshot.families.family import overlong
+from tenshot.fast import model as fast
 from tenshot.files import tensors
 from tenshot.files.images import infotext, write_png
 from tenshot.model import Model
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class GenerateOptions(Options):
     """Make pictures from a prompt. The same seed gives the same picture, alone or in a batch."""
 
-    model: str = Field("pocket", description="pocket, a model folder in the diffusers layout, or a checkpoint file")
+    model: str = Field("pocket", description="pocket, a model folder, a checkpoint file, or what compile made")
     prompt: list[str] = Field(min_length=1, description="what to draw; give it again for more prompts")
     lora: list[str] = Field([], description="a LoRA (LoHa, LoKr) file or its folder; FILE=0.8: at that strength")
     embedding: list[Path] = Field([], description="a file with a learned word; the prompt says the word")
@@ -47,6 +47,7 @@ class GenerateOptions(Options):
     batch_size: int = Field(4, ge=1, description="pictures drawn at once")
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of the nets")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    fallback: bool = Field(False, description="a model compiled for another machine: let torch run it")
     out: Path = Field(Path("out/pictures"), description="a folder, or a .png file for a single picture")
 
 
@@ -61,8 +62,8 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
         lambda: _given(options),
         lambda: refuse_if(_faults(options)),
     )
-    opened = model.load(str(place), device=where, precision=options.precision)
-    opened = given.attach(opened) if given else opened
+    opened = fast.load(place, device=where, precision=options.precision, fallback=options.fallback)
+    opened = _attached(opened, given) if given else opened
     seed = options.seed if options.seed >= 0 else secrets.randbelow(2**32)
     requests = [
         Request(prompt, seed + number, options.negative_prompt)
@@ -81,8 +82,8 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
 
 
 def _found(name: str, events: Events) -> Path:
-    place = model.find(name, events)
-    layout.examine(place)
+    place = fast.find(name, events)
+    fast.examine(place)
     return place
 
 
@@ -94,8 +95,17 @@ def _given(options: GenerateOptions) -> Given | None:
 
     unet: dict[str, Any] | None = None
     with suppress(Refusal):  # told elsewhere
-        unet = tensors.read_json(model.find(options.model) / "unet" / "config.json")
+        unet = tensors.read_json(fast.folder(fast.find(options.model)) / "unet" / "config.json")
     return given.read(options.lora, options.embedding, unet)
+
+
+def _attached(opened: Model, given: Given) -> Model:
+    if not isinstance(opened, fast.FastModel):
+        return given.attach(opened)
+    for each in given.words:
+        opened = opened.with_word(each.word, each.rows)
+    opened.set_loras({each.file: each.strength for each in given.loras})
+    return opened
 
 
 def _text(opened: Model, request: Request, settings: Settings, given: Given | None) -> str:

@@ -20,6 +20,7 @@ from tenshot.checkpoints.folders import ASSETS as ASSETS
 from tenshot.checkpoints.opening import find as find
 from tenshot.device import DTYPES, empty
 from tenshot.diffusion.objective import Prediction
+from tenshot.errors import Fault, Refusal
 from tenshot.families import layout
 from tenshot.families.family import ZEROS, Family
 from tenshot.files import tensors
@@ -170,6 +171,21 @@ def digest(place: Path, part: str = "*") -> str:
             with path.open("rb") as file:
                 found.update(hashlib.file_digest(file, "blake2b").digest())
     return found.hexdigest()
+
+
+def part(place: Path, name: str, device: torch.device | str) -> Any:
+    """One net of a model folder, float32."""
+    return _open(place / name, layout.examine(place).parts[name], torch.float32, device)
+
+
+def controlnet(place: Path, device: torch.device | str) -> Any:
+    """A ControlNet's folder, float32. Raises Refusal where it is none."""
+    try:
+        net: Any = diffusers.ControlNetModel.from_pretrained(place, use_safetensors=True, local_files_only=True)
+    except Exception as error:  # diffusers has many ways to say so
+        reason = str(error).strip().partition("\n")[0]
+        raise Refusal(Fault(str(place), f"no ControlNet: {reason}", "a folder as diffusers writes it")) from None
+    return net.to(device).eval()
 
 
 def _open(place: Path, kind: Any, dtype: torch.dtype | None, device: torch.device | str) -> Any:

@@ -30,7 +30,7 @@ Constants = dict[str, torch.Tensor]
 
 
 def missing(where: torch.device) -> str:
-    """A compiler is needed to build only."""
+    """What it needs to build, only `lacks` tells."""
     return ""
 
 
@@ -42,7 +42,7 @@ def candidates(where: torch.device) -> list[Candidate]:
 @torch.no_grad()
 def build(job: Job, candidate: Candidate, folder: Path) -> None:
     """Raises Refusal where there is no compiler, or where a weight has become part of the library."""
-    refuse_if(_lacks(job.examples[0][0].device))
+    refuse_if(lacks())
     example = tuple(each.contiguous() for each in job.examples[0])
     net = Cast(job.net, DTYPES[candidate.precision], example[0].device, channels_last=True)
     with warnings.catch_warnings():
@@ -59,7 +59,8 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
     torch.save({"names": {own.get(name, name): name for name in read}, "constants": constants}, folder / CONSTANTS)
 
 
-def _lacks(where: torch.device) -> list[Fault]:
+def lacks() -> list[Fault]:
+    """What is not here that building needs, and running does not."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 

@@ -21,13 +21,14 @@ import torch
 from tenshot.errors import Fault, Refusal
 from tenshot.fast.parts import Flat
 
-#: Name of a backend -> its module; a name with a dot is the module itself.
+#: Name of a backend -> its module, the most promising first; a name with a dot is the module itself.
 BACKENDS = {
     "eager": "tenshot.fast.eager",
-    "torchscript": "tenshot.fast.torchscript",
-    "aotinductor": "tenshot.fast.aotinductor",
     "openvino": "tenshot.fast.openvino",
+    "tensorrt": "tenshot.fast.tensorrt",
+    "torchscript": "tenshot.fast.torchscript",
     "onnxruntime": "tenshot.fast.onnxruntime",
+    "aotinductor": "tenshot.fast.aotinductor",
 }
 LOSSLESS = ("fp32", "bf16", "fp16")  # precisions that only round; int8 quantises
 

@@ -8,14 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from tenshot.errors import Slow
 from tenshot.fast.backend import Runner
 from tenshot.fast.parts import Flat
 
 Outputs = tuple[torch.Tensor, ...]
-
-
-class Slow(UserWarning):
-    """A call was answered, but not by a compiled program."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
-from tenshot.fast.compiled import Compiled, Slow
+from tenshot.errors import Slow
+from tenshot.fast.compiled import Compiled
 
 Programs = Mapping[str, Compiled]  #: section -> its programs
 
@@ -31,7 +32,7 @@ def standing_in(part: Any, programs: Programs) -> Any:
     kind = next(kind for eager, kind in KINDS.items() if isinstance(part, eager))
     fast = copy.copy(part)
     fast.__class__ = kind
-    object.__setattr__(fast, "programs", dict(programs))
+    fast.__dict__ |= {"programs": dict(programs), "eager": part}
     return fast
 
 
@@ -204,7 +205,7 @@ class FastText(CLIPTextModel):
         found = _read(self, input_ids, attention_mask, position_ids, more)
         if found is None:
             more |= {"output_hidden_states": output_hidden_states, "return_dict": return_dict}
-            return super().forward(input_ids, attention_mask, position_ids, **more)
+            return self.eager(input_ids, attention_mask, position_ids, **more)
         (last, pooled), states = found
         shown = states if output_hidden_states else None
         out = BaseModelOutputWithPooling(last_hidden_state=last, pooler_output=pooled, hidden_states=shown)
@@ -226,7 +227,7 @@ class FastTextWithProjection(CLIPTextModelWithProjection):
         found = _read(self, input_ids, attention_mask, position_ids, more)
         if found is None:
             more |= {"output_hidden_states": output_hidden_states, "return_dict": return_dict}
-            return super().forward(input_ids, attention_mask, position_ids, **more)
+            return self.eager(input_ids, attention_mask, position_ids, **more)
         (last, embeds), states = found
         shown = states if output_hidden_states else None
         out = CLIPTextModelOutput(text_embeds=embeds, last_hidden_state=last, hidden_states=shown)

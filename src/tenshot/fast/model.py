@@ -7,23 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers import ControlNetModel
 
 from tenshot import device as devices
 from tenshot import model
-from tenshot.adapters import lora, reading
+from tenshot.adapters import embedding, lora, reading
 from tenshot.adapters.addition import Addition, Layer
-from tenshot.checkpoints import whole
-from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.checkpoints import opening, whole
+from tenshot.errors import Fault, Refusal, Slow, all_or_refuse, refuse_if
+from tenshot.events import Events
 from tenshot.families import layout
 from tenshot.families.family import Family
 from tenshot.fast import artifact, dropin, fingerprint, weights
 from tenshot.fast.artifact import Manifest, Section
 from tenshot.fast.backend import backend
-from tenshot.fast.compiled import Bucket, Compiled, Slow
+from tenshot.fast.compiled import Bucket, Compiled
 from tenshot.fast.parts import SECTIONS, flat
 from tenshot.fast.weights import Stack
 from tenshot.files import containers
@@ -74,10 +74,10 @@ class FastModel(Model):
         """The base alone, bit for bit as it was."""
         self._change(Stack(self.now["stack"].base))
 
-    def with_plain_text(self) -> FastModel:
-        """The same model with text encoders that torch runs, for words that no program knows."""
-        plain = {name: dropin.standing_in(self[name], {}) for name in self.family.encoders}
-        return replace(self, parts={**self.parts, **plain})
+    def with_word(self, word: str, rows: embedding.Rows) -> FastModel:
+        """A model that knows one more word. torch runs its text encoders: no program has room for the word."""
+        plain = {name: getattr(self[name], "eager", self[name]) for name in self.family.encoders}
+        return cast(FastModel, embedding.add(replace(self, parts={**self.parts, **plain}), word, rows))
 
     def _lora(self, place: Path) -> Mapping[Layer, Addition]:
         file = place / lora.FILE if place.is_dir() else place
@@ -93,28 +93,37 @@ class FastModel(Model):
                 program.load(program.plain.weights())
 
 
-def examine(name: str) -> Family:
-    """What family the model called `name` is of; compiled or not. Raises Refusal with every fault of its folder."""
-    place = Path(name)
-    return layout.examine(place / artifact.MODEL if artifact.is_one(place) else model.find(name))
+def find(name: str, events: Events | None = None) -> Path:
+    """The folder of the model called `name`: a compiled one, or what `checkpoints.opening.find` finds."""
+    return Path(name) if artifact.is_one(Path(name)) else opening.find(name, events)
+
+
+def examine(place: Path) -> Family:
+    """What family a model is of, compiled or not. Raises Refusal with every fault of its folder."""
+    return layout.examine(folder(place))
+
+
+def folder(place: Path) -> Path:
+    """The model folder of what `find` found, which a compiled model has within."""
+    return place / artifact.MODEL if artifact.is_one(place) else place
 
 
 def load(
     name: str | Path, *, device: torch.device | str = "cpu", precision: str = "fp32", fallback: bool = False
 ) -> Model:
-    """Open a model: "pocket", a model folder, or what `tenshot compile` made.
+    """Open a model: "pocket", a model folder, a checkpoint file, or what `tenshot compile` made.
 
     precision: of what is not compiled. fallback: where an artifact is not for this machine, let torch run it and say
     so. Raises Refusal: the folder's faults; or, without fallback, what differs here and the command that rebuilds.
     """
-    place = Path(name)
+    place = find(str(name))
     if not artifact.is_one(place):
-        return model.load(str(name), device=device, precision=precision)
+        return model.load(str(place), device=device, precision=precision)
     where = devices.pick(str(device))
     manifest = artifact.read(place)
     plain = model.load(str(place / artifact.MODEL), device=where)
     if (place / artifact.CONTROLNET).is_dir():
-        plain = plain.with_parts(controlnet=_controlnet(place / artifact.CONTROLNET, where))
+        plain = plain.with_parts(controlnet=model.controlnet(place / artifact.CONTROLNET, where))
     try:
         _refuse_strange_machine(manifest, where)
     except Refusal as refusal:
@@ -124,11 +133,6 @@ def load(
         warnings.warn(f"{place} is not for this machine, torch runs it: {reasons}", Slow, stacklevel=2)
         return _assembled(plain, {})
     return _assembled(plain, {name: _opened(place, manifest, name, plain, where) for name in manifest.sections})
-
-
-def _controlnet(folder: Path, where: torch.device) -> Any:
-    net: Any = ControlNetModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    return net.to(where).eval()
 
 
 def _refuse_strange_machine(manifest: Manifest, where: torch.device) -> None:

@@ -14,7 +14,7 @@ from tenshot.errors import Fault, Refusal
 from tenshot.fast.parts import Cast, mark
 
 OPSET = 20  # of September 2023: every runtime reads it
-ELSEWHERE = "weights"  # a file that is never written
+ELSEWHERE, FILLED = "weights", "filled"  # files: one that is never written, one beside the graph
 
 
 def missing() -> str:
@@ -22,8 +22,11 @@ def missing() -> str:
     return "" if all(map(importlib.util.find_spec, packages)) else "pip install 'tenshot[onnx]'"
 
 
-def write(net: Cast, example: tuple[torch.Tensor, ...], path: Path) -> None:
-    """The numbers in `net` are others after. Raises Refusal where a weight that it uses is not in the graph."""
+def write(net: Cast, example: tuple[torch.Tensor, ...], path: Path, *, filled: bool = False) -> list[str]:
+    """The names of the weights in it. filled: with some numbers for them, for who cannot read a graph that has none.
+
+    The numbers in `net` are others after. Raises Refusal where a weight that it uses is not in the graph.
+    """
     from onnxscript import ir, optimizer
 
     mark(net.net)  # equal weights would become one
@@ -39,11 +42,19 @@ def write(net: Cast, example: tuple[torch.Tensor, ...], path: Path) -> None:
         raise Refusal(Fault("onnx", f"{len(lost)} weights are not in its graph: {', '.join(lost[:3])}"))
     for name in used:
         value = graph.graph.initializers[name]
-        value.name = names[name]
-        value.const_value = ir.ExternalTensor(
-            ELSEWHERE, 0, value.const_value.nbytes, value.dtype, shape=value.shape, name=names[name], base_dir=""
-        )
-    ir.save(graph, path)
+        value.name = value.const_value.name = names[name]
+        if not filled:
+            value.const_value = _nothing(value)
+    ir.save(graph, path, external_data=FILLED if filled else None)
+    return sorted(names[name] for name in used)
+
+
+def _nothing(value: Any) -> Any:
+    """In place of a weight."""
+    from onnxscript import ir
+
+    size = value.const_value.nbytes
+    return ir.ExternalTensor(ELSEWHERE, 0, size, value.dtype, shape=value.shape, name=value.name, base_dir="")
 
 
 def _folds(node: Any, names: dict[str, str]) -> bool | None:

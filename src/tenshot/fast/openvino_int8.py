@@ -16,7 +16,7 @@ def quantized(graph: Any, examples: Sequence[tuple[torch.Tensor, ...]]) -> Any:
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
 
-    logging.getLogger("nncf").setLevel(logging.ERROR)
+    nncf.set_log_level(logging.ERROR)
     advanced = AdvancedQuantizationParameters(
         smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=-1, convolution=-1),
         disable_bias_correction=True,

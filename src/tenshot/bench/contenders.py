@@ -1,0 +1,123 @@
+"""Who takes part in `tenshot bench inference`: usual ways to run a model, and ours."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from tenshot import device, model, sampling
+from tenshot.compile.trajectories import WithControl, edges
+from tenshot.fast import model as fast
+from tenshot.model import Model
+from tenshot.sampling import Request, Settings
+
+MODEL, CONTROLNET, LORA, TUNED = "model", "controlnet", "lora.safetensors", "tuned"
+PROMPT = "a 3d emoji of a cat on a blue background"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """way: "torch", "torch.compile", or "compiled". precision: of the first two. backend: of the last; "": all.
+
+    lossless: nothing quantised. The rest are artifacts' and models' folders within the bench's own.
+    """
+
+    name: str
+    way: str
+    precision: str = "fp32"
+    backend: str = ""
+    lossless: bool = True
+
+    @property
+    def folder(self) -> str:
+        return self.name.replace(" ", "-").replace("(", "").replace(")", "").replace(".", "-").replace(",", "")
+
+
+def contenders(half: str) -> list[Contender]:
+    """half: "bf16" or "fp16", whichever is native; "" where neither is."""
+    halves = [half] if half else []
+    return [
+        Contender("torch fp32", "torch"),
+        *(Contender(f"torch {each}, channels last", "torch", each) for each in halves),
+        *(Contender(f"torch.compile {each}", "torch.compile", each) for each in halves or ["fp32"]),
+        *(Contender(name, "compiled", backend=name) for name in ("torchscript", "openvino", "onnxruntime", "tensorrt")),
+        Contender("tenshot lossless", "compiled"),
+        Contender("tenshot quantised", "compiled", lossless=False),
+    ]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One contender's turn. task: "picture", "control" (with a ControlNet), "lora" or "tuned" (after a swap)."""
+
+    contender: Contender
+    task: str
+    place: Path
+    settings: Settings
+    where: str
+
+
+def run(turn: Turn) -> dict[str, Any]:
+    """Seconds to load, to swap, for the picture; peak memory in bytes; the picture as bytes [h, w, 3]."""
+    where = device.pick(turn.where)
+    start = time.perf_counter()
+    opened = _opened(turn, where)
+    load = time.perf_counter() - start
+    swap = _swapped(opened, turn)
+    if turn.task == "control":
+        opened = _controlled(opened, turn)
+    request = [Request(PROMPT, 1)]
+    few = Settings(steps=1, size=turn.settings.size, batch=turn.settings.batch)
+    sampling.pictures(opened, request, few)  # to warm up, and what compiles at its first call
+    begun = time.perf_counter()
+    (image,) = sampling.pictures(opened, request, turn.settings)
+    seconds = time.perf_counter() - begun
+    return {"load": load, "swap": swap, "seconds": seconds, "peak": device.peak_memory(), "size": image.size,
+            "pixels": image.tobytes(), "first": begun - start - load - swap}  # fmt: skip
+
+
+def _opened(turn: Turn, where: torch.device) -> Model:
+    who = turn.contender
+    if who.way == "compiled":
+        return fast.load(turn.place / who.folder, device=where)
+    place = turn.place / (TUNED if turn.task == "tuned" else MODEL)
+    opened = model.load(str(place), device=where, precision=who.precision)
+    if turn.task == "lora":
+        from tenshot.adapters import lora
+
+        lora.attach(opened, lora.read(turn.place / LORA))
+    if who.precision != "fp32" or who.way == "torch.compile":
+        for part in ("unet", "vae"):
+            opened[part].to(memory_format=torch.channels_last)
+    if who.way == "torch.compile":  # as diffusers' documentation advises
+        opened["unet"].compile(mode="max-autotune" if where.type == "cuda" else None, fullgraph=True)
+        opened["vae"].decoder.compile(fullgraph=True)
+    return opened
+
+
+def _swapped(opened: Model, turn: Turn) -> float:
+    """Seconds to exchange the weights of a compiled model; others were opened with them."""
+    start = time.perf_counter()
+    if not isinstance(opened, fast.FastModel) or turn.task not in ("lora", "tuned"):
+        return 0.0
+    if turn.task == "lora":
+        opened.set_loras({turn.place / LORA: 1.0})
+    else:
+        opened.load_weights(turn.place / TUNED)
+    return time.perf_counter() - start
+
+
+def _controlled(opened: Model, turn: Turn) -> Model:
+    net = opened.parts.get("controlnet")
+    if net is None:
+        net = model.controlnet(turn.place / CONTROLNET, opened.device).to(opened.dtype)
+        if turn.contender.way == "torch.compile":
+            net.compile(fullgraph=True)
+    height, width = turn.settings.size_for(opened)
+    picture = Image.radial_gradient("L").resize((width, height)).convert("RGB")
+    return opened.with_parts(unet=WithControl(opened["unet"], net, edges(picture)))

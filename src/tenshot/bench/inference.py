@@ -1,0 +1,235 @@
+"""How fast pictures are here: usual ways to run a model, and ours, the same work in turns, in one run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from diffusers import ControlNetModel
+from PIL import Image
+from pydantic import Field
+
+from tenshot import device, measures, model
+from tenshot.adapters import lora
+from tenshot.bench import sizes, tables
+from tenshot.bench.alone import alone
+from tenshot.bench.contenders import CONTROLNET, LORA, MODEL, TUNED, Contender, Turn, contenders, run
+from tenshot.checkpoints import opening
+from tenshot.compile.options import CompileOptions
+from tenshot.compile.report import RECORD
+from tenshot.compile.verb import compile as make
+from tenshot.errors import Fault, Refusal
+from tenshot.events import Events, watched
+from tenshot.fast import artifact
+from tenshot.fast.backend import BACKENDS, backend
+from tenshot.files.tensors import read_json
+from tenshot.model import Model
+from tenshot.options import Options
+from tenshot.sampling import Settings
+
+Task = Literal["picture", "control", "lora", "tuned"]
+QUANTISED = 0.5  # the error allowed where everything may be quantised: the bench tells what it was
+
+
+class BenchInferenceOptions(Options):
+    """Measure drawing here: usual ways to run a model and ours, in turns, on the same pictures."""
+
+    model: str = Field("pocket", description="pocket, a model folder; sd15 or sdxl: of full size, random weights")
+    work: Path = Field(Path("out/bench"), description="where models and artifacts are made; a second run finds them")
+    only: list[str] = Field([], description="contenders whose names contain one of these; default: all")
+    task: list[Task] = Field(
+        ["picture", "control", "lora", "tuned"],
+        description="a picture; with a ControlNet; with a LoRA; of another fine-tune",
+    )
+    steps: int = Field(20, ge=1, description="denoising steps of a picture (Euler a, with guidance)")
+    rounds: int = Field(2, ge=1, description="how often each has its turn")
+    height: int | None = Field(None, ge=8, multiple_of=8, description="pixels; default: the model's own")
+    width: int | None = Field(None, ge=8, multiple_of=8, description="pixels; default: the model's own")
+    budget: float = Field(30, gt=0, description="minutes for the trials of each artifact")
+    trial_steps: int = Field(20, ge=1, description="denoising steps of the pictures that artifacts are checked on")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    out: Path | None = Field(None, description="a .md file for the tables; a .svg with the plot goes beside it")
+
+
+@dataclass
+class Line:
+    """What one contender reached in one task; rounds: as its turns told. failed: why it took no part."""
+
+    contender: Contender
+    task: str
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    failed: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return median(each["seconds"] for each in self.rounds)
+
+    def picture(self) -> Image.Image:
+        return Image.frombytes("RGB", self.rounds[0]["size"], self.rounds[0]["pixels"])
+
+
+def bench(options: BenchInferenceOptions, events: Events) -> dict[str, Any]:
+    """Make what is missing, let everybody have their turns, write the tables."""
+    where = device.pick(options.device)
+    if options.out is not None and options.out.suffix != ".md":
+        raise Refusal(Fault("--out", str(options.out), "a file that ends in .md"))
+    place = options.work / Path(options.model).name
+    _prepare(options, place, where)
+    half = "fp16" if where.type == "cuda" else "bf16" if device.bf16_is_native() else ""
+    taking = [each for each in contenders(half) if not options.only or any(part in each.name for part in options.only)]
+    away = {each.name: reason for each in taking if (reason := _built(options, each, place, where, events))}
+    lines = [Line(each, task, failed=away.get(each.name, "")) for task in options.task for each in taking]
+    _take_turns(options, lines, place, events)
+    told = _told(options, lines, place, taking)
+    if options.out is not None:
+        tables.write(options.out, told)
+    for row in told["pictures"]:
+        events.say("  ".join(f"{name} {value}" for name, value in row.items()))
+    return told
+
+
+def _prepare(options: BenchInferenceOptions, place: Path, where: torch.device) -> None:
+    """The model, a ControlNet, a LoRA and another fine-tune, each random where there is none."""
+    if not (place / MODEL).is_dir():
+        if options.model in ("sd15", "sdxl"):
+            model.save(sizes.random_model(options.model, torch.device("cpu")), place / MODEL)
+        else:
+            shutil.copytree(opening.find(options.model), place / MODEL)
+    if all((place / name).exists() for name in (CONTROLNET, LORA, TUNED)):
+        return
+    opened = model.load(str(place / MODEL))
+    torch.manual_seed(0)
+    ControlNetModel.from_unet(opened["unet"]).save_pretrained(place / CONTROLNET)
+    _random_lora(opened, place / LORA)
+    opened = model.load(str(place / MODEL))
+    with torch.no_grad():
+        for tensor in opened["unet"].parameters():
+            tensor.mul_(1.01)
+    model.save(opened, place / TUNED)
+
+
+def _random_lora(opened: Model, file: Path) -> None:
+    settings = {"unet": {"r": 16, "lora_alpha": 16, "target_modules": lora.targets("unet", "attention")}}
+    lora.attach(opened, lora.new(settings))
+    with torch.no_grad():
+        for name, tensor in opened["unet"].named_parameters():
+            if "lora_B" in name:
+                tensor.normal_(std=0.01)
+    lora.write(file, lora.current(opened, settings), opened.parts)
+
+
+def _built(options: BenchInferenceOptions, who: Contender, place: Path, where: torch.device, events: Events) -> str:
+    """Make a contender's artifact where there is none. Why it cannot take part; empty where it can."""
+    if who.way != "compiled" or artifact.is_one(place / who.folder):
+        return ""
+    if who.backend and who.backend not in BACKENDS:
+        return "no such backend"
+    if who.backend and (reason := backend(who.backend).missing(where)):
+        return reason
+    with_control = "control" in options.task
+    told = {
+        "model": str(place / MODEL),
+        "out": place / who.folder,
+        "backend": [who.backend] if who.backend else [],
+        "controlnet": place / CONTROLNET if with_control else None,
+        "lossless": who.lossless,
+        "max_error": 0.05 if who.lossless else QUANTISED,
+        "budget": options.budget,
+        "steps": options.trial_steps,
+        "prompt": ["a 3d emoji of a cat on a blue background"],
+        "height": options.height,
+        "width": options.width,
+        "parts": [*(["controlnet"] if with_control else []), "unet", "decoder", "text_encoder"],
+        "device": options.device,
+    }
+    make(CompileOptions.model_validate(told), events)
+    return ""
+
+
+def _take_turns(options: BenchInferenceOptions, lines: Sequence[Line], place: Path, events: Events) -> None:
+    size = (options.height, options.width) if options.height and options.width else None
+    settings = Settings(steps=options.steps, size=size, batch=1)
+    taking = [line for line in lines if not line.failed]
+    order = [line for _ in range(options.rounds) for line in taking]
+    for line in watched(order, "drawing in turns", len(order), events):
+        if line.failed:
+            continue
+        turn = Turn(line.contender, line.task, place, settings, options.device)
+        try:
+            line.rounds.append(alone(run, turn, what=line.contender.name))
+        except (Refusal, RuntimeError, MemoryError, ValueError) as error:
+            line.failed = str(error).strip().partition("\n")[0][:200]
+
+
+def _told(options: BenchInferenceOptions, lines: Sequence[Line], place: Path, taking: Sequence[Contender]) -> Any:
+    return {
+        "model": options.model,
+        "steps": options.steps,
+        "command": _command(options),
+        "machine": device.describe(),
+        "pictures": [row for task in options.task for row in _rows([each for each in lines if each.task == task])],
+        "parts": list(_parts(place, taking)),
+    }
+
+
+def _command(options: BenchInferenceOptions) -> str:
+    return f"tenshot bench inference --model {options.model} --steps {options.steps} --rounds {options.rounds}"
+
+
+def _rows(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
+    """What each reached in a task; ratios and likeness to torch in float32."""
+    first = next((each for each in lines if each.contender.name == "torch fp32" and each.rounds), None)
+    for line in lines:
+        about = {"task": line.task, "contender": line.contender.name}
+        if line.failed or not line.rounds:
+            yield about | {"failed": line.failed}
+            continue
+        found = about | {"seconds": round(line.seconds, 3)}
+        if first:
+            psnr = measures.psnr(first.picture(), line.picture())
+            found |= {
+                "times as fast": round(first.seconds / line.seconds, 2),
+                "psnr": "equal" if psnr == float("inf") else round(psnr, 1),
+                "ssim": round(measures.ssim(first.picture(), line.picture()), 4),
+            }
+        yield found | {
+            "load s": round(median(each["load"] for each in line.rounds), 2),
+            "first s": round(median(each["first"] for each in line.rounds), 2),
+            "swap s": round(median(each["swap"] for each in line.rounds), 2),
+            "peak GB": round(max(each["peak"] for each in line.rounds) / 1e9, 2),
+        }
+
+
+def _parts(place: Path, taking: Sequence[Contender]) -> Iterator[dict[str, Any]]:
+    """What the trials found: every section, every candidate, in turns with torch in float32."""
+    seen = set()
+    for who in taking:
+        record = place / who.folder / RECORD
+        if who.way != "compiled" or not record.is_file():
+            continue
+        for section, rows in read_json(record)["sections"].items():
+            for row in rows:
+                key = section, row["candidate"], row["failed"]
+                if key not in seen:
+                    seen.add(key)
+                    yield {"section": section, **_trial(row)}
+
+
+def _trial(row: dict[str, Any]) -> dict[str, Any]:
+    if row["failed"]:
+        return {"candidate": row["candidate"], "failed": row["failed"]}
+    return {
+        "candidate": row["candidate"],
+        "seconds": round(row["seconds"], 4),
+        "times as fast": round(row["times as fast"], 2),
+        "error": f"{row['error']:.1e}",
+        "build s": round(row["build"], 1),
+        "load s": round(row["load"], 2),
+        "swap s": round(row["swap"], 2),
+        "peak GB": round(row["peak"] / 1e9, 2),
+    }

@@ -1,0 +1,73 @@
+"""The figures of a bench as tables in Markdown, and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tenshot.files.tensors import write_text
+from tenshot.html import Html, el
+
+_WIDE, _LEFT, _HIGH, _GAP = 760, 230, 22, 8
+_SVG = "http://www.w3.org/2000/svg"
+_TITLES = {
+    "picture": "a picture",
+    "control": "a picture with a ControlNet",
+    "lora": "a picture with a LoRA",
+    "tuned": "a picture of another fine-tune",
+}
+
+
+def write(path: Path, told: Mapping[str, Any]) -> None:
+    """A page of tables at `path`, and the plot of the first task beside it."""
+    plot = path.with_suffix(".svg")
+    write_text(plot, bars(told))
+    write_text(path, "\n".join(page(told, plot.name)) + "\n")
+
+
+def page(told: Mapping[str, Any], plot: str) -> Iterator[str]:
+    machine = told["machine"]
+    yield f"# {told['model']}: {told['steps']} steps, Euler a, with guidance"
+    yield ""
+    yield f"{machine['device']}, {machine['cores']} cores, {machine['threads']} threads, torch {machine['torch']}. "
+    yield f"`{told['command']}`"
+    yield ""
+    yield f"![times as fast as torch in float32]({plot})"
+    for task, title in _TITLES.items():
+        rows = [row for row in told["pictures"] if row["task"] == task]
+        if rows:
+            yield from ("", f"## {title[0].upper()}{title[1:]}", "", *table(rows, skip="task"))
+    for section in dict.fromkeys(row["section"] for row in told["parts"]):
+        rows = [row for row in told["parts"] if row["section"] == section]
+        yield from ("", f"## One call: {section}", "", *table(rows, skip="section"))
+
+
+def table(rows: Sequence[Mapping[str, Any]], skip: str) -> Iterator[str]:
+    """Markdown; the reason of what failed stands in its second column."""
+    names = max((list(row) for row in rows), key=len)
+    heads = [name for name in names if name not in (skip, "failed")]
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{' --- |' * len(heads)}"
+    for row in rows:
+        cells = [row[heads[0]], row["failed"]] if row.get("failed") else [row.get(name, "") for name in heads]
+        yield f"| {' | '.join(map(str, cells + [''] * (len(heads) - len(cells))))} |"
+
+
+def bars(told: Mapping[str, Any]) -> str:
+    """Times as fast as torch in float32, a bar for each contender, as SVG."""
+    rows = [row for row in told["pictures"] if row.get("times as fast") and row["task"] == told["pictures"][0]["task"]]
+    most = max((row["times as fast"] for row in rows), default=1)
+    high = len(rows) * (_HIGH + _GAP) + 34
+    shown = [piece for number, row in enumerate(rows) for piece in _bar(number, row, most)]
+    title = el("text", f"{told['model']}: times as fast as torch in float32", x=0, y=16, font_weight="bold")
+    style: dict[str, str | float] = {"font_family": "sans-serif", "font_size": 13, "xmlns": _SVG}
+    return el("svg", title, *shown, viewBox=f"0 0 {_WIDE} {high}", width=_WIDE, height=high, **style)
+
+
+def _bar(number: int, row: Mapping[str, Any], most: float) -> Iterator[Html]:
+    y, wide = 30 + number * (_HIGH + _GAP), row["times as fast"] / most * (_WIDE - _LEFT - 60)
+    ours = row["contender"].startswith("tenshot")
+    yield el("text", row["contender"], x=_LEFT - 10, y=y + 16, text_anchor="end", fill="#666b74")
+    yield el("rect", x=_LEFT, y=y, width=round(wide, 1), height=_HIGH, rx=3, fill="#1f6feb" if ours else "#a9b4c2")
+    yield el("text", f"{row['times as fast']:.2f}", x=_LEFT + wide + 8, y=y + 16, fill="#666b74")

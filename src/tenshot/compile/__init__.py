@@ -1,0 +1,1 @@
+"""Compile a model for the machine at hand, chosen by measuring."""

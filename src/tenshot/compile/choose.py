@@ -1,0 +1,155 @@
+"""Every candidate has its trial; the fastest within the error allowed is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from tenshot.compile import trial
+from tenshot.compile.options import CompileOptions
+from tenshot.compile.trajectories import Calls
+from tenshot.compile.trial import Outcome, Trial
+from tenshot.events import Events, watched
+from tenshot.fast.artifact import PARTS, Program, Section
+from tenshot.fast.backend import BACKENDS, Candidate, backend
+
+PLAIN = Candidate("eager", "fp32")  # what everything is measured against
+LEAST = 60.0  # seconds that a trial gets at least, while there is budget
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The outcomes of a section's candidates. chosen: the fastest that may be used; None: torch in float32."""
+
+    section: str
+    outcomes: Sequence[Outcome]
+    chosen: Outcome | None
+
+
+def candidates(options: CompileOptions, where: torch.device) -> Iterator[Candidate | Outcome]:
+    """What is tried, in order; and an outcome for each backend that cannot be, with the reason."""
+    for name in options.backend or BACKENDS:
+        kind = backend(name)
+        if reason := kind.missing(where):
+            yield Outcome(Candidate(name, ""), failed=f"not here: {reason}")
+            continue
+        fitting = (each for each in kind.candidates(where) if each.lossless or not options.lossless)
+        yield from (each for each in fitting if each != PLAIN)
+
+
+def contests(
+    options: CompileOptions, folder: Path, recorded: Mapping[str, Calls], where: torch.device, events: Events
+) -> Iterator[Contest]:
+    """One section after the other, each with an even share of the budget that is left.
+
+    What is far behind in the first one, the UNet, is not built for the others: most of the time goes there.
+    """
+    end = time.monotonic() + 60 * options.budget
+    tried = list(candidates(options, where))
+    left = total = len(recorded) * len(tried)
+    ticks = watched(range(total), "trying", total, events)
+    behind: Mapping[str, str] = {}
+    for section, calls in recorded.items():
+        torch.save({"inputs": calls.inputs, "outputs": calls.outputs}, folder / f"{section}.calls")
+        outcomes = []
+        for number, each in enumerate(tried):
+            next(ticks, None)
+            if isinstance(each, Candidate) and each.backend in behind:
+                each = Outcome(each, failed=behind[each.backend])
+            elif isinstance(each, Candidate):
+                place = folder / "trials" / f"{section}-{number}"
+                each = _tried(
+                    _trial(options, folder, section, each, place, where), end - time.monotonic(), left, events
+                )
+            left -= 1
+            outcomes.append(each)
+            events.say(f"{section}: {spoken(each)}")
+        contest = _contest(section, outcomes, options.max_error)
+        behind = behind or far_behind(contest, options.max_error)
+        yield contest
+    next(ticks, None)
+
+
+def _contest(section: str, outcomes: Sequence[Outcome], max_error: float) -> Contest:
+    """With a row for torch itself, against which all were timed."""
+    plain = [each.plain for each in outcomes if each.plain]
+    itself = [Outcome(PLAIN, seconds=median(plain), plain=median(plain))] if plain else []
+    return Contest(section, [*outcomes, *itself], best(outcomes, max_error))
+
+
+def far_behind(contest: Contest, max_error: float) -> dict[str, str]:
+    """Each backend whose best was less than half as fast as the fastest, and how that is told."""
+    fastest = contest.chosen.faster if contest.chosen else 0.0
+    found: dict[str, float] = {}
+    for each in contest.outcomes:
+        if not each.failed and each.error <= max_error:
+            found[each.candidate.backend] = max(found.get(each.candidate.backend, 0.0), each.faster)
+    told = f"not tried: in {contest.section} it was less than half as fast as"
+    return {
+        name: f"{told} {contest.chosen.candidate}"
+        for name, reached in found.items()
+        if contest.chosen and reached < fastest / 2 and name != PLAIN.backend
+    }
+
+
+def _trial(
+    options: CompileOptions, folder: Path, section: str, candidate: Candidate, place: Path, where: torch.device
+) -> Trial:
+    place.mkdir(parents=True)
+    return Trial(folder, section, candidate, folder / f"{section}.calls", place, options.rounds, str(where))
+
+
+def _tried(job: Trial, rest: float, left: int, events: Events) -> Outcome:
+    """rest: seconds of the budget, for `left` trials; a trial may take twice its even share."""
+    if rest <= 0:
+        return Outcome(job.candidate, failed="not tried: the budget is spent (--budget)")
+    return trial.run(job, min(rest, max(LEAST, 2 * rest / left)), events.cancelled)
+
+
+def best(outcomes: Sequence[Outcome], max_error: float) -> Outcome | None:
+    """The fastest with an error of at most `max_error`; None where nothing is faster than torch in float32."""
+    fitting = [each for each in outcomes if not each.failed and each.error <= max_error and each.candidate != PLAIN]
+    fastest = max(fitting, key=lambda each: each.faster, default=None)
+    return fastest if fastest and fastest.faster > 1 else None
+
+
+def spoken(each: Outcome) -> str:
+    if each.failed:
+        return f"{each.candidate}: {each.failed}"
+    return f"{each.candidate}: {each.seconds:.4f} s, {each.faster:.2f} times as fast, error {each.error:.1e}"
+
+
+def kept(folder: Path, contest: Contest, calls: Calls) -> Section | None:
+    """Move what was chosen to its place in the artifact; None where torch runs the section."""
+    if contest.chosen is None:
+        return None
+    name = f"{PARTS}/{contest.section}"
+    (folder / PARTS).mkdir(exist_ok=True)
+    contest.chosen.folder.rename(folder / name)
+    program = Program(shapes_of(calls), name)
+    found = contest.chosen
+    return Section(found.candidate, (program,), found.error, found.seconds, found.faster)
+
+
+def shapes_of(calls: Calls) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(each.shape) for each in calls.inputs[0])
+
+
+def further(
+    options: CompileOptions, folder: Path, section: Section, name: str, calls: Calls, where: torch.device
+) -> Program | Outcome:
+    """The same way to run it, for another size; or how that failed."""
+    size = "x".join(map(str, calls.inputs[0][0].shape[2:]))
+    torch.save({"inputs": calls.inputs, "outputs": calls.outputs}, folder / f"{name}.calls")
+    place = folder / PARTS / f"{name}-{size}"
+    place.mkdir()
+    job = Trial(folder, name, section.choice, folder / f"{name}.calls", place, 0, str(where))
+    found = trial.run(job, 60 * options.budget)
+    if found.failed or found.error > options.max_error:
+        return found
+    return Program(shapes_of(calls), f"{PARTS}/{name}-{size}")

@@ -1,0 +1,232 @@
+"""One candidate in a process of its own: built, checked, timed in turns with torch. Whatever it does, we go on."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from tenshot import device, model
+from tenshot.compile.trajectories import Tensors
+from tenshot.errors import Cancelled, Refusal
+from tenshot.fast.artifact import CONTROLNET, MODEL
+from tenshot.fast.backend import Candidate, Job, Runner, backend
+from tenshot.fast.parts import SECTIONS, Flat, flat
+
+SHORT = 0.2  # seconds that a turn of many quick calls takes at least
+
+
+@dataclass(frozen=True)
+class Trial:
+    """artifact: the folder with model/. calls: a file with the inputs and torch's outputs. folder: for the program."""
+
+    artifact: Path
+    section: str
+    candidate: Candidate
+    calls: Path
+    folder: Path
+    rounds: int
+    where: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """failed: why there is no program; empty where there is one. error: the largest over all calls, relative.
+
+    build, load, swap, seconds, plain: in seconds; plain is torch's time in float32. peak: memory in bytes.
+    """
+
+    candidate: Candidate
+    failed: str = ""
+    error: float = 0.0
+    build: float = 0.0
+    load: float = 0.0
+    swap: float = 0.0
+    seconds: float = 0.0
+    plain: float = 0.0
+    peak: int = 0
+    folder: Path = field(default_factory=Path)
+
+    @property
+    def faster(self) -> float:
+        """Times as fast as torch in float32."""
+        return self.plain / self.seconds if self.seconds else 0.0
+
+
+def run(trial: Trial, limit: float, cancelled: Callable[[], bool] = lambda: False) -> Outcome:
+    """Its outcome after at most `limit` seconds; a crash, a hang and a refusal are outcomes, too. Raises Cancelled."""
+    context = _context()
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(there, trial, torch.get_num_threads()))
+    process.start()
+    there.close()
+    try:
+        found = here.recv() if _ready(here, limit, cancelled) else f"was not done after {limit:.0f} s"
+    except EOFError:
+        process.join()
+        found = f"its process died: {_death(process.exitcode)}"
+    except BaseException:
+        _end(process)
+        raise
+    _end(process)
+    return Outcome(trial.candidate, failed=found) if isinstance(found, str) else found
+
+
+@lru_cache
+def _context() -> Any:
+    """Fresh processes; where the system can, those of a server that has torch imported already."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _ready(pipe: Connection, limit: float, cancelled: Callable[[], bool]) -> bool:
+    end = time.monotonic() + limit
+    while not pipe.poll(min(0.5, max(0.0, end - time.monotonic()))):
+        if cancelled():
+            raise Cancelled("stopped while compiling; nothing was written")
+        if time.monotonic() >= end:
+            return False
+    return True
+
+
+def _death(code: int | None) -> str:
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(-code).name
+            return f"{name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
+    return f"exit code {code}"
+
+
+def _end(process: Any) -> None:
+    """Also what hangs, and the compilers it has started."""
+    process.join(5)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+
+
+def _work(pipe: Connection, trial: Trial, threads: int) -> None:
+    os.setsid()
+    with _quiet(trial.folder):
+        torch.set_num_threads(threads)
+        try:
+            pipe.send(_outcome(trial))
+        except Refusal as refusal:
+            pipe.send("; ".join(f"{fault.where}: {fault.found}" for fault in refusal.faults))
+        except MemoryError as error:
+            pipe.send(f"out of memory: {error}")
+        except Exception as error:
+            traceback.print_exc()
+            pipe.send(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+
+
+@contextlib.contextmanager
+def _quiet(folder: Path) -> Iterator[None]:
+    """What backends print goes into a log beside the program."""
+    with (folder.parent / f"{folder.name}.log").open("w") as log:
+        sys.stdout.flush()
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        yield
+
+
+def _outcome(trial: Trial) -> Outcome:
+    where = device.pick(trial.where)
+    told = torch.load(trial.calls)
+    inputs, outputs = told["inputs"], told["outputs"]
+    kind = backend(trial.candidate.backend)
+    device.reset_peak_memory()
+    job = Job(opened(trial.artifact, trial.section, where), [_on(each, where) for each in inputs])
+    build, _ = seconds(partial(kind.build, job, trial.candidate, trial.folder))
+    del job
+    net = opened(trial.artifact, trial.section, where)  # building may have left other numbers in the first
+    load, runner = seconds(lambda: _loaded(kind.open(trial.folder, trial.candidate, net, where), net))
+    swap, _ = seconds(lambda: runner.load(net.weights()))
+    error = max(apart(runner(*_on(given, where)), wanted) for given, wanted in zip(inputs, outputs, strict=True))
+    example = _on(inputs[0], where)
+    mine, plain = in_turns(lambda: runner(*example), lambda: _plain(net, example), trial.rounds)
+    return Outcome(trial.candidate, "", error, build, load, swap, mine, plain, device.peak_memory(), trial.folder)
+
+
+def opened(artifact: Path, section: str, where: torch.device) -> Flat:
+    """A section's plain net, in float32."""
+    part = SECTIONS[section]
+    if part == "controlnet":
+        return flat(section, model.controlnet(artifact / CONTROLNET, where))
+    return flat(section, model.part(artifact / MODEL, part, where))
+
+
+def _loaded(runner: Runner, net: Flat) -> Runner:
+    runner.load(net.weights())
+    return runner
+
+
+@torch.no_grad()
+def _plain(net: Flat, example: Tensors) -> Tensors:
+    return net(*example)
+
+
+def _on(tensors: Tensors, where: torch.device) -> Tensors:
+    return tuple(each.to(where) for each in tensors)
+
+
+def apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
+    """|found - wanted| / |wanted|, all outputs together. Raises Refusal where a number is not finite."""
+    away = whole = 0.0
+    for one, other in zip(found, wanted, strict=True):
+        away += float((one.cpu().double() - other.double()).square().sum())
+        whole += float(other.double().square().sum())
+    error = (away / whole) ** 0.5 if whole else float(away > 0)
+    if error != error or error == float("inf"):
+        raise RuntimeError("answers with numbers that are not finite")
+    return error
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    found = work()
+    device.synchronize()
+    return time.perf_counter() - start, found
+
+
+def _count(work: Callable[[], Any]) -> int:
+    """How many calls make a turn; a quick one is called twice before, to warm up."""
+    once, _ = seconds(work)
+    return 1 if once > SHORT else max(1, round(SHORT / max(seconds(work)[0], 1e-6)))
+
+
+def _repeat(work: Callable[[], Any], count: int) -> None:
+    for _ in range(count):
+        work()
+
+
+def in_turns(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[float, float]:
+    """The median seconds of a call of each, measured in turns; the first turn is for warming up."""
+    if not rounds:
+        return 0.0, 0.0
+    works = (one, other)
+    counts = [_count(work) for work in works]
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for work, count, found in zip(works, counts, times, strict=True):
+            if count > 1:
+                work()  # so that the other's threads have gone to sleep
+            found.append(seconds(partial(_repeat, work, count))[0] / count)
+    return median(times[0]), median(times[1])

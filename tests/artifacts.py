@@ -1,0 +1,71 @@
+"""Compiled models for tests, made of chosen programs rather than measured ones."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tenshot import model
+from tenshot.compile import trajectories, verb
+from tenshot.compile.choose import shapes_of
+from tenshot.compile.options import CompileOptions
+from tenshot.compile.trial import opened
+from tenshot.events import Events
+from tenshot.fast import artifact, fingerprint
+from tenshot.fast.artifact import CONTROLNET, MODEL, PARTS, Manifest, Program, Section
+from tenshot.fast.backend import Candidate, Job, backend
+from tenshot.sampling import Settings
+
+CPU = torch.device("cpu")
+AGAIN = "tenshot compile MODEL --out FOLDER"
+OPENVINO = Candidate("openvino", "fp32")
+
+
+def made(
+    place: Path | str,
+    out: Path,
+    candidate: Candidate = OPENVINO,
+    sections: Sequence[str] = ("unet", "decoder"),
+    controlnet: Path | None = None,
+) -> Path:
+    """The model at `place`, some of its sections compiled in one given way."""
+    shutil.copytree(model.find(str(place)), out / MODEL)
+    whole = model.load(str(place))
+    if controlnet is not None:
+        shutil.copytree(controlnet, out / CONTROLNET)
+        whole = whole.with_parts(controlnet=model.controlnet(controlnet, "cpu"))
+    recorded, _ = trajectories.record(whole, ["a cat"], Settings(steps=2, batch=1), Events())
+    found = {}
+    for name in sections:
+        folder = out / PARTS / name
+        folder.mkdir(parents=True)
+        backend(candidate.backend).build(Job(opened(out, name, CPU), recorded[name].inputs), candidate, folder)
+        program = Program(shapes_of(recorded[name]), f"{PARTS}/{name}")
+        found[name] = Section(candidate, (program,), 0.0, 1.0, 1.0)
+    prints = fingerprint.here({candidate.backend}, CPU)
+    artifact.write(out, Manifest(whole.family.name, AGAIN, prints, found, version="test"))
+    return out
+
+
+def options(place: Path | str, out: Path, **more: Any) -> CompileOptions:
+    """Two steps, one turn, torch alone unless said otherwise."""
+    given = {"backend": ["eager"], "steps": 2, "rounds": 1, "prompt": ["a cat"], "device": "cpu", "max_error": 0.2}
+    return CompileOptions.model_validate(given | {"model": str(place), "out": out} | more)
+
+
+class Listener(Events):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def compiled(place: Path | str, out: Path, **more: Any) -> tuple[dict[str, Any], list[str]]:
+    """What `tenshot compile` answers, and what it said."""
+    listener = Listener()
+    return verb.compile(options(place, out, **more), listener), listener.said

@@ -1,0 +1,48 @@
+"""The bench of drawing: everybody draws the same picture, and the tables say what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tenshot.bench import inference, tables
+from tenshot.bench.inference import BenchInferenceOptions
+from tests.artifacts import Listener
+
+
+def run(sd1: Path, work: Path, **more: object) -> dict:
+    given = {"model": str(sd1), "work": work, "steps": 2, "rounds": 1, "trial_steps": 1, "device": "cpu"}
+    return inference.bench(BenchInferenceOptions.model_validate(given | more), Listener())
+
+
+def test_everybody_draws_the_same_picture(sd1: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(inference, "contenders", lambda half: CONTENDERS)
+    out = tmp_path / "figures.md"
+    told = run(sd1, tmp_path / "work", task=["picture", "lora"], out=out)
+    rows = {(row["task"], row["contender"]): row for row in told["pictures"]}
+    assert len(rows) == 6
+    assert rows["picture", "torch fp32"]["psnr"] == "equal"
+    assert rows["picture", "tenshot lossless"]["psnr"] == "equal" or rows["picture", "tenshot lossless"]["psnr"] > 25
+    assert rows["lora", "tenshot lossless"]["psnr"] == "equal" or rows["lora", "tenshot lossless"]["psnr"] > 25
+    assert rows["lora", "tenshot lossless"]["swap s"] >= 0
+    assert rows["picture", "magic"]["failed"] == "no such backend"
+    assert "One call: unet" in out.read_text()
+    assert "torch fp32" in out.with_suffix(".svg").read_text()
+
+
+CONTENDERS = [
+    inference.Contender("torch fp32", "torch"),
+    inference.Contender("magic", "compiled", backend="magic"),
+    inference.Contender("tenshot lossless", "compiled", backend="eager"),
+]
+
+
+def test_tables_have_a_cell_for_everything():
+    rows = [{"task": "picture", "who": "a", "seconds": 1.5}, {"task": "picture", "who": "b", "failed": "no"}]
+    assert list(tables.table(rows, skip="task")) == ["| who | seconds |", "| --- | --- |", "| a | 1.5 |", "| b | no |"]
+
+
+def test_bars_are_as_long_as_their_figures():
+    rows = [{"task": "picture", "contender": name, "times as fast": times} for name, times in (("a", 1.0), ("b", 4.0))]
+    drawn = tables.bars({"model": "pocket", "pictures": rows})
+    widths = [float(part.split('"')[0]) for part in drawn.split('width="')[2:]]
+    assert widths[1] == 4 * widths[0]
