@@ -22,7 +22,19 @@ from tenshot.files import datasets, tensors
 from tenshot.files.cache import root
 from tenshot.files.pictures import Example
 from tenshot.model import Model
-from tenshot.train import class_pictures, data, denoise, loop, optimizers, resting, run, sharding, texts, trackers
+from tenshot.train import (
+    class_pictures,
+    data,
+    denoise,
+    handover,
+    loop,
+    optimizers,
+    resting,
+    run,
+    sharding,
+    texts,
+    trackers,
+)
 from tenshot.train.cache import Cache
 from tenshot.train.captions import Captions, Said
 from tenshot.train.denoise import Latents, Objective
@@ -248,9 +260,8 @@ def _carry_out(
     job = run.Job(method, learner, claim, plan(examples, pictures, kept, options), per_epoch, trained, given)
     told = run.carry_out(job, options, events)
     if options.export and processes.first():
-        drawn = sorted((options.output_dir / "validation").glob("*.png"))
-        preview = drawn[-1] if drawn else None
-        told["exported"] = put.put(options.export, way.results(options), events, preview, base.place)
+        about = handover.about(options, base, len(examples), captions.texts, told["steps"])
+        told["exported"] = handover.hand_over(options, way.results(options), base, about, events)
     return told
 
 
