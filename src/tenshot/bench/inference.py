@@ -47,6 +47,7 @@ class BenchInferenceOptions(Options):
         ["picture", "control", "lora", "tuned"],
         description="a picture; with a ControlNet; with a LoRA; of another fine-tune",
     )
+    backend: list[str] = Field([], description="what artifacts may be built by; default: all that is here")
     precision: list[Precision] = Field([], description="what artifacts may run in; default: all that is here")
     steps: int = Field(20, ge=1, description="denoising steps of a picture (Euler a, with guidance)")
     rounds: int = Field(2, ge=1, description="how often each has its turn")
@@ -137,7 +138,7 @@ def _built(options: BenchInferenceOptions, who: Contender, place: Path, where: t
     told = {
         "model": str(place / MODEL),
         "out": place / who.folder,
-        "backend": [who.backend] if who.backend else [] if who.lossless else _quantising(where),
+        "backend": [who.backend] if who.backend else options.backend if who.lossless else _quantising(where),
         "controlnet": place / CONTROLNET if with_control else None,
         "lossless": who.lossless,
         "precision": options.precision,
