@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 
-from tenshot import judge
+from tenshot import generate, judge
 from tenshot.errors import Cancelled, Refusal
 from tenshot.files import tensors
 from tenshot.options import read_recipe, resolve
@@ -258,3 +258,9 @@ def test_an_oblong_picture_is_seen_at_both_ends_and_in_the_middle():
     (middle,) = data.squares(64, center_crop=True)(image.size)
     assert middle.of(image).tobytes() == image.crop((16, 0, 80, 64)).tobytes()
     assert len(data.squares(32, center_crop=False)((64, 64))) == 1
+
+
+def test_what_was_trained_draws(guided: Path, tmp_path: Path):
+    told = {"model": str(guided), "prompt": ["a photo of az baby"], "steps": 1, "out": tmp_path / "a.png"}
+    generate.generate(resolve(generate.GenerateOptions, told), Ear())
+    assert (tmp_path / "a.png").is_file()
