@@ -165,8 +165,47 @@ def _checkpoint_gradients(net: Any) -> None:
     net.train()
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What the options turned out to mean. place: the model's folder. claim: what makes this run this run."""
+
+    where: torch.device
+    place: Path
+    examples: list[Example]
+    stock: Stock | None
+    claim: Mapping[str, Any]
+
+
 def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
+    checked = check(way, options, events)
+    processes.join(checked.where.type == "cpu")
+    base = model.load(str(checked.place), device=checked.where)
+    return _carry_out(way, base, checked, options, events)
+
+
+def check(way: Way[Options], options: Options, events: Events) -> Checked:
+    """Look at all that a training would read and where it would write. Raises Refusal with everything wrong."""
+    try:
+        where, place, examples, brought = _check_inputs(way, options, events)
+    except Refusal as refusal:
+        unread = run.identity(way.name, options)
+        raise Refusal(*refusal.faults, *run.folder_faults(options, unread)) from None
+    claim = run.identity(way.name, options, _inputs(options, way.source(options).folder, place, examples, brought))
+    trained = way.trained(options, place)
+    whole = sum(layout.numbers(place / part) for part in model.NETS)
+    stock, *_ = all_or_refuse(
+        lambda: _stock(options, place, claim),
+        lambda: refuse_if(run.folder_faults(options, claim)),
+        lambda: run.check_disk(options, 4 * trained, 4 * (whole if way.saves_model else trained)),
+    )
+    return Checked(where, place, examples, stock, claim)
+
+
+def _check_inputs(
+    way: Way[Options], options: Options, events: Events
+) -> tuple[torch.device, Path, list[Example], list[Example]]:
+    """The device, the model's folder, the pictures, and the class pictures that are already there."""
     where, place, examples, _, brought, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _model_folder(options, events),
@@ -177,19 +216,7 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
         lambda: trackers.check(options.report_to),
         lambda: put.check(options.export, way.results(options)),
     )
-    claim = run.identity(
-        way.name, options, _inputs(options, way.source(options).folder, place, examples, brought or [])
-    )
-    trained = way.trained(options, place)
-    whole = sum(layout.numbers(place / part) for part in model.NETS)
-    stock, *_ = all_or_refuse(
-        lambda: _stock(options, place, claim),
-        lambda: run.check_folder(options, claim),
-        lambda: run.check_disk(options, 4 * trained, 4 * (whole if way.saves_model else trained)),
-    )
-    processes.join(where.type == "cpu")
-    base = model.load(str(place), device=where)
-    return _carry_out(way, base, examples, stock, claim, options, events)
+    return where, place, examples, brought or []
 
 
 def _as_trained(base: Model, options: FineTuneOptions) -> Model:
@@ -200,15 +227,8 @@ def _as_trained(base: Model, options: FineTuneOptions) -> Model:
     return replace(base, schedule={**base.schedule, **changes})
 
 
-def _carry_out(
-    way: Way[Options],
-    base: Model,
-    examples: list[Example],
-    stock: Stock | None,
-    claim: Mapping[str, Any],
-    options: Options,
-    events: Events,
-) -> dict[str, Any]:
+def _carry_out(way: Way[Options], base: Model, checked: Checked, options: Options, events: Events) -> dict[str, Any]:
+    examples, claim = checked.examples, checked.claim
     side = options.resolution or base.resolution
     if side != base.resolution:
         events.say(f"this model was trained for {base.resolution} pixels, not {side}")
@@ -220,10 +240,10 @@ def _carry_out(
     own = [examples[number].caption or prompt for number in shown]
     captions = Captions(own, options.proportion_empty_prompts, options.shuffle_tags, options.keep_tags)
     kept = None
-    if stock:
+    if checked.stock:
         count, batch = options.num_class_images, options.sample_batch_size
         with processes.first_goes_first():
-            kept, _ = class_pictures.ensure(base, *stock, count, options.seed, batch, events)
+            kept, _ = class_pictures.ensure(base, *checked.stock, count, options.seed, batch, events)
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
     learner = way.learner(_as_trained(base, options), options)
     said = way.texts(options, captions) if way.texts else captions
