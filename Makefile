@@ -1,13 +1,14 @@
 PYTHON ?= python3
 PINNED := $(shell grep '^torch==' constraints.txt)
 TORCH ?= $(PINNED)
+MODEL ?= pocket
 VENV := .venv
 BIN := $(VENV)/bin
 # Another torch than the pinned one wants its own setuptools, too.
 LOOSE := $(if $(filter-out $(PINNED),$(TORCH)),^(torch|setuptools)==,^$$)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test test-slow lint pocket clean
+.PHONY: help demo test test-slow lint bench pocket clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +16,7 @@ help:
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests, with those that take minutes"
 	@echo "make lint       ruff and mypy"
+	@echo "make bench      measure drawing and training here; MODEL=sd15 or sdxl: at full size, with random weights"
 	@echo "make pocket     make the pocket model anew (hours; continues where it was stopped)"
 	@echo "make clean      remove the environment and all caches; out/ is kept"
 	@echo
@@ -34,6 +36,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/tenshot bench inference --model $(MODEL) --out out/bench/$(MODEL)-inference.md
+	$(BIN)/tenshot bench train --model $(MODEL) --json > out/bench/$(MODEL)-train.json
 
 pocket: $(VENV)/.pocket
 	$(BIN)/python -m recipes.pocket.build

@@ -19,6 +19,7 @@ from tenshot.files.images import parse_infotext, read_infotext
 from tenshot.generate import GenerateOptions, generate
 from tenshot.options import resolve
 from tests.dreambooth_runs import Bench
+from tests.test_adapter_files import a_lora
 from tests.test_checkpoints import run as run_convert
 
 
@@ -100,6 +101,14 @@ def test_the_infotext_names_them_as_webui_does(runs: dict[str, Path], sd1: Path,
         assert facts["Lora hashes"] == f"mine v1: {short[0]}, two: {short[1]}"
         whole = hashlib.sha256((runs["word"] / "az.safetensors").read_bytes()).hexdigest()[:12]
         assert facts.get("TI hashes") == (f"az: {whole}" if words else None)
+
+
+def test_original_block_names_count_the_models_own_blocks(sdxl: Path, tmp_path: Path):
+    ours = a_lora(sdxl, tmp_path / "ours.safetensors")
+    run_convert(ours, tmp_path / "kohya.safetensors", "--config", sdxl)
+    files = (ours, tmp_path / "kohya.safetensors")
+    one, other = (draw(sdxl, file.with_suffix(".png"), lora=[str(file)]) for file in files)
+    assert (one == other).all()
 
 
 def test_the_model_hash_is_the_files(sd1: Path, tmp_path: Path):

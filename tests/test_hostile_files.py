@@ -12,15 +12,17 @@ import torch
 from safetensors.torch import save
 
 from tenshot.cli import main
+from tenshot.convert import nets
 from tenshot.convert.options import ConvertOptions
 from tenshot.convert.verb import convert
 from tenshot.errors import Refusal
 from tenshot.events import Events
+from tenshot.families import dialects, table
 from tenshot.inspect import InspectOptions, inspect
 from tests.test_adapter_files import a_lora
 from tests.test_checkpoints import run
 
-MUTANTS = 250  # of each of four files
+MUTANTS = 250  # of each of four files, and half as many of a checkpoint
 
 
 def bytes_of(header: object, data: bytes = b"") -> bytes:
@@ -91,14 +93,16 @@ def seeds(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     run(lora, folder / "kohya.safetensors", "--config", sd1)
     torch.save({"string_to_param": {"*": torch.zeros(2, 16)}, "name": "az"}, folder / "word.pt")
     torch.save({"az": torch.zeros(2, 16)}, folder / "old.pt", _use_new_zipfile_serialization=False)
-    return [(folder / name).read_bytes() for name in ("lora.safetensors", "kohya.safetensors", "word.pt", "old.pt")]
+    run(sd1, folder / "checkpoint.safetensors")
+    names = ("lora.safetensors", "kohya.safetensors", "word.pt", "old.pt", "checkpoint.safetensors")
+    return [(folder / name).read_bytes() for name in names]
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_a_thousand_mutants(number: int, seeds: list[bytes], tmp_path: Path):
     dice = random.Random(number)
     file, target = tmp_path / "mutant.safetensors", tmp_path / "out.safetensors"
-    for _ in range(MUTANTS):
+    for _ in range(MUTANTS if number < 4 else MUTANTS // 2):
         data = bytearray(seeds[number])
         kind = dice.randrange(3)
         if kind == 0:  # bytes flipped, mostly at the beginning, where the structure is
@@ -115,3 +119,14 @@ def test_a_thousand_mutants(number: int, seeds: list[bytes], tmp_path: Path):
         both(file, target)
         target.unlink(missing_ok=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mutant.safetensors"]
+
+
+ROOTS = [[(root, dialects.DIALECTS[kind].landmark) for root, kind in f.original.values()] for f in table.FAMILIES]
+MARKS = [[root + mark for root, mark in each] for each in ROOTS] + [[net.root + net.landmark] for net in nets.NETS]
+
+
+@pytest.mark.parametrize("names", MARKS, ids=lambda names: names[0])
+@pytest.mark.parametrize("shape", [(), (7,), (4, 4), (4, 4, 3, 3)], ids=str)
+def test_the_signs_of_a_model_and_nothing_else(names: list[str], shape: tuple[int, ...], tmp_path: Path):
+    (tmp_path / "in.safetensors").write_bytes(save({name: torch.zeros(shape) for name in names}))
+    both(tmp_path / "in.safetensors", tmp_path / "out")

@@ -12,6 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tenshot.errors import Refusal
+from tenshot.events import Events
+from tenshot.inspect import InspectOptions, inspect
 from tenshot.model import ASSETS
 from tests.dreambooth_runs import Bench
 from tests.test_adapter_files import a_lora
@@ -33,7 +35,7 @@ def test_each_in_its_folder(to: str, where: tuple[str, ...], sd1: Path, tmp_path
     save_file({"emb_params": torch.zeros(2, 16)}, tmp_path / "word.safetensors")
     picture = next((ASSETS / "subjects" / "koala").glob("*.png"))
     for source in (sd1, lora, tmp_path / "word.safetensors", sd1 / "vae"):
-        run(source, place, "--to", to, "--name", "mine", "--trigger", "az baby", "--preview", picture)
+        run(source, "--to", to, place, "--name", "mine", "--trigger", "az baby", "--preview", picture)
     for folder in where:
         assert load_file(place / folder / "mine.safetensors")
         assert json.loads((place / folder / "mine.json").read_text())["activation text"] == "az baby"
@@ -45,7 +47,7 @@ def test_each_in_its_folder(to: str, where: tuple[str, ...], sd1: Path, tmp_path
 def test_a_file_stays_a_file(sd1: Path, tmp_path: Path):
     (tmp_path / "models").mkdir()
     run(sd1, tmp_path / "one.safetensors")
-    found = run(tmp_path / "one.safetensors", tmp_path, "--to", "webui")
+    found = run(tmp_path / "one.safetensors", "--to", "webui", tmp_path)
     assert found["written"].endswith("models/Stable-diffusion/one.safetensors")
     one, other = load_file(tmp_path / "one.safetensors"), load_file(Path(found["written"]))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -53,7 +55,7 @@ def test_a_file_stays_a_file(sd1: Path, tmp_path: Path):
 
 def test_what_cannot_be_is_refused_together(sd1: Path, tmp_path: Path):
     with pytest.raises(Refusal) as refused:
-        run(sd1, tmp_path / "nowhere", "--to", "webui", "--name", "../x", "--preview", tmp_path / "none.png")
+        run(sd1, "--to", "webui", tmp_path / "nowhere", "--name", "../x", "--preview", tmp_path / "none.png")
     assert len(refused.value.faults) == 3
 
 
@@ -76,12 +78,12 @@ def test_a_training_ends_with_it(
 ):
     web, comfy = interface(tmp_path / "web"), interface(tmp_path / "comfy")
     bench = Bench(sd1, pictures, tmp_path, way)
-    told = {"export": [f"webui:{web}", f"comfyui:{comfy}"], "validation_prompt": "a bear", "validation_steps": "3"}
+    asked = {"export": [f"webui:{web}", f"comfyui:{comfy}"], "validation_prompt": "a bear", "validation_steps": "3"}
     if way == "full":
-        told["train_data_dir"] = str(shutil.copytree(pictures, tmp_path / "captioned"))
+        asked["train_data_dir"] = str(shutil.copytree(pictures, tmp_path / "captioned"))
         for each in (tmp_path / "captioned").glob("*.png"):
             each.with_suffix(".txt").write_text("a photo")
-    folder = bench.run("mine", **given, **told)
+    folder = bench.run("mine", **given, **asked)
     made = web / f"{file}.safetensors"
     (other,) = comfy.rglob("*.safetensors")
     assert other.read_bytes() == made.read_bytes()
@@ -90,10 +92,15 @@ def test_a_training_ends_with_it(
     file_of = {"lora": "pytorch_lora_weights.safetensors", "inversion": "az.safetensors"}
     more = ("--config", sd1) if way == "lora" else ()
     by_hand = run(
-        folder / file_of.get(way, ""), interface(tmp_path / "hand"), "--to", "webui", "--name", made.stem, *more
+        folder / file_of.get(way, ""), "--to", "webui", interface(tmp_path / "hand"), "--name", made.stem, *more
     )
-    assert Path(by_hand.get("file", by_hand.get("written"))).read_bytes() == made.read_bytes()
-    again = bench.refused("other", **given, **told, output_dir=str(tmp_path / "x" / "mine"))
+    one, two = load_file(Path(by_hand.get("file", by_hand.get("written")))), load_file(made)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    if way != "inversion":
+        told = inspect(InspectOptions(file=made), Events())
+        assert told.get("trigger words", [""])[0] == (trigger or "a photo")
+        assert told["training"]["ss_steps"] == "3" and told["training"]["ss_num_train_images"] == "5"
+    again = bench.refused("other", **given, **asked, output_dir=str(tmp_path / "x" / "mine"))
     assert again == ["--export", "--export"]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tenshot.files import tensors
-from tests.dreambooth_runs import PRIOR, UNET, Bench, losses
+from tests.dreambooth_runs import PRIOR, TEXT, UNET, Bench, losses
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,8 +27,13 @@ def words(bench: Bench, name: str, **given: object) -> list[str]:
     return ["train", "dreambooth", *(f"--{key}={value}" for key, value in told.items())]
 
 
-def close(one: Path, other: Path) -> None:
-    a, b = tensors.read(one / UNET), tensors.read(other / UNET)
+def norms(folder: Path) -> list[float]:
+    """Of the gradients, whose scale AdamW does not show."""
+    return [json.loads(line)["norm"] for line in (folder / "loss.jsonl").read_text().splitlines()]
+
+
+def close(one: Path, other: Path, file: str = UNET) -> None:
+    a, b = tensors.read(one / file), tensors.read(other / file)
     apart = torch.cat([(a[name] - b[name]).flatten() for name in a])
     moved = torch.cat([tensor.flatten() for tensor in a.values()])
     assert apart.norm() < 1e-5 * moved.norm()
@@ -42,9 +47,32 @@ def test_two_processes_are_one_with_accumulation(bench: Bench, pictures: Path):
     assert json.loads(ran.stdout)["steps"] == 3
     two = bench.folder / "two"
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    assert norms(two) == pytest.approx(norms(one), rel=1e-4)
     close(one, two)
     further = run(*words(bench, "two", **given, gradient_accumulation_steps=2, max_train_steps=4))
     assert further.returncode == 0, further.stderr  # alone, the same run goes on
+
+
+def test_split_over_two_processes_they_learn_the_same(bench: Bench):
+    """And either goes on where the other stopped."""
+    given = {"use_ema": True, "train_text_encoder": True, "train_batch_size": "2", "learning_rate": "1e-4"}
+    one = bench.run("one", **given, gradient_accumulation_steps="2", max_train_steps="5")
+    bench.run("two", **given, gradient_accumulation_steps="2", max_train_steps="1")
+    for steps in (3, 4):
+        ran = run(*words(bench, "two", **given, num_processes=2, max_train_steps=steps), "--fsdp")
+        assert ran.returncode == 0, ran.stderr
+    bench.run("two", **given, gradient_accumulation_steps="2", max_train_steps="5")
+    two = bench.folder / "two"
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    assert norms(two) == pytest.approx(norms(one), rel=1e-4)
+    for file in (UNET, TEXT):
+        close(one, two, file)
+
+
+def test_what_cannot_be_split_is_refused(sd1: Path, pictures: Path, tmp_path: Path):
+    given = {"fsdp": True, "validation_prompt": "a toy", "optimizer": "adafactor"}
+    wanted = ["--fsdp", "--fsdp", "--validation_prompt", "--optimizer"]
+    assert Bench(sd1, pictures, tmp_path, "lora").refused("out", **given) == wanted
 
 
 def test_all_refuse_with_one_voice(bench: Bench, tmp_path: Path):

@@ -101,7 +101,7 @@ def load_picture(file: Path) -> bytes:
 def test_it_goes_to_user_interfaces_as_it_is(shape: str, sd1: Path, tmp_path: Path):
     file = kohyas(sd1, shape, tmp_path / "it.safetensors")
     (tmp_path / "models").mkdir()
-    told = convert(file, tmp_path, "--to", "webui", "--config", sd1)
+    told = convert(file, "--to", "webui", tmp_path, "--config", sd1)
     before, after = load_file(file), load_file(told["file"])
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

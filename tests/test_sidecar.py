@@ -26,7 +26,7 @@ from tests.test_checkpoints import run
 
 def exported(folder: Path, place: Path, to: str = "webui") -> Path:
     (place / "models").mkdir(parents=True)
-    return Path(run(folder, place, "--to", to)["written"])
+    return Path(run(folder, "--to", to, place)["written"])
 
 
 def test_only_v_prediction_has_one_and_only_where_it_is_read(sd1: Path, sd2_v: Path, tmp_path: Path):

@@ -10,14 +10,16 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from tenshot.adapters import factors, lora, reading
+from tenshot.adapters import factors, reading
 from tenshot.adapters.addition import Addition, Layer
 from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
 from tenshot.checkpoints.whole import Whole
-from tenshot.errors import Fault, refuse_if
+from tenshot.errors import Fault, all_or_refuse, refuse_if
 from tenshot.events import Events, watched
-from tenshot.files import containers, tensors
+from tenshot.export import kohya
+from tenshot.export.kohya import Origin
+from tenshot.files import containers
 from tenshot.options import Options
 
 SAME = 1e-6  # a layer whose weights differ by less, relative to their size, was not trained
@@ -55,8 +57,11 @@ class ResizeOptions(RankOptions):
 
 def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
-    refuse_if(_taken(options.out, options.overwrite))
-    tuned, base = whole.read(options.tuned, options.config), whole.read(options.base, options.config)
+    _, tuned, base = all_or_refuse(
+        lambda: refuse_if(_taken(options.out, options.overwrite)),
+        lambda: whole.read(options.tuned, options.config),
+        lambda: whole.read(options.base, options.config),
+    )
     refuse_if(_different(tuned, base))
     layers = [(part, name) for part, content in base.parts.items() if part != "vae" for name in content]
     found: dict[Layer, Factors] = {}
@@ -72,17 +77,20 @@ def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
         found[part, name.removesuffix(".weight")] = each
         away += float((difference - each.difference()).square().sum())
     refuse_if([] if found else [Fault(str(options.tuned), f"is the same as {options.base}", "a fine-tuned model")])
-    tensors.write(options.out, factors.to_diffusers(found), factors.metadata(lora.settings_of(found)))
-    return {"what": "lora", **factors.facts(options.out, found), "relative error": (away / total) ** 0.5}
+    told = kohya.write_found(found, options.out, Origin(base.family, base.configs["unet"]))
+    return {**told, "relative error": (away / total) ** 0.5}
 
 
 def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
-    refuse_if(_taken(options.out, options.overwrite))
-    before = reading.read(containers.opened(options.file))
+    _, source = all_or_refuse(
+        lambda: refuse_if(_taken(options.out, options.overwrite)),
+        lambda: containers.opened(options.file),
+    )
+    before = reading.read(source)
     after = {layer: _smaller(each, options) for layer, each in before.items()}
-    tensors.write(options.out, factors.to_diffusers(after), factors.metadata(lora.settings_of(after)))
-    return {"what": "lora", **factors.facts(options.out, after), "relative error": factors.apart(before, after)}
+    told = kohya.write_found(after, options.out, kohya.origin(None, after), source.about)
+    return {**told, "relative error": factors.apart(before, after)}
 
 
 def _smaller(each: Addition, options: RankOptions) -> Factors:

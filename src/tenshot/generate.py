@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,10 +15,11 @@ from pydantic import Field
 from tenshot import __version__, device, sampling
 from tenshot.checkpoints import opening
 from tenshot.diffusion.samplers import SAMPLERS
-from tenshot.errors import Fault, all_or_refuse, refuse_if
+from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.families.family import overlong
 from tenshot.fast import model as fast
+from tenshot.files import tensors
 from tenshot.files.images import infotext, write_png
 from tenshot.model import Model
 from tenshot.options import Options
@@ -91,7 +93,10 @@ def _given(options: GenerateOptions) -> Given | None:
         return None
     from tenshot.adapters import given
 
-    return given.read(options.lora, options.embedding)
+    unet: dict[str, Any] | None = None
+    with suppress(Refusal):  # told elsewhere
+        unet = tensors.read_json(fast.folder(fast.find(options.model)) / "unet" / "config.json")
+    return given.read(options.lora, options.embedding, unet)
 
 
 def _attached(opened: Model, given: Given) -> Model:

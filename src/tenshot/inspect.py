@@ -10,16 +10,18 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tenshot.adapters import embedding, factors, names, reading
+from tenshot.adapters import embedding, factors, lora, names, reading
+from tenshot.checkpoints import whole
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
+from tenshot.export import readers
 from tenshot.families import dialects, layout, table
 from tenshot.files import containers, hashes
 from tenshot.files.containers import Container
 from tenshot.options import Options
 
-EVERYWHERE = ("AUTOMATIC1111", "Forge", "ComfyUI", "diffusers")
 WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+BASES = {"sd_v1": WIDTHS[768], "sd_v2": WIDTHS[1024], "sdxl_": WIDTHS[2048]}
 TRAINING = (
     "ss_base_model_version",
     "ss_sd_model_name",
@@ -28,11 +30,13 @@ TRAINING = (
     "ss_steps",
     "ss_epoch",
     "ss_optimizer",
+    "ss_seed",
     "ss_resolution",
     "modelspec.title",
     "modelspec.architecture",
     "modelspec.prediction_type",
 )
+IN_FOLDER = (lora.FILE, "pytorch_lora_weights.bin", "diffusion_pytorch_model.safetensors", "model.safetensors")
 TAGS = 8  # trigger words shown at most
 
 
@@ -48,19 +52,20 @@ def inspect(options: InspectOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal where the file is damaged, or no file of tensors."""
     if (options.file / "model_index.json").is_file():
         return _folder(options.file)
-    if options.file.is_dir():
-        raise Refusal(Fault(str(options.file), "a folder without model_index.json", "a file, or a model folder"))
-    source = containers.looked_into(options.file)
+    file = next((path for name in IN_FOLDER if (path := options.file / name).is_file()), options.file)
+    if file.is_dir():
+        raise Refusal(Fault(str(file), "a folder without model_index.json", "a file, or a model folder"))
+    source = containers.looked_into(file)
     found = _what(source)
     dtypes = Counter(str(lazy.dtype).removeprefix("torch.") for lazy in source.tensors.values() if lazy.shape)
     return {
-        "file": str(options.file),
+        "file": str(file),
         **found,
         "container": source.kind,
         "tensors": len(source.tensors),
         **({"dtypes": dict(dtypes)} if source.kind != "pickle" else {}),
         **_told(source.about),
-        **hashes.shown(options.file),
+        **hashes.shown(file),
     }
 
 
@@ -74,7 +79,7 @@ def _folder(place: Path) -> dict[str, Any]:
         "prediction": schedule.get("prediction_type", "epsilon"),
         "parts": {part: f"{layout.numbers(place / part):,} numbers" for part in family.original},
         "loads in": ["diffusers", "tenshot"],
-        "for the others": "tenshot convert FOLDER FILE.safetensors",
+        "not in": dict.fromkeys((readers.WEBUI, readers.COMFY), "they want one file: tenshot convert FOLDER FILE"),
     }
 
 
@@ -82,21 +87,22 @@ def _what(source: Container) -> dict[str, Any]:
     """What the names say, and where such a file loads."""
     if family := dialects.recognised(source.tensors, table.FAMILIES):
         parts = {root for root, _ in family.original.values()}
-        v = "v_pred" in source.tensors or source.about.get("modelspec.prediction_type", "").startswith("v")
         return {
             "what": "checkpoint",
             "family": family.title,
-            "prediction": "v_prediction" if v else "epsilon, as far as the file says",
+            "prediction": whole.prediction(source, family) if source.kind != "pickle" else "not looked at",
             "parts": sorted(parts),
-            "loads in": list(EVERYWHERE),
+            **readers.of_checkpoint(source, family),
         }
     if reading.is_lora(source.tensors):
         return _lora(source)
+    if source.kind == "pickle" and "string_to_param" in source.tensors:
+        return {"what": "embedding", **readers.of_embedding(source), "use": f"{source.place.stem} in the prompt"}
     if embedding.is_embedding(source):
         shapes = {name: list(lazy.shape) for name, lazy in source.tensors.items()}
         use = f"{source.place.stem} in the prompt"
-        return {"what": "embedding", "vectors": shapes, "loads in": list(EVERYWHERE), "use": use}
-    return {"what": _net(source.tensors), "loads in": []}
+        return {"what": "embedding", "vectors": shapes, **readers.of_embedding(source), "use": use}
+    return {"what": _net(source.tensors)}
 
 
 def _net(tensors: Iterable[str]) -> str:
@@ -112,20 +118,17 @@ def _lora(source: Container) -> dict[str, Any]:
     kohya = any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
     kinds = reading.kinds(source.tensors)
     found: dict[str, Any] = {"what": "lora", "kinds": kinds, "names": "kohya" if kohya else "diffusers or peft"}
-    if source.kind != "pickle":
-        read = reading.read(source)
-        found["family"] = WIDTHS.get(factors.width(read), "not said by its shapes")
+    read = reading.read(source) if source.kind != "pickle" else {}
+    if read:
+        said = source.about.get(readers.BASE, "")
+        named = next((title for start, title in BASES.items() if said.startswith(start)), "not said by its shapes")
+        found["family"] = WIDTHS.get(factors.width(read), named)
         found["rank"] = dict(Counter(each.rank for each in read.values() if each.rank))
         found["alpha"] = dict(Counter(each.alpha for each in read.values() if each.rank))
         found["dora"] = any(each.magnitude is not None for each in read.values())
     places = {(place.part, place.layer) for name in source.tensors if (place := names.place_of(name))}
     found["layers"] = dict(Counter(part for part, _ in sorted(places)))
-    if set(kinds) != {"LoRA"}:
-        return found | {"loads in": ["AUTOMATIC1111", "Forge", "ComfyUI", "tenshot"] if kohya else ["tenshot"]}
-    found["loads in"] = list(EVERYWHERE) if kohya else ["diffusers", "tenshot"]
-    if not kohya:
-        found["for the others"] = "tenshot convert FILE: they would load it without effect"
-    return found
+    return found | readers.of_lora(source, read)
 
 
 def _told(about: Mapping[str, str]) -> dict[str, Any]:
@@ -133,11 +136,12 @@ def _told(about: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if training := {name: about[name] for name in TRAINING if name in about}:
         found["training"] = training
+    tags: Counter[str] = Counter()
     try:
-        folders = json.loads(about.get("ss_tag_frequency", "{}"))
-        tags: Counter[str] = Counter()
-        for each in folders.values():
+        for each in json.loads(about.get("ss_tag_frequency", "{}")).values():
             tags.update({str(tag).strip(): int(count) for tag, count in each.items()})
     except (ValueError, AttributeError, TypeError):
-        return found
-    return found | ({"trigger words": [tag for tag, _ in tags.most_common(TAGS)]} if tags else {})
+        pass  # others' metadata may be anything
+    words = [about.get("modelspec.trigger_phrase", ""), *(tag for tag, _ in tags.most_common(TAGS))]
+    found["trigger words"] = list(dict.fromkeys(filter(None, words)))
+    return {name: value for name, value in found.items() if value}

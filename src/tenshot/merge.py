@@ -19,10 +19,10 @@ from tenshot.checkpoints.whole import Whole
 from tenshot.device import DTYPES
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events
-from tenshot.export import places, put
+from tenshot.export import kohya, places, put
 from tenshot.export.options import ExportOptions
 from tenshot.export.put import Result
-from tenshot.files import containers, tensors
+from tenshot.files import containers
 from tenshot.files.containers import Lazy
 
 Shares = Sequence[tuple[dict[Layer, Addition], float]]
@@ -86,8 +86,10 @@ def _faults(options: MergeOptions) -> Iterator[Fault]:
         given = getattr(options, name)
         if given and len(given) != count:
             yield Fault(f"--{name}", f"{len(given)} numbers for {count} files", f"{count}, one for each of --models")
+    if options.sd_model and not _there(options.sd_model):
+        yield Fault("--sd_model", f"{options.sd_model}: no such file or folder", "a model")
     for path in options.models:
-        if not path.exists():
+        if not _there(path):
             yield Fault("--models", f"{path}: no such file", "a LoRA, or a model")
     if options.save_to.exists() and not options.overwrite:
         yield Fault("--save_to", f"{options.save_to} exists", "a new name", "--overwrite replaces it")
@@ -97,6 +99,10 @@ def _faults(options: MergeOptions) -> Iterator[Fault]:
     yield from places.faults(options.export, [(result.kind, result.name)])
     if options.method == "difference" and count != 2:
         yield Fault("--method", f"difference of {count} models", "two: --models NEW OLD")
+
+
+def _there(path: Path) -> bool:
+    return path.exists() or str(path) == "pocket"
 
 
 def _file(path: Path) -> Path:
@@ -196,10 +202,8 @@ def _loras(options: MergeOptions, ratios: Sequence[float]) -> dict[str, Any]:
         exact = merged
         merged = {layer: factors.truncated(each, options.rank) for layer, each in exact.items()}
         error = factors.apart(exact, merged)
-    settings = lora.settings_of(merged)
-    tensors.write(options.save_to, factors.to_diffusers(merged), factors.metadata(settings))
-    told = {"merged": f"{len(found)} LoRA", "ratios": list(ratios), "relative error": error}
-    return told | factors.facts(options.save_to, merged)
+    written = kohya.write_found(merged, options.save_to, kohya.origin(options.config, merged))
+    return {"merged": f"{len(found)} LoRA", "ratios": list(ratios), "relative error": error, **written}
 
 
 def _together(layer: Layer, shares: Sequence[tuple[dict[Layer, Factors], float]], options: MergeOptions) -> Factors:

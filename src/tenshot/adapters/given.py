@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tenshot.adapters import embedding, lora
 from tenshot.adapters.embedding import Rows
@@ -60,17 +61,17 @@ class Given:
         return {name: ", ".join(each) for name, each in found.items() if each}
 
 
-def read(loras: Sequence[str], words: Sequence[Path]) -> Given:
-    """loras: FILE, FOLDER, or FILE=0.8. Raises Refusal with the faults of all."""
-    found = all_or_refuse(*(partial(_lora, each) for each in loras), *(partial(_word, each) for each in words))
+def read(loras: Sequence[str], words: Sequence[Path], unet: Mapping[str, Any] | None = None) -> Given:
+    """loras: FILE, FOLDER, or FILE=0.8. unet: the model's configuration. Raises Refusal with the faults of all."""
+    found = all_or_refuse(*(partial(_lora, each, unet) for each in loras), *(partial(_word, each) for each in words))
     return Given(found[: len(loras)], found[len(loras) :])
 
 
-def _lora(given: str) -> GivenLora:
+def _lora(given: str, unet: Mapping[str, Any] | None) -> GivenLora:
     place, strength = _strength(given)
     file = place / lora.FILE if place.is_dir() else place
     name = file.resolve().parent.name if file.name == lora.FILE else file.stem
-    return GivenLora(name, file, strength, lora.read(place))
+    return GivenLora(name, file, strength, lora.read(place, unet))
 
 
 def _word(file: Path) -> GivenWord:

@@ -109,11 +109,14 @@ def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module]) -> None:
     tensors.write(file, named, factors.metadata(lora.settings))
 
 
-def read(place: Path) -> Lora:
-    """A LoRA file with whatever names, LoHa and LoKr too, or the folder it lies in. Raises Refusal where it is none."""
+def read(place: Path, unet: Mapping[str, Any] | None = None) -> Lora:
+    """A LoRA file with whatever names, LoHa and LoKr too, or the folder it lies in. Raises Refusal where it is none.
+
+    unet: the configuration whose blocks original names count; default: Stable Diffusion XL's.
+    """
     file = place / FILE if place.is_dir() else place
     source = containers.opened(file)
-    all_found = reading.read(source)
+    all_found = reading.read(source, unet)
     found = {layer: each for layer, each in all_found.items() if isinstance(each, Factors)}
     others = {layer: each for layer, each in all_found.items() if not isinstance(each, Factors)}
     weights: dict[str, dict[str, torch.Tensor]] = {}

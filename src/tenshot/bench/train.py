@@ -63,12 +63,13 @@ def bench(options: BenchTrainOptions, events: Events) -> dict[str, Any]:
 
 
 def _row(method: str, recipe: str, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    seconds = median(second for each in rounds for second in each["seconds"])
+    seconds, work = (median(second for each in rounds for second in each[name]) for name in ("seconds", "work"))
     return {
         "method": method,
         "recipe": recipe,
         "seconds a step": round(seconds, 4),
         "steps a second": round(1 / seconds, 3),
+        "CPU seconds a step": round(work, 4),
         "peak GB": round(max(each["peak"] for each in rounds) / 1e9, 2),
         "without libraries GB": round(max(each["peak"] - each["libraries"] for each in rounds) / 1e9, 2),
         "losses": rounds[0]["losses"],
@@ -81,6 +82,7 @@ def _ratio(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "method": method,
         "times the steps a second": round(one["seconds a step"] / other["seconds a step"], 2),
+        "by CPU seconds": round(one["CPU seconds a step"] / other["CPU seconds a step"], 2),
         "times the memory": round(other["peak GB"] / one["peak GB"], 2),
         "without libraries": round(other["without libraries GB"] / one["without libraries GB"], 2),
         "losses differ by at most": f"{apart:.1e}",
@@ -106,15 +108,19 @@ def _turn(options: BenchTrainOptions, method: str, recipe: str) -> dict[str, Any
 
 def _work(pipe: Connection, options: BenchTrainOptions, method: str, recipe: str) -> None:
     try:
-        libraries, losses, seconds = device.held_memory(), [], []
+        libraries = device.held_memory()
+        losses, seconds, work = [], [], []
         turns = _recipe(options, method, recipe)
         losses.append(next(turns))
         device.reset_peak_memory()
         for _ in range(options.steps):
-            start = time.perf_counter()
+            start, began = time.perf_counter(), time.process_time()
             losses.append(next(turns))
             seconds.append(time.perf_counter() - start)
-        pipe.send({"losses": losses, "seconds": seconds, "peak": device.peak_memory(), "libraries": libraries})
+            work.append(time.process_time() - began)
+        pipe.send(
+            {"losses": losses, "seconds": seconds, "work": work, "peak": device.peak_memory(), "libraries": libraries}
+        )
     except (Refusal, RuntimeError, MemoryError) as error:
         pipe.send(error)
 
@@ -129,13 +135,11 @@ def _recipe(options: BenchTrainOptions, method: str, recipe: str) -> Iterator[fl
         paths = [sorted(folder.glob("*.png")) for folder in (PICTURES, CLASSES)]
         return plain.steps(base, told, *paths)
     side = told.resolution or base.resolution
-    pictures, classes = (
-        data.encoded(base, read_folder(folder), data.squares(side), Events())[0] for folder in (PICTURES, CLASSES)
-    )
+    folders = (PICTURES, CLASSES) if told.with_prior_preservation else (PICTURES,)
+    pictures, *beside = (data.encoded(base, read_folder(each), data.squares(side), Events())[0] for each in folders)
     way: Any = LORA if method == "lora" else DREAMBOOTH
     captions = Captions([told.instance_prompt or ""] * len(pictures))
-    beside = classes if told.with_prior_preservation else None
-    work = FineTune(way.learner(base, told), told, pictures, captions, beside)
+    work = FineTune(way.learner(base, told), told, pictures, captions, beside[0] if beside else None)
     work.settle(Events())
     return (figures["loss"] for figures in loop.steps(work, told))
 

@@ -95,7 +95,7 @@ def of_file(source: Container, family: Family, config: Path | None, ema: bool) -
         told = _said(source)
     configs = dialects.configured(family, source.tensors, told.get("configs", {}))
     parts, ledger = dialects.to_parts(family, source.tensors, configs, ema)
-    schedule = told.get("schedule") or {**family.schedule, "prediction_type": _prediction(source, family)}
+    schedule = told.get("schedule") or {**family.schedule, "prediction_type": prediction(source, family)}
     words = {name: told.get("tokenizers", {}).get(name, {}) for name in family.paddings}
     return Whole(family, parts, configs, schedule, words, source.place, told.get(ZEROS), ledger)
 
@@ -119,7 +119,8 @@ def _told(whole: Whole) -> dict[str, Any]:
     }
 
 
-def _prediction(source: Container, family: Family) -> str:
+def prediction(source: Container, family: Family) -> str:
+    """What a checkpoint's UNet answers, by all its signs."""
     said = source.about.get("modelspec.prediction_type", "")
     if "v_pred" in source.tensors or said.startswith("v"):
         return "v_prediction"
@@ -137,13 +138,17 @@ def write(whole: Whole, target: Path, events: Events, pickle: bool = False) -> L
     return whole.ledger
 
 
-def write_file(whole: Whole, target: Path, events: Events, pickle: bool = False) -> Ledger:
+def write_file(
+    whole: Whole, target: Path, events: Events, pickle: bool = False, about: Mapping[str, str] | None = None
+) -> Ledger:
+    """A file of the original layout. about: further metadata."""
     content, ledger = dialects.to_original(whole.family, whole.parts, whole.configs)
     predicts_v = whole.schedule.get("prediction_type") == "v_prediction"
     if predicts_v:
         signs = ("v_pred", "ztsnr") if whole.schedule.get("rescale_betas_zero_snr") else ("v_pred",)
         content |= {name: Lazy((0,), torch.float32, lambda: torch.zeros(0)) for name in signs}
-    about = {
+    told = {
+        **(about or {}),
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": whole.family.spec,
@@ -154,9 +159,9 @@ def write_file(whole: Whole, target: Path, events: Events, pickle: bool = False)
         TOLD: json.dumps(_told(whole), sort_keys=True, ensure_ascii=False),
     }
     if pickle:
-        writing.write_pickle(target, content, {TOLD: about[TOLD]})
+        writing.write_pickle(target, content, {TOLD: told[TOLD]})
     else:
-        writing.write(target, content, about, events)
+        writing.write(target, content, told, events)
     return ledger
 
 

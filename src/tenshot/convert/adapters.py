@@ -13,6 +13,7 @@ from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.export import kohya
+from tenshot.export.places import phrase
 from tenshot.files import tensors
 from tenshot.files.containers import Container
 
@@ -27,11 +28,11 @@ def convert_lora(
     plain = all(isinstance(each, Factors) for each in found.values())
     other = "diffusers" if _is_kohya(source) and plain else "kohya"
     if options.to or (options.form or other) == "kohya":
-        return kohya.write(source, target, options.config, dtype)
+        return kohya.write(source, target, options.config, dtype, phrase(options.trigger))
     only = reading.low_rank(source, kohya.config_of(options.config))
     written = {layer: kohya.cast(each, dtype) for layer, each in only.items()}
     tensors.write(target, factors.to_diffusers(written), factors.metadata(lora.settings_of(written)))
-    family = kohya.family_of(found, options.config).title
+    family = kohya.origin(options.config, found).family.title
     return {"what": "lora", "family": family, "form": "diffusers", **factors.facts(target, found)}
 
 

@@ -103,4 +103,4 @@ def _config(
     told: dict[str, Any] = {}
     with contextlib.suppress(ValueError, AttributeError):
         told = json.loads(source.about.get(whole.TOLD, "{}")).get("configs", {}).get("net", {})
-    return {**net.config(inner), **told}
+    return {**dialects.by_shapes(net.config, inner, str(source.place)), **told}

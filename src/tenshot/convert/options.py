@@ -29,8 +29,8 @@ class ConvertOptions(Options):
     form: Literal["kohya", "diffusers"] | None = Field(
         None, description="names in a LoRA: kohya's for user interfaces; default: the one that SRC does not have"
     )
-    to: Literal["webui", "comfyui"] | None = Field(
-        None, description="DST is the folder of that user interface; the result goes where it looks for it"
+    to: list[str] = Field(
+        [], description="webui DIR or comfyui DIR: the result goes where that user interface, in DIR, looks for it"
     )
     name: str | None = Field(None, min_length=1, description="with --to: how the result is called there")
     trigger: str = Field("", description="with --to: the words that call it up, beside it for the user interface")
@@ -38,6 +38,11 @@ class ConvertOptions(Options):
     use_safetensors: bool = Field(False, description="DST is safetensors, whatever its name says")
     half: bool = Field(False, description="the same as --dtype fp16")
     overwrite: bool = Field(False, description="replace DST")
+
+    @property
+    def export(self) -> str:
+        """--to as --export would say it."""
+        return ":".join(self.to)
 
     @property
     def torch_dtype(self) -> torch.dtype | None:

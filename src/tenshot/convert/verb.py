@@ -16,7 +16,7 @@ from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events
 from tenshot.export import sidecar
-from tenshot.export.places import Place, Shown, accompany
+from tenshot.export.places import FOLDERS, Place, Shown, accompany, phrase, places
 from tenshot.families.dialects import cast
 from tenshot.files import containers, tensors, writing
 from tenshot.files.containers import Container
@@ -63,8 +63,10 @@ def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | No
 
 def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Events) -> dict[str, Any]:
     found = found.cast(options.torch_dtype)
-    written = whole.write_file if options.use_safetensors else whole.write
-    made = written(found, target, events)
+    if options.use_safetensors or options.to:
+        made = whole.write_file(found, target, events, about=phrase(options.trigger))
+    else:
+        made = whole.write(found, target, events)
     ledger = {**found.ledger.told(), "used": made.used}
     peak = f"{device.peak_memory() / 1e6:.0f} MB"
     told = {
@@ -74,7 +76,7 @@ def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Ev
         "ledger": ledger,
         "peak memory": peak,
     }
-    if options.to == "webui":
+    if (place := _place(options)) and place.program == "webui":
         sidecar.write(found, target)
     return _told(options, told, target)
 
@@ -88,20 +90,24 @@ def _told(options: ConvertOptions, told: dict[str, Any], target: Path) -> dict[s
 
 
 def _place(options: ConvertOptions) -> Place | None:
-    return Place(options.to, options.dst) if options.to and options.dst else None
+    return next(iter(places([options.export])), None)
 
 
 def _faults(options: ConvertOptions) -> Iterator[Fault]:
-    """What is wrong with --to and what belongs to it."""
+    """What is wrong with --to and what belongs to it, and whether there is a source."""
+    if str(options.src) != "pocket" and not options.src.exists():
+        yield Fault("src", f"{options.src}: no such file or folder", "what is to be converted")
     if not options.to:
         for name in ("name", "trigger", "preview"):
             if getattr(options, name):
-                yield Fault(f"--{name}", "is given without --to", "--to webui or --to comfyui", "leave it out")
+                yield Fault(f"--{name}", "is given without --to", "--to webui DIR or --to comfyui DIR", "leave it out")
         return
     if place := _place(options):
-        yield from place.faults("dst")
+        yield from place.faults("--to")
     else:
-        yield Fault("dst", "is not given", f"the folder in which {options.to} is installed")
+        yield Fault("--to", " ".join(options.to), " or ".join(f"{program} DIR" for program in FOLDERS))
+    if options.dst:
+        yield Fault("dst", f"{options.dst}, but --to says where the result goes", "one of the two")
     if options.name and Path(options.name).name != options.name:
         yield Fault("--name", f"{options.name!r} is a path", "a name without folders")
     if options.preview and not options.preview.is_file():

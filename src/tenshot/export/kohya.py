@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,37 +21,74 @@ from tenshot.files import tensors
 from tenshot.files.containers import Container
 
 VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+KEPT = ("ss_", "ssmd_", "tenshot", "modelspec.trigger")
 SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 
 
-def write(source: Container, target: Path, base: Path | None, dtype: torch.dtype | None) -> dict[str, Any]:
-    """What was written, in words. base: the model it belongs to, where its shapes do not say it. Raises Refusal."""
+class Origin(NamedTuple):
+    """The family of the model that something was made for, and the configuration of its UNet, where it is known."""
+
+    family: Family
+    unet: Mapping[str, Any] | None = None
+
+    @property
+    def originals(self) -> Mapping[str, str] | None:
+        """How the layers' names change: user interfaces know those of Stable Diffusion XL by its original blocks."""
+        if self.family is not SDXL:
+            return None
+        return original.unet_modules(self.unet) if self.unet else names.full_originals()
+
+
+def write(
+    source: Container,
+    target: Path,
+    base: Path | None,
+    dtype: torch.dtype | None,
+    about: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A whole file. base: the model it belongs to, where its shapes do not say it. about: more than it says itself.
+
+    Raises Refusal.
+    """
     unet = config_of(base)
     found = reading.read(source, unet)
-    family = family_of(found, base)
-    originals = (original.unet_modules(unet) if unet else names.full_originals()) if family is SDXL else None
-    named = factors.to_kohya({k: cast(v, dtype) for k, v in found.items() if isinstance(v, Factors)}, originals)
-    if others := {layer for layer, each in found.items() if not isinstance(each, Factors)}:
-        named |= _as_they_are(source, unet, others, originals, dtype)
-    tensors.write(target, named, _about(target, named, found, family, source.about))
-    return {"what": "lora", "family": family.title, "form": "kohya", **factors.facts(target, found)}
+    low_rank = {layer: cast(each, dtype) for layer, each in found.items() if isinstance(each, Factors)}
+    made_for = origin(base, found)
+    others = {layer for layer in found if layer not in low_rank}
+    as_they_are = _as_they_are(source, unet, others, made_for.originals, dtype) if others else {}
+    return write_found({**found, **low_rank}, target, made_for, {**source.about, **(about or {})}, as_they_are)
+
+
+def write_found(
+    found: Mapping[Layer, Addition],
+    target: Path,
+    made_for: Origin,
+    about: Mapping[str, str] | None = None,
+    others: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, Any]:
+    """What was written, in words. about: what is known of the training. others: tensors of what is no LoRA."""
+    low_rank = {layer: each for layer, each in found.items() if isinstance(each, Factors)}
+    named = {**factors.to_kohya(low_rank, made_for.originals), **(others or {})}
+    tensors.write(target, named, _about(target, named, found, made_for.family, about or {}))
+    return {"what": "lora", "family": made_for.family.title, "form": "kohya", **factors.facts(target, found)}
 
 
 def config_of(base: Path | None) -> dict[str, Any] | None:
     """The configuration of a model's UNet."""
     if base is None:
         return None
-    layout.examine(model.find(str(base)))
-    return tensors.read_json(model.find(str(base)) / "unet" / "config.json")
+    place = model.find(str(base))
+    layout.examine(place)
+    return tensors.read_json(place / "unet" / "config.json")
 
 
-def family_of(found: Mapping[Layer, Addition], base: Path | None) -> Family:
+def origin(base: Path | None, found: Mapping[Layer, Addition]) -> Origin:
     """By the model it belongs to, or by how wide the text is that its layers read."""
     if base:
-        return layout.examine(model.find(str(base)))
+        return Origin(layout.examine(model.find(str(base))), config_of(base))
     if factors.is_sdxl(found):
-        return SDXL
-    return SD2 if factors.width(found) == 1024 else SD1
+        return Origin(SDXL)
+    return Origin(SD2 if factors.width(found) == 1024 else SD1)
 
 
 def cast(each: Factors, dtype: torch.dtype | None) -> Factors:
@@ -87,7 +124,7 @@ def _about(
     about: Mapping[str, str],
 ) -> dict[str, str]:
     """The file's metadata, with what `about` said of the training."""
-    told = {key: value for key, value in about.items() if key.startswith(("ss_", "ssmd_", "tenshot"))}
+    told = {key: value for key, value in about.items() if key.startswith(KEPT)}
     digest = data_hash(named)
     return {
         "format": "pt",

@@ -76,6 +76,11 @@ def faults(export: Sequence[str], results: Sequence[tuple[str, str]]) -> Iterato
                 yield Fault("--export", f"{target} exists", "a new name: that of the result", "move it, or rename that")
 
 
+def phrase(trigger: str) -> dict[str, str]:
+    """The words that call something up, as its metadata say them."""
+    return {"modelspec.trigger_phrase": trigger} if trigger else {}
+
+
 def accompany(place: Place, target: Path, shown: Shown, family: str) -> dict[str, Any]:
     """Write the picture and the facts that the user interface shows with a file. How it is used comes back."""
     beside = {

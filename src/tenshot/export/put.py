@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tenshot.checkpoints import whole
 from tenshot.errors import refuse_if
 from tenshot.events import Events
 from tenshot.export import kohya, sidecar
-from tenshot.export.places import Place, Shown, accompany, faults, places
+from tenshot.export.places import Place, Shown, accompany, faults, phrase, places
 from tenshot.families import layout
 from tenshot.files import containers
 
@@ -37,27 +37,32 @@ def put(
     events: Events,
     preview: Path | None = None,
     base: Path | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Put models, LoRAs and learned words into every place that `export` names. The files come back.
 
-    preview: a picture to show with them. base: the model that LoRAs and words were made for.
+    preview: a picture to show with them. base: the model that LoRAs and words were made for. about: of the training,
+    for the metadata.
     """
-    return [_put(each, place, preview, base, events) for place in places(export) for each in results]
+    return [_put(each, place, preview, base, about or {}, events) for place in places(export) for each in results]
 
 
-def _put(result: Result, place: Place, preview: Path | None, base: Path | None, events: Events) -> str:
+def _put(
+    result: Result, place: Place, preview: Path | None, base: Path | None, about: Mapping[str, str], events: Events
+) -> str:
     target = place.file(result.kind, result.name)
+    about = {**about, **phrase(result.trigger)}
     if result.kind == "lora":
-        family = kohya.write(containers.opened(result.path), target, base, None)["family"]
+        family = kohya.write(containers.opened(result.path), target, base, None, about)["family"]
     elif result.kind == "embedding":
         embedding.write(target, *embedding.read(result.path))
         family = layout.examine(base).title if base else ""
     else:
         found = whole.read(result.path)
-        whole.write_file(found, target, events)
+        whole.write_file(found, target, events, about=about)
         if place.program == "webui":
             sidecar.write(found, target)
         family = found.family.title
-    accompany(place, target, Shown(result.trigger, preview), family)
-    events.say(f"put at {target}")
+    use = accompany(place, target, Shown(result.trigger, preview), family)
+    events.say("; ".join([f"put at {target}", *(f"{name}: {text}" for name, text in use.items())]))
     return str(target)

@@ -95,7 +95,7 @@ def configured(family: Family, tensors: Tensors, told: Configs) -> dict[str, dic
     found = {}
     for part, (root, dialect) in family.original.items():
         inner = {name.removeprefix(root): lazy.shape for name, lazy in tensors.items() if name.startswith(root)}
-        found[part] = DIALECTS[dialect].config(inner) | dict(told.get(part, {}))
+        found[part] = by_shapes(DIALECTS[dialect].config, inner, f"{family.title}: {part}") | dict(told.get(part, {}))
     if "text_encoder" not in told and family.original["text_encoder"][1] == "open_clip":
         layers = found["text_encoder"]["num_hidden_layers"]
         found["text_encoder"]["num_hidden_layers"] = 23 if layers == 24 else layers  # it reads the last but one
@@ -104,6 +104,15 @@ def configured(family: Family, tensors: Tensors, told: Configs) -> dict[str, dic
     if "unet" not in told:
         found["unet"]["sample_size"] = family.resolution // 8
     return found
+
+
+def by_shapes(config: Callable[[Shapes], dict[str, Any]], found: Shapes, what: str) -> dict[str, Any]:
+    """What `config` reads off the shapes. Raises Refusal where they are not those of a whole net."""
+    try:
+        return config(found)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        told = f"{error} is missing" if isinstance(error, KeyError) else "its tensors have shapes that mean nothing"
+        raise Refusal(Fault(what, told, "a whole file", "copy or download it again")) from None
 
 
 def skeleton(kind: Any, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -190,8 +190,11 @@ def _like(part: Any) -> torch.Tensor:
     return next(part.parameters())
 
 
-class FastText(CLIPTextModel):
+class _FastText:
     """A text encoder that is a program."""
+
+    programs: Programs
+    eager: Any
 
     def forward(
         self,
@@ -207,31 +210,24 @@ class FastText(CLIPTextModel):
             more |= {"output_hidden_states": output_hidden_states, "return_dict": return_dict}
             return self.eager(input_ids, attention_mask, position_ids, **more)
         (last, pooled), states = found
-        shown = states if output_hidden_states else None
-        out = BaseModelOutputWithPooling(last_hidden_state=last, pooler_output=pooled, hidden_states=shown)
+        out = self.answer(last, pooled, states if output_hidden_states else None)
         return out if return_dict is not False else out.to_tuple()
 
+    @staticmethod
+    def answer(last: torch.Tensor, pooled: torch.Tensor, states: Any) -> Any:
+        return BaseModelOutputWithPooling(last_hidden_state=last, pooler_output=pooled, hidden_states=states)
 
-class FastTextWithProjection(CLIPTextModelWithProjection):
-    """A text encoder with a projection that is a program."""
 
-    def forward(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **more: Any,
-    ) -> Any:
-        found = _read(self, input_ids, attention_mask, position_ids, more)
-        if found is None:
-            more |= {"output_hidden_states": output_hidden_states, "return_dict": return_dict}
-            return self.eager(input_ids, attention_mask, position_ids, **more)
-        (last, embeds), states = found
-        shown = states if output_hidden_states else None
-        out = CLIPTextModelOutput(text_embeds=embeds, last_hidden_state=last, hidden_states=shown)
-        return out if return_dict is not False else out.to_tuple()
+class FastText(_FastText, CLIPTextModel):
+    """One without a projection."""
+
+
+class FastTextWithProjection(_FastText, CLIPTextModelWithProjection):
+    """One with."""
+
+    @staticmethod
+    def answer(last: torch.Tensor, pooled: torch.Tensor, states: Any) -> Any:
+        return CLIPTextModelOutput(text_embeds=pooled, last_hidden_state=last, hidden_states=states)
 
 
 KINDS: dict[type, type] = {

@@ -100,7 +100,12 @@ def find(name: str, events: Events | None = None) -> Path:
 
 def examine(place: Path) -> Family:
     """What family a model is of, compiled or not. Raises Refusal with every fault of its folder."""
-    return layout.examine(place / artifact.MODEL if artifact.is_one(place) else place)
+    return layout.examine(folder(place))
+
+
+def folder(place: Path) -> Path:
+    """The model folder of what `find` found, which a compiled model has within."""
+    return place / artifact.MODEL if artifact.is_one(place) else place
 
 
 def load(

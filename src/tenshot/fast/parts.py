@@ -17,9 +17,8 @@ COUNTS = ("timestep", "time_ids")  # inputs that stay float32: in bfloat16 981 i
 
 
 class Flat(nn.Module):
-    """names: of the inputs. keep: how the names of the part's weights begin that this net has; empty: all."""
+    """keep: how the names of the part's weights begin that this net has; empty: all."""
 
-    names: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
 
     def __init__(self, part: nn.Module) -> None:
@@ -27,6 +26,11 @@ class Flat(nn.Module):
         self.net: Any = nn.Module() if self.keep else part
         for child in self.keep:
             setattr(self.net, child, getattr(part, child))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the inputs; those of a ControlNet's answers have none."""
+        raise NotImplementedError
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The part's own names, and the tensors themselves."""
@@ -40,93 +44,52 @@ class Flat(nn.Module):
 
 
 class UNet(Flat):
-    """sample [b, 4, h/8, w/8], timestep [b], encoder_hidden_states [b, 77, c] -> [b, 4, h/8, w/8]."""
+    """sample [b, 4, h/8, w/8], timestep [b], encoder_hidden_states [b, 77, c] -> [b, 4, h/8, w/8].
 
-    names = ("sample", "timestep", "encoder_hidden_states")
+    Of Stable Diffusion XL then text_embeds [b, projection] and time_ids [b, 6]. Where a ControlNet has been asked, its
+    answers follow, [b, ...] each, the one for the middle block last.
+    """
 
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor]:
-        return (self.net(sample, timestep, states, return_dict=False)[0],)
-
-
-class UNetXL(Flat):
-    """Beside it text_embeds [b, projection] and time_ids [b, 6], as Stable Diffusion XL wants them."""
-
-    names = (*UNet.names, "text_embeds", "time_ids")
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("sample", "timestep", "encoder_hidden_states", *_further(self.net))
 
     def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        states: torch.Tensor,
-        text_embeds: torch.Tensor,
-        time_ids: torch.Tensor,
+        self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, *more: torch.Tensor
     ) -> tuple[torch.Tensor]:
-        added = {"text_embeds": text_embeds, "time_ids": time_ids}
-        return (self.net(sample, timestep, states, added_cond_kwargs=added, return_dict=False)[0],)
-
-
-class Controlled(Flat):
-    """A UNet that also takes a ControlNet's answers, [b, ...] each, the one for the middle block last."""
-
-    names = UNet.names
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, *rest: torch.Tensor) -> Any:
-        return (_with_control(self.net, (sample, timestep, states), {}, rest),)
-
-
-class ControlledXL(Flat):
-    """The same for Stable Diffusion XL."""
-
-    names = UNetXL.names
-
-    def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        states: torch.Tensor,
-        text_embeds: torch.Tensor,
-        time_ids: torch.Tensor,
-        *rest: torch.Tensor,
-    ) -> Any:
-        added = {"added_cond_kwargs": {"text_embeds": text_embeds, "time_ids": time_ids}}
-        return (_with_control(self.net, (sample, timestep, states), added, rest),)
-
-
-def _with_control(net: Any, inputs: Any, added: Any, rest: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    down, middle = rest[:-1], rest[-1]
-    more = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-    return net(*inputs, return_dict=False, **added, **more)[0]
+        given, residuals = _added(self.net, more)
+        if residuals:
+            given["down_block_additional_residuals"] = residuals[:-1]
+            given["mid_block_additional_residual"] = residuals[-1]
+        return (self.net(sample, timestep, states, return_dict=False, **given)[0],)
 
 
 class ControlNet(Flat):
-    """UNet's inputs and the control picture [b, 3, h, w] -> residuals, the middle block's last; at full strength."""
+    """A UNet's inputs and the control picture [b, 3, h, w] -> residuals, the middle block's last; at full strength."""
 
-    names = (*UNet.names, "controlnet_cond")
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("sample", "timestep", "encoder_hidden_states", *_further(self.net), "controlnet_cond")
 
     def forward(
-        self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, cond: torch.Tensor
+        self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, *more: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        down, middle = self.net(sample, timestep, states, cond, return_dict=False)
+        given, (picture,) = _added(self.net, more)
+        down, middle = self.net(sample, timestep, states, picture, return_dict=False, **given)
         return (*down, middle)
 
 
-class ControlNetXL(Flat):
-    """The same for Stable Diffusion XL."""
+def _further(net: Any) -> tuple[str, ...]:
+    """What Stable Diffusion XL wants beside."""
+    large = getattr(net.config, "addition_embed_type", None) == "text_time"
+    return ("text_embeds", "time_ids") if large else ()
 
-    names = (*UNetXL.names, "controlnet_cond")
 
-    def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        states: torch.Tensor,
-        text_embeds: torch.Tensor,
-        time_ids: torch.Tensor,
-        cond: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        added = {"text_embeds": text_embeds, "time_ids": time_ids}
-        down, middle = self.net(sample, timestep, states, cond, added_cond_kwargs=added, return_dict=False)
-        return (*down, middle)
+def _added(net: Any, more: tuple[torch.Tensor, ...]) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
+    """Those by name, and the inputs after them."""
+    names = _further(net)
+    added = dict(zip(names, more, strict=False))
+    return ({"added_cond_kwargs": added} if added else {}), more[len(names) :]
 
 
 class Decoder(Flat):
@@ -172,17 +135,12 @@ SECTIONS = {
 }
 
 
+KINDS = {"unet": UNet, "unet_controlled": UNet, "controlnet": ControlNet, "decoder": Decoder, "encoder": Encoder}
+
+
 def flat(section: str, part: Any) -> Flat:
     """The net of a section, which shares its weights with `part`."""
-    kinds = {"decoder": Decoder, "encoder": Encoder, "text_encoder": Text, "text_encoder_2": Text}
-    if section in kinds:
-        return kinds[section](part)
-    large = getattr(part.config, "addition_embed_type", None) == "text_time"
-    return {
-        "unet": UNetXL if large else UNet,
-        "unet_controlled": ControlledXL if large else Controlled,
-        "controlnet": ControlNetXL if large else ControlNet,
-    }[section](part)
+    return KINDS.get(section, Text)(part)
 
 
 def mark(net: Flat) -> None:

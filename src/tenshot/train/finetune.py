@@ -22,7 +22,19 @@ from tenshot.files import datasets, tensors
 from tenshot.files.cache import root
 from tenshot.files.pictures import Example
 from tenshot.model import Model
-from tenshot.train import class_pictures, data, denoise, loop, optimizers, resting, run, texts, trackers
+from tenshot.train import (
+    class_pictures,
+    data,
+    denoise,
+    handover,
+    loop,
+    optimizers,
+    resting,
+    run,
+    sharding,
+    texts,
+    trackers,
+)
 from tenshot.train.cache import Cache
 from tenshot.train.captions import Captions, Said
 from tenshot.train.denoise import Latents, Objective
@@ -156,6 +168,18 @@ class FineTune(loop.Method):
             with processes.first_goes_first():
                 self.states.learn(said, events)
         put_away_idle(self.learner)
+        if self.options.fsdp:
+            for net in self.parts.values():
+                sharding.shard(net)
+
+    def gather(self) -> None:
+        if not self.options.fsdp:
+            return
+        base = self.learner.model
+        for part, net in self.parts.items():
+            learned = {name: sharding.whole(tensor) for name, tensor in net.state_dict().items()}
+            base.put_away(part)
+            base[part].load_state_dict(learned)
 
 
 def _checkpoint_gradients(net: Any) -> None:
@@ -256,9 +280,8 @@ def _carry_out(way: Way[Options], base: Model, checked: Checked, options: Option
     job = run.Job(method, learner, claim, plan(examples, pictures, kept, options), per_epoch, trained, given)
     told = run.carry_out(job, options, events)
     if options.export and processes.first():
-        drawn = sorted((options.output_dir / "validation").glob("*.png"))
-        preview = drawn[-1] if drawn else None
-        told["exported"] = put.put(options.export, way.results(options), events, preview, base.place)
+        about = handover.about(options, base, len(examples), captions.texts, told["steps"])
+        told["exported"] = handover.hand_over(options, way.results(options), base, about, events)
     return told
 
 
@@ -333,8 +356,23 @@ def _way_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
     if options.fit_memory and options.num_processes * processes.count() > 1:
         found = "several processes would each settle on something else"
         yield Fault("--fit_memory", found, "one process", "run with one, and use the recipe that it writes")
+    if options.fsdp:
+        yield from _split_faults(way, options)
     if options.device not in ("auto", "cpu") and options.num_processes * processes.count() > 1:
         yield Fault("--device", f"{options.device} for several processes", "auto (each its own), or cpu")
+
+
+def _split_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
+    if options.num_processes * processes.count() == 1:
+        yield Fault("--fsdp", "one process, and nothing to split over", "several", "add --num_processes 2, or more")
+    if not way.saves_model:
+        found = f"{way.name} trains too little to split"
+        yield Fault("--fsdp", found, "full and dreambooth", "leave it out: the processes share the work without it")
+    if options.validation_prompt:
+        found = "no process has the whole model to draw with"
+        yield Fault("--validation_prompt", found, "no drawings beside --fsdp", "draw from the result afterwards")
+    if optimizers.chosen(options) != "adamw":
+        yield Fault("--optimizer", f"{optimizers.chosen(options)} beside --fsdp", "adamw")
 
 
 def _model_folder(options: FineTuneOptions, events: Events) -> Path:

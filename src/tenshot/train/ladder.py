@@ -22,6 +22,10 @@ class Thrifty(loop.Method, Protocol):
 
     def checkpoint_gradients(self) -> None: ...
 
+    def gather(self) -> None:
+        """In the end: what was split over the processes is whole again."""
+        ...
+
     def heaviest_step(self, batch: int, pieces: int) -> int:
         """The step whose batch takes the most memory."""
         ...

@@ -19,7 +19,7 @@ from tenshot import device, processes
 from tenshot.errors import Cancelled, Fault, Refusal
 from tenshot.events import Events
 from tenshot.files import tensors
-from tenshot.train import checkpoint, dvar, optimizers
+from tenshot.train import checkpoint, dvar, optimizers, sharding
 from tenshot.train.checkpoint import Checkpoint
 from tenshot.train.draws import Draws
 from tenshot.train.options import LoopOptions
@@ -93,8 +93,9 @@ def fit(method: Method, options: LoopOptions, events: Events, looker: Looker | N
             stop = run.agreed(events.cancelled())
             last = step == options.max_train_steps or run.learned()
             if stop or last or step % options.checkpointing_steps == 0:
+                state = run.state(step)
                 if processes.first():
-                    checkpoint.write(folder, run.state(step), options.checkpoints_total_limit)
+                    checkpoint.write(folder, state, options.checkpoints_total_limit)
                 processes.wait()
                 events.checkpoint(step)
             if stop and not last:
@@ -118,7 +119,8 @@ def forecast(method: Method, options: LoopOptions, step: int = 0) -> Forecast:
     """Make one real step, number `step`, to warm up and once more to measure; then the weights are as they were."""
     device.reset_peak_memory()
     run = _Run(method, options)
-    before = [(p, p.detach().to("cpu", copy=True)) for group in run.named.values() for p in group.values()]
+    own = [sharding.own(p.detach()) for p in run.parameters]
+    before = [(values, values.to("cpu", copy=True)) for values in own]
     try:
         run.step(step)
         start = time.perf_counter()
@@ -126,9 +128,10 @@ def forecast(method: Method, options: LoopOptions, step: int = 0) -> Forecast:
         return Forecast(time.perf_counter() - start, device.peak_memory())
     finally:
         with torch.no_grad():
-            for parameter, value in before:
-                parameter.copy_(value)
-                parameter.grad = None
+            for values, value in before:
+                values.copy_(value)
+        for parameter in run.parameters:
+            parameter.grad = None
 
 
 class _Run:
@@ -193,12 +196,13 @@ class _Run:
     def _together(self, loss: float) -> float:
         """The gradients and the loss of all processes' pieces."""
         total = torch.tensor([loss], device=self.device)
-        processes.sum_over([total, *(p.grad for p in self.parameters if p.grad is not None)])
+        gradients = [p.grad for p in self.parameters if p.grad is not None and not sharding.is_split(p)]
+        processes.sum_over([total, *gradients])
         return total.item() if processes.count() > 1 else loss
 
     def _apply(self, step: int, loss: float) -> float:
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm).item()
+        norm = sharding.whole(nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm)).item()
         scaling = self.scaler.is_enabled() and self.scaler.get_scale() >= 1  # it looks for its scale by overflowing
         if math.isfinite(loss) and math.isfinite(norm):
             self.unfinite = 0
@@ -218,8 +222,8 @@ class _Run:
         """The average forgets faster in the beginning: else a short run would hardly leave where it began."""
         decay = min(self.options.ema_decay, (1 + step) / (10 + step))
         for part, shadow in self.ema.items():
-            live = [self.named[part][name] for name in shadow]
-            torch._foreach_lerp_(list(shadow.values()), live, 1 - decay)
+            live = [sharding.own(self.named[part][name]) for name in shadow]
+            torch._foreach_lerp_([sharding.own(each) for each in shadow.values()], live, 1 - decay)
 
     @torch.no_grad()
     def look(self, step: int) -> None:
@@ -285,6 +289,7 @@ class _Run:
         groups |= {f"{part}.ema": dict(named) for part, named in self.ema.items()}
         values = {f"{i}.{name}": value for i, state in optimizer["state"].items() for name, value in state.items()}
         groups["optimizer"] = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        groups = {group: {n: sharding.whole(t) for n, t in named.items()} for group, named in groups.items()}
         kept = {
             "state": {name: value for name, value in values.items() if name not in groups["optimizer"]},
             "groups": [{k: v for k, v in g.items() if isinstance(v, int | float)} for g in optimizer["param_groups"]],
@@ -302,14 +307,15 @@ class _Run:
     def _load(self, saved: Checkpoint) -> None:
         for part, named in self.named.items():
             for name, parameter in named.items():
-                parameter.copy_(saved.groups[part][name])
+                parameter.copy_(sharding.like(parameter, saved.groups[part][name]))
         for part, named in self.ema.items():
             for name, shadow in named.items():
-                shadow.copy_(saved.groups[f"{part}.ema"][name])
+                shadow.copy_(sharding.like(shadow, saved.groups[f"{part}.ema"][name]))
+        ordered = [p for group in self.optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, Any]] = {}
         for key, value in {**saved.groups["optimizer"], **saved.facts["optimizer"]["state"]}.items():
             index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
+            state.setdefault(int(index), {})[name] = sharding.like(ordered[int(index)], value)
         self.schedule.load_state_dict({**self.schedule.state_dict(), **saved.facts["schedule"]})
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         for group, values in zip(self.optimizer.param_groups, saved.facts["optimizer"]["groups"], strict=True):

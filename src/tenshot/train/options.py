@@ -106,6 +106,7 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     fit_memory: bool = Field(False, description="if it does not fit: checkpoint, accumulate, then another optimizer")
     num_processes: int = Field(1, ge=1, description="processes on this machine, each with a GPU of its own, or on CPUs")
+    fsdp: bool = Field(False, description="split weights, gradients and optimizer over the processes")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 
 

@@ -41,6 +41,7 @@ FREE = {
     "tracker_project_name",
     "device",
     "num_processes",
+    "fsdp",
     "export",
     *(name for name in FineTuneOptions.model_fields if "validation" in name),
 }  # options that may change between the two halves of a run without changing its result
@@ -143,6 +144,7 @@ def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, A
     trackers = Together(*_trackers(options), events) if processes.first() else events
     fit = loop.fit(job.method, options, trackers, _previews(job, options, trackers))
     seconds = time.perf_counter() - started
+    job.method.gather()
     if processes.first():
         job.learner.save(folder)
         job.learner.prove(folder)

@@ -1,0 +1,121 @@
+"""What a file is, and where it will load, said without opening a pickle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from tenshot.cli import main
+from tenshot.export import readers
+from tenshot.families import dialects
+from tenshot.families.sd import SD1
+from tenshot.families.sdxl import FULL, SDXL
+from tenshot.files import containers
+from tenshot.files.containers import Container, Lazy
+from tests.test_adapter_files import a_lora
+from tests.test_checkpoints import run
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture) -> Any:
+    """What `tenshot inspect --json` answers."""
+
+    def ask(file: Path) -> dict[str, Any]:
+        capsys.readouterr()
+        assert main(["inspect", str(file), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return ask
+
+
+def released(family: Any, config: dict[str, Any], place: Path) -> Container:
+    """A checkpoint's UNet of released size by its shapes alone."""
+    shapes = dialects.skeleton(UNet2DConditionModel, config)
+    found = {name: Lazy(shape, torch.float16, lambda: torch.zeros(0)) for name, shape in shapes.items()}
+    with torch.device("meta"):
+        whole = dict(UNet2DConditionModel.from_config(config).config)
+    lines = dialects.lines(family, "unet", whole, found)
+    return Container(place, "safetensors", {line.theirs: dialects.as_theirs(line, found) for line in lines})
+
+
+def test_a_checkpoint(sd2_v: Path, tmp_path: Path, told: Any):
+    run(sd2_v, tmp_path / "one.safetensors")
+    found = told(tmp_path / "one.safetensors")
+    assert (found["what"], found["family"]) == ("checkpoint", "Stable Diffusion 2.x")
+    assert found["prediction"] == "v_prediction"
+    assert found["loads in"] == ["tenshot"]
+    assert "32, 64 wide" in found["not in"]["ComfyUI"]
+
+
+def test_a_v_predicting_xl_without_its_yaml(sdxl: Path, tmp_path: Path):
+    run(sdxl, tmp_path / "one.safetensors")
+    tensors = load_file(tmp_path / "one.safetensors") | {"v_pred": torch.zeros(0)}
+    save_file(tensors, tmp_path / "v.safetensors")
+    source = containers.opened(tmp_path / "v.safetensors")
+    assert readers.WEBUI in readers.of_checkpoint(source, SDXL)["not in"]
+
+
+def test_the_forms_of_a_lora(sd1: Path, sdxl: Path, tmp_path: Path, told: Any):
+    ours = a_lora(sd1, tmp_path / "ours.safetensors", rank=3, alpha=5)
+    found = told(ours)
+    assert found["loads in"] == ["diffusers", "tenshot"] and "without effect" in found["not in"]["ComfyUI"]
+    run(ours, tmp_path / "kohya.safetensors", "--config", sd1)
+    found = told(tmp_path / "kohya.safetensors")
+    assert found["loads in"] == list(readers.ALL) and "not in" not in found
+    count = sum(found["layers"].values())
+    assert (found["rank"], found["alpha"]) == ({"3": count}, {"5.0": count})
+    run(a_lora(sdxl, tmp_path / "xl.safetensors"), tmp_path / "xl-kohya.safetensors", "--config", sdxl)
+    assert "not in" not in told(tmp_path / "xl-kohya.safetensors")
+    save_file(load_file(tmp_path / "xl-kohya.safetensors"), tmp_path / "hidden.safetensors", {"format": "pt"})
+    assert "hides it" in told(tmp_path / "hidden.safetensors")["not in"][readers.WEBUI]
+
+
+def test_pickles_are_not_opened(tmp_path: Path, told: Any):
+    word = {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.zeros(1, 16)}, "name": "az"}
+    torch.save(word, tmp_path / "new.pt")
+    torch.save(word, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert readers.WEBUI in told(tmp_path / "new.pt")["not in"]
+    found = told(tmp_path / "old.pt")
+    assert (found["what"], found["loads in"]) == ("embedding", list(readers.ALL))
+
+
+def test_two_tensors_are_no_embedding_for_webui(tmp_path: Path, told: Any):
+    save_file({"clip_l": torch.zeros(1, 768), "clip_g": torch.zeros(1, 1280)}, tmp_path / "xl.safetensors")
+    assert told(tmp_path / "xl.safetensors")["loads in"] == list(readers.ALL)
+
+
+def test_trigger_words_and_the_training(sd1: Path, tmp_path: Path, told: Any):
+    ours = a_lora(sd1, tmp_path / "ours.safetensors")
+    (tmp_path / "ui" / "models").mkdir(parents=True)
+    run(ours, "--to", "webui", tmp_path / "ui", "--config", sd1, "--trigger", "az baby")
+    assert told(tmp_path / "ui/models/Lora/ours.safetensors")["trigger words"] == ["az baby"]
+    tags = {"ss_tag_frequency": json.dumps({"10_az": {"az": 7, "hat": 2}}), "ss_steps": "300"}
+    save_file(load_file(ours), tmp_path / "tagged.safetensors", tags)
+    found = told(tmp_path / "tagged.safetensors")
+    assert found["trigger words"] == ["az", "hat"] and found["training"]["ss_steps"] == "300"
+
+
+def test_folders(sd1: Path, tmp_path: Path, told: Any):
+    assert told(sd1)["what"] == "model folder"
+    assert told(sd1 / "vae")["what"] == "autoencoder"
+    (tmp_path / "run").mkdir()
+    shutil.move(a_lora(sd1, tmp_path / "ours.safetensors"), tmp_path / "run" / "pytorch_lora_weights.safetensors")
+    assert told(tmp_path / "run")["what"] == "lora"
+    assert main(["inspect", str(tmp_path), "--json"]) == 2
+
+
+@pytest.mark.parametrize(("family", "config"), [(SD1, {"cross_attention_dim": 768}), (SDXL, FULL)], ids=("sd1", "sdxl"))
+def test_released_sizes_load_everywhere(family: Any, config: dict[str, Any], tmp_path: Path, monkeypatch: Any):
+    only = {"unet": family.original["unet"]}
+    source = released(family, config, tmp_path / "one.safetensors")
+    shapes = {name.removeprefix(only["unet"][0]): lazy.shape for name, lazy in source.tensors.items()}
+    unet = dialects.DIALECTS["unet"].config(shapes)
+    monkeypatch.setattr(readers.dialects, "configured", lambda *_: {"unet": unet})
+    assert readers.of_checkpoint(source, family) == {"loads in": list(readers.ALL)}
