@@ -249,3 +249,14 @@ def test_without_a_compiler_nothing_is_built(made, tmp_path: Path, monkeypatch: 
     with pytest.raises(Refusal, match=r"no C\+\+ compiler"):
         aotinductor.build(job, Candidate("aotinductor", "fp32"), tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif("aotinductor" not in HERE, reason="needs a C++ compiler")
+def test_a_library_takes_the_weights_of_no_other_net(built, made):
+    candidate = next(each for each in FIRSTS if each.backend == "aotinductor")
+    program = built("sd1", "decoder", candidate)
+    strange = parts.flat("encoder", made("sd1")["vae"])
+    with pytest.raises(Refusal, match="not as the library reads them"):
+        aotinductor.open(program.folder, candidate, strange, CPU)
+    with pytest.raises(Refusal, match="not as the library reads them"):
+        aotinductor.open(program.folder, Candidate("aotinductor", "bf16"), program.net, CPU)
