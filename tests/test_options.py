@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field, model_validator
 
 from tenshot.errors import Refusal
-from tenshot.options import MISSING, Options, as_recipe, entries, gather, read_recipe, resolve, spell
+from tenshot.options import MISSING, Options, as_recipe, as_words, entries, gather, read_recipe, resolve, spell
 
 
 class Base(Options):
@@ -194,3 +194,17 @@ def test_entries_tell_what_an_option_takes() -> None:
 )
 def test_spell(value: object, word: str) -> None:
     assert spell(value) == word
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"folder": "a b"},
+        {"folder": "x", "prompts": ["one two", "three"], "sides": [1, 2], "ranks": {"a": 1, "b.c": 2}, "rate": 0.25},
+        {"folder": "x", "flag": True, "other": False, "prompt": "it's", "limit": None, "filter": None, "size": "auto"},
+    ],
+)
+def test_the_words_of_options_spell_them_again(given: dict[str, object]):
+    options = resolve(Example, given)
+    assert gather(Example, as_words(options)) == options
+    assert "--seed" not in as_words(options)

@@ -111,20 +111,24 @@ def test_weights_come_and_go(way: Candidate, sd1: Path, other: Path, tmp_path: P
 
 
 def test_rounding_follows_the_weights(sd1: Path, tmp_path: Path):
-    """int8 rounds between bounds of the weights that are there: the last layer twice as large, and so the answer."""
+    """int8 rounds between bounds of the weights that are there, not of those it was compiled with.
+
+    What goes into a norm twice as large comes out of it the same: so does the whole answer, unless weights were cut.
+    """
     opened = tenshot.load(artifacts.made(sd1, tmp_path / "fast", Candidate("openvino", "int8"), ("unet",)))
     before = answers(opened)[0]
     larger = model.load(str(sd1))
     with torch.no_grad():
-        for tensor in larger["unet"].conv_out.parameters():
-            tensor.mul_(2)
+        for name, tensor in larger["unet"].named_parameters():
+            if ".resnets." in name and (".conv1." in name or ".time_emb_proj." in name):
+                tensor.mul_(2)
     model.save(larger, tmp_path / "larger")
     opened.load_weights(tmp_path / "larger")
-    assert apart(answers(opened)[0], 2 * before) < 1e-3
+    assert apart(answers(opened)[0], before) < 0.06
+    bounds = opened.programs["unet"].buckets[0].runner.places.ranges
+    assert {bound.weight for bound in bounds} >= {"up_blocks.0.resnets.0.conv1.weight"}
     opened.load_weights(sd1)
     assert torch.equal(answers(opened)[0], before)
-    places = opened.programs["unet"].buckets[0].runner.places
-    assert "conv_out.weight" in {bound.weight for bound in places.ranges}
 
 
 @pytest.fixture(scope="module")

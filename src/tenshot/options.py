@@ -25,6 +25,11 @@ class Options(BaseModel):
     words: ClassVar[tuple[str, ...]] = ()  #: options that may be given without their names, in this order
     also: ClassVar[Mapping[str, str]] = {}  #: what other programs call an option -> its name here
 
+    @property
+    def home(self) -> Path | None:
+        """The folder of a long job, where its log lies; None: it is not that long."""
+        return getattr(self, "output_dir", None)
+
 
 Record = TypeVar("Record", bound=Options)
 
@@ -276,6 +281,25 @@ def _remedy(entry: Entry, found: str) -> str:
     if near:
         return f"did you mean {near[0]}?"
     return "" if entry.default is MISSING else f"correct it, or leave it out for {spell(entry.default)}"
+
+
+def as_words(options: Options, leave: Sequence[str] = ()) -> list[str]:
+    """The command line that spells `options`: the verb's own words first, and what is not the default."""
+    words = [spell(getattr(options, name)) for name in options.words]
+    for name, entry in entries(type(options)).items():
+        value = getattr(options, name)
+        if name in (*leave, *options.words) or value == entry.default:
+            continue
+        words += [f"--{name}", *_words(value)]
+    return words
+
+
+def _words(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f"{key}={spell(each)}" for key, each in value.items()]
+    if isinstance(value, list | tuple):
+        return [spell(each) for each in value]
+    return [] if value is True else [spell(value)]
 
 
 def spell(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from tenshot.bench import sizes, tables
 from tenshot.bench.alone import alone
 from tenshot.bench.contenders import CONTROLNET, LORA, MODEL, TUNED, Contender, Turn, contenders, run
 from tenshot.checkpoints import opening
-from tenshot.compile.options import CompileOptions
+from tenshot.compile.options import CompileOptions, Precision
 from tenshot.compile.report import RECORD
 from tenshot.compile.verb import compile as make
 from tenshot.errors import Fault, Refusal
@@ -29,7 +30,7 @@ from tenshot.fast import artifact
 from tenshot.fast.backend import BACKENDS, backend
 from tenshot.files.tensors import read_json
 from tenshot.model import Model
-from tenshot.options import Options
+from tenshot.options import Options, as_words
 from tenshot.sampling import Settings
 
 Task = Literal["picture", "control", "lora", "tuned"]
@@ -46,6 +47,7 @@ class BenchInferenceOptions(Options):
         ["picture", "control", "lora", "tuned"],
         description="a picture; with a ControlNet; with a LoRA; of another fine-tune",
     )
+    precision: list[Precision] = Field([], description="what artifacts may run in; default: all that is here")
     steps: int = Field(20, ge=1, description="denoising steps of a picture (Euler a, with guidance)")
     rounds: int = Field(2, ge=1, description="how often each has its turn")
     height: int | None = Field(None, ge=8, multiple_of=8, description="pixels; default: the model's own")
@@ -135,9 +137,10 @@ def _built(options: BenchInferenceOptions, who: Contender, place: Path, where: t
     told = {
         "model": str(place / MODEL),
         "out": place / who.folder,
-        "backend": [who.backend] if who.backend else [],
+        "backend": [who.backend] if who.backend else [] if who.lossless else _quantising(where),
         "controlnet": place / CONTROLNET if with_control else None,
         "lossless": who.lossless,
+        "precision": options.precision,
         "max_error": 0.05 if who.lossless else QUANTISED,
         "budget": options.budget,
         "steps": options.trial_steps,
@@ -149,6 +152,12 @@ def _built(options: BenchInferenceOptions, who: Contender, place: Path, where: t
     }
     make(CompileOptions.model_validate(told), events)
     return ""
+
+
+def _quantising(where: torch.device) -> list[str]:
+    """The backends that have something to quantise with here; none: all."""
+    here = (name for name in BACKENDS if not backend(name).missing(where))
+    return [name for name in here if any(not each.lossless for each in backend(name).candidates(where))]
 
 
 def _take_turns(options: BenchInferenceOptions, lines: Sequence[Line], place: Path, events: Events) -> None:
@@ -170,15 +179,11 @@ def _told(options: BenchInferenceOptions, lines: Sequence[Line], place: Path, ta
     return {
         "model": options.model,
         "steps": options.steps,
-        "command": _command(options),
+        "command": shlex.join(["tenshot", "bench", "inference", *as_words(options, leave=["work", "out"])]),
         "machine": device.describe(),
         "pictures": [row for task in options.task for row in _rows([each for each in lines if each.task == task])],
         "parts": list(_parts(place, taking)),
     }
-
-
-def _command(options: BenchInferenceOptions) -> str:
-    return f"tenshot bench inference --model {options.model} --steps {options.steps} --rounds {options.rounds}"
 
 
 def _rows(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,8 @@ from tenshot.fast.artifact import PARTS, Program, Section
 from tenshot.fast.backend import BACKENDS, Candidate, backend
 
 PLAIN = Candidate("eager", "fp32")  # what everything is measured against
-LEAST = 60.0  # seconds that a trial gets at least, while there is budget
+SHARE = 0.6
+LEAST = 300.0  # seconds that a trial gets at least, while there is budget: full-size UNets take minutes
 
 
 @dataclass(frozen=True)
@@ -38,35 +39,35 @@ def candidates(options: CompileOptions, where: torch.device) -> Iterator[Candida
         if reason := kind.missing(where):
             yield Outcome(Candidate(name, ""), failed=f"not here: {reason}")
             continue
-        fitting = (each for each in kind.candidates(where) if each.lossless or not options.lossless)
+        fitting = (each for each in kind.candidates(where) if options.allows(each.precision))
         yield from (each for each in fitting if each != PLAIN)
 
 
 def contests(
     options: CompileOptions, folder: Path, recorded: Mapping[str, Calls], where: torch.device, events: Events
 ) -> Iterator[Contest]:
-    """One section after the other, each with an even share of the budget that is left.
+    """One section after the other; each may take SHARE of the budget that is left, the last one all of it.
 
-    What is far behind in the first one, the UNet, is not built for the others: most of the time goes there.
+    What is far behind in the first one, the UNet, is not built for the others.
     """
     end = time.monotonic() + 60 * options.budget
     tried = list(candidates(options, where))
-    left = total = len(recorded) * len(tried)
+    total = len(recorded) * len(tried)
     ticks = watched(range(total), "trying", total, events)
     behind: Mapping[str, str] = {}
     for section, calls in recorded.items():
         torch.save({"inputs": calls.inputs, "outputs": calls.outputs}, folder / f"{section}.calls")
         outcomes = []
+        now = time.monotonic()
+        until = end if section == [*recorded][-1] else now + SHARE * (end - now)
         for number, each in enumerate(tried):
             next(ticks, None)
             if isinstance(each, Candidate) and each.backend in behind:
                 each = Outcome(each, failed=behind[each.backend])
             elif isinstance(each, Candidate):
                 place = folder / "trials" / f"{section}-{number}"
-                each = _tried(
-                    _trial(options, folder, section, each, place, where), end - time.monotonic(), left, events
-                )
-            left -= 1
+                job = _trial(options, folder, section, each, place, where)
+                each = _tried(job, until - time.monotonic(), len(tried) - number, events)
             outcomes.append(each)
             events.say(f"{section}: {spoken(each)}")
         contest = _contest(section, outcomes, options.max_error)
@@ -105,7 +106,7 @@ def _trial(
 
 
 def _tried(job: Trial, rest: float, left: int, events: Events) -> Outcome:
-    """rest: seconds of the budget, for `left` trials; a trial may take twice its even share."""
+    """rest: seconds for the `left` trials of a section; one may take twice its even share."""
     if rest <= 0:
         return Outcome(job.candidate, failed="not tried: the budget is spent (--budget)")
     return trial.run(job, min(rest, max(LEAST, 2 * rest / left)), events.cancelled)

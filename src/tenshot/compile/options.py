@@ -10,6 +10,8 @@ from pydantic import Field, field_validator
 
 from tenshot.options import Options
 
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+QUANTISED = ("int8",)
 Part = Literal["unet", "controlnet", "decoder", "encoder", "text_encoder", "text_encoder_2"]
 
 
@@ -29,6 +31,7 @@ class CompileOptions(Options):
     also_sizes: list[str] = Field([], description="further sizes, each as WIDTHxHEIGHT; they share the weights")
     batch: int = Field(1, ge=1, description="pictures drawn at once; with guidance the UNet sees twice as many")
     lossless: bool = Field(False, description="only what rounds: float32, bfloat16, float16; nothing quantised")
+    precision: list[Precision] = Field([], description="which may be used (default: all that this machine has)")
     max_error: float = Field(
         0.05, gt=0, description="the largest error allowed, relative to torch in float32, over whole pictures"
     )
@@ -51,6 +54,10 @@ class CompileOptions(Options):
             if len(sides) != 2 or not all(side.isdigit() and int(side) > 0 and int(side) % 8 == 0 for side in sides):
                 raise ValueError("sizes are WIDTHxHEIGHT, both multiples of 8, like 512x768")
         return given
+
+    def allows(self, precision: str) -> bool:
+        """May something run in it?"""
+        return (not self.precision or precision in self.precision) and not (self.lossless and precision in QUANTISED)
 
     @property
     def sizes(self) -> list[tuple[int, int]]:

@@ -31,7 +31,7 @@ from tenshot.fast.backend import backend
 from tenshot.fast.parts import SECTIONS
 from tenshot.files import tensors
 from tenshot.model import Model
-from tenshot.options import entries, spell
+from tenshot.options import as_words
 from tenshot.sampling import Request, Settings
 
 
@@ -186,14 +186,7 @@ def _proof(
 
 def command(options: CompileOptions) -> str:
     """The command line that does the same."""
-    words = ["tenshot", "compile", options.model, "--out", str(options.out), "--overwrite"]
-    for name, entry in entries(CompileOptions).items():
-        value = getattr(options, name)
-        if name in ("model", "out", "overwrite") or value == entry.default:
-            continue
-        values = map(str, value) if isinstance(value, list) else [] if value is True else [spell(value)]
-        words += [f"--{name}", *values]
-    return shlex.join(words)
+    return shlex.join(["tenshot", "compile", *as_words(options, leave=["overwrite"]), "--overwrite"])
 
 
 def _result(options: CompileOptions, sections: Mapping[str, Section], told: Report) -> dict[str, Any]:

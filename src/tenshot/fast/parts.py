@@ -13,6 +13,7 @@ from torch import nn
 from tenshot.device import generator
 
 PREFIX = "net."
+MARK = 1024  # numbers by which a weight is known
 COUNTS = ("timestep", "time_ids")  # inputs that stay float32: in bfloat16 981 is 980
 
 
@@ -144,10 +145,11 @@ def flat(section: str, part: Any) -> Flat:
 
 
 def mark(net: Flat) -> None:
-    """Fill it with numbers by which every weight is known again: no two weights are the same, however small."""
+    """Give every weight numbers by which it is known again: no two weights begin with the same, however small."""
     with torch.no_grad():
         for name, tensor in net.weights().items():
-            tensor.copy_(torch.rand(tensor.shape, generator=generator("mark", name)))
+            some = min(tensor.numel(), MARK)
+            tensor.zero_().view(-1)[:some] = torch.rand(some, generator=generator("mark", name))
 
 
 class Cast(nn.Module):
