@@ -78,6 +78,7 @@ ERRORS: dict[str, Exception] = {
     "disk": OSError(28, "No space left on device", "/nowhere/at/all"),
     "words": RuntimeError("Io(Os { code: 28, message: No space left on device })"),
     "rights": PermissionError(13, "Permission denied", "/nowhere/at/all"),
+    "place": NotADirectoryError(20, "Not a directory", "/nowhere/at/all"),
     "memory": MemoryError(),
     "accelerator": OutOfMemoryError("tried to allocate 2 GiB"),
 }
@@ -223,6 +224,7 @@ def test_an_error_nobody_foresaw(out: Path, capsys: pytest.CaptureFixture[str]) 
         ("disk", r"No space left on device: [\d,]+ bytes are free", "make room"),
         ("words", r"No space left on device: [\d,]+ bytes are free", "make room"),
         ("rights", "^Permission denied$", "permissions"),
+        ("place", "^Not a directory$", "another place"),
         ("memory", "no more", "lower --train_batch_size"),
         ("accelerator", "tried to allocate 2 GiB", "lower --train_batch_size"),
     ],

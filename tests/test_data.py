@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from tenshot import model
-from tenshot.events import Events
+from tenshot.events import Events, watched
 from tenshot.files import datasets
 from tenshot.files.pictures import as_tensor, read_folder
 from tenshot.model import Model
@@ -23,7 +23,7 @@ from tenshot.train.captions import Captions
 from tenshot.train.denoise import Latents
 from tenshot.train.draws import Draws
 from tests import tiny
-from tests.dreambooth_runs import Bench, losses, same_weights
+from tests.dreambooth_runs import Bench, Ear, losses, same_weights
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +186,9 @@ def test_shapes_repeats_and_flips_go_through_a_whole_run(bench: Bench):
     assert same_weights(one, other)
     plan = json.loads((one / "manifest.json").read_text())["plan"]
     assert "2 shapes" in plan and "12 pairs an epoch" in plan
+
+
+def test_a_job_without_work_is_none():
+    ear = Ear()
+    assert list(watched([], "resting", 0, ear)) == [] and ear.jobs == []
+    assert list(watched("ab", "working", 2, ear)) == ["a", "b"] and ear.jobs == ["working"]

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 
-from tenshot import judge
+from tenshot import generate, judge
 from tenshot.errors import Cancelled, Refusal
 from tenshot.files import tensors
 from tenshot.options import read_recipe, resolve
@@ -249,6 +249,22 @@ def test_all_faults_are_told_at_once(bench: Bench, sd1: Path):
     assert not (bench.folder / "out").exists()
 
 
+def test_what_another_folder_holds_is_told_with_the_other_faults(bench: Bench, guided: Path, tmp_path: Path):
+    before = files(guided)
+    found = bench.refused(str(guided), instance_data_dir=str(tmp_path / "none"), learning_rate="1e-4")
+    assert found == ["--instance_data_dir", "--output_dir"]
+    assert files(guided) == before
+    assert bench.refused(str(guided), instance_data_dir=str(tmp_path / "none")) == ["--instance_data_dir"]
+
+
+@pytest.mark.parametrize("below", ["", "/deeper/still"])
+def test_files_where_folders_should_be_are_refused(bench: Bench, below: str):
+    (bench.folder / "file").write_text("mine")
+    given = PRIOR | {"class_data_dir": f"{bench.folder}/file{below}", "instance_data_dir": f"{bench.folder}/file"}
+    assert bench.refused(f"file{below}", **given) == ["--instance_data_dir", "--class_data_dir", "--output_dir"]
+    assert files(bench.folder) == {"file": b"mine"}
+
+
 def test_an_oblong_picture_is_seen_at_both_ends_and_in_the_middle():
     image = Image.effect_noise((96, 64), 90).convert("RGB")
     views = data.squares(64, center_crop=False)
@@ -258,3 +274,9 @@ def test_an_oblong_picture_is_seen_at_both_ends_and_in_the_middle():
     (middle,) = data.squares(64, center_crop=True)(image.size)
     assert middle.of(image).tobytes() == image.crop((16, 0, 80, 64)).tobytes()
     assert len(data.squares(32, center_crop=False)((64, 64))) == 1
+
+
+def test_what_was_trained_draws(guided: Path, tmp_path: Path):
+    told = {"model": str(guided), "prompt": ["a photo of az baby"], "steps": 1, "out": tmp_path / "a.png"}
+    generate.generate(resolve(generate.GenerateOptions, told), Ear())
+    assert (tmp_path / "a.png").is_file()

@@ -132,9 +132,9 @@ def carry_out(path: Name, words: Sequence[str], as_json: bool) -> int:
     wanted = getattr(options, "num_processes", 1)
     if wanted > 1 and processes.count() == 1:
         return processes.launch([*path, *words, *(["--json"] if as_json else [])], wanted)
-    folder = getattr(options, "output_dir", None) if processes.first() else None
+    folder = options.home if processes.first() else None
     title = shlex.join(["tenshot", *path, *words])
-    log = LogFile(folder and Path(folder) / "tenshot.log", f"{title}  [tenshot {tenshot.__version__}]")
+    log = LogFile(folder and folder / "tenshot.log", f"{title}  [tenshot {tenshot.__version__}]")
     # What a library prints must not get between the result and its reader.
     with log, _in_our_words(options), Interrupt() as interrupt, Console() as console, redirect_stdout(sys.stderr):
         listeners = (console, log, interrupt) if processes.first() else (interrupt,)
@@ -370,6 +370,8 @@ def _disk_fault(error: Exception, options: Options) -> Fault | None:
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         found = os.strerror(number)
         return Fault(str(place), found, "a place that you may use", "change its permissions, or choose another")
+    if number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return Fault(str(place), os.strerror(number), "a free name in a folder", "choose another place")
     return None
 
 

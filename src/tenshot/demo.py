@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from pydantic import Field
 
 from tenshot import device, judge, model, sampling
+from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.files.pictures import open_picture, read_folder
 from tenshot.model import ASSETS
@@ -22,8 +24,16 @@ from tenshot.report.write import write
 from tenshot.sampling import Request, Settings
 from tenshot.train import class_pictures, dreambooth, trackers
 from tenshot.train.options import DreamBoothOptions
+from tenshot.train.run import CLAIM, OURS
 
 SUBJECTS = ASSETS / "subjects"
+FOLDERS, CLASS = {WITH_PRIOR: "with-prior", WITHOUT_PRIOR: "without-prior"}, "class"
+ASKED = {  # the trainings' options -> what the demo calls them
+    "--instance_data_dir": "--pictures",
+    "--pretrained_model_name_or_path": "--model",
+    "--output_dir": "--out",
+    "--class_data_dir": "--out",
+}
 HELP = {
     "subject likeness": ("cosine of drawn and given pictures, by the judge", "higher"),
     "prompt likeness": ("cosine of drawn pictures and their prompts, by the judge", "higher"),
@@ -46,6 +56,10 @@ class DemoOptions(Options):
     seed: int = Field(0, ge=0, description="all randomness follows from it")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     out: Path = Field(Path("out/demo"), description="folder for the page and the two tuned models")
+
+    @property
+    def home(self) -> Path:
+        return self.out
 
 
 @dataclass(frozen=True)
@@ -89,13 +103,11 @@ def demo(options: DemoOptions, events: Events) -> dict[str, Any]:
     """Before pictures, two trainings (with and without prior preservation), after pictures, measures, the page."""
     started = time.perf_counter()
     folder = options.pictures or SUBJECTS / "koala"
-    given = [open_picture(example.path) for example in read_folder(folder, option="--pictures")]
-    events.say(f"looked at {len(given)} pictures in {folder.name}: {_sizes(given)}")
     ways = POCKET if options.model == "pocket" else FULL_SIZE
-    runs = {
-        WITH_PRIOR: _train(options, ways, folder, events, prior=True),
-        WITHOUT_PRIOR: _train(options, ways, folder, events, prior=False),
-    }
+    trainings = {row: _training(options, ways, folder, prior=row == WITH_PRIOR) for row in (WITH_PRIOR, WITHOUT_PRIOR)}
+    given = _check(options, folder, list(trainings.values()), events)
+    events.say(f"looked at {len(given)} pictures in {folder.name}: {_sizes(given)}")
+    runs = {row: _train(row, training, events) for row, training in trainings.items()}
     places = {UNTUNED: options.model, **{row: run["result"] for row, run in runs.items()}}
     drawn = {row: _draw(options, ways, place, row, events) for row, place in places.items()}
     measures = _measure(options, ways, given, drawn)
@@ -122,13 +134,53 @@ def demo(options: DemoOptions, events: Events) -> dict[str, Any]:
     return {"page": str(page), "measures": measures, "tuned": runs[WITH_PRIOR]["result"]}
 
 
-def _train(options: DemoOptions, ways: Ways, pictures: Path, events: Events, *, prior: bool) -> dict[str, Any]:
-    events.say(f"training {WITH_PRIOR if prior else WITHOUT_PRIOR}")
+def _check(
+    options: DemoOptions, folder: Path, trainings: Sequence[DreamBoothOptions], events: Events
+) -> list[Image.Image]:
+    """The pictures in `folder`. Raises Refusal with all that is wrong with them, the model and --out."""
+    try:
+        examples, *_ = all_or_refuse(
+            lambda: read_folder(folder, option="--pictures"),
+            lambda: refuse_if(_place_faults(options.out, folder)),
+            *(partial(dreambooth.check, training, events) for training in trainings),
+        )
+    except Refusal as refusal:
+        raise Refusal(*dict.fromkeys(map(_as_asked, refusal.faults))) from None
+    return [open_picture(example.path) for example in examples]
+
+
+def _place_faults(out: Path, pictures: Path) -> Iterator[Fault]:
+    """What is ours is replaced; anything else must not be."""
+    where, do = f"--out {out}", "name another folder"
+    begun = (out / FOLDERS[WITH_PRIOR] / CLAIM).is_file()
+    names = [path.name for path in sorted(out.iterdir()) if path.suffix not in OURS] if out.is_dir() else []
+    strange = [name for name in names if name not in {*FOLDERS.values(), CLASS}]
+    if strange and not begun:
+        found = f"holds other files: {', '.join(strange[:4])}"
+        yield Fault(where, found, "a new or empty folder, or that of an earlier demo", do)
+    if pictures.absolute().is_relative_to(out.absolute()):
+        yield Fault(where, "holds --pictures, too", "a folder for the results alone", do)
+
+
+def _as_asked(fault: Fault) -> Fault:
+    """The fault of a training, in the options of the demo."""
+    words = asdict(fault)
+    for theirs, ours in ASKED.items():
+        words = {name: text.replace(theirs, ours) for name, text in words.items()}
+    return Fault(**words)
+
+
+def _train(row: str, training: DreamBoothOptions, events: Events) -> dict[str, Any]:
+    events.say(f"training {row}")
+    return dreambooth.train(training, events)
+
+
+def _training(options: DemoOptions, ways: Ways, pictures: Path, *, prior: bool) -> DreamBoothOptions:
     given: dict[str, Any] = {
         "pretrained_model_name_or_path": options.model,
         "instance_data_dir": pictures,
         "instance_prompt": _instance(options),
-        "output_dir": options.out / ("with-prior" if prior else "without-prior"),
+        "output_dir": options.out / FOLDERS[WITH_PRIOR if prior else WITHOUT_PRIOR],
         "seed": options.seed,
         "max_train_steps": options.max_train_steps or ways.steps,
         "learning_rate": options.learning_rate or ways.rate,
@@ -141,10 +193,10 @@ def _train(options: DemoOptions, ways: Ways, pictures: Path, events: Events, *, 
         given |= {
             "with_prior_preservation": True,
             "class_prompt": _class(options),
-            "class_data_dir": options.out / "class",
+            "class_data_dir": options.out / CLASS,
             "num_class_images": options.num_class_images,
         }
-    return dreambooth.train(resolve(DreamBoothOptions, given), events)
+    return resolve(DreamBoothOptions, given)
 
 
 @dataclass(frozen=True)
@@ -219,7 +271,7 @@ def _class_row(options: DemoOptions, drawn: Mapping[str, Drawn]) -> Row:
 
 
 def _class_pictures(options: DemoOptions, run: Mapping[str, Any]) -> list[Image.Image]:
-    folder = options.out / "class"
+    folder = options.out / CLASS
     return [open_picture(example.path) for example in read_folder(folder, option=class_pictures.OPTION)]
 
 

@@ -47,7 +47,7 @@ class Slow(UserWarning):
 
 def refuse_if(faults: Iterable[Fault]) -> None:
     """Raise one Refusal with every fault in `faults`, if there is any."""
-    faults = tuple(faults)
+    faults = dict.fromkeys(faults)  # two checks may meet the same one
     if faults:
         raise Refusal(*faults)
 

@@ -81,7 +81,9 @@ class Together(Events):
 
 
 def watched(items: Iterable[T], job: str, total: int, events: Events) -> Iterator[T]:
-    """Iterate over `items` as a job that is announced, counted and can be cancelled."""
+    """Iterate over `items` as a job that is announced, counted and can be cancelled; without items it is none."""
+    if not total:
+        return
     events.begin(job, total)
     try:
         for number, item in enumerate(items, 1):

@@ -25,6 +25,11 @@ class Options(BaseModel):
     words: ClassVar[tuple[str, ...]] = ()  #: options that may be given without their names, in this order
     also: ClassVar[Mapping[str, str]] = {}  #: what other programs call an option -> its name here
 
+    @property
+    def home(self) -> Path | None:
+        """The folder of a long job, where its log lies; None: it is not that long."""
+        return getattr(self, "output_dir", None)
+
 
 Record = TypeVar("Record", bound=Options)
 

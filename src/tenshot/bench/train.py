@@ -22,8 +22,8 @@ from tenshot.options import Options, resolve
 from tenshot.train import data, loop
 from tenshot.train.captions import Captions
 from tenshot.train.dreambooth import WAY as DREAMBOOTH
-from tenshot.train.finetune import FineTune
 from tenshot.train.lora import WAY as LORA
+from tenshot.train.method import FineTune
 from tenshot.train.options import DreamBoothOptions, LoraOptions
 
 PICTURES, CLASSES = model.ASSETS / "subjects" / "koala", model.ASSETS / "subjects" / "sloth"

@@ -57,7 +57,8 @@ class Manifest:
 
 
 def is_one(place: Path) -> bool:
-    return (place / MANIFEST).is_file()
+    """A training run leaves a file of the same name in its folder."""
+    return (place / MANIFEST).is_file() and any((place / each).is_dir() for each in (MODEL, PARTS))
 
 
 def write(folder: Path, manifest: Manifest) -> None:

@@ -139,6 +139,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def obstacle(folder: Path) -> Path | None:
+    """The file in whose place a folder would have to be, for `folder` to be there or to be made."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    return None if there.is_dir() else there
+
+
 def sweep(folder: Path) -> None:
     """Clear away what a killed process left in `folder`: half-written things go, what was being replaced is back."""
     for aside in folder.glob(".*.old"):

@@ -19,6 +19,11 @@ WAY = finetune.Way[DreamBoothOptions](
 )
 
 
+def check(options: DreamBoothOptions, events: Events) -> None:
+    """Raise a Refusal with everything for which `train` would raise one now."""
+    finetune.check(WAY, options, events)
+
+
 def train(options: DreamBoothOptions, events: Events) -> dict[str, Any]:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
     return finetune.train(WAY, options, events)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
 
 from tenshot import device, model, processes
-from tenshot.diffusion import objective, samplers
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.export import put
@@ -22,24 +19,12 @@ from tenshot.files import datasets, tensors
 from tenshot.files.cache import root
 from tenshot.files.pictures import Example
 from tenshot.model import Model
-from tenshot.train import (
-    class_pictures,
-    data,
-    denoise,
-    handover,
-    loop,
-    optimizers,
-    resting,
-    run,
-    sharding,
-    texts,
-    trackers,
-)
+from tenshot.train import class_pictures, data, denoise, handover, optimizers, run, texts, trackers
 from tenshot.train.cache import Cache
 from tenshot.train.captions import Captions, Said
-from tenshot.train.denoise import Latents, Objective
-from tenshot.train.draws import Draws
-from tenshot.train.learner import Learner, put_away_idle
+from tenshot.train.denoise import Latents
+from tenshot.train.learner import Learner
+from tenshot.train.method import FineTune
 from tenshot.train.options import FineTuneOptions
 from tenshot.train.texts import States
 
@@ -77,120 +62,47 @@ class Way(Generic[Options]):
     unsaid: Callable[[Options, Sequence[Example]], Iterator[Fault]] = lambda options, examples: iter(())
 
 
-class FineTune(loop.Method):
-    """A denoiser on pictures and their captions, with class pictures beside them where they are given."""
+@dataclass(frozen=True)
+class Checked:
+    """What the options turned out to mean. place: the model's folder. claim: what makes this run this run."""
 
-    def __init__(
-        self,
-        learner: Learner,
-        options: FineTuneOptions,
-        pictures: Latents,
-        captions: Said,
-        class_pictures: Latents | None = None,
-        states: States | None = None,
-    ) -> None:
-        self.learner, self.options = learner, options
-        self.pictures, self.captions, self.class_pictures = pictures, captions, class_pictures
-        self.aim = Objective(
-            learner.model.prediction,
-            samplers.alphas_cumprod(learner.model.schedule),
-            options.snr_gamma,
-            options.noise_offset,
-            options.loss_type,
-            options.huber_c,
-        )
-        self.states = states or States(learner.model)
-        self.factor = learner.model.factor
-        if options.gradient_checkpointing:
-            self.checkpoint_gradients()
-        self.precision = device.precision(options.mixed_precision, learner.model.device)
-        if self.precision != "no":
-            for part in {"unet", *learner.parts}:
-                resting.rest(learner.model[part], device.DTYPES[self.precision])
-
-    def checkpoint_gradients(self) -> None:
-        """Less memory for more time."""
-        for part in {"unet", *self.learner.parts}:
-            _checkpoint_gradients(self.learner.model[part])
-
-    def heaviest_step(self, batch: int, pieces: int) -> int:
-        """The first step whose pictures have the largest of the shapes, in steps of so many batches."""
-        most = max(height * width for height, width in self.pictures.sizes)
-        for step in range(10 * len(self.pictures.shelves)):
-            first = step * pieces * batch
-            row = self.pictures.pick(Draws(self.options.seed, range(first, first + batch)), "picture")[0]
-            if math.prod(self.pictures.sizes[row]) == most:
-                return step
-        return 0
-
-    @property
-    def parts(self) -> Mapping[str, nn.Module]:
-        return self.learner.parts
-
-    def rate(self, part: str, name: str) -> float:
-        return self.learner.rate(part, name)
-
-    def loss(self, draws: Draws) -> torch.Tensor:
-        batches = [self.aim.draw(self.pictures, draws)]
-        texts = [self.captions.of(batches[0].rows, draws)]
-        if self.class_pictures is not None:
-            batches.append(self.aim.draw(self.class_pictures, draws, "class "))
-            texts.append([self.options.class_prompt or ""] * len(draws))
-        whole = denoise.joined(*batches) if len(batches) == 2 else None
-        if whole:
-            batches, texts = [whole], [texts[0] + texts[1]]
-        unet = self.learner.model["unet"]
-        error = torch.cat(
-            [
-                denoise.losses(unet, self.aim, batch, self._condition(words, batch.clean.shape[-2:]))
-                for batch, words in zip(batches, texts, strict=True)
-            ]
-        )
-        is_prior = [row >= len(draws) for row in range(len(error))]
-        return objective.combine(error, is_prior, self.options.prior_loss_weight)
-
-    def _condition(self, texts: list[str], latent_size: Sequence[int]) -> dict[str, Any]:
-        size = self._pixels(latent_size)
-        return self.learner.model.condition(texts, size) if self.learner.words_move else self.states.of(texts, size)
-
-    def _pixels(self, latent_size: Sequence[int]) -> tuple[int, int]:
-        height, width = latent_size
-        return int(height) * self.factor, int(width) * self.factor
-
-    def settle(self, events: Events) -> None:
-        """Ask the text encoders all that can be asked beforehand, and release what no step needs."""
-        possible = [self.captions.possible(row) for row in range(len(self.pictures))]
-        if not self.learner.words_move and None not in possible:
-            rows = zip(possible, self.pictures.sizes, strict=True)
-            said = {(text, self._pixels(size)) for texts, size in rows for text in texts or ()}
-            beside = self.class_pictures.sizes if self.class_pictures else ()
-            said |= {(self.options.class_prompt or "", self._pixels(size)) for size in beside}
-            with processes.first_goes_first():
-                self.states.learn(said, events)
-        put_away_idle(self.learner)
-        if self.options.fsdp:
-            for net in self.parts.values():
-                sharding.shard(net)
-
-    def gather(self) -> None:
-        if not self.options.fsdp:
-            return
-        base = self.learner.model
-        for part, net in self.parts.items():
-            learned = {name: sharding.whole(tensor) for name, tensor in net.state_dict().items()}
-            base.put_away(part)
-            base[part].load_state_dict(learned)
-
-
-def _checkpoint_gradients(net: Any) -> None:
-    """diffusers and transformers, before version 6 and after, have three names for it."""
-    names = ("enable_gradient_checkpointing", "activation_checkpointing_enable", "gradient_checkpointing_enable")
-    next(getattr(net, name) for name in names if hasattr(net, name))()
-    net.train()
+    where: torch.device
+    place: Path
+    examples: list[Example]
+    stock: Stock | None
+    claim: Mapping[str, Any]
 
 
 def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
+    checked = check(way, options, events)
+    processes.join(checked.where.type == "cpu")
+    base = model.load(str(checked.place), device=checked.where)
+    return _carry_out(way, base, checked, options, events)
+
+
+def check(way: Way[Options], options: Options, events: Events) -> Checked:
+    """Look at all that a training would read and where it would write. Raises Refusal with everything wrong."""
+    try:
+        where, place, examples, brought = _check_inputs(way, options, events)
+    except Refusal as refusal:
+        unread = run.identity(way.name, options)
+        raise Refusal(*refusal.faults, *run.folder_faults(options, unread)) from None
+    claim = run.identity(way.name, options, _inputs(options, way.source(options).folder, place, examples, brought))
+    trained = way.trained(options, place)
+    whole = sum(layout.numbers(place / part) for part in model.NETS)
+    stock, *_ = all_or_refuse(
+        lambda: _stock(options, place, claim),
+        lambda: refuse_if(run.folder_faults(options, claim)),
+        lambda: run.check_disk(options, 4 * trained, 4 * (whole if way.saves_model else trained)),
+    )
+    return Checked(where, place, examples, stock, claim)
+
+
+def _check_inputs(
+    way: Way[Options], options: Options, events: Events
+) -> tuple[torch.device, Path, list[Example], list[Example]]:
+    """The device, the model's folder, the pictures, and the class pictures that are already there."""
     where, place, examples, _, brought, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _model_folder(options, events),
@@ -201,19 +113,7 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
         lambda: trackers.check(options.report_to),
         lambda: put.check(options.export, way.results(options)),
     )
-    claim = run.identity(
-        way.name, options, _inputs(options, way.source(options).folder, place, examples, brought or [])
-    )
-    trained = way.trained(options, place)
-    whole = sum(layout.numbers(place / part) for part in model.NETS)
-    stock, *_ = all_or_refuse(
-        lambda: _stock(options, place, claim),
-        lambda: run.check_folder(options, claim),
-        lambda: run.check_disk(options, 4 * trained, 4 * (whole if way.saves_model else trained)),
-    )
-    processes.join(where.type == "cpu")
-    base = model.load(str(place), device=where)
-    return _carry_out(way, base, examples, stock, claim, options, events)
+    return where, place, examples, brought or []
 
 
 def _as_trained(base: Model, options: FineTuneOptions) -> Model:
@@ -224,15 +124,8 @@ def _as_trained(base: Model, options: FineTuneOptions) -> Model:
     return replace(base, schedule={**base.schedule, **changes})
 
 
-def _carry_out(
-    way: Way[Options],
-    base: Model,
-    examples: list[Example],
-    stock: Stock | None,
-    claim: Mapping[str, Any],
-    options: Options,
-    events: Events,
-) -> dict[str, Any]:
+def _carry_out(way: Way[Options], base: Model, checked: Checked, options: Options, events: Events) -> dict[str, Any]:
+    examples, claim = checked.examples, checked.claim
     side = options.resolution or base.resolution
     if side != base.resolution:
         events.say(f"this model was trained for {base.resolution} pixels, not {side}")
@@ -244,10 +137,10 @@ def _carry_out(
     own = [examples[number].caption or prompt for number in shown]
     captions = Captions(own, options.proportion_empty_prompts, options.shuffle_tags, options.keep_tags)
     kept = None
-    if stock:
+    if checked.stock:
         count, batch = options.num_class_images, options.sample_batch_size
         with processes.first_goes_first():
-            kept, _ = class_pictures.ensure(base, *stock, count, options.seed, batch, events)
+            kept, _ = class_pictures.ensure(base, *checked.stock, count, options.seed, batch, events)
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
     learner = way.learner(_as_trained(base, options), options)
     said = way.texts(options, captions) if way.texts else captions

@@ -49,31 +49,32 @@ OURS = (".part", ".log")  # suffixes of what a run may leave before it has claim
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
 
 
-def identity(method: str, options: LoopOptions, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a run this run: its method, the options its result depends on, and digests of what it reads."""
+def identity(method: str, options: LoopOptions, inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What makes a run this run: its method, the options its result depends on, and digests of what it reads.
+
+    inputs None: these are not known.
+    """
     chosen = {
         name: value for name, value in options.model_dump(mode="json").items() if name not in FREE | PLACES | FILES
     }
     chosen["gradient_accumulation_steps"] *= processes.count()  # who makes which batch changes nothing
     if getattr(options, "lr_scheduler", "") in ("constant", "constant_with_warmup"):
         chosen.pop("max_train_steps")
-    return {"method": method, "options": chosen, "inputs": dict(inputs)}
+    known = {"method": method, "options": chosen}
+    return known if inputs is None else known | {"inputs": dict(inputs)}
 
 
-def check_folder(options: LoopOptions, wanted: Mapping[str, Any]) -> None:
-    """Refuse an output folder that holds something else than this run, or more of it than was asked for."""
-    refuse_if(_folder_faults(options.output_dir, options.max_train_steps, wanted))
-
-
-def _folder_faults(folder: Path, steps: int, wanted: Mapping[str, Any]) -> Iterator[Fault]:
+def folder_faults(options: LoopOptions, wanted: Mapping[str, Any]) -> Iterator[Fault]:
+    """An output folder that holds something else than the run of identity `wanted`, or more of it than asked for."""
+    folder, steps = options.output_dir, options.max_train_steps
     where, do = f"--output_dir {folder}", "name another folder, or remove this one"
-    if folder.exists() and not folder.is_dir():
-        yield Fault(where, "is a file", "a folder", do)
+    if file := tensors.obstacle(folder):
+        yield Fault(where, f"{file} is a file", "a folder", "name another folder")
     elif folder.is_dir() and (folder / CLAIM).is_file():
         if not checkpoint.found(folder) and not (folder / MANIFEST).is_file():
             return  # it was refused or stopped before the first checkpoint: nothing is lost
         found = json.loads((folder / CLAIM).read_text(encoding="utf-8"))
-        other = list(_differences(found, wanted))
+        other = list(_differences({name: found.get(name) for name in wanted}, wanted))
         if other:
             yield Fault(where, "holds another run: " + "; ".join(other), "a new folder, or the same options", do)
         made = [checkpoint.steps(place) for place in checkpoint.found(folder)]

@@ -1,0 +1,133 @@
+"""The loss that fine-tuning on pictures learns by, whatever it is that learns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from tenshot import device, processes
+from tenshot.diffusion import objective, samplers
+from tenshot.events import Events
+from tenshot.train import denoise, loop, resting, sharding
+from tenshot.train.captions import Said
+from tenshot.train.denoise import Latents, Objective
+from tenshot.train.draws import Draws
+from tenshot.train.learner import Learner, put_away_idle
+from tenshot.train.options import FineTuneOptions
+from tenshot.train.texts import States
+
+
+class FineTune(loop.Method):
+    """A denoiser on pictures and their captions, with class pictures beside them where they are given."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        options: FineTuneOptions,
+        pictures: Latents,
+        captions: Said,
+        class_pictures: Latents | None = None,
+        states: States | None = None,
+    ) -> None:
+        self.learner, self.options = learner, options
+        self.pictures, self.captions, self.class_pictures = pictures, captions, class_pictures
+        self.aim = Objective(
+            learner.model.prediction,
+            samplers.alphas_cumprod(learner.model.schedule),
+            options.snr_gamma,
+            options.noise_offset,
+            options.loss_type,
+            options.huber_c,
+        )
+        self.states = states or States(learner.model)
+        self.factor = learner.model.factor
+        if options.gradient_checkpointing:
+            self.checkpoint_gradients()
+        self.precision = device.precision(options.mixed_precision, learner.model.device)
+        if self.precision != "no":
+            for part in {"unet", *learner.parts}:
+                resting.rest(learner.model[part], device.DTYPES[self.precision])
+
+    def checkpoint_gradients(self) -> None:
+        """Less memory for more time."""
+        for part in {"unet", *self.learner.parts}:
+            _checkpoint_gradients(self.learner.model[part])
+
+    def heaviest_step(self, batch: int, pieces: int) -> int:
+        """The first step whose pictures have the largest of the shapes, in steps of so many batches."""
+        most = max(height * width for height, width in self.pictures.sizes)
+        for step in range(10 * len(self.pictures.shelves)):
+            first = step * pieces * batch
+            row = self.pictures.pick(Draws(self.options.seed, range(first, first + batch)), "picture")[0]
+            if math.prod(self.pictures.sizes[row]) == most:
+                return step
+        return 0
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        return self.learner.parts
+
+    def rate(self, part: str, name: str) -> float:
+        return self.learner.rate(part, name)
+
+    def loss(self, draws: Draws) -> torch.Tensor:
+        batches = [self.aim.draw(self.pictures, draws)]
+        texts = [self.captions.of(batches[0].rows, draws)]
+        if self.class_pictures is not None:
+            batches.append(self.aim.draw(self.class_pictures, draws, "class "))
+            texts.append([self.options.class_prompt or ""] * len(draws))
+        whole = denoise.joined(*batches) if len(batches) == 2 else None
+        if whole:
+            batches, texts = [whole], [texts[0] + texts[1]]
+        unet = self.learner.model["unet"]
+        error = torch.cat(
+            [
+                denoise.losses(unet, self.aim, batch, self._condition(words, batch.clean.shape[-2:]))
+                for batch, words in zip(batches, texts, strict=True)
+            ]
+        )
+        is_prior = [row >= len(draws) for row in range(len(error))]
+        return objective.combine(error, is_prior, self.options.prior_loss_weight)
+
+    def _condition(self, texts: list[str], latent_size: Sequence[int]) -> dict[str, Any]:
+        size = self._pixels(latent_size)
+        return self.learner.model.condition(texts, size) if self.learner.words_move else self.states.of(texts, size)
+
+    def _pixels(self, latent_size: Sequence[int]) -> tuple[int, int]:
+        height, width = latent_size
+        return int(height) * self.factor, int(width) * self.factor
+
+    def settle(self, events: Events) -> None:
+        """Ask the text encoders all that can be asked beforehand, and release what no step needs."""
+        possible = [self.captions.possible(row) for row in range(len(self.pictures))]
+        if not self.learner.words_move and None not in possible:
+            rows = zip(possible, self.pictures.sizes, strict=True)
+            said = {(text, self._pixels(size)) for texts, size in rows for text in texts or ()}
+            beside = self.class_pictures.sizes if self.class_pictures else ()
+            said |= {(self.options.class_prompt or "", self._pixels(size)) for size in beside}
+            with processes.first_goes_first():
+                self.states.learn(said, events)
+        put_away_idle(self.learner)
+        if self.options.fsdp:
+            for net in self.parts.values():
+                sharding.shard(net)
+
+    def gather(self) -> None:
+        if not self.options.fsdp:
+            return
+        base = self.learner.model
+        for part, net in self.parts.items():
+            learned = {name: sharding.whole(tensor) for name, tensor in net.state_dict().items()}
+            base.put_away(part)
+            base[part].load_state_dict(learned)
+
+
+def _checkpoint_gradients(net: Any) -> None:
+    """diffusers and transformers, before version 6 and after, have three names for it."""
+    names = ("enable_gradient_checkpointing", "activation_checkpointing_enable", "gradient_checkpointing_enable")
+    next(getattr(net, name) for name in names if hasattr(net, name))()
+    net.train()
