@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -15,7 +13,7 @@ from pydantic import Field
 
 from tenshot import device, model
 from tenshot.bench import plain, sizes
-from tenshot.errors import Refusal
+from tenshot.bench.alone import alone
 from tenshot.events import Events, watched
 from tenshot.files.pictures import read_folder
 from tenshot.options import Options, resolve
@@ -51,7 +49,7 @@ def bench(options: BenchTrainOptions, events: Events) -> dict[str, Any]:
     turns = [(method, recipe) for method in options.method for _ in range(options.rounds) for recipe in (PLAIN, OURS)]
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for method, recipe in watched(turns, "measuring", len(turns), events):
-        found.setdefault((method, recipe), []).append(_turn(options, method, recipe))
+        found.setdefault((method, recipe), []).append(alone(_turn, options, method, recipe, what=f"{recipe}, {method}"))
     rows = [_row(method, recipe, rounds) for (method, recipe), rounds in found.items()]
     for row in rows:
         events.say("  ".join(f"{name} {value}" for name, value in row.items() if name != "losses"))
@@ -90,39 +88,18 @@ def _ratio(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _turn(options: BenchTrainOptions, method: str, recipe: str) -> dict[str, Any]:
-    """One round in a fresh process, so that its peak memory is its own."""
-    here, there = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_work, args=(there, options, method, recipe))
-    process.start()
-    there.close()
-    try:
-        answer = here.recv()
-    except EOFError:
-        answer = RuntimeError(f"{recipe}, {method}: the process ended ({process.exitcode}); is there enough memory?")
-    process.join()
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _work(pipe: Connection, options: BenchTrainOptions, method: str, recipe: str) -> None:
-    try:
-        libraries = device.held_memory()
-        losses, seconds, work = [], [], []
-        turns = _recipe(options, method, recipe)
+    """One round, alone in its process. work: the processor's own seconds."""
+    libraries = device.held_memory()
+    losses, seconds, work = [], [], []
+    turns = _recipe(options, method, recipe)
+    losses.append(next(turns))
+    device.reset_peak_memory()
+    for _ in range(options.steps):
+        start, began = time.perf_counter(), time.process_time()
         losses.append(next(turns))
-        device.reset_peak_memory()
-        for _ in range(options.steps):
-            start, began = time.perf_counter(), time.process_time()
-            losses.append(next(turns))
-            seconds.append(time.perf_counter() - start)
-            work.append(time.process_time() - began)
-        pipe.send(
-            {"losses": losses, "seconds": seconds, "work": work, "peak": device.peak_memory(), "libraries": libraries}
-        )
-    except (Refusal, RuntimeError, MemoryError) as error:
-        pipe.send(error)
+        seconds.append(time.perf_counter() - start)
+        work.append(time.process_time() - began)
+    return {"losses": losses, "seconds": seconds, "work": work, "peak": device.peak_memory(), "libraries": libraries}
 
 
 def _recipe(options: BenchTrainOptions, method: str, recipe: str) -> Iterator[float]:
