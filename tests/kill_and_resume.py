@@ -68,8 +68,11 @@ def _compare(given: argparse.Namespace, precision: str, folder: Path, start: Sta
     for name in ("whole", "killed"):
         words = _words(given, precision, pictures, folder / name)
         if name == "killed":
-            for number, moment in enumerate(_moments(given), 1):
+            hits = [
                 _kill(start(words, folder / "output.txt"), folder / name, moment, number)
+                for number, moment in enumerate(_moments(given), 1)
+            ]
+            print(f"{sum(hits)} of {len(hits)} runs were killed, the others had finished before")
         process = start(words, folder / "output.txt")
         if _wait(process) != 0:
             print((folder / "output.txt").read_text()[-3000:])
@@ -153,20 +156,22 @@ def _moments(given: argparse.Namespace) -> Iterator[tuple[str, int, float]]:
             kind = "drawing"
         else:
             kind = ("step", "checkpoint")[number % 2]
-        yield kind, dice.randint(1, max(1, 3 * given.steps // given.kills)), dice.uniform(0, 0.01)
+        yield kind, dice.randint(1, max(1, 3 * given.steps // given.kills // 2)), dice.uniform(0, 0.01)
 
 
-def _kill(pid: int, folder: Path, moment: tuple[str, int, float], number: int) -> None:
+def _kill(pid: int, folder: Path, moment: tuple[str, int, float], number: int) -> bool:
+    """Kill the process at its moment; False where it had finished by then."""
     kind, much, seconds = moment
     reached = _steps(folder)
     while not _over(pid) and not _here(folder, kind, reached + much, 2 + much % (2 * BATCH)):
         time.sleep(0.0005)
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
-    if _wait(pid) == 0:
-        kind = "(finished)"
+    hit = _wait(pid) != 0
+    kind = kind if hit else "(finished)"
     left = [path.name.strip(".").rsplit(".", 2)[0] for path in (folder / "out").glob(".*.part")]
     print(f"{number:>4}  {kind:<12} {_steps(folder):>7}  {', '.join(left) or '-'}", flush=True)
+    return hit
 
 
 def _here(folder: Path, kind: str, step: int, drawn: int) -> bool:
