@@ -105,7 +105,7 @@ def test_the_shelf_of_a_disk_is_bounded(sd1: Path, tmp_path: Path):
     ("dreambooth", {"train_text_encoder": True}, {"unet", "text_encoder"}),
     ("lora", {}, {"unet"}),
     ("inversion", {"placeholder_token": ["<az>"], "initializer_token": ["a"]}, {"unet", "text_encoder"}),
-], ids=str)  # fmt: skip
+], ids=["dreambooth", "dreambooth with text", "lora", "inversion"])  # fmt: skip
 def test_idle_parts_are_away_and_come_back(
     way: str,
     given: dict[str, Any],
