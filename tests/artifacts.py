@@ -15,9 +15,9 @@ from tenshot.compile.choose import shapes_of
 from tenshot.compile.options import CompileOptions
 from tenshot.compile.trial import opened
 from tenshot.events import Events
-from tenshot.fast import artifact, fingerprint
+from tenshot.fast import artifact, fingerprint, gains
 from tenshot.fast.artifact import CONTROLNET, MODEL, PARTS, Manifest, Program, Section
-from tenshot.fast.backend import Candidate, Job, backend
+from tenshot.fast.backend import Candidate, Job
 from tenshot.sampling import Settings
 
 CPU = torch.device("cpu")
@@ -43,9 +43,9 @@ def made(
     for name in sections:
         folder = out / PARTS / name
         folder.mkdir(parents=True)
-        backend(candidate.backend).build(Job(opened(out, name, CPU), recorded[name].inputs), candidate, folder)
-        program = Program(shapes_of(recorded[name]), f"{PARTS}/{name}")
-        found[name] = Section(candidate, (program,), 0.0, 1.0, 1.0)
+        gains.build(Job(opened(out, name, CPU), recorded[name].inputs), candidate, folder)
+        program = Program(candidate, shapes_of(recorded[name]), f"{PARTS}/{name}")
+        found[name] = Section((program,), 0.0, 1.0, 1.0)
     prints = fingerprint.here({candidate.backend}, CPU)
     artifact.write(out, Manifest(whole.family.name, AGAIN, prints, found, version="test"))
     return out

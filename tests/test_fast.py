@@ -286,7 +286,10 @@ def test_without_its_backend_it_says_what_to_install(copied: Path, monkeypatch: 
         (lambda place: (place / "parts/unet/rest.bin").write_bytes(b"short"), "has 5 bytes"),
         (lambda place: (place / "parts/decoder/net.xml").unlink(), "is missing"),
         (lambda place: swapped_bytes(place / "parts/unet/net.xml"), "not the file that was compiled"),
-        (lambda place: (place / "manifest.json").write_text('{"format": 1, "family": 3}'), "cannot be understood"),
+        (
+            lambda place: (place / "manifest.json").write_text(f'{{"format": {artifact.FORMAT}, "family": 3}}'),
+            "cannot be understood",
+        ),
         (lambda place: (place / "manifest.json").write_text("{"), "manifest.json"),
         (lambda place: escape(place), "outside"),
         (lambda place: cut(next(place.glob("model/unet/*.safetensors"))), "unet"),

@@ -78,10 +78,10 @@ def halves(where: torch.device) -> list[str]:
     return ["bf16"] if torch.cpu._is_avx512_bf16_supported() else []
 
 
-def wait(where: torch.device) -> None:
-    """Until all that `where` was told to do is done."""
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
+def wait() -> None:
+    """Until a GPU has done all that it was told to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def stream(where: torch.device) -> int:
@@ -127,12 +127,6 @@ def out_of_memory(error: Exception) -> bool:
     """torch has an error type of its own for accelerators, and a mere RuntimeError for the CPU."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error)
-
-
-def synchronize() -> None:
-    """Wait until an accelerator has done all it was told."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def empty() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+from importlib import resources
 
 
 class Html(str):
@@ -21,3 +22,16 @@ def el(tag: str, *content: str, **attributes: str | float) -> Html:
 def join(content: Iterable[str]) -> Html:
     """Markup and text, one after the other."""
     return Html("".join(part if isinstance(part, Html) else escape(part) for part in content))
+
+
+def page(title: str, *content: str) -> str:
+    """A whole document in the house's style, which needs nothing but what it names."""
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="color-scheme", content="light dark"),
+        el("title", title),
+        el("style", Html("\n" + resources.files("tenshot").joinpath("assets/report.css").read_text("utf-8"))),
+    )
+    return "<!doctype html>\n" + el("html", head, "\n", el("body", el("main", *content)), lang="en") + "\n"

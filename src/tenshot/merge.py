@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +13,7 @@ import torch
 from pydantic import Field
 
 from tenshot.adapters import factors, lora, reading
-from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters.addition import Addition, Layer, misfits
 from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
 from tenshot.checkpoints.whole import Whole
@@ -120,7 +121,8 @@ def strength(options: MergeOptions, number: int, ratio: float, layer: Layer) -> 
 
 def into_model(base: Whole, shares: Shares, options: MergeOptions) -> Whole:
     """W + sum of ratio x difference, layer by layer. Raises Refusal where a LoRA has layers that the model has not."""
-    refuse_if(_misfits(base, shares))
+    loras = enumerate((found for found, _ in shares), 1)
+    refuse_if(chain.from_iterable(misfits(f"LoRA {number}", found, base.layers) for number, found in loras))
     parts = {part: dict(content) for part, content in base.parts.items()}
     touched = sorted({layer for found, _ in shares for layer in found})
     for part, layer in touched:
@@ -133,21 +135,6 @@ def into_model(base: Whole, shares: Shares, options: MergeOptions) -> Whole:
         before = parts[part][name]
         parts[part][name] = replace(before, read=partial(_added, before, mine))
     return replace(base, parts=parts)
-
-
-def _misfits(base: Whole, shares: Shares) -> Iterator[Fault]:
-    for number, (found, _) in enumerate(shares, 1):
-        strange = [f"{part} {layer}" for part, layer in found if f"{layer}.weight" not in base.parts.get(part, {})]
-        if strange:
-            told = f"{len(strange)} of its {len(found)} layers are not in the model: {', '.join(strange[:3])}"
-            yield Fault(f"LoRA {number}", told, f"a LoRA for {base.family.title}")
-            continue
-        for (part, layer), each in found.items():
-            wanted = base.parts[part][f"{layer}.weight"].shape
-            if not each.fits(wanted):
-                told = f"{part} {layer}: {list(each.shape)}, the model has {list(wanted)}"
-                yield Fault(f"LoRA {number}", told, "its own model")
-                break
 
 
 def _added(before: Lazy, shares: Sequence[tuple[Addition, float]]) -> torch.Tensor:

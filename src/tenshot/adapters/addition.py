@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 import torch
+
+from tenshot.errors import Fault
 
 Layer = tuple[str, str]  #: part, and the layer's name in diffusers
 
@@ -51,3 +53,17 @@ class Addition(ABC):
         length = new.transpose(0, axis).flatten(1).norm(dim=1)
         sides = [-1 if place == axis else 1 for place in range(weight.ndim)]
         return (self.magnitude.to(weight.device).float().flatten() / length).reshape(sides) * new - weight
+
+
+def misfits(place: str, found: Mapping[Layer, Addition], shapes: Mapping[Layer, Sequence[int]]) -> Iterator[Fault]:
+    """What keeps the adapter at `place` from being added to a model whose weights have these shapes."""
+    strange = [f"{part} {layer}" for part, layer in found if (part, layer) not in shapes]
+    if strange:
+        told = f"{len(strange)} of its {len(found)} layers are not in the model: {', '.join(strange[:3])}"
+        yield Fault(place, told, "a LoRA for this family and architecture")
+        return
+    for layer, each in found.items():
+        if not each.fits(shapes[layer]):
+            told = f"{' '.join(layer)}: {list(each.shape)}, the model has {list(shapes[layer])}"
+            yield Fault(place, told, "a LoRA for this model")
+            return

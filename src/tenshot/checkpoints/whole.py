@@ -46,6 +46,16 @@ class Whole:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {f"{part}.{name}": lazy.shape for part, content in self.parts.items() for name, lazy in content.items()}
 
+    @property
+    def layers(self) -> dict[tuple[str, str], tuple[int, ...]]:
+        """Part and layer -> the shape of its weight."""
+        return {
+            (part, name.removesuffix(".weight")): lazy.shape
+            for part, content in self.parts.items()
+            for name, lazy in content.items()
+            if name.endswith(".weight")
+        }
+
     def cast(self, dtype: torch.dtype | None) -> Whole:
         return replace(self, parts={part: dialects.cast(content, dtype) for part, content in self.parts.items()})
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +16,7 @@ from tenshot.compile.options import CompileOptions
 from tenshot.compile.trajectories import Calls
 from tenshot.compile.trial import Outcome, Trial
 from tenshot.events import Events, watched
+from tenshot.fast import gains
 from tenshot.fast.artifact import PARTS, Program, Section
 from tenshot.fast.backend import BACKENDS, Candidate, backend
 
@@ -66,14 +68,36 @@ def contests(
                 each = Outcome(each, failed=behind[each.backend])
             elif isinstance(each, Candidate):
                 place = folder / "trials" / f"{section}-{number}"
-                job = _trial(options, folder, section, each, place, where)
+                job = _trial(folder, section, each, place, options.rounds, where)
                 each = _tried(job, until - time.monotonic(), len(tried) - number, events)
             outcomes.append(each)
             events.say(f"{section}: {spoken(each)}")
+        outcomes += _with_gains(options, folder, section, best(outcomes, options.max_error), where, until, events)
         contest = _contest(section, outcomes, options.max_error)
         behind = behind or far_behind(contest, options.max_error)
         yield contest
     next(ticks, None)
+
+
+def _with_gains(
+    options: CompileOptions,
+    folder: Path,
+    section: str,
+    found: Outcome | None,
+    where: torch.device,
+    until: float,
+    events: Events,
+) -> Iterator[Outcome]:
+    """The best with one of our gains more at a time; one that gains nothing is left out of the next trial."""
+    if found is None:
+        return
+    for name in gains.fitting(trial.opened(folder, section, where)):
+        each = replace(found.candidate, gains=(*found.candidate.gains, name))
+        place = folder / "trials" / f"{section}-{'-'.join(each.gains)}"
+        new = _tried(_trial(folder, section, each, place, options.rounds, where), until - time.monotonic(), 1, events)
+        events.say(f"{section}: {spoken(new)}")
+        yield new
+        found = best([found, new], options.max_error) or found
 
 
 def _contest(section: str, outcomes: Sequence[Outcome], max_error: float) -> Contest:
@@ -98,11 +122,9 @@ def far_behind(contest: Contest, max_error: float) -> dict[str, str]:
     }
 
 
-def _trial(
-    options: CompileOptions, folder: Path, section: str, candidate: Candidate, place: Path, where: torch.device
-) -> Trial:
+def _trial(folder: Path, section: str, candidate: Candidate, place: Path, rounds: int, where: torch.device) -> Trial:
     place.mkdir(parents=True)
-    return Trial(folder, section, candidate, folder / f"{section}.calls", place, options.rounds, str(where))
+    return Trial(folder, section, candidate, folder / f"{section}.calls", place, rounds, str(where))
 
 
 def _tried(job: Trial, rest: float, left: int, events: Events) -> Outcome:
@@ -132,9 +154,9 @@ def kept(folder: Path, contest: Contest, calls: Calls) -> Section | None:
     name = f"{PARTS}/{contest.section}"
     (folder / PARTS).mkdir(exist_ok=True)
     contest.chosen.folder.rename(folder / name)
-    program = Program(shapes_of(calls), name)
     found = contest.chosen
-    return Section(found.candidate, (program,), found.error, found.seconds, found.faster)
+    program = Program(found.candidate, shapes_of(calls), name)
+    return Section((program,), found.error, found.seconds, found.faster)
 
 
 def shapes_of(calls: Calls) -> tuple[tuple[int, ...], ...]:
@@ -144,13 +166,15 @@ def shapes_of(calls: Calls) -> tuple[tuple[int, ...], ...]:
 def further(
     options: CompileOptions, folder: Path, section: Section, name: str, calls: Calls, where: torch.device
 ) -> Program | Outcome:
-    """The same way to run it, for another size; or how that failed."""
+    """The same way to run it, for another size, without our gains where they do not fit; or how that failed."""
     size = "x".join(map(str, calls.inputs[0][0].shape[2:]))
     torch.save({"inputs": calls.inputs, "outputs": calls.outputs}, folder / f"{name}.calls")
-    place = folder / PARTS / f"{name}-{size}"
-    place.mkdir()
-    job = Trial(folder, name, section.choice, folder / f"{name}.calls", place, 0, str(where))
-    found = trial.run(job, 60 * options.budget)
-    if found.failed or found.error > options.max_error:
-        return found
-    return Program(shapes_of(calls), f"{PARTS}/{name}-{size}")
+    choice = section.programs[0].choice
+    found = Outcome(choice, failed="not tried")
+    for each in dict.fromkeys((choice, replace(choice, gains=()))):
+        place = folder / PARTS / f"{name}-{size}"
+        found = trial.run(_trial(folder, name, each, place, 0, where), 60 * options.budget)
+        if not found.failed and found.error <= options.max_error:
+            return Program(each, shapes_of(calls), f"{PARTS}/{name}-{size}")
+        shutil.rmtree(place)
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from PIL import Image
 from tenshot.compile.choose import PLAIN, Contest
 from tenshot.compile.trial import Outcome
 from tenshot.files.tensors import write_json, write_text
-from tenshot.html import Html, el
+from tenshot.html import Html, el, page
 
 PAGE, RECORD, PICTURES = "report.html", "report.json", "pictures"
 
@@ -54,7 +53,7 @@ def write(report: Report, folder: Path) -> None:
         for kind, image in zip(("plain", "fast"), pair, strict=True):
             image.save(folder / _file(number, kind))
     write_json(folder / RECORD, record(report))
-    write_text(folder / PAGE, page(report))
+    write_text(folder / PAGE, _page(report))
 
 
 def _file(number: int, kind: str) -> str:
@@ -92,19 +91,11 @@ def _chosen(contest: Contest, outcome: Outcome) -> bool:
     return outcome is contest.chosen or (contest.chosen is None and outcome.candidate == PLAIN)
 
 
-def page(report: Report) -> str:
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", report.title),
-        el("style", Html("\n" + resources.files("tenshot").joinpath("assets/report.css").read_text("utf-8"))),
-    )
+def _page(report: Report) -> str:
     notes = [el("section", el("h2", "Notes"), el("div", *(el("p", note) for note in report.notes)))]
     sections = (_section(each, report) for each in report.contests)
-    body = (_top(report), _pictures(report.proof), *sections, *(notes if report.notes else []), _foot(report))
-    return "<!doctype html>\n" + el("html", head, el("body", el("main", *body)), lang="en") + "\n"
+    rest = (*(notes if report.notes else []), _foot(report))
+    return page(report.title, _top(report), _pictures(report.proof), *sections, *rest)
 
 
 def _top(report: Report) -> Html:

@@ -22,8 +22,9 @@ import torch
 from tenshot import device, model
 from tenshot.compile.trajectories import Tensors
 from tenshot.errors import Cancelled, Refusal
+from tenshot.fast import gains
 from tenshot.fast.artifact import CONTROLNET, MODEL
-from tenshot.fast.backend import Candidate, Job, Runner, backend
+from tenshot.fast.backend import Candidate, Job, Runner
 from tenshot.fast.parts import SECTIONS, Flat, flat
 
 SHORT = 0.2  # seconds that a turn of many quick calls takes at least
@@ -151,13 +152,12 @@ def _outcome(trial: Trial) -> Outcome:
     where = device.pick(trial.where)
     told = torch.load(trial.calls)
     inputs, outputs = told["inputs"], told["outputs"]
-    kind = backend(trial.candidate.backend)
     device.reset_peak_memory()
     job = Job(opened(trial.artifact, trial.section, where), [_on(each, where) for each in inputs])
-    build, _ = seconds(partial(kind.build, job, trial.candidate, trial.folder))
+    build, _ = seconds(partial(gains.build, job, trial.candidate, trial.folder))
     del job
     net = opened(trial.artifact, trial.section, where)  # building may have left other numbers in the first
-    load, runner = seconds(lambda: _loaded(kind.open(trial.folder, trial.candidate, net, where), net))
+    load, runner = seconds(lambda: _loaded(gains.open(trial.folder, trial.candidate, net, where), net))
     swap, _ = seconds(lambda: runner.load(net.weights()))
     error = max(apart(runner(*_on(given, where)), wanted) for given, wanted in zip(inputs, outputs, strict=True))
     example = _on(inputs[0], where)
@@ -202,7 +202,7 @@ def apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> floa
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     found = work()
-    device.synchronize()
+    device.wait()
     return time.perf_counter() - start, found
 
 

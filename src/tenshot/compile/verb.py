@@ -94,7 +94,7 @@ def _compiled(
             notes += failed
     _tidy(folder)
     again = command(options)
-    prints = fingerprint.here({each.choice.backend for each in sections.values()}, where)
+    prints = fingerprint.here(artifact.backends(sections), where)
     artifact.write(folder, Manifest(family.name, again, prints, sections, version=__version__))
     proof = _proof(folder, where, options, settings, plain)
     title = f"{Path(options.model).name} for {device.describe()['device']}"

@@ -17,22 +17,22 @@ from tenshot.fast.backend import Candidate
 from tenshot.files import tensors
 
 MANIFEST, MODEL, CONTROLNET, PARTS = "manifest.json", "model", "controlnet", "parts"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Program:
-    """shapes: of the inputs, the batch first. folder: where the backend wrote it, within the artifact."""
+    """choice: how it runs. shapes: of the inputs, the batch first. folder: its own, within the artifact."""
 
+    choice: Candidate
     shapes: tuple[tuple[int, ...], ...]
     folder: str
 
 
 @dataclass(frozen=True)
 class Section:
-    """choice: how it runs. error: relative to torch in float32. seconds: of a call; faster: times torch in float32."""
+    """error: relative to torch in float32. seconds: of a call; faster: times torch in float32. Of the first program."""
 
-    choice: Candidate
     programs: tuple[Program, ...]
     error: float
     seconds: float
@@ -53,7 +53,11 @@ class Manifest:
 
     @property
     def backends(self) -> set[str]:
-        return {section.choice.backend for section in self.sections.values()}
+        return backends(self.sections)
+
+
+def backends(sections: Mapping[str, Section]) -> set[str]:
+    return {program.choice.backend for section in sections.values() for program in section.programs}
 
 
 def is_one(place: Path) -> bool:

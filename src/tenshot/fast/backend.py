@@ -37,14 +37,19 @@ Tensors = Sequence[torch.Tensor]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to run a net. precision: "fp32" | "bf16" | "fp16" | "int8". variant: what else is special."""
+    """One way to run a net.
+
+    precision: "fp32" | "bf16" | "fp16" | "int8". variant: what else is special. gains: of ours, by name.
+    """
 
     backend: str
     precision: str
     variant: str = ""
+    gains: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (self.backend, self.precision, self.variant)))
+        ours = " and ".join(self.gains)
+        return " ".join(filter(None, (self.backend, self.precision, self.variant, ours and f"with our {ours}")))
 
     @property
     def lossless(self) -> bool:

@@ -14,13 +14,13 @@ import torch
 from tenshot import device as devices
 from tenshot import model
 from tenshot.adapters import embedding, lora, reading
-from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters.addition import Addition, Layer, misfits
 from tenshot.checkpoints import opening, whole
 from tenshot.errors import Fault, Refusal, Slow, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.families import layout
 from tenshot.families.family import Family
-from tenshot.fast import artifact, dropin, fingerprint, weights
+from tenshot.fast import artifact, dropin, fingerprint, gains, weights
 from tenshot.fast.artifact import Manifest, Section
 from tenshot.fast.backend import backend
 from tenshot.fast.compiled import Bucket, Compiled
@@ -82,7 +82,7 @@ class FastModel(Model):
     def _lora(self, place: Path) -> Mapping[Layer, Addition]:
         file = place / lora.FILE if place.is_dir() else place
         found = reading.read(containers.opened(file), self["unet"].config)
-        refuse_if(weights.misfits(str(place), found, {name: self[name] for name in self.now["stack"].base.parts}))
+        refuse_if(misfits(str(place), found, self.now["stack"].base.layers))
         return found
 
     def _change(self, stack: Stack) -> None:
@@ -148,9 +148,8 @@ def _refuse_strange_machine(manifest: Manifest, where: torch.device) -> None:
 def _opened(place: Path, manifest: Manifest, name: str, plain: Model, where: torch.device) -> Compiled:
     section: Section = manifest.sections[name]
     net = flat(name, plain[SECTIONS[name]])
-    kind = backend(section.choice.backend)
     buckets = [
-        Bucket(program.shapes, kind.open(place / program.folder, section.choice, net, where))
+        Bucket(program.shapes, gains.open(place / program.folder, program.choice, net, where))
         for program in section.programs
     ]
     compiled = Compiled(name, buckets, net)

@@ -59,7 +59,7 @@ class OnnxRuntime:
             binding.bind_input(place.name, *self._memory(each))
         for place, each in zip(self.session.get_outputs(), answer, strict=True):
             binding.bind_output(place.name, *self._memory(each))
-        device.wait(self.where)  # it has a stream of its own
+        device.wait()  # it has a stream of its own
         self.session.run_with_iobinding(binding)
         return answer
 

@@ -112,7 +112,7 @@ class TensorRT:
         kept = {
             name: weights[name].detach().to(self.where, self.dtype).contiguous() for name in refitter.get_all_weights()
         }
-        device.wait(self.where)
+        device.wait()
         for name, each in kept.items():
             given = tensorrt.Weights(self.kind, each.data_ptr(), each.numel())
             if not refitter.set_named_weights(name, given, tensorrt.TensorLocation.DEVICE):

@@ -65,24 +65,3 @@ def strangers(parts: Mapping[str, Any], base: Whole) -> Iterator[Fault]:
         if odd:
             found = f"{part}: {len(odd)} weights are not as in the compiled model: {', '.join(sorted(odd)[:3])}"
             yield Fault(str(base.place), found, "a model of the same architecture", "or compile this one")
-
-
-def misfits(place: str, found: Mapping[Layer, Addition], parts: Mapping[str, Any]) -> Iterator[Fault]:
-    """What keeps a LoRA from being added to `parts`."""
-    shapes = {
-        (part, name.removesuffix(".weight")): tuple(tensor.shape)
-        for part, net in parts.items()
-        if hasattr(net, "named_parameters")
-        for name, tensor in own(net).items()
-    }
-    strange = [f"{part} {layer}" for part, layer in found if (part, layer) not in shapes]
-    if strange:
-        told = f"{len(strange)} of its {len(found)} layers are not in the model: {', '.join(strange[:3])}"
-        yield Fault(place, told, "a LoRA for this family and architecture")
-        return
-    for (part, layer), each in found.items():
-        wanted = shapes[part, layer]
-        if not each.fits(wanted):
-            told = f"{part} {layer}: {list(each.shape)}, the model has {list(wanted)}"
-            yield Fault(place, told, "a LoRA for this model")
-            return

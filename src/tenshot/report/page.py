@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib import resources
 from urllib.parse import quote
 
 from PIL import Image
 
-from tenshot.html import Html, el, join
+from tenshot.html import Html, el, join, page
 from tenshot.report.chart import chart
 from tenshot.report.record import REAL, Report, Row, columns, file
 from tenshot.report.verdict import best_rows, improved, measure_names, percent, shown, value_of, verdict
@@ -17,21 +16,8 @@ from tenshot.report.verdict import best_rows, improved, measure_names, percent, 
 
 def render(report: Report) -> str:
     """The page; it looks for its pictures where `file` names them."""
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", report.title),
-        el("style", Html("\n" + _style())),
-    )
     parts = (_hero, _given, _contexts, _class_word, _losses, _table, _forecast, _facts, _footer)
-    body = el("body", el("main", *(part(report) for part in parts)))
-    return "<!doctype html>\n" + el("html", head, "\n", body, lang="en") + "\n"
-
-
-def _style() -> str:
-    return resources.files("tenshot").joinpath("assets/report.css").read_text(encoding="utf-8")
+    return page(report.title, *(part(report) for part in parts))
 
 
 def _section(heading: str, lead: str, *content: str, class_: str = "beside") -> Html:

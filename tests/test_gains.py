@@ -1,0 +1,168 @@
+"""Our own gains: the same answers by less work, whatever the weights, on top of every backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from tenshot import model
+from tenshot.compile import choose, trial
+from tenshot.compile.trajectories import Calls
+from tenshot.compile.trial import Outcome, Trial
+from tenshot.errors import Refusal
+from tenshot.events import Events
+from tenshot.fast import gains
+from tenshot.fast import model as fast
+from tenshot.fast.backend import Candidate, Job
+from tenshot.fast.parts import Flat, flat
+from tests import artifacts, tiny
+from tests.test_backends import FIRSTS, QUICK, copies, other, plain
+
+CPU = torch.device("cpu")
+LATENTS = {"decoder": (1, 4, 8, 8), "unet": (2, 4, 16, 16)}
+
+
+def net_of(family: str, section: str, folder: Path) -> Flat:
+    whole = model.load(str(getattr(tiny, family)(folder / family)))
+    return flat(section, whole["vae" if section == "decoder" else section]).eval()
+
+
+def given(net: Flat, section: str) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(3)
+    sample = torch.randn(LATENTS[section])
+    if section == "decoder":
+        return (sample,)
+    config = net.net.config
+    inputs = [sample, torch.tensor([981.0, 13.0]), torch.randn(2, 77, config.cross_attention_dim)]
+    return (*inputs, torch.randn(2, 32), torch.full((2, 6), 61.0)) if config.addition_embed_type else tuple(inputs)
+
+
+@pytest.mark.parametrize(("family", "section"), [("sd1", "unet"), ("sdxl", "unet"), ("sd1", "decoder")])
+@torch.no_grad()
+def test_a_rewritten_net_answers_as_the_plain_one_and_its_weights_follow(family, section, tmp_path):
+    net = net_of(family, section, tmp_path)
+    inputs = given(net, section)
+    names = gains.fitting(net)
+    assert names == (["upsampling", "gates"] if section == "unet" else ["upsampling"])
+    rewritten = gains.applied(net, names)
+    torch.testing.assert_close(rewritten(*inputs), net(*inputs), rtol=1e-4, atol=1e-5)
+
+    weights = other(copies(net))
+    rewritten.load(gains.derived(rewritten, weights))
+    torch.testing.assert_close(list(rewritten(*inputs)), plain(net, weights, inputs), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_upsampling_is_less_than_half_the_work(tmp_path):
+    net = net_of("sd1", "decoder", tmp_path)
+    inputs = given(net, "decoder")
+    whole, less = (_work(each, inputs) for each in (net, gains.applied(net, ["upsampling"])))
+    convolved = sum(_work_of_upsampling(net, inputs))
+    assert whole - less == pytest.approx(convolved * 5 / 9)
+
+
+def _work(net: Flat, inputs: tuple[torch.Tensor, ...]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        net(*inputs)
+    return counter.get_total_flops()
+
+
+def _work_of_upsampling(net: Flat, inputs: tuple[torch.Tensor, ...]) -> list[int]:
+    """By the closed form: 2 x 9 x in x out for every pixel."""
+    found = []
+    hooks = [
+        each.register_forward_hook(lambda m, _, out: found.append(18 * m.in_channels * out[0].numel()))
+        for path, each in net.named_modules()
+        if path.endswith("upsamplers.0.conv")
+    ]
+    net(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def test_what_is_not_rewritten_shares_its_memory(tmp_path):
+    net = net_of("sd1", "unet", tmp_path)
+    rewritten = gains.applied(net, ["upsampling", "gates"])
+    own, new = net.weights(), rewritten.weights()
+    assert all(new[name] is own[name] for name in new.keys() & own.keys())
+    halves = new["down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.gate.weight"]
+    whole = own["down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj.weight"]
+    assert halves.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    assert torch.equal(F.linear(torch.eye(halves.shape[1]), halves).T, whole[len(whole) // 2 :])
+
+
+@torch.no_grad()
+def test_sides_that_are_not_doubled_are_refused(tmp_path):
+    rewritten = gains.applied(net_of("sd1", "unet", tmp_path), ["upsampling"])
+    odd = (torch.randn(1, 4, 9, 8), torch.tensor([5.0]), torch.randn(1, 77, rewritten.net.config.cross_attention_dim))
+    with pytest.raises(Refusal, match="twice the sides"):
+        rewritten(*odd)
+    with pytest.raises(Refusal, match="upsampling, gates"):
+        gains.applied(rewritten, ["speed"])
+
+
+EVERY = [
+    pytest.param(each, id=each.backend, marks=pytest.mark.slow if each.backend in QUICK else ()) for each in FIRSTS
+]
+
+
+@pytest.mark.parametrize("first", EVERY)
+@torch.no_grad()
+def test_every_backend_runs_a_rewritten_net_and_swaps_its_weights(first, tmp_path):
+    net = net_of("sd1", "decoder", tmp_path)
+    inputs = given(net, "decoder")
+    candidate = Candidate(first.backend, first.precision, first.variant, ("upsampling",))
+    own = copies(net)
+    gains.build(Job(net, [inputs]), candidate, tmp_path)
+    net.load(own)
+    runner = gains.open(tmp_path, candidate, net, CPU)
+    another = other(own)
+    answers = []
+    for weights in (own, another, own):
+        runner.load(weights)
+        answers.append(runner(*inputs)[0].clone())
+        torch.testing.assert_close(answers[-1], plain(net, weights, inputs)[0], rtol=1e-3, atol=1e-4)
+    assert torch.equal(answers[0], answers[2])
+
+
+@torch.no_grad()
+def test_an_artifact_with_gains_answers_as_torch_does_and_follows_a_swap(tmp_path):
+    place = tiny.sd1(tmp_path / "model")
+    tuned = model.load(str(place))
+    for each in tuned["unet"].parameters():
+        each.mul_(1.05)
+    model.save(tuned, tmp_path / "tuned")
+    candidate = Candidate("eager", "fp32", gains=("upsampling", "gates"))
+    opened = fast.load(artifacts.made(place, tmp_path / "fast", candidate, ["unet"]))
+    sample, states = torch.randn(2, 4, 8, 8), torch.randn(2, 77, opened.unet.config.cross_attention_dim)
+    first = opened.unet(sample, 500, states).sample
+    torch.testing.assert_close(first, model.load(str(place))["unet"](sample, 500, states).sample, rtol=1e-4, atol=1e-5)
+    opened.load_weights(tmp_path / "tuned")
+    torch.testing.assert_close(
+        opened.unet(sample, 500, states).sample, tuned["unet"](sample, 500, states).sample, rtol=1e-4, atol=1e-5
+    )
+    opened.load_weights(place)
+    assert torch.equal(opened.unet(sample, 500, states).sample, first)
+
+
+def test_gains_are_tried_on_the_best_and_kept_where_they_measure_faster(tmp_path, monkeypatch):
+    seconds = {(): 0.5, ("upsampling",): 0.6, ("gates",): 0.4}
+    tried = []
+
+    def run(given: Trial, *_: object) -> Outcome:
+        tried.append(given.candidate)
+        return Outcome(given.candidate, seconds=seconds[given.candidate.gains], plain=1.0, folder=given.folder)
+
+    monkeypatch.setattr(trial, "run", run)
+    place = tiny.sd1(tmp_path / "artifact" / "model")
+    calls = {"unet": Calls([(torch.zeros(1),)], [(torch.zeros(1),)])}
+    options = artifacts.options(place, tmp_path / "out")
+    (contest,) = choose.contests(options, tmp_path / "artifact", calls, CPU, Events())
+    assert [each.gains for each in tried][-2:] == [("upsampling",), ("gates",)]
+    assert contest.chosen.candidate.gains == ("gates",)
+    assert str(contest.chosen.candidate).endswith("with our gates")
