@@ -150,19 +150,20 @@ def test_an_artifact_with_gains_answers_as_torch_does_and_follows_a_swap(tmp_pat
     assert torch.equal(opened.unet(sample, 500, states).sample, first)
 
 
-def test_gains_are_tried_on_the_best_and_kept_where_they_measure_faster(tmp_path, monkeypatch):
+@pytest.mark.parametrize("wanted", [True, False])
+def test_gains_are_tried_on_the_best_and_kept_where_they_measure_faster(wanted, tmp_path, monkeypatch):
     seconds = {(): 0.5, ("upsampling",): 0.6, ("gates",): 0.4}
     tried = []
 
     def run(given: Trial, *_: object) -> Outcome:
-        tried.append(given.candidate)
+        tried.append(given.candidate.gains)
         return Outcome(given.candidate, seconds=seconds[given.candidate.gains], plain=1.0, folder=given.folder)
 
     monkeypatch.setattr(trial, "run", run)
     place = tiny.sd1(tmp_path / "artifact" / "model")
     calls = {"unet": Calls([(torch.zeros(1),)], [(torch.zeros(1),)])}
-    options = artifacts.options(place, tmp_path / "out")
+    options = artifacts.options(place, tmp_path / "out", gains=wanted)
     (contest,) = choose.contests(options, tmp_path / "artifact", calls, CPU, Events())
-    assert [each.gains for each in tried][-2:] == [("upsampling",), ("gates",)]
-    assert contest.chosen.candidate.gains == ("gates",)
-    assert str(contest.chosen.candidate).endswith("with our gates")
+    assert [each for each in tried if each] == ([("upsampling",), ("gates",)] if wanted else [])
+    assert contest.chosen.candidate.gains == (("gates",) if wanted else ())
+    assert str(contest.chosen.candidate).endswith("with our gates") is wanted

@@ -142,6 +142,7 @@ def _built(options: BenchInferenceOptions, who: Contender, place: Path, where: t
         "controlnet": place / CONTROLNET if with_control else None,
         "lossless": who.lossless,
         "precision": options.precision,
+        "gains": not who.backend,
         "max_error": 0.05 if who.lossless else QUANTISED,
         "budget": options.budget,
         "steps": options.trial_steps,

@@ -89,7 +89,7 @@ def _with_gains(
     events: Events,
 ) -> Iterator[Outcome]:
     """The best with one of our gains more at a time; one that gains nothing is left out of the next trial."""
-    if found is None:
+    if found is None or not options.gains:
         return
     for name in gains.fitting(trial.opened(folder, section, where)):
         each = replace(found.candidate, gains=(*found.candidate.gains, name))
