@@ -16,11 +16,15 @@ import torch
 from diffusers import ControlNetModel
 
 from tenshot import model
+from tenshot.compile import trajectories
+from tenshot.compile.options import CompileOptions
 from tenshot.device import DTYPES
 from tenshot.errors import Refusal
+from tenshot.events import Events
 from tenshot.fast import aotinductor, backend, onnx_graph, parts
 from tenshot.fast.backend import BACKENDS, Candidate, Job, Runner
 from tenshot.fast.parts import Flat
+from tenshot.sampling import Settings
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -260,3 +264,19 @@ def test_a_library_takes_the_weights_of_no_other_net(built, made):
         aotinductor.open(program.folder, candidate, strange, CPU)
     with pytest.raises(Refusal, match="not as the library reads them"):
         aotinductor.open(program.folder, Candidate("aotinductor", "bf16"), program.net, CPU)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (find_spec("openvino") and find_spec("nncf")), reason="needs tenshot[openvino]")
+def test_eight_bits_stay_within_the_error_that_compile_allows(tmp_path: Path):
+    whole = model.load("pocket")
+    prompts = ["a 3d emoji of a cat on a blue background", "a flat emoji of a panda on a white background"]
+    recorded, _ = trajectories.record(whole, prompts, Settings(steps=20, batch=1), Events())
+    calls, net = recorded["unet"], parts.flat("unet", whole["unet"])
+    candidate, weights = Candidate("openvino", "int8"), copies(net)
+    backend.backend("openvino").build(Job(net, calls.inputs), candidate, tmp_path)
+    runner = backend.backend("openvino").open(tmp_path, candidate, net, CPU)
+    runner.load(weights)
+    errors = [apart(runner(*given), wanted) for given, wanted in zip(calls.inputs, calls.outputs, strict=True)]
+    assert max(errors) < CompileOptions.model_fields["max_error"].default
+    assert max(errors) > 1e-3  # it is eight bits

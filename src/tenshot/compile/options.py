@@ -35,9 +35,7 @@ class CompileOptions(Options):
     max_error: float = Field(
         0.05, gt=0, description="the largest error allowed, relative to torch in float32, over whole pictures"
     )
-    gains: bool = Field(
-        True, description="try our own gains on the best; kept where they measure faster"
-    )
+    gains: bool = Field(True, description="try our own gains on the best; kept where they measure faster")
     budget: float = Field(30, gt=0, description="minutes for all trials; what does not come to its turn is a row")
     prompt: list[str] = Field(
         ["a 3d emoji of a cat on a blue background", "a flat emoji of a panda on a white background"],

@@ -73,14 +73,23 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
     for given, example in zip(graph.inputs, job.examples[0], strict=True):
         given.get_node().set_partial_shape(openvino.PartialShape(list(example.shape)))
     graph.validate_nodes_and_infer_types()
+    _write(graph, folder, job.net.weights(), weights)
     if candidate.precision == "int8":
         from tenshot.fast import openvino_int8
 
-        job.net.load(weights)  # the graph's constants are the net's own memory
+        plain = OpenVINO(folder, candidate)
+        graph, block = plain.read(weights)  # some of the first graph's constants are copies: marks for good
         graph = openvino_int8.quantized(graph, job.examples)
-        mark(job.net)
+        plain.fill(block.data, job.net.weights())
+        _write(graph, folder, job.net.weights(), weights)
+
+
+def _write(graph: Any, folder: Path, marks: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+    """Write a graph whose weights are marks."""
+    import openvino
+
     openvino.serialize(graph, folder / GRAPH, folder / WHOLE)
-    marked = {_digest(tensor.detach().numpy()): name for name, tensor in job.net.weights().items()}
+    marked = {_digest(tensor.detach().numpy()): name for name, tensor in marks.items()}
     _take_apart(folder, marked, weights)
 
 
@@ -186,18 +195,23 @@ class OpenVINO:
         import openvino
 
         self.run = None  # what it holds is free before more is needed
-        block = openvino.Tensor(openvino.Type.u8, openvino.Shape([self.places.size]))
-        self._fill(block.data, weights)
-        core = openvino.Core()
-        graph = core.read_model(self.graph, block)
+        graph, _ = self.read(weights)
         settings = {
             "INFERENCE_PRECISION_HINT": self.hint,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        self.run = core.compile_model(graph, "CPU", settings)
+        self.run = openvino.Core().compile_model(graph, "CPU", settings)
 
-    def _fill(self, block: np.ndarray, weights: Mapping[str, torch.Tensor]) -> None:
+    def read(self, weights: Mapping[str, torch.Tensor]) -> tuple[Any, Any]:
+        """The graph, and the block of bytes that all its constants are."""
+        import openvino
+
+        block = openvino.Tensor(openvino.Type.u8, openvino.Shape([self.places.size]))
+        self.fill(block.data, weights)
+        return openvino.Core().read_model(self.graph, block), block
+
+    def fill(self, block: np.ndarray, weights: Mapping[str, torch.Tensor]) -> None:
         start = 0
         for offset, count in self.places.rest:
             block[offset : offset + count] = self.rest[start : start + count]
