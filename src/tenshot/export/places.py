@@ -46,7 +46,12 @@ class Place:
     def faults(self, option: str) -> Iterator[Fault]:
         if not (self.folder / "models").is_dir():
             fits = "the folder in which it is installed: it has a folder models/"
-            yield Fault(option, f"{self.folder} is no folder of {self.program}", fits)
+            yield Fault(
+                option,
+                f"{self.folder} is no folder of {self.program}",
+                fits,
+                f"or, to collect files: mkdir -p {self.folder}/models",
+            )
 
 
 @dataclass(frozen=True)
