@@ -44,6 +44,14 @@ def a_lora(folder: Path, file: Path, seed: int = 0, rank: int = 3, alpha: float 
     return file
 
 
+def without_numbers(file: Path) -> Path:
+    """The same file with one NaN in it."""
+    tensors = load_file(file)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, file)
+    return file
+
+
 def answer(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline) -> torch.Tensor:
     """What the UNet and the text encoders of a pipeline say."""
     ids = torch.tensor([[5, 6, 7, 8]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tenshot.events import Events
 from tenshot.extract import ExtractOptions, ResizeOptions, extract, resize
 from tenshot.files import containers
 from tenshot.options import gather
-from tests.test_adapter_files import a_lora
+from tests.test_adapter_files import a_lora, without_numbers
 from tests.test_merge import run as merge
 
 
@@ -47,6 +48,24 @@ def test_a_model_extracted_from_itself_is_refused(sd1: Path, sdxl: Path, tmp_pat
     with pytest.raises(Refusal, match="not the same as"):
         run_extract(sd1, "--base", sdxl, "--out", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("which", ("tuned", "base"))
+def test_a_model_without_numbers_is_named(which: str, sd1: Path, tmp_path: Path):
+    broken = tmp_path / "broken"
+    shutil.copytree(sd1, broken)
+    without_numbers(broken / "unet" / "diffusion_pytorch_model.safetensors")
+    tuned, base = (broken, sd1) if which == "tuned" else (sd1, broken)
+    with pytest.raises(Refusal, match=f"^{broken}: unet .* NaN"):
+        run_extract(tuned, "--base", base, "--out", tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_lora_without_numbers_is_named(sd1: Path, tmp_path: Path):
+    one = without_numbers(a_lora(sd1, tmp_path / "one.safetensors"))
+    with pytest.raises(Refusal, match=f"^{one}: NaN or infinite numbers in 1 places"):
+        run_resize(one, "--rank", 2, "--out", tmp_path / "two.safetensors")
+    assert not (tmp_path / "two.safetensors").exists()
 
 
 def test_a_smaller_rank_is_the_nearest_one(sd1: Path, tmp_path: Path):

@@ -19,7 +19,7 @@ from tenshot.families.sd import SD1
 from tenshot.families.sdxl import FULL, SDXL
 from tenshot.files import containers
 from tenshot.files.containers import Container, Lazy
-from tests.test_adapter_files import a_lora
+from tests.test_adapter_files import a_lora, without_numbers
 from tests.test_checkpoints import run
 
 
@@ -62,7 +62,23 @@ def test_a_v_predicting_xl_without_its_yaml(sdxl: Path, tmp_path: Path):
     assert readers.WEBUI in readers.of_checkpoint(source, SDXL)["not in"]
 
 
-def test_the_forms_of_a_lora(sd1: Path, sdxl: Path, tmp_path: Path, told: Any):
+@pytest.fixture
+def tiny_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(readers.RELEASED, "sd1", tuple(range(8, 1281)))
+
+
+def test_a_lora_of_a_size_that_nobody_has(sd1: Path, tmp_path: Path, told: Any):
+    run(a_lora(sd1, tmp_path / "ours.safetensors"), tmp_path / "kohya.safetensors", "--config", sd1)
+    found = told(tmp_path / "kohya.safetensors")
+    assert found["loads in"] == ["diffusers", "tenshot"] and "wide" in found["not in"]["ComfyUI"]
+
+
+def test_a_lora_without_numbers(sd1: Path, tmp_path: Path, told: Any, tiny_is_released: None):
+    found = told(without_numbers(a_lora(sd1, tmp_path / "ours.safetensors")))
+    assert found["what"] == "lora" and not found["loads in"] and "NaN" in found["not in"]["tenshot"]
+
+
+def test_the_forms_of_a_lora(sd1: Path, sdxl: Path, tmp_path: Path, told: Any, tiny_is_released: None):
     ours = a_lora(sd1, tmp_path / "ours.safetensors", rank=3, alpha=5)
     found = told(ours)
     assert found["loads in"] == ["diffusers", "tenshot"] and "without effect" in found["not in"]["ComfyUI"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tenshot.files import containers
 from tenshot.merge import MergeOptions, merge
 from tenshot.model import Model
 from tenshot.options import gather
-from tests.test_adapter_files import a_lora
+from tests.test_adapter_files import a_lora, without_numbers
 from tests.test_adapter_files import run as convert
 
 
@@ -146,6 +147,38 @@ def test_models_by_weighted_sum_and_difference(sd1: Path, tmp_path: Path):
     for name in base:
         assert torch.allclose(mixed[name], 0.75 * a[name] + 0.25 * b[name], atol=1e-6)
         assert torch.allclose(more[name], a[name] + 0.5 * (b[name] - plain[name]), atol=1e-6)
+
+
+def test_what_has_no_numbers_is_refused(sd1: Path, tmp_path: Path):
+    one = without_numbers(a_lora(sd1, tmp_path / "one.safetensors"))
+    two = without_numbers(a_lora(sd1, tmp_path / "two.safetensors"))
+    with pytest.raises(Refusal) as refused:
+        run("--sd_model", sd1, "--models", one, two, "--save_to", tmp_path / "merged")
+    assert [each.where for each in refused.value.faults] == [str(one), str(two)]
+    with pytest.raises(Refusal, match="NaN"):
+        run("--models", one, two, "--save_to", tmp_path / "merged.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.safetensors", "two.safetensors"]
+
+
+@pytest.mark.parametrize("target", ("merged", "merged.safetensors", "merged.ckpt"))
+def test_a_result_without_numbers_is_not_written(target: str, sd1: Path, tmp_path: Path):
+    shutil.copytree(sd1, tmp_path / "half")
+    without_numbers(tmp_path / "half" / "unet" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(Refusal, match=r"unet .* would hold NaN"):
+        run("--sd_model", sd1, "--models", tmp_path / "half", "--ratios", 0.5, "--save_to", tmp_path / target)
+    assert [path.name for path in tmp_path.iterdir()] == ["half"]
+
+
+def test_every_file_that_cannot_be_read_is_named(sd1: Path, tmp_path: Path):
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refusal) as refused:
+        run("--sd_model", tmp_path / "none", "--models", tmp_path / "text.safetensors", tmp_path / "missing",
+            "--ratios", 1, 2, 3, "--save_to", tmp_path / "file" / "merged")  # fmt: skip
+    where = [each.where for each in refused.value.faults]
+    files = (str(tmp_path / name) for name in ("none", "text.safetensors", "missing"))
+    assert where == ["--ratios", "--save_to", *files]
+    assert all(each.fits and each.do for each in refused.value.faults)
 
 
 def test_what_does_not_fit_is_refused(sd1: Path, sdxl: Path, tmp_path: Path):

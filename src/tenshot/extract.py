@@ -19,7 +19,7 @@ from tenshot.errors import Fault, all_or_refuse, refuse_if
 from tenshot.events import Events, watched
 from tenshot.export import kohya
 from tenshot.export.kohya import Origin
-from tenshot.files import containers
+from tenshot.files import containers, tensors
 from tenshot.options import Options
 
 SAME = 1e-6  # a layer whose weights differ by less, relative to their size, was not trained
@@ -62,13 +62,14 @@ def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
         lambda: whole.read(options.tuned, options.config),
         lambda: whole.read(options.base, options.config),
     )
-    refuse_if(_different(tuned, base))
+    refuse_if(_strangers(tuned, base))
     layers = [(part, name) for part, content in base.parts.items() if part != "vae" for name in content]
     found: dict[Layer, Factors] = {}
     away = total = 0.0
     for part, name in watched(layers, "extracting", len(layers), events):
         before, after = (each.parts[part][name].read().float() for each in (base, tuned))
         difference = after - before
+        refuse_if(_no_numbers(f"{part} {name}", before, after, options))
         total += float(difference.square().sum())
         if not _is_layer(name, difference) or difference.norm() <= SAME * before.norm():
             away += float(difference.square().sum())
@@ -76,7 +77,7 @@ def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
         each = factors.nearest(difference, _rank(options), options.keep)
         found[part, name.removesuffix(".weight")] = each
         away += float((difference - each.difference()).square().sum())
-    refuse_if([] if found else [Fault(str(options.tuned), f"is the same as {options.base}", "a fine-tuned model")])
+    refuse_if([] if found else [_same(tuned, base)])
     told = kohya.write_found(found, options.out, Origin(base.family, base.configs["unet"]))
     return {**told, "relative error": (away / total) ** 0.5}
 
@@ -106,16 +107,29 @@ def _rank(options: RankOptions) -> int:
 
 def _taken(out: Path, overwrite: bool) -> Iterator[Fault]:
     if out.suffix != ".safetensors":
-        yield Fault("--out", str(out), "a name that ends with .safetensors")
-    if out.exists() and not overwrite:
-        yield Fault("--out", f"{out} exists", "a new name", "--overwrite replaces it")
+        yield Fault("--out", str(out), "a name that ends with .safetensors", f"--out {out.with_suffix('.safetensors')}")
+    yield from tensors.taken("--out", out, overwrite)
 
 
-def _different(tuned: Whole, base: Whole) -> Iterator[Fault]:
+def _strangers(tuned: Whole, base: Whole) -> Iterator[Fault]:
     one, other = tuned.shapes, base.shapes
     if strange := sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key)):
         found = f"{len(strange)} tensors are not the same as in {base.place}: {strange[0]}, ..."
-        yield Fault(str(tuned.place), found, "two models of one architecture")
+        do = f"give the model that {tuned.place} was trained from as --base"
+        yield Fault(str(tuned.place), found, "two models of one architecture", do)
+    elif tuned.place.resolve() == base.place.resolve():
+        yield _same(tuned, base)
+
+
+def _same(tuned: Whole, base: Whole) -> Fault:
+    do = "give the result of the training, and as --base the model before it"
+    return Fault(str(tuned.place), f"is the same as {base.place}", "a fine-tuned model", do)
+
+
+def _no_numbers(name: str, before: torch.Tensor, after: torch.Tensor, options: ExtractOptions) -> Iterator[Fault]:
+    for place, tensor in ((options.base, before), (options.tuned, after)):
+        if not tensor.isfinite().all():
+            yield Fault(str(place), f"{name} holds NaN or infinite numbers", "finite numbers", "copy or train it again")
 
 
 def _is_layer(name: str, weight: torch.Tensor) -> bool:

@@ -118,7 +118,7 @@ def _lora(source: Container) -> dict[str, Any]:
     kohya = any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
     kinds = reading.kinds(source.tensors)
     found: dict[str, Any] = {"what": "lora", "kinds": kinds, "names": "kohya" if kohya else "diffusers or peft"}
-    read = reading.read(source) if source.kind != "pickle" else {}
+    read = reading.layers(source) if source.kind != "pickle" else {}
     if read:
         said = source.about.get(readers.BASE, "")
         named = next((title for start, title in BASES.items() if said.startswith(start)), "not said by its shapes")

@@ -18,13 +18,13 @@ from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
 from tenshot.checkpoints.whole import Whole
 from tenshot.device import DTYPES
-from tenshot.errors import Fault, Refusal, refuse_if
+from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.export import kohya, places, put
 from tenshot.export.options import ExportOptions
 from tenshot.export.put import Result
-from tenshot.files import containers
-from tenshot.files.containers import Lazy
+from tenshot.files import containers, tensors
+from tenshot.files.containers import Container, Lazy
 
 Shares = Sequence[tuple[dict[Layer, Addition], float]]
 
@@ -51,9 +51,13 @@ class MergeOptions(ExportOptions):
 
 def merge(options: MergeOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
-    refuse_if(_faults(options))
+    _, base, *sources = all_or_refuse(
+        lambda: refuse_if(_faults(options)),
+        lambda: options.sd_model and whole.read(options.sd_model, options.config),
+        *(partial(_opened, path) for path in options.models),
+    )
     ratios = options.ratios or [1.0] * len(options.models)
-    told = _loras(options, ratios) if options.sd_model is None else _into(options, options.sd_model, ratios, events)
+    told = _into(options, base, sources, ratios, events) if base else _loras(options, sources, ratios)
     exported = put.put(options.export, [_result(options)], events, base=options.config)
     return {**told, **({"exported": exported} if exported else {})}
 
@@ -64,16 +68,23 @@ def _result(options: MergeOptions) -> Result:
     return Result(kind, place, place.stem if place.suffix in (".safetensors", ".ckpt") else place.name)
 
 
-def _into(options: MergeOptions, into: Path, ratios: Sequence[float], events: Events) -> dict[str, Any]:
-    base = whole.read(into, options.config)
-    opened = [path if path.is_dir() else containers.opened(path) for path in map(_file, options.models)]
-    if all(not isinstance(each, Path) and reading.is_lora(each.tensors) for each in opened):
-        unet = base.configs["unet"]
-        loras = [reading.read(each, unet) for each in opened if not isinstance(each, Path)]
+def _opened(path: Path) -> Container | None:
+    """The file that holds a LoRA or a model; None for a model folder. Raises Refusal."""
+    if (path / lora.FILE).is_file():
+        return containers.opened(path / lora.FILE)
+    return None if path.is_dir() or str(path) == "pocket" else containers.opened(path)
+
+
+def _into(
+    options: MergeOptions, base: Whole, sources: Sequence[Container | None], ratios: Sequence[float], events: Events
+) -> dict[str, Any]:
+    files = [each for each in sources if each and reading.is_lora(each.tensors)]
+    if len(files) == len(sources):
+        loras = all_or_refuse(*(partial(reading.read, each, base.configs["unet"]) for each in files))
         merged = into_model(base, list(zip(loras, ratios, strict=True)), options)
         what = f"{len(loras)} LoRA in {base.family.title}"
     else:
-        others = [whole.read(path, options.config) for path in options.models]
+        others = all_or_refuse(*(partial(whole.read, path, options.config) for path in options.models))
         merged = of_models(base, others, ratios, options.method)
         what = f"{1 + len(others)} models of {base.family.title}"
     merged = merged.cast(None if options.precision == "keep" else DTYPES[options.precision])
@@ -86,28 +97,18 @@ def _faults(options: MergeOptions) -> Iterator[Fault]:
     for name in ("ratios", "text_ratios"):
         given = getattr(options, name)
         if given and len(given) != count:
-            yield Fault(f"--{name}", f"{len(given)} numbers for {count} files", f"{count}, one for each of --models")
-    if options.sd_model and not _there(options.sd_model):
-        yield Fault("--sd_model", f"{options.sd_model}: no such file or folder", "a model")
-    for path in options.models:
-        if not _there(path):
-            yield Fault("--models", f"{path}: no such file", "a LoRA, or a model")
-    if options.save_to.exists() and not options.overwrite:
-        yield Fault("--save_to", f"{options.save_to} exists", "a new name", "--overwrite replaces it")
+            do = f"--{name} {' '.join(['1'] * count)}"
+            yield Fault(
+                f"--{name}", f"{len(given)} numbers for {count} files", f"{count}, one for each of --models", do
+            )
+    yield from tensors.taken("--save_to", options.save_to, options.overwrite)
     if options.sd_model is None and options.save_to.suffix != ".safetensors":
-        yield Fault("--save_to", str(options.save_to), "LoRAs merged into one make a .safetensors file")
+        do = "--sd_model MODEL, or a name that ends with .safetensors"
+        yield Fault("--save_to", str(options.save_to), "LoRAs merged into one make a .safetensors file", do)
     result = _result(options)
     yield from places.faults(options.export, [(result.kind, result.name)])
     if options.method == "difference" and count != 2:
-        yield Fault("--method", f"difference of {count} models", "two: --models NEW OLD")
-
-
-def _there(path: Path) -> bool:
-    return path.exists() or str(path) == "pocket"
-
-
-def _file(path: Path) -> Path:
-    return path / lora.FILE if (path / lora.FILE).is_file() else path
+        yield Fault("--method", f"difference of {count} models", "two models", "--models NEW OLD")
 
 
 def strength(options: MergeOptions, number: int, ratio: float, layer: Layer) -> float:
@@ -133,16 +134,16 @@ def into_model(base: Whole, shares: Shares, options: MergeOptions) -> Whole:
             if (part, layer) in found
         ]
         before = parts[part][name]
-        parts[part][name] = replace(before, read=partial(_added, before, mine))
+        parts[part][name] = replace(before, read=partial(_added, f"{part} {name}", before, mine))
     return replace(base, parts=parts)
 
 
-def _added(before: Lazy, shares: Sequence[tuple[Addition, float]]) -> torch.Tensor:
+def _added(name: str, before: Lazy, shares: Sequence[tuple[Addition, float]]) -> torch.Tensor:
     weight = before.read()
     total = weight.float()
     for each, ratio in shares:
         total = total + each.change(weight.float(), ratio)
-    return total.to(weight.dtype)
+    return _finite(total.to(weight.dtype), name)
 
 
 def of_models(base: Whole, others: Sequence[Whole], ratios: Sequence[float], method: str) -> Whole:
@@ -151,7 +152,7 @@ def of_models(base: Whole, others: Sequence[Whole], ratios: Sequence[float], met
     shares = [1.0, ratios[0], -ratios[0]] if method == "difference" else [1 - sum(ratios), *ratios]
     parts = {
         part: {
-            name: replace(lazy, read=partial(_mixed, [lazy, *(other.parts[part][name] for other in others)], shares))
+            name: replace(lazy, read=partial(_mixed, part, name, [base, *others], shares))
             for name, lazy in content.items()
         }
         for part, content in base.parts.items()
@@ -166,22 +167,38 @@ def _strangers(base: Whole, others: Sequence[Whole]) -> Iterator[Fault]:
         different = [name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)]
         if different:
             found = f"{len(different)} tensors are not the same as in {base.place}: {', '.join(sorted(different)[:3])}"
-            yield Fault(str(other.place), found, f"another {base.family.title} of the same architecture")
+            fits, do = f"another {base.family.title} of the same architecture", "tenshot inspect FILE says what each is"
+            yield Fault(str(other.place), found, fits, do)
 
 
-def _mixed(each: Sequence[Lazy], shares: Sequence[float]) -> torch.Tensor:
-    first = each[0].read()
+def _mixed(part: str, name: str, models: Sequence[Whole], shares: Sequence[float]) -> torch.Tensor:
+    first = models[0].parts[part][name].read()
     if not first.dtype.is_floating_point:
         return first
     total = torch.zeros(first.shape)
-    for lazy, share in zip(each, shares, strict=True):
-        total += share * lazy.read().float()
-    return total.to(first.dtype)
+    for each, share in zip(models, shares, strict=True):
+        total += share * each.parts[part][name].read().float()
+    return _finite(total.to(first.dtype), f"{part} {name}")
 
 
-def _loras(options: MergeOptions, ratios: Sequence[float]) -> dict[str, Any]:
-    sources = [containers.opened(_file(path)) for path in options.models]
-    found = [reading.low_rank(source) for source in sources]
+def _finite(merged: torch.Tensor, name: str) -> torch.Tensor:
+    """Raises Refusal, before the result is there, where it would be no numbers."""
+    if not merged.isfinite().all():
+        found = f"{name} would hold NaN or infinite numbers in {str(merged.dtype).removeprefix('torch.')}"
+        raise Refusal(Fault("merge", found, "finite numbers", "smaller --ratios, or other files"))
+    return merged
+
+
+def _file(path: Path, source: Container | None) -> Container:
+    if source is None:
+        do = "--sd_model MODEL merges models, too"
+        raise Refusal(Fault("--models", f"{path} is a model folder", "LoRAs where there is no --sd_model", do))
+    return source
+
+
+def _loras(options: MergeOptions, sources: Sequence[Container | None], ratios: Sequence[float]) -> dict[str, Any]:
+    files = all_or_refuse(*(partial(_file, *each) for each in zip(options.models, sources, strict=True)))
+    found = all_or_refuse(*(partial(reading.low_rank, each) for each in files))
     shares = list(zip(found, ratios, strict=True))
     merged = {layer: _together(layer, shares, options) for layer in dict.fromkeys(k for each in found for k in each)}
     error = 0.0

@@ -69,6 +69,9 @@ def read(loras: Sequence[str], words: Sequence[Path], unet: Mapping[str, Any] | 
 
 def _lora(given: str, unet: Mapping[str, Any] | None) -> GivenLora:
     place, strength = _strength(given)
+    if not place.exists():
+        do = "write FILE=0.8 for a strength" if ":" in given else "tenshot train lora makes one"
+        raise Refusal(Fault("--lora", f"{place}: no such file or folder", "a LoRA file, or its folder", do))
     file = place / lora.FILE if place.is_dir() else place
     name = file.resolve().parent.name if file.name == lora.FILE else file.stem
     return GivenLora(name, file, strength, lora.read(place, unet))
@@ -87,4 +90,5 @@ def _strength(given: str) -> tuple[Path, float]:
     try:
         return Path(place), float(strength)
     except ValueError:
-        raise Refusal(Fault("--lora", f"{given}: {strength!r} is no number", "FILE, or FILE=0.8")) from None
+        found = f"{given}: {strength!r} is no number"
+        raise Refusal(Fault("--lora", found, "FILE, or FILE=0.8", f"--lora {place}=0.8")) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -30,15 +31,31 @@ def kinds(tensors: Iterable[str]) -> dict[str, int]:
 
 
 def read(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Addition]:
-    """Every layer's addition. Raises Refusal where the file is no LoRA, or one that is not whole.
+    """Every layer's addition. Raises Refusal where the file is no LoRA, or one that is not whole, or not of numbers.
 
     unet: the configuration whose blocks original names count; default: Stable Diffusion XL's.
     """
+    found = layers(source, unet)
+    if names := broken(source) + [layer for (_, layer), each in found.items() if not isfinite(each.alpha)]:
+        told = f"NaN or infinite numbers in {len(names)} places: {', '.join(names[:3])}"
+        do = "take an earlier checkpoint, or train again: a lower --learning_rate, or --mixed_precision no"
+        raise Refusal(Fault(str(source.place), told, "finite numbers", do))
+    return found
+
+
+def broken(source: Container) -> list[str]:
+    """The tensors that are not of numbers only: NaN or infinite ones are among them."""
+    return [name for name, lazy in source.tensors.items() if not lazy.read().float().isfinite().all()]
+
+
+def layers(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Addition]:
+    """The same, whatever its numbers are."""
     places = {name: names.place_of(name, unet) for name in source.tensors}
     strange = [name for name, place in places.items() if place is None]
     if strange or not places:
         found = f"{len(strange)} tensors of another kind: {', '.join(strange[:3])}" if strange else "no tensor"
-        raise Refusal(Fault(str(source.place), found, "a LoRA, LoHa or LoKr: factors and their alphas"))
+        do = f"tenshot inspect {source.place} says what it is"
+        raise Refusal(Fault(str(source.place), found, "a LoRA, LoHa or LoKr: factors and their alphas", do))
     by_layer: dict[Layer, dict[str, torch.Tensor]] = {}
     for name, place in places.items():
         assert place is not None

@@ -55,12 +55,16 @@ def _family(name: str) -> Family:
 
 
 def _faults(options: CompileOptions) -> Iterator[Fault]:
-    if options.out.exists() and not options.overwrite:
-        yield Fault("--out", f"{options.out} exists", "a new folder", "--overwrite replaces it")
-    elif options.out.exists() and any(options.out.iterdir()) and not artifact.is_one(options.out):
+    yield from tensors.taken("--out", options.out, options.overwrite)
+    if options.overwrite and _is_something_else(options.out):
         yield Fault("--out", f"{options.out} is no compiled model", "a new folder, or a compiled model to replace")
     if options.controlnet is not None and not (options.controlnet / "config.json").is_file():
         yield Fault("--controlnet", f"{options.controlnet} has no config.json", "a folder as diffusers writes it")
+
+
+def _is_something_else(out: Path) -> bool:
+    """Would a compiled model replace what nobody meant?"""
+    return out.is_file() or (out.is_dir() and any(out.iterdir()) and not artifact.is_one(out))
 
 
 def _part_faults(options: CompileOptions, family: Family) -> Iterator[Fault]:

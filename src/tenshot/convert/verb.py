@@ -125,6 +125,5 @@ def _target(options: ConvertOptions, kind: str, usual: str) -> Path:
     name = options.name or options.src.resolve().name.removesuffix(options.src.suffix)
     place = _place(options)
     target = place.file(kind, name) if place else options.dst or options.src.resolve().parent / usual
-    if target.exists() and not options.overwrite:
-        raise Refusal(Fault("dst", f"{target} exists", "a new name", "--overwrite replaces it"))
+    refuse_if(tensors.taken("--name" if place else "dst", target, options.overwrite))
     return target

@@ -48,9 +48,19 @@ def of_lora(source: Container, found: Mapping[Layer, Addition]) -> dict[str, Any
         reasons |= dict.fromkeys((WEBUI, COMFY), "would load it without effect: tenshot convert FILE names it for them")
     elif source.about and factors.is_sdxl(found) and not source.about.get(BASE, "").startswith("sdxl_"):
         reasons[WEBUI] = "takes it for one of SD1 and hides it: tenshot convert FILE --form kohya says what it is"
+    if strange := sorted(_widths(found) - {*RELEASED["sd1"]}):
+        wide = f"its layers are {', '.join(map(str, strange))} wide: of no model that was ever released"
+        reasons |= dict.fromkeys((WEBUI, COMFY), wide)
+    if source.kind != "pickle" and (names := reading.broken(source)):
+        reasons |= dict.fromkeys(ALL, f"NaN or infinite numbers in {len(names)} tensors: {', '.join(names[:3])}")
     if reading.kinds(source.tensors).keys() != {"LoRA"}:
         reasons[DIFFUSERS] = "reads no LoHa and no LoKr: tenshot resize makes a LoRA of it"
     return told(reasons)
+
+
+def _widths(found: Mapping[Layer, Addition]) -> set[int]:
+    """How wide the layers of the UNet are that make queries."""
+    return {each.shape[0] for (part, layer), each in found.items() if part == "unet" and layer.endswith(".to_q")}
 
 
 def of_embedding(source: Container) -> dict[str, Any]:
