@@ -50,7 +50,8 @@ def compile(options: CompileOptions, events: Events) -> dict[str, Any]:
 
 def _family(name: str) -> Family:
     if artifact.is_one(Path(name)):
-        raise Refusal(Fault(name, "is compiled already", f"the model in it: {Path(name) / MODEL}"))
+        do = f"to compile it anew, name the model in it: {Path(name) / MODEL}"
+        raise Refusal(Fault(name, "is compiled already", "a model that is not compiled", do))
     return layout.examine(opening.find(name))
 
 
@@ -58,15 +59,17 @@ def _faults(options: CompileOptions) -> Iterator[Fault]:
     if options.out.exists() and not options.overwrite:
         yield Fault("--out", f"{options.out} exists", "a new folder", "--overwrite replaces it")
     elif options.out.exists() and any(options.out.iterdir()) and not artifact.is_one(options.out):
-        yield Fault("--out", f"{options.out} is no compiled model", "a new folder, or a compiled model to replace")
+        found, fits = f"{options.out} is no compiled model", "a new folder, or a compiled model to replace"
+        yield Fault("--out", found, fits, "name another folder")
     if options.controlnet is not None and not (options.controlnet / "config.json").is_file():
-        yield Fault("--controlnet", f"{options.controlnet} has no config.json", "a folder as diffusers writes it")
+        found, do = f"{options.controlnet} has no config.json", "tenshot convert FILE FOLDER makes one of a single file"
+        yield Fault("--controlnet", found, "a folder as diffusers writes it", do)
 
 
 def _part_faults(options: CompileOptions, family: Family) -> Iterator[Fault]:
     for part in options.parts:
         if SECTIONS[part] not in family.parts and (part != "controlnet" or options.controlnet is None):
-            do = "give --controlnet" if part == "controlnet" else ""
+            do = "add --controlnet FOLDER" if part == "controlnet" else "leave it out"
             yield Fault("--parts", f"{part}: there is none in {family.title}", "a part of the model", do)
 
 
