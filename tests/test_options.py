@@ -96,6 +96,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert "'x'" in told["--seed"] and "where the noise starts" in told["--seed"]
     assert "--prompt 'a dog'" in told["--prompt"]
     assert "needed" in told["--folder"] and "a path (pictures)" in told["--folder"]
+    assert "add --folder PATH" in told["--folder"] and "write one after it" in told["--size"]
 
 
 def test_a_union_is_one_fault() -> None:
@@ -103,7 +104,7 @@ def test_a_union_is_one_fault() -> None:
 
 
 def test_pairs_need_their_sign_and_their_kind() -> None:
-    assert faults("--folder", "x", "--ranks", "mid")["--ranks"] == "mid | NAME=VALUE | "
+    assert faults("--folder", "x", "--ranks", "mid")["--ranks"] == "mid | NAME=VALUE | --ranks mid=VALUE"
     assert "--ranks" in faults("--folder", "x", "--ranks", "mid=four")
 
 

@@ -33,7 +33,8 @@ def pick(name: str = "auto") -> torch.device:
     except Exception as error:  # each backend has its own way to say that it is not there
         here = ", ".join(["auto", "cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
         reason = str(error).partition("\n")[0]
-        raise Refusal(Fault("--device", f"{name!r} cannot be used: {reason}", here)) from None
+        found, do = f"{name!r} cannot be used: {reason}", "leave it out: a GPU is taken where there is one"
+        raise Refusal(Fault("--device", found, here, do)) from None
     return device
 
 

@@ -136,12 +136,13 @@ def facts(opened: Model, request: Request, settings: Settings) -> dict[str, obje
 
 def _faults(options: GenerateOptions) -> Iterator[Fault]:
     if options.sampler not in SAMPLERS:
-        yield Fault("--sampler", f"{options.sampler!r} is not known", ", ".join(SAMPLERS))
+        do = f"correct it, or leave it out for {GenerateOptions.model_fields['sampler'].default}"
+        yield Fault("--sampler", f"{options.sampler!r} is not known", ", ".join(SAMPLERS), do)
     pictures = len(options.prompt) * options.num_images
     if _names_a_png(options.out) and pictures > 1:
         yield Fault("--out", f"one file for {pictures} pictures", "a folder", "leave .png out")
     elif not _names_a_png(options.out) and options.out.is_file():
-        yield Fault("--out", f"{options.out} is a file", "a folder, or a .png file")
+        yield Fault("--out", f"{options.out} is a file", "a folder, or a .png file", "name another folder")
 
 
 def _names_a_png(out: Path) -> bool:

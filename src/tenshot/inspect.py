@@ -54,7 +54,9 @@ def inspect(options: InspectOptions, events: Events) -> dict[str, Any]:
         return _folder(options.file)
     file = next((path for name in IN_FOLDER if (path := options.file / name).is_file()), options.file)
     if file.is_dir():
-        raise Refusal(Fault(str(file), "a folder without model_index.json", "a file, or a model folder"))
+        raise Refusal(
+            Fault(str(file), "a folder without model_index.json", "a file, or a model folder", "name a file in it")
+        )
     source = containers.looked_into(file)
     found = _what(source)
     dtypes = Counter(str(lazy.dtype).removeprefix("torch.") for lazy in source.tensors.values() if lazy.shape)

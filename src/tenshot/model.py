@@ -184,7 +184,8 @@ def controlnet(place: Path, device: torch.device | str) -> Any:
         net: Any = diffusers.ControlNetModel.from_pretrained(place, use_safetensors=True, local_files_only=True)
     except Exception as error:  # diffusers has many ways to say so
         reason = str(error).strip().partition("\n")[0]
-        raise Refusal(Fault(str(place), f"no ControlNet: {reason}", "a folder as diffusers writes it")) from None
+        found, do = f"no ControlNet: {reason}", "copy it again, or make it of a file: tenshot convert FILE FOLDER"
+        raise Refusal(Fault(str(place), found, "a folder as diffusers writes it", do)) from None
     return net.to(device).eval()
 
 

@@ -154,11 +154,14 @@ def read_recipe(path: Path) -> dict[str, Any]:
     try:
         recipe = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise Refusal(Fault(str(path), f"cannot be read: {error.strerror}", "a YAML recipe")) from None
+        found = f"cannot be read: {error.strerror}"
+        raise Refusal(Fault(str(path), found, "a YAML recipe", "correct the path after --recipe")) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Refusal(Fault(str(path), f"not YAML: {error}", "a YAML recipe: one `option: value` a line")) from None
+        fits, do = "a YAML recipe: one `option: value` a line", "correct that place; quote text that has : or # in it"
+        raise Refusal(Fault(str(path), f"not YAML: {error}", fits, do)) from None
     if not isinstance(recipe, dict) or not all(isinstance(name, str) for name in recipe):
-        raise Refusal(Fault(str(path), "holds no `option: value` lines", "a YAML recipe"))
+        do = "write one option a line, as in seed: 1"
+        raise Refusal(Fault(str(path), "holds no `option: value` lines", "a YAML recipe", do))
     return recipe
 
 
@@ -208,9 +211,11 @@ def _parse(kind: type[Options], words: Sequence[str]) -> tuple[dict[str, Any], l
         entry = known.get(name)
         denied = known.get(name.removeprefix("no_")) if name.startswith("no_") else None
         if name == "":
-            faults.append(Fault(" ".join(values), "belongs to no option", "--option value"))
+            do = "write the option's name before it; --help lists them"
+            faults.append(Fault(" ".join(values), "belongs to no option", "--option value", do))
         elif name == "recipe":
-            faults += [] if values else [Fault("--recipe", "is given no value", "the path of a YAML recipe")]
+            empty = Fault("--recipe", "is given no value", "the path of a YAML recipe", "--recipe FILE")
+            faults += [] if values else [empty]
             given[name] = [*given.get(name, []), *values]
         elif entry is None and denied and denied.flag:
             given[denied.name] = False
@@ -220,7 +225,7 @@ def _parse(kind: type[Options], words: Sequence[str]) -> tuple[dict[str, Any], l
         elif entry.flag and len(values) < 2:
             given[name] = entry.read(values[0]) if values else True
         elif not values:
-            faults.append(Fault(f"--{name}", "is given no value", entry.form))
+            faults.append(Fault(f"--{name}", "is given no value", entry.form, _remedy(entry, "")))
         elif entry.many:
             given[name] = [*given.get(name, []), *values]
         elif entry.mapping:
@@ -248,7 +253,7 @@ def _grouped(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 def _stray(option: str, values: Sequence[str], fits: str) -> Fault:
     text = " ".join(values)
     if fits == "NAME=VALUE":
-        return Fault(option, text, fits)
+        return Fault(option, text, fits, f"{option} {text}=VALUE")
     quoted = f"if it is one text, quote it: {option} {shlex.quote(text)}" if fits == "one value" else "leave it out"
     count = "1 value" if len(values) == 1 else f"{len(values)} values"
     return Fault(option, f"is given {count}: {shlex.join(values)}", fits, quoted)
@@ -269,10 +274,12 @@ def _fault(known: Mapping[str, Entry], error: Mapping[str, Any], places: Mapping
         return Fault(where, "no such option", fits, "correct the name, or leave it out")
     fits = f"{entry.form} ({entry.description})" if entry.description else entry.form
     if error["type"] == "missing":
-        return Fault(where, "is needed but was not given", fits)
+        return Fault(
+            where, "is needed but was not given", fits, f"add --{name} {'PATH' if 'path' in entry.form else 'VALUE'}"
+        )
     found = _short(error["input"])
     if error["type"] in ("value_error", "assertion_error"):  # the record's own rule, in its own words
-        return Fault(where, f"{found}: {message}", fits)
+        return Fault(where, f"{found}: {message}", fits, _remedy(entry, str(error["input"])))
     return Fault(where, found, fits, _remedy(entry, str(error["input"])))
 
 
@@ -280,7 +287,8 @@ def _remedy(entry: Entry, found: str) -> str:
     near = difflib.get_close_matches(found.lower(), entry.choices, 1)
     if near:
         return f"did you mean {near[0]}?"
-    return "" if entry.default is MISSING else f"correct it, or leave it out for {spell(entry.default)}"
+    do = "correct it" if found else "write one after it"
+    return do if entry.default is MISSING else f"{do}, or leave it out for {spell(entry.default)}"
 
 
 def as_words(options: Options, leave: Sequence[str] = ()) -> list[str]:

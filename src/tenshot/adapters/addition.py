@@ -10,6 +10,7 @@ import torch
 
 from tenshot.errors import Fault
 
+INSPECT = "tenshot inspect FILE says which family it is for"
 Layer = tuple[str, str]  #: part, and the layer's name in diffusers
 
 
@@ -60,10 +61,10 @@ def misfits(place: str, found: Mapping[Layer, Addition], shapes: Mapping[Layer, 
     strange = [f"{part} {layer}" for part, layer in found if (part, layer) not in shapes]
     if strange:
         told = f"{len(strange)} of its {len(found)} layers are not in the model: {', '.join(strange[:3])}"
-        yield Fault(place, told, "a LoRA for this family and architecture")
+        yield Fault(place, told, "a LoRA for this family and architecture", INSPECT)
         return
     for layer, each in found.items():
         if not each.fits(shapes[layer]):
             told = f"{' '.join(layer)}: {list(each.shape)}, the model has {list(shapes[layer])}"
-            yield Fault(place, told, "a LoRA for this model")
+            yield Fault(place, told, "a LoRA for this model", INSPECT)
             return

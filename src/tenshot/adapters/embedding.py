@@ -23,6 +23,8 @@ from tenshot.model import Model
 
 ONE = "emb_params"
 TWO = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+RENAME = "training: another --placeholder_token; a file: rename it, unless it says the word itself"
+ANOTHER = "choose the model it was trained on, or train the word on this one: tenshot train textual-inversion"
 Rows = Mapping[str, torch.Tensor]  #: text encoder -> [vectors, width]
 
 
@@ -134,7 +136,8 @@ def of(source: Container) -> tuple[str, Rows]:
         values = lazy.read()
         return word, {"text_encoder": values[None] if values.ndim == 1 else values}
     names = f"{len(found)} tensors: {', '.join(sorted(found)[:4])}"
-    raise Refusal(Fault(str(source.place), names, f"{ONE}, or {' and '.join(TWO.values())}, [vectors, width]"))
+    fits = f"{ONE}, or {' and '.join(TWO.values())}, [vectors, width]"
+    raise Refusal(Fault(str(source.place), names, fits, f"tenshot inspect {source.place} says what it is"))
 
 
 def is_embedding(source: Container) -> bool:
@@ -144,16 +147,18 @@ def is_embedding(source: Container) -> bool:
 
 def _misfits(model: Model, word: str, rows: Rows):
     if not word or " " in word:
-        yield Fault(f"the word {word!r}", "is not one word", "letters without spaces, as in <az>")
+        yield Fault(f"the word {word!r}", "is not one word", "letters without spaces, as in <az>", RENAME)
     if set(rows) != set(model.family.encoders):
         found = f"an embedding for {', '.join(rows)}"
-        yield Fault(f"the word {word!r}", found, f"{model.family.title}: {', '.join(model.family.encoders)}")
+        fits = f"{model.family.title}: {', '.join(model.family.encoders)}"
+        yield Fault(f"the word {word!r}", found, fits, ANOTHER)
         return
     for part, values in rows.items():
         width = model[part].config.hidden_size
         if values.shape[1] != width:
-            yield Fault(f"the word {word!r}", f"width {values.shape[1]} for {part}", f"{width}, as this model has")
+            found = f"width {values.shape[1]} for {part}"
+            yield Fault(f"the word {word!r}", found, f"{width}, as this model has", ANOTHER)
         known = model[part.replace("text_encoder", "tokenizer")].get_vocab()
         if word in known or f"{word.lower()}</w>" in known:
-            yield Fault(f"the word {word!r}", "is a token that the model knows", "another word, as in <az>")
+            yield Fault(f"the word {word!r}", "is a token that the model knows", "another word, as in <az>", RENAME)
             return

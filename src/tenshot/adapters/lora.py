@@ -16,7 +16,7 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from tenshot.adapters import factors, inside, reading
-from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters.addition import INSPECT, Addition, Layer
 from tenshot.adapters.factors import Factors
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.files import containers, tensors
@@ -77,7 +77,8 @@ def attach(model: Model, lora: Lora, name: str = "default") -> None:
             named = {_here(net, layer): tensor for layer, tensor in lora.weights[part].items()}
             left = getattr(set_peft_model_state_dict(net, named, adapter_name=name), "unexpected_keys", [])
             if left:
-                raise Refusal(Fault(f"LoRA for {part}", f"{len(left)} tensors fit nowhere: {left[0]}, ..."))
+                found = f"{len(left)} tensors fit nowhere: {left[0]}, ..."
+                raise Refusal(Fault(f"LoRA for {part}", found, SAME, INSPECT))
     for (part, layer), addition in lora.others.items():
         inside.add(model[part].get_submodule(_here(model[part], layer)), name, addition)
     for module in _layers(model):
@@ -159,17 +160,17 @@ def _misfits(model: Model, lora: Lora) -> Iterator[Fault]:
     parts = dict.fromkeys((*lora.settings, *(part for part, _ in lora.others)))
     for part in parts:
         if part not in model.parts:
-            yield Fault(f"LoRA for {part}", f"{model.family.title} has no such part", SAME)
+            yield Fault(f"LoRA for {part}", f"{model.family.title} has no such part", SAME, INSPECT)
             continue
         modules = dict(model[part].named_modules())
         others = {layer: each for (where, layer), each in lora.others.items() if where == part}
         faults = (*_strange_factors(modules, lora.weights.get(part, {})), *_strange_others(modules, others))
         if faults:
-            yield Fault(f"LoRA for {part}", faults[0], SAME)
+            yield Fault(f"LoRA for {part}", faults[0], SAME, INSPECT)
             continue
         targets = list(lora.settings.get(part, {}).get("target_modules", ()))
         if targets and not any(targeted(name, targets) for name in modules):
-            yield Fault(f"LoRA for {part}", "none of its layers is in the model", SAME)
+            yield Fault(f"LoRA for {part}", "none of its layers is in the model", SAME, INSPECT)
 
 
 def _strange_factors(modules: Mapping[str, nn.Module], weights: Mapping[str, torch.Tensor]) -> Iterator[str]:

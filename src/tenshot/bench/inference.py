@@ -80,7 +80,8 @@ def bench(options: BenchInferenceOptions, events: Events) -> dict[str, Any]:
     """Make what is missing, let everybody have their turns, write the tables."""
     where = device.pick(options.device)
     if options.out is not None and options.out.suffix != ".md":
-        raise Refusal(Fault("--out", str(options.out), "a file that ends in .md"))
+        named = options.out.parent / f"{options.out.stem or 'bench'}.md"
+        raise Refusal(Fault("--out", str(options.out), "a file that ends in .md", f"--out {named}"))
     place = options.work / Path(options.model).name
     _prepare(options, place, where)
     half = "fp16" if where.type == "cuda" else "bf16" if device.bf16_is_native() else ""

@@ -68,7 +68,8 @@ def read(place: Path, config: Path | None = None, ema: bool = False) -> Whole:
     family = family_of(source)
     if family is None:
         names = ", ".join(sorted(source.tensors)[:3]) or "no tensor"
-        raise Refusal(Fault(str(place), f"is no checkpoint of a known family ({names}, ...)", "a model folder or file"))
+        found, do = f"is no checkpoint of a known family ({names}, ...)", f"tenshot inspect {place} says what it is"
+        raise Refusal(Fault(str(place), found, "a model folder or file", do))
     return of_file(source, family, config, ema)
 
 
@@ -97,9 +98,8 @@ def of_file(source: Container, family: Family, config: Path | None, ema: bool) -
     if config:
         other = of_folder(folders.find(str(config)))
         if other.family is not family:
-            raise Refusal(
-                Fault("--config", f"{config} is {other.family.title}", f"{family.title}, as {source.place} is")
-            )
+            found, fits = f"{config} is {other.family.title}", f"{family.title}, as {source.place} is"
+            raise Refusal(Fault("--config", found, fits, "leave it out, or name a model folder of that family"))
         told = _told(other)
     else:
         told = _said(source)

@@ -50,16 +50,19 @@ def compile(options: CompileOptions, events: Events) -> dict[str, Any]:
 
 def _family(name: str) -> Family:
     if artifact.is_one(Path(name)):
-        raise Refusal(Fault(name, "is compiled already", f"the model in it: {Path(name) / MODEL}"))
+        do = f"to compile it anew, name the model in it: {Path(name) / MODEL}"
+        raise Refusal(Fault(name, "is compiled already", "a model that is not compiled", do))
     return layout.examine(opening.find(name))
 
 
 def _faults(options: CompileOptions) -> Iterator[Fault]:
     yield from tensors.taken("--out", options.out, options.overwrite)
     if options.overwrite and _is_something_else(options.out):
-        yield Fault("--out", f"{options.out} is no compiled model", "a new folder, or a compiled model to replace")
+        found, fits = f"{options.out} is no compiled model", "a new folder, or a compiled model to replace"
+        yield Fault("--out", found, fits, "name another folder")
     if options.controlnet is not None and not (options.controlnet / "config.json").is_file():
-        yield Fault("--controlnet", f"{options.controlnet} has no config.json", "a folder as diffusers writes it")
+        found, do = f"{options.controlnet} has no config.json", "tenshot convert FILE FOLDER makes one of a single file"
+        yield Fault("--controlnet", found, "a folder as diffusers writes it", do)
 
 
 def _is_something_else(out: Path) -> bool:
@@ -70,7 +73,7 @@ def _is_something_else(out: Path) -> bool:
 def _part_faults(options: CompileOptions, family: Family) -> Iterator[Fault]:
     for part in options.parts:
         if SECTIONS[part] not in family.parts and (part != "controlnet" or options.controlnet is None):
-            do = "give --controlnet" if part == "controlnet" else ""
+            do = "add --controlnet FOLDER" if part == "controlnet" else "leave it out"
             yield Fault("--parts", f"{part}: there is none in {family.title}", "a part of the model", do)
 
 

@@ -48,7 +48,8 @@ def convert_embedding(
     rows = {part: values if dtype is None else values.to(dtype) for part, values in rows.items()}
     if target.suffix == ".pt":
         if len(rows) > 1:
-            raise Refusal(Fault(str(target), "two text encoders in a .pt file", "a .safetensors file"))
+            do = f"tenshot convert {options.src} {target.with_suffix('.safetensors')}"
+            raise Refusal(Fault(str(target), "two text encoders in a .pt file", "a .safetensors file", do))
         embedding.write_pt(target, word, rows["text_encoder"])
     else:
         embedding.write(target, word, rows)

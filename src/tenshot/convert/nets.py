@@ -62,7 +62,9 @@ def of_folder(place: Path, config: Mapping[str, Any]) -> Net:
     net = next((net for net in NETS if net.kind.__name__ == config.get("_class_name")), None)
     if net is None:
         found = f"a {config.get('_class_name') or 'net of no known kind'}"
-        raise Refusal(Fault(str(place), found, ", ".join(dict.fromkeys(net.kind.__name__ for net in NETS))))
+        fits = ", ".join(dict.fromkeys(net.kind.__name__ for net in NETS))
+        do = "where it is part of a model, name the whole model's folder"
+        raise Refusal(Fault(str(place), found, fits, do))
     return net
 
 
@@ -75,7 +77,8 @@ def to_file(
     try:
         table = net.lines(config, content)
     except KeyError as error:
-        raise Refusal(Fault(str(place), f"{error} has no original name", "a released architecture")) from None
+        found, do = f"{error} has no original name", "keep it as a folder: diffusers loads that"
+        raise Refusal(Fault(str(place), found, "a released architecture", do)) from None
     made = {net.root + line.theirs: dialects.as_theirs(line, content) for line in table}
     about = {"format": "pt", whole.TOLD: json.dumps({"configs": {"net": config}}, sort_keys=True)}
     writing.write(target, dialects.cast(made, dtype), about, events)

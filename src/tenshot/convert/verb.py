@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | No
         return nets.to_folder(opened, kind, options, dtype, target, events)
     names = ", ".join(sorted(opened.tensors)[:3]) or "none"
     fits = "a checkpoint, a VAE, a ControlNet, a LoRA or an embedding"
-    raise Refusal(Fault(str(opened.place), f"tensors of no known kind ({names}, ...)", fits))
+    do = "where it is part of a model folder, name that folder"
+    raise Refusal(Fault(str(opened.place), f"tensors of no known kind ({names}, ...)", fits, do))
 
 
 def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Events) -> dict[str, Any]:
@@ -96,7 +98,8 @@ def _place(options: ConvertOptions) -> Place | None:
 def _faults(options: ConvertOptions) -> Iterator[Fault]:
     """What is wrong with --to and what belongs to it, and whether there is a source."""
     if str(options.src) != "pocket" and not options.src.exists():
-        yield Fault("src", f"{options.src}: no such file or folder", "what is to be converted")
+        found = f"{options.src}: no such file or folder"
+        yield Fault("src", found, "what is to be converted", "correct the path; nothing is downloaded")
     if not options.to:
         for name in ("name", "trigger", "preview"):
             if getattr(options, name):
@@ -105,13 +108,17 @@ def _faults(options: ConvertOptions) -> Iterator[Fault]:
     if place := _place(options):
         yield from place.faults("--to")
     else:
-        yield Fault("--to", " ".join(options.to), " or ".join(f"{program} DIR" for program in FOLDERS))
+        do = ", or ".join(f"--to {program} DIR" for program in FOLDERS)
+        yield Fault("--to", " ".join(options.to), "a user interface and its folder", do)
     if options.dst:
-        yield Fault("dst", f"{options.dst}, but --to says where the result goes", "one of the two")
+        found = f"{options.dst}, but --to says where the result goes"
+        yield Fault("dst", found, "one of the two", "leave DST out; --name says what the result is called")
     if options.name and Path(options.name).name != options.name:
-        yield Fault("--name", f"{options.name!r} is a path", "a name without folders")
+        do = f"--name {shlex.quote(Path(options.name).name or 'NAME')}"
+        yield Fault("--name", f"{options.name!r} is a path", "a name without folders", do)
     if options.preview and not options.preview.is_file():
-        yield Fault("--preview", f"{options.preview}: no such file", "a picture")
+        found = f"{options.preview}: no such file"
+        yield Fault("--preview", found, "a picture", "correct the path, or leave it out")
 
 
 def _file(source: Path) -> Path:

@@ -73,7 +73,8 @@ def faults(export: Sequence[str], results: Sequence[tuple[str, str]]) -> Iterato
     for each in export:
         found = places([each])
         if not found:
-            yield Fault("--export", each, " or ".join(f"{program}:DIR" for program in FOLDERS))
+            do = ", or ".join(f"--export {program}:DIR" for program in FOLDERS)
+            yield Fault("--export", each, "a user interface and its folder", do)
             continue
         yield from found[0].faults("--export")
         for target in (found[0].file(kind, name) for kind, name in results):

@@ -146,7 +146,8 @@ def to_original(family: Family, parts: Mapping[str, Tensors], configs: Configs) 
             table = lines(family, part, configs[part], tensors)
         except (KeyError, ValueError) as error:
             found = f"{error} has no name in the original layout"
-            raise Refusal(Fault(part, found, f"a {family.title} of released architecture")) from None
+            do = "keep it as a folder: diffusers and tenshot load that"
+            raise Refusal(Fault(part, found, f"a {family.title} of released architecture", do)) from None
         result |= {line.theirs: as_theirs(line, tensors) for line in table}
     return result, Ledger(sum(map(len, parts.values())))
 
@@ -206,7 +207,7 @@ def from_table(
     counts = (
         (missing, "are missing", f"a whole {title}", OTHER),
         (wrong, "have another shape", "shapes that belong together", OTHER),
-        (strange, f"have no place in {title}", "only what it has", ""),
+        (strange, f"have no place in {title}", "only what it has", OTHER),
     )
     refuse_if(
         Fault(title, f"{len(names)} tensors {what}: {_some(names)}", fits, do)

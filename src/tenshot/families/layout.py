@@ -90,7 +90,8 @@ def _object(path: Path, faults: list[Fault]) -> dict[str, Any] | None:
 
 def _stranger(place: Path, index: Mapping[str, Any]) -> Fault:
     known = ", ".join(family.title for family in table.FAMILIES)
-    return Fault(str(place), f"a model of no known family ({index.get('_class_name', 'it does not say which')})", known)
+    found = f"a model of no known family ({index.get('_class_name', 'it does not say which')})"
+    return Fault(str(place), found, known, "open it with diffusers")
 
 
 def _tokenizer_faults(part: Path) -> Iterator[Fault]:
@@ -169,7 +170,8 @@ def _schedule_faults(path: Path) -> Iterator[Fault]:
     yield from faults
     prediction = (schedule or {}).get("prediction_type", "epsilon")
     if prediction not in get_args(Prediction):
-        yield Fault(str(path), f"prediction_type {prediction!r}", " or ".join(get_args(Prediction)))
+        do = "write there what the model was trained for"
+        yield Fault(str(path), f"prediction_type {prediction!r}", " or ".join(get_args(Prediction)), do)
 
 
 def _mismatches(place: Path, family: Family, configs: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Fault]:

@@ -87,7 +87,9 @@ def read(folder: Path) -> Manifest:
         manifest = TypeAdapter(Manifest).validate_python(told)
     except ValidationError as error:
         places = ", ".join(".".join(map(str, each["loc"])) for each in error.errors()[:3])
-        raise Refusal(Fault(str(folder / MANIFEST), f"cannot be understood: {places}", "as it was written")) from None
+        do = "tenshot compile MODEL --out FOLDER --overwrite compiles it again"
+        found = f"cannot be understood: {places}"
+        raise Refusal(Fault(str(folder / MANIFEST), found, "as it was written", do)) from None
     refuse_if(_damages(folder, manifest))
     return manifest
 

@@ -79,5 +79,6 @@ class Runner(Protocol):
 def backend(name: str) -> Any:
     """The module of a backend. Raises Refusal where `name` is not known."""
     if name not in BACKENDS and "." not in name:
-        raise Refusal(Fault("--backend", f"{name!r} is not known", ", ".join(BACKENDS)))
+        do = "leave it out, and all that this machine has may be used"
+        raise Refusal(Fault("--backend", f"{name!r} is not known", ", ".join(BACKENDS), do))
     return import_module(BACKENDS.get(name, name))

@@ -28,6 +28,7 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 AGAIN = "copy or download it again"
+SAFE = "do not open it; ask for a .safetensors file"
 _ZIP = b"PK\x03\x04"
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -62,8 +63,8 @@ class Container:
 def opened(path: Path) -> Container:
     """Raises Refusal where the file is missing, damaged, unsafe, or holds no tensors."""
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "no such file"
-        raise Refusal(Fault(str(path), found, "a .safetensors, .ckpt, .pt, .pth or .bin file"))
+        found, do = ("is a folder", "name a file in it") if path.is_dir() else ("no such file", "correct the path")
+        raise Refusal(Fault(str(path), found, "a .safetensors, .ckpt, .pt, .pth or .bin file", do))
     if path.name.endswith(".index.json"):
         return _shards(path)
     start = _starts(path)
@@ -77,7 +78,8 @@ def _starts(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(4)
     except OSError as error:
-        raise Refusal(Fault(str(path), f"cannot be read: {error.strerror}", "a file that you may read")) from None
+        found, do = f"cannot be read: {error.strerror}", "change its permissions, or choose another"
+        raise Refusal(Fault(str(path), found, "a file that you may read", do)) from None
 
 
 def looked_into(path: Path) -> Container:
@@ -107,7 +109,8 @@ def _safetensors(path: Path) -> Container:
     tensors = {}
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
-            raise Refusal(Fault(str(path), f"{name} has the dtype {entry['dtype']}", ", ".join(DTYPES)))
+            found, do = f"{name} has the dtype {entry['dtype']}", "take the same file in F16 or F32"
+            raise Refusal(Fault(str(path), found, ", ".join(DTYPES), do))
         shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
         tensors[name] = Lazy(shape, dtype, partial(_read, path, data + entry["data_offsets"][0], shape, dtype))
     return Container(path, "safetensors", tensors, about)
@@ -173,9 +176,10 @@ def _shards(index: Path) -> Container:
         files = sorted(set(names.values()))
         strange = [name for name in files if Path(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refusal(Fault(str(index), f"is no index of shards: {error}", "model.safetensors.index.json")) from None
+        found = f"is no index of shards: {error}"
+        raise Refusal(Fault(str(index), found, "model.safetensors.index.json", AGAIN)) from None
     if strange:
-        raise Refusal(Fault(str(index), f"names {strange[0]!r}", "files beside it"))
+        raise Refusal(Fault(str(index), f"names {strange[0]!r}", "files beside it", SAFE))
     shards = [opened(index.with_name(name)) for name in files]
     tensors = {name: lazy for shard in shards for name, lazy in shard.tensors.items()}
     missing = sorted(names.keys() - tensors.keys())
@@ -208,7 +212,7 @@ def _pickle(path: Path) -> Container:
     strange = [call for kind, call in _listed(path) if kind == "call" and not _allowed(call)]
     if strange:
         found = f"a pickle that would call {', '.join(sorted(set(strange))[:4])}"
-        raise Refusal(Fault(str(path), found, "plain tensors", "do not open it; ask for a .safetensors file"))
+        raise Refusal(Fault(str(path), found, "plain tensors", SAFE))
     try:
         with torch.serialization.safe_globals([torch.nn.ParameterDict]):
             value = torch.load(path, "cpu", weights_only=True, mmap=_starts(path).startswith(_ZIP))

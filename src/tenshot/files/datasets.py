@@ -97,7 +97,8 @@ def _from_table(table: Path, column: str) -> list[Example]:
             faults += refusal.faults
     faults += _unlisted(table.parent, {each.path for each in examples}) if not faults else []
     if not examples and not faults:
-        faults.append(Fault(str(table), "no line", f"lines with file_name and {column}"))
+        do = "add a line for every picture, or remove the file"
+        faults.append(Fault(str(table), "no line", f"lines with file_name and {column}", do))
     refuse_if(faults)
     return examples
 
@@ -107,7 +108,8 @@ def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise Refusal(Fault(str(table), f"cannot be read: {error}", "UTF-8 text")) from None
+        found = f"cannot be read: {error}"
+        raise Refusal(Fault(str(table), found, "UTF-8 text", "save it again with UTF-8 encoding")) from None
     if table.suffix == ".csv":
         yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
         return
@@ -117,17 +119,20 @@ def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise Refusal(Fault(f"{table}, line {number}", f"no JSON: {error}", '{"file_name": ..., ...}')) from None
+            fits, do = '{"file_name": ..., ...}', "make it one object, with no comma after it"
+            raise Refusal(Fault(f"{table}, line {number}", f"no JSON: {error}", fits, do)) from None
         yield number, row if isinstance(row, dict) else {}
 
 
 def _row_faults(row: Mapping[str, Any], column: str, where: str, folder: Path) -> Iterator[Fault]:
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
-        yield Fault(where, "no file_name", "the picture's path, from the folder of this file")
+        fits, do = "the picture's path, from the folder of this file", "add file_name (in a CSV file it is a column)"
+        yield Fault(where, "no file_name", fits, do)
         return
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        yield Fault(where, f"file_name {name!r} leads out of {folder}", "a path inside the folder")
+        do = "put the picture into the folder, and write its path from there"
+        yield Fault(where, f"file_name {name!r} leads out of {folder}", "a path inside the folder", do)
     if not isinstance(row.get(column), str):
         others = ", ".join(key for key in row if key and key != "file_name") or "none"
         do = "name the column with --caption_column"
@@ -162,4 +167,4 @@ def _mask_faults(examples: Sequence[Example], masks: Mapping[str, Path]) -> Iter
         (width, height), (wide, high) = size_of(known[name]), size_of(mask)
         if abs(width * high - wide * height) > 0.01 * width * high:
             found = f"{wide}x{high}, but its picture is {width}x{height}"
-            yield Fault(str(mask), found, "a mask of its picture's proportions")
+            yield Fault(str(mask), found, "a mask of its picture's proportions", f"make it {width}x{height}")

@@ -119,7 +119,8 @@ def open_mask(path: Path) -> Image.Image:
 def load(path: Path) -> Image.Image:
     """The picture at `path` decoded, otherwise as stored, with `info` and EXIF. Raises Refusal as `open_picture`."""
     if not path.is_file():  # opening a pipe would wait forever
-        raise Refusal(Fault(str(path), "not a file" if path.exists() else "no such file", _FITS))
+        found, do = ("not a file", "move it elsewhere") if path.exists() else ("no such file", "correct the name")
+        raise Refusal(Fault(str(path), found, _FITS, do))
     with pillow_silent():
         try:
             with Image.open(path, formats=_FORMATS) as image:
@@ -190,7 +191,8 @@ def _listed(folder: Path, option: str) -> tuple[list[Path], list[Path]]:
     try:
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
     except OSError as error:
-        raise Refusal(Fault(option, f"{folder} cannot be read: {error.strerror}", "a folder of pictures")) from None
+        found, do = f"{folder} cannot be read: {error.strerror}", "change its permissions, or choose another"
+        raise Refusal(Fault(option, found, "a folder of pictures", do)) from None
     seen = [each for each in entries if not each.name.startswith(".") and each.name.lower() not in LITTER]
     return [each for each in seen if not each.is_dir()], [each for each in seen if each.is_dir()]
 
@@ -262,7 +264,7 @@ def _undecodable(path: Path, error: Exception) -> Fault:
         # Only Pillow's message knows how many pixels.
         return _huge(path, f"more pixels than any camera takes ({error})")
     if isinstance(error, OSError) and error.strerror:
-        return Fault(str(path), f"cannot be read: {error.strerror}", _FITS)
+        return Fault(str(path), f"cannot be read: {error.strerror}", _FITS, "change its permissions, or remove it")
     if path.stat().st_size == 0:
         return Fault(str(path), "empty: 0 bytes", _FITS, "copy it again, or remove it")
     if isinstance(error, UnidentifiedImageError):

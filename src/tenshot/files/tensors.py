@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 
 from tenshot.errors import Fault, Refusal
 
+THERE = "correct the path, or copy the file there"
+
 
 def read(path: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a safetensors file. Raises Refusal where the file is missing, truncated or malformed."""
@@ -42,7 +44,7 @@ def _opened(path: Path):
         with safe_open(path, "pt") as file:
             yield file
     except FileNotFoundError:
-        raise Refusal(Fault(str(path), "no such file", "a safetensors file")) from None
+        raise Refusal(Fault(str(path), "no such file", "a safetensors file", THERE)) from None
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size if path.is_file() else 0
         raise Refusal(
@@ -87,9 +89,11 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Refusal(Fault(str(path), "no such file", "a JSON file")) from None
+        raise Refusal(Fault(str(path), "no such file", "a JSON file", THERE)) from None
     except (OSError, ValueError) as error:
-        raise Refusal(Fault(str(path), f"cannot be read: {error}", "a JSON file")) from None
+        raise Refusal(
+            Fault(str(path), f"cannot be read: {error}", "a JSON file", "copy or download it again")
+        ) from None
 
 
 def write_json(path: Path, value: object) -> None:

@@ -65,7 +65,8 @@ def present(folder: Path, count: int) -> list[Example]:
     if not folder.exists() or not any(path for path in folder.iterdir() if not path.name.startswith(".")):
         if count:
             return []
-        raise Refusal(Fault(f"{OPTION} {folder}", "no class pictures", "pictures, or --num_class_images above 0"))
+        fits, do = "pictures, or --num_class_images above 0", "leave --num_class_images out, and they are drawn"
+        raise Refusal(Fault(f"{OPTION} {folder}", "no class pictures", fits, do))
     return read_folder(folder, option=OPTION, distinct=True)
 
 

@@ -192,24 +192,29 @@ def _examples(way: Way[Options], options: Options) -> list[Example]:
         if bare:
             few = ", ".join(bare[:4]) + (", ..." if len(bare) > 4 else "")
             fits = "a caption for every picture: NAME.txt beside it, or metadata.jsonl"
-            raise Refusal(Fault(source.option, f"{len(bare)} of {len(found)} pictures have no caption: {few}", fits))
+            told = f"{len(bare)} of {len(found)} pictures have no caption: {few}"
+            verb = "lora" if way.name == "lora" else "dreambooth"
+            do = f"write them, or use tenshot train {verb} with --instance_data_dir and one --instance_prompt"
+            raise Refusal(Fault(source.option, told, fits, do))
     refuse_if(way.unsaid(options, found))
     return found
 
 
 def _option_faults(options: FineTuneOptions) -> Iterator[Fault]:
     if options.with_prior_preservation and not options.class_prompt:
-        fits = 'the class without your subject, as in --class_prompt "a photo of a cat"'
-        yield Fault("--class_prompt", "is needed with --with_prior_preservation", fits)
+        fits, do = "the class without your subject", 'add --class_prompt "a photo of a cat"'
+        yield Fault("--class_prompt", "is needed with --with_prior_preservation", fits, do)
     if options.with_prior_preservation and not options.class_data_dir and not options.num_class_images:
-        yield Fault("--num_class_images", "0, and no --class_data_dir to take them from", "1 or more")
+        do = "leave it out, or add --class_data_dir FOLDER"
+        yield Fault("--num_class_images", "0, and no --class_data_dir to take them from", "1 or more", do)
     if not options.with_prior_preservation and options.class_data_dir:
         found = "has no effect without --with_prior_preservation"
         yield Fault("--class_data_dir", found, "both or neither", "add --with_prior_preservation")
     if options.aspect_ratio_buckets and options.center_crop:
-        yield Fault("--center_crop", "has no effect with --aspect_ratio_buckets", "one of the two")
+        yield Fault("--center_crop", "has no effect with --aspect_ratio_buckets", "one of the two", "leave it out")
     if options.keep_best and not options.validation_prompt:
-        yield Fault("--keep_best", "has nothing to judge", "add --validation_prompt, with the subject in it")
+        do = "add --validation_prompt, with the subject in it"
+        yield Fault("--keep_best", "has nothing to judge", "drawings during training", do)
     if options.text_encoder_lr and not options.train_text_encoder:
         found = "has no effect without --train_text_encoder"
         yield Fault("--text_encoder_lr", found, "both or neither", "add --train_text_encoder")
@@ -224,15 +229,17 @@ def parts(options: FineTuneOptions, place: Path) -> tuple[str, ...]:
 def _way_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
     if options.rescale_betas_zero_snr and not way.saves_model:
         found = "the noise schedule is part of a model, and what comes out here is none"
-        fits = "a model whose schedule has it, or tenshot train full first"
-        yield Fault("--rescale_betas_zero_snr", found, fits)
+        fits, do = "a model whose schedule has it", "leave it out, or make such a model: tenshot train full with it"
+        yield Fault("--rescale_betas_zero_snr", found, fits, do)
     if options.fit_memory and options.num_processes * processes.count() > 1:
         found = "several processes would each settle on something else"
         yield Fault("--fit_memory", found, "one process", "run with one, and use the recipe that it writes")
     if options.fsdp:
         yield from _split_faults(way, options)
     if options.device not in ("auto", "cpu") and options.num_processes * processes.count() > 1:
-        yield Fault("--device", f"{options.device} for several processes", "auto (each its own), or cpu")
+        yield Fault(
+            "--device", f"{options.device} for several processes", "auto (each its own), or cpu", "leave it out"
+        )
 
 
 def _split_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
@@ -245,7 +252,8 @@ def _split_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
         found = "no process has the whole model to draw with"
         yield Fault("--validation_prompt", found, "no drawings beside --fsdp", "draw from the result afterwards")
     if optimizers.chosen(options) != "adamw":
-        yield Fault("--optimizer", f"{optimizers.chosen(options)} beside --fsdp", "adamw")
+        do = "leave --use_8bit_adam out" if options.use_8bit_adam else "--optimizer adamw"
+        yield Fault("--optimizer", f"{optimizers.chosen(options)} beside --fsdp", "adamw", do)
 
 
 def _model_folder(options: FineTuneOptions, events: Events) -> Path:

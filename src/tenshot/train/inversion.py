@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,9 @@ class Learner:
             if any(not torch.equal(read[part], rows) for part, rows in live.items()):
                 raise Refusal(Fault(str(file), "tensors differ after writing", do="check the disk"))
             if all(torch.equal(rows, self.begun[word][part]) for part, rows in live.items()):
-                fits = "pictures whose captions say the word"
-                raise Refusal(Fault(str(file), f"{word} is as it was in the beginning: nothing was learned", fits))
+                found = f"{word} is as it was in the beginning: nothing was learned"
+                do = "correct the captions, and train into a new --output_dir"
+                raise Refusal(Fault(str(file), found, "pictures whose captions say the word", do))
 
 
 @dataclass(frozen=True)
@@ -105,25 +107,31 @@ def _faults(options: TextualInversionOptions) -> Iterator[Fault]:
     words, first = options.placeholder_token, options.initializer_token
     if len(words) != len(first):
         found = f"{len(first)} for {len(words)} new words"
-        yield Fault("--initializer_token", found, "one for each --placeholder_token")
+        do = f"write {len(words)} after --initializer_token"
+        yield Fault("--initializer_token", found, "one for each --placeholder_token", do)
     if len(set(words)) != len(words):
-        yield Fault("--placeholder_token", "a word is given twice", "words that differ")
+        yield Fault("--placeholder_token", "a word is given twice", "words that differ", "change one of them")
     if len({embedding.file_name(word) for word in words}) != len(set(words)):
-        yield Fault("--placeholder_token", "two words would be written to one file", "words that differ in letters")
+        found, fits = "two words would be written to one file", "words that differ in letters"
+        yield Fault("--placeholder_token", found, fits, "change one of them")
     for word in words:
         if " " in word:
-            yield Fault("--placeholder_token", f"{word!r} is not one word", "letters without spaces, as in <az>")
+            do = f"--placeholder_token {shlex.quote('-'.join(word.split()) or '<az>')}"
+            fits = "letters without spaces, as in <az>"
+            yield Fault("--placeholder_token", f"{word!r} is not one word", fits, do)
     for word in first:
         if not word.strip():
-            yield Fault("--initializer_token", "is empty", "a word that the model knows, as in toy")
+            yield Fault("--initializer_token", "is empty", "a word that the model knows", "--initializer_token toy")
     if options.with_prior_preservation:
         found = "has no effect: class pictures do not show the new word, and nothing else learns"
-        yield Fault("--with_prior_preservation", found, "leave it out")
+        yield Fault("--with_prior_preservation", found, "no class pictures", "leave it out")
     if options.train_text_encoder:
         found = "textual inversion trains new words only"
-        yield Fault("--train_text_encoder", found, "leave it out, or use tenshot train lora")
+        do = "leave it out, or use tenshot train lora"
+        yield Fault("--train_text_encoder", found, "a text encoder that stays as it is", do)
     if options.proportion_empty_prompts:
-        yield Fault("--proportion_empty_prompts", "without its word a caption teaches nothing here", "leave it out")
+        found = "without its word a caption teaches nothing here"
+        yield Fault("--proportion_empty_prompts", found, "0", "leave it out")
 
 
 def _unsaid(options: TextualInversionOptions, examples: Sequence[Example]) -> Iterator[Fault]:
@@ -133,11 +141,13 @@ def _unsaid(options: TextualInversionOptions, examples: Sequence[Example]) -> It
     if mute:
         few = ", ".join(mute[:4]) + (", ..." if len(mute) > 4 else "")
         found = f"{' and '.join(words)} in no caption of {len(mute)} pictures: {few}"
-        yield Fault("--placeholder_token", found, "captions that say the word, or none")
+        do = "write the word into these captions, or delete them"
+        yield Fault("--placeholder_token", found, "captions that say the word, or none", do)
     said = {word for word in words for each in examples if word in (each.caption or "")}
     if len(words) > 1 and len(said) < len(words) and not mute:
         found = f"{' and '.join(word for word in words if word not in said)}: no caption says it"
-        yield Fault("--placeholder_token", found, "with several words, captions that say which picture shows what")
+        fits, do = "with several words, captions that say which picture shows what", "write it into the captions"
+        yield Fault("--placeholder_token", found, fits, do)
 
 
 def trained(options: TextualInversionOptions, place: Path) -> int:

@@ -63,7 +63,8 @@ class Learner:
                 raise Refusal(Fault(str(file), f"{part}: tensors differ after writing", do="check the disk"))
         if not any(tensor.any() for w in live.weights.values() for n, tensor in w.items() if ".lora_B." in n):
             found = "all its additions are zero: it has no effect"
-            raise Refusal(Fault(str(file), found, "more steps, or a higher --learning_rate"))
+            do = "raise --max_train_steps or --learning_rate"
+            raise Refusal(Fault(str(file), found, "additions that learned something", do))
 
 
 def _settings(base: Model, options: LoraOptions) -> dict[str, dict[str, Any]]:
@@ -110,12 +111,14 @@ def _faults(options: LoraOptions) -> Iterator[Fault]:
     if bool(options.train_data_dir) == bool(options.instance_data_dir):
         found = "both are given" if options.train_data_dir else "neither is given"
         fits = "--instance_data_dir with --instance_prompt for a subject, or --train_data_dir for captioned pictures"
-        yield Fault("--instance_data_dir and --train_data_dir", found, fits)
+        do = "leave one of them out" if options.train_data_dir else "add one of them"
+        yield Fault("--instance_data_dir and --train_data_dir", found, fits, do)
     if options.instance_data_dir and not options.instance_prompt:
-        yield Fault("--instance_prompt", "is needed with --instance_data_dir", 'a text such as "a photo of az cat"')
+        do = 'add --instance_prompt "a photo of az cat"'
+        yield Fault("--instance_prompt", "is needed with --instance_data_dir", "a text that names the subject", do)
     if options.train_data_dir and options.instance_prompt:
         found = "has no effect with --train_data_dir: every picture has its own caption"
-        yield Fault("--instance_prompt", found, "one of the two")
+        yield Fault("--instance_prompt", found, "one of the two", "leave it out")
     if options.start_from:
         yield from _start_faults(options)
     yield from _block_faults(options)
@@ -147,7 +150,8 @@ def _start_faults(options: LoraOptions) -> Iterator[Fault]:
     if options.train_text_encoder != any(part != "unet" for part in begun.settings):
         holds = "holds" if not options.train_text_encoder else "holds no"
         fits = "--train_text_encoder exactly where the file has a text encoder's part"
-        yield Fault("--start_from", f"{options.start_from} {holds} additions to a text encoder", fits)
+        do = "add --train_text_encoder" if not options.train_text_encoder else "leave --train_text_encoder out"
+        yield Fault("--start_from", f"{options.start_from} {holds} additions to a text encoder", fits, do)
 
 
 def _block_faults(options: LoraOptions) -> Iterator[Fault]:
@@ -161,9 +165,11 @@ def _block_faults(options: LoraOptions) -> Iterator[Fault]:
         for key, value in getattr(options, option).items():
             if not any(inside(key, name) for name in names):
                 blocks = sorted({".".join(name.split(".")[: 3 if "blocks" in name else 2]) for name in names})
-                yield Fault(f"--{option}", f"{key!r} is in the name of no trained layer", ", ".join(blocks))
+                found = f"{key!r} is in the name of no trained layer"
+                yield Fault(f"--{option}", found, ", ".join(blocks), "correct the name, or leave it out")
             if value <= 0:
-                yield Fault(f"--{option}", f"{key}: {value}", "above 0")
+                usual = "--rank" if option == "block_ranks" else "--learning_rate"
+                yield Fault(f"--{option}", f"{key}: {value}", "above 0", f"correct it, or leave it out for {usual}")
 
 
 def _layers(options: LoraOptions, place: Path) -> dict[str, tuple[int, ...]]:

@@ -60,21 +60,23 @@ def check(options: LoopOptions, where: str) -> None:
     name = chosen(options)
     faults = []
     if options.use_8bit_adam and options.optimizer not in ("adamw", "adamw8bit"):
-        faults.append(Fault("--use_8bit_adam", f"stands beside --optimizer {options.optimizer}", "one of the two"))
+        found = f"stands beside --optimizer {options.optimizer}"
+        faults.append(Fault("--use_8bit_adam", found, "one of the two", "leave --use_8bit_adam out"))
     if name == "adamw8bit" and _is_cpu(where):
         found = "adamw8bit keeps its 8-bit state on a GPU only"
         faults.append(Fault("--optimizer", found, "adamw or adafactor", "adafactor needs the least memory on a CPU"))
     if KINDS[name].averages and options.lr_scheduler not in ("constant", "constant_with_warmup"):
         found = f"{options.lr_scheduler}, with an optimizer that replaces the schedule"
-        faults.append(Fault("--lr_scheduler", found, "constant or constant_with_warmup"))
+        faults.append(Fault("--lr_scheduler", found, "constant or constant_with_warmup", "leave it out"))
     if KINDS[name].averages and options.use_ema:
         faults.append(Fault("--use_ema", f"{name} averages by itself", "no running average", "leave --use_ema out"))
     if name == "prodigy" and options.learning_rate < 0.1:
         found = f"{options.learning_rate:g} with prodigy, which finds the rate by itself and multiplies it by this"
         faults.append(Fault("--learning_rate", found, "1, or near it", "--learning_rate 1"))
-    if name == "prodigy" and (getattr(options, "text_encoder_lr", None) or getattr(options, "block_rates", None)):
-        found = "prodigy takes one learning rate for all"
-        faults.append(Fault("--optimizer", found, "another optimizer, or no rates for parts"))
+    own = [f"--{each}" for each in ("text_encoder_lr", "block_rates") if getattr(options, each, None)]
+    if name == "prodigy" and own:
+        found, do = "prodigy takes one learning rate for all", f"leave {' and '.join(own)} out, or --optimizer adamw"
+        faults.append(Fault("--optimizer", found, "another optimizer, or no rates for parts", do))
     try:
         _kind(name)
     except ImportError:
