@@ -23,6 +23,7 @@ from tenshot.errors import Refusal
 from tenshot.events import Events
 from tenshot.fast import aotinductor, backend, onnx_graph, parts
 from tenshot.fast.backend import BACKENDS, Candidate, Job, Runner
+from tenshot.fast.eight_bits import Eight
 from tenshot.fast.parts import Flat
 from tenshot.sampling import Settings
 from tests import tiny
@@ -264,6 +265,26 @@ def test_a_library_takes_the_weights_of_no_other_net(built, made):
         aotinductor.open(program.folder, candidate, strange, CPU)
     with pytest.raises(Refusal, match="not as the library reads them"):
         aotinductor.open(program.folder, Candidate("aotinductor", "bf16"), program.net, CPU)
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="needs tenshot[openvino]")
+@pytest.mark.parametrize("shape", ([6, 3, 3, 3], [6, 5], [1, 5]))
+def test_eight_bits_are_those_that_openvino_would_round_to(shape: list[int]):
+    import openvino
+    from openvino import opset13
+
+    torch.manual_seed(0)
+    weight = torch.randn(shape)
+    weight[0] *= 100
+    weight[-1] = 0 if shape[0] > 1 else weight[-1]
+    whole, scale = Eight("", "", "", 0.9, shape[0]).rounded(weight)
+    bound = (0.9 * weight.flatten(1).abs().amax(1)).clamp_min(0.9e-12).reshape([-1, *[1] * (len(shape) - 1)]).numpy()
+    given = opset13.parameter(shape)
+    rounded = opset13.fake_quantize(given, -bound, bound, -bound, bound, 255)
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    theirs = openvino.compile_model(openvino.Model([rounded], [given]), "CPU", settings)(weight.numpy())[0]
+    steps = torch.from_numpy(theirs).flatten(1) / scale[:, None]
+    assert torch.allclose(steps, whole.float(), atol=1e-3) and whole.abs().max() == 127
 
 
 @pytest.mark.slow

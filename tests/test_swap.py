@@ -125,8 +125,8 @@ def test_rounding_follows_the_weights(sd1: Path, tmp_path: Path):
     model.save(larger, tmp_path / "larger")
     opened.load_weights(tmp_path / "larger")
     assert apart(answers(opened)[0], before) < 0.06
-    bounds = opened.programs["unet"].buckets[0].runner.places.ranges
-    assert {bound.weight for bound in bounds} >= {"up_blocks.0.resnets.0.conv1.weight"}
+    eights = opened.programs["unet"].buckets[0].runner.places.eights
+    assert {each.weight for each in eights} >= {"up_blocks.0.resnets.0.conv1.weight"}
     opened.load_weights(sd1)
     assert torch.equal(answers(opened)[0], before)
 

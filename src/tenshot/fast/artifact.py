@@ -17,7 +17,7 @@ from tenshot.fast.backend import Candidate
 from tenshot.files import tensors
 
 MANIFEST, MODEL, CONTROLNET, PARTS = "manifest.json", "model", "controlnet", "parts"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
-"""OpenVINO: the graph once, the weights by place. A swap fills the weights' places and reads the graph again.
+"""OpenVINO: the graph once, the weights wherever they are. A swap reads the graph again and puts them in their places.
 
 The graph (net.xml) names every constant by where it lies in one block of bytes. rest.bin has the bytes of all constants
-that are no weights; places.json says where those and every weight belong.
+that are no weights; places.json says where those belong, and which constant is which weight. A weight is not copied:
+the constant is the tensor that was given.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from tenshot import device
 from tenshot.errors import Fault, Refusal
 from tenshot.fast.backend import Candidate, Job
+from tenshot.fast.eight_bits import Eight
 from tenshot.fast.parts import MARK, Flat, mark
 from tenshot.files.tensors import write_json
 
@@ -29,27 +31,16 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "bf16"}
 
 
 @dataclass(frozen=True)
-class Range:
-    """The bounds between which a weight is rounded: `factor` times its largest magnitude, of each output channel."""
-
-    weight: str
-    factor: float
-    offset: int
-    count: int
-
-    @property
-    def end(self) -> int:
-        return self.offset + 4 * self.count
-
-
-@dataclass(frozen=True)
 class Places:
-    """size: of the block, in bytes. weights: name -> offset. rest: (offset, bytes) one after the other in rest.bin."""
+    """size: of the block, in bytes. weights: constant -> weight.
+
+    rest: (offset, bytes), one after the other in rest.bin.
+    """
 
     size: int
-    weights: dict[str, int]
+    weights: dict[str, str]
     rest: list[tuple[int, int]]
-    ranges: list[Range]
+    eights: list[Eight]
 
 
 def missing(where: torch.device) -> str:
@@ -73,56 +64,46 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
     for given, example in zip(graph.inputs, job.examples[0], strict=True):
         given.get_node().set_partial_shape(openvino.PartialShape(list(example.shape)))
     graph.validate_nodes_and_infer_types()
-    _write(graph, folder, job.net.weights(), weights)
+    _write(graph, folder, job.net.weights())
     if candidate.precision == "int8":
         from tenshot.fast import openvino_int8
 
-        plain = OpenVINO(folder, candidate)
-        graph, block = plain.read(weights)  # some of the first graph's constants are copies: marks for good
-        graph = openvino_int8.quantized(graph, job.examples)
-        plain.fill(block.data, job.net.weights())
-        _write(graph, folder, job.net.weights(), weights)
+        graph = OpenVINO(folder, candidate).read(weights)  # some constants of the first are copies: marks for good
+        graph, eights = openvino_int8.quantized(graph, job.examples, weights.keys())
+        for name, tensor in job.net.weights().items():
+            weights[name].copy_(tensor)
+        _write(graph, folder, job.net.weights(), eights)
 
 
-def _write(graph: Any, folder: Path, marks: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
-    """Write a graph whose weights are marks."""
+def _write(graph: Any, folder: Path, marks: Mapping[str, torch.Tensor], eights: Sequence[Eight] = ()) -> None:
+    """Write a graph whose weights are marks, but for those in eight bits."""
     import openvino
 
     openvino.serialize(graph, folder / GRAPH, folder / WHOLE)
+    constants = [
+        each for each in ElementTree.parse(folder / GRAPH).getroot().iter("layer") if each.get("type") == "Const"
+    ]
+    spans = {each.get("name", ""): _span(each) for each in constants}
+    block = np.memmap(folder / WHOLE, dtype=np.uint8, mode="r")
     marked = {_digest(tensor.detach().numpy()): name for name, tensor in marks.items()}
-    _take_apart(folder, marked, weights)
+    found = {name: marked.get(_digest(block[start:end])) for name, (start, end) in spans.items()}
+    taken = {name: weight for name, weight in found.items() if weight}
+    if lost := sorted(marks.keys() - {*taken.values(), *(each.weight for each in eights)}):
+        raise Refusal(Fault("openvino", f"{len(lost)} weights are not in its graph: {', '.join(lost[:3])}"))
+    ours = [*taken, *(name for each in eights for name in (each.whole, each.scale))]
+    rest = list(_gaps([spans[name] for name in ours], len(block)))
+    with (folder / REST).open("wb") as file:
+        for offset, count in rest:
+            file.write(block[offset : offset + count].data)
+    write_json(folder / PLACES, asdict(Places(len(block), taken, rest, list(eights))))
+    del block
+    (folder / WHOLE).unlink()
 
 
 def _digest(array: np.ndarray) -> tuple[int, bytes]:
     """By how long it is and how it begins: of 3 GB, all would take half a minute."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return flat.size, blake2b(flat[: 4 * MARK].data, digest_size=16).digest()
-
-
-def _take_apart(folder: Path, marked: Mapping[tuple[int, bytes], str], weights: Mapping[str, torch.Tensor]) -> None:
-    """Write what of the block of all constants is no weight, and where everything belongs."""
-    graph = ElementTree.parse(folder / GRAPH).getroot()
-    block = np.memmap(folder / WHOLE, dtype=np.uint8, mode="r")
-    spans = {layer.get("id", ""): _span(layer) for layer in graph.iter("layer") if layer.get("type") == "Const"}
-    names = {key: marked.get(_digest(block[start:end])) for key, (start, end) in spans.items()}
-    taken = {name: spans[key] for key, name in names.items() if name}
-    if lost := sorted(weights.keys() - taken.keys()):
-        raise Refusal(Fault("openvino", f"{len(lost)} weights are not in its graph: {', '.join(lost[:3])}"))
-    ranges: dict[int, Range] = {}
-    for key, weight in _bounds(graph, names):
-        start, end = spans[key]
-        values = block[start:end].view(np.float32)
-        found = Range(weight, _factor(values, weights[weight]), start, len(values))
-        if ranges.setdefault(start, found) != found:
-            raise Refusal(Fault("openvino", f"{weight} and {ranges[start].weight} are rounded between the same bounds"))
-    rest = list(_gaps([*taken.values(), *((each.offset, each.end) for each in ranges.values())], len(block)))
-    with (folder / REST).open("wb") as file:
-        for offset, count in rest:
-            file.write(block[offset : offset + count].data)
-    places = Places(len(block), {name: start for name, (start, _) in taken.items()}, rest, list(ranges.values()))
-    write_json(folder / PLACES, asdict(places))
-    del block
-    (folder / WHOLE).unlink()
 
 
 def _span(layer: ElementTree.Element) -> tuple[int, int]:
@@ -141,35 +122,6 @@ def _gaps(used: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
         end = max(end, after)
 
 
-def _bounds(graph: ElementTree.Element, names: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
-    """Every constant that bounds how a weight is rounded, and that weight."""
-    inputs: dict[str, dict[int, str]] = {}
-    for edge in graph.iter("edge"):
-        inputs.setdefault(edge.get("to-layer", ""), {})[int(edge.get("to-port", 0))] = edge.get("from-layer", "")
-    for layer in graph.iter("layer"):
-        if layer.get("type") == "FakeQuantize":
-            given = inputs[layer.get("id", "")]
-            first, *others = (given[port] for port in sorted(given))
-            if weight := names.get(first):
-                yield from ((key, weight) for key in others)
-
-
-def _factor(values: np.ndarray, weight: torch.Tensor) -> float:
-    """How the bounds follow from the weight. Raises Refusal where they do not."""
-    largest = _largest(weight, len(values))
-    factors = values / largest
-    middle = float(np.median(factors))
-    if not np.allclose(factors, middle, rtol=1e-3):
-        raise Refusal(Fault("openvino int8", "the bounds of a weight do not follow from its largest magnitude"))
-    return middle
-
-
-def _largest(weight: torch.Tensor, count: int) -> np.ndarray:
-    """Of each output channel, or of the whole weight."""
-    rows = weight.detach().float().reshape(count, -1)
-    return rows.abs().amax(dim=1).clamp_min(1e-12).numpy()
-
-
 def open(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> OpenVINO:
     return OpenVINO(folder, candidate)
 
@@ -179,8 +131,8 @@ class OpenVINO:
 
     def __init__(self, folder: Path, candidate: Candidate) -> None:
         told = json.loads((folder / PLACES).read_text())
-        ranges = [Range(**each) for each in told["ranges"]]
-        self.places = Places(told["size"], told["weights"], [(a, b) for a, b in told["rest"]], ranges)
+        eights = [Eight(**each) for each in told["eights"]]
+        self.places = Places(told["size"], told["weights"], [(a, b) for a, b in told["rest"]], eights)
         self.graph = (folder / GRAPH).read_bytes()
         self.rest = np.fromfile(folder / REST, dtype=np.uint8)
         self.hint = HINTS[candidate.precision]
@@ -195,7 +147,7 @@ class OpenVINO:
         import openvino
 
         self.run = None  # what it holds is free before more is needed
-        graph, _ = self.read(weights)
+        graph = self.read(weights)
         settings = {
             "INFERENCE_PRECISION_HINT": self.hint,
             "PERFORMANCE_HINT": "LATENCY",
@@ -203,22 +155,32 @@ class OpenVINO:
         }
         self.run = openvino.Core().compile_model(graph, "CPU", settings)
 
-    def read(self, weights: Mapping[str, torch.Tensor]) -> tuple[Any, Any]:
-        """The graph, and the block of bytes that all its constants are."""
+    def read(self, weights: Mapping[str, torch.Tensor]) -> Any:
+        """The graph, whose constants are these tensors and are called like them."""
         import openvino
 
-        block = openvino.Tensor(openvino.Type.u8, openvino.Shape([self.places.size]))
-        self.fill(block.data, weights)
-        return openvino.Core().read_model(self.graph, block), block
-
-    def fill(self, block: np.ndarray, weights: Mapping[str, torch.Tensor]) -> None:
+        block = openvino.Tensor(openvino.Type.u8, openvino.Shape([self.places.size]))  # most of it is never touched
         start = 0
         for offset, count in self.places.rest:
-            block[offset : offset + count] = self.rest[start : start + count]
+            block.data[offset : offset + count] = self.rest[start : start + count]
             start += count
-        for name, offset in self.places.weights.items():
-            values = weights[name].detach().float().contiguous().reshape(-1).numpy()
-            block[offset : offset + values.nbytes] = values.view(np.uint8)
-        for each in self.places.ranges:
-            bounds = each.factor * _largest(weights[each.weight], each.count)
-            block[each.offset : each.end] = bounds.astype(np.float32).view(np.uint8)
+        graph = openvino.Core().read_model(self.graph, block)
+        constants = {each.get_friendly_name(): each for each in graph.get_ops() if each.get_type_name() == "Constant"}
+        for place, name in self.places.weights.items():
+            _put(constants[place], weights[name], name)
+        for each in self.places.eights:
+            whole, scale = each.rounded(weights[each.weight])
+            _put(constants[each.whole], whole, each.whole)
+            _put(constants[each.scale], scale, each.scale)
+        return graph
+
+
+def _put(old: Any, values: torch.Tensor, name: str) -> None:
+    """Let a constant be `values`, which are not copied where they lie as it wants them."""
+    from openvino.op import Constant
+
+    kept = values.detach() if values.dtype == torch.int8 else values.detach().float()
+    new = Constant(kept.contiguous().reshape(list(old.shape)).numpy(), True)
+    new.set_friendly_name(name)
+    for reader in old.output(0).get_target_inputs():
+        reader.replace_source_output(new.output(0))
