@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tenshot.fast import model as fast
 from tenshot.fast.backend import Candidate, Job
 from tenshot.fast.parts import Flat, flat
 from tests import artifacts, tiny
-from tests.test_backends import FIRSTS, QUICK, copies, other, plain
+from tests.test_backends import FIRSTS, QUICK, WITHIN, apart, copies, other, plain
 
 CPU = torch.device("cpu")
 LATENTS = {"decoder": (1, 4, 8, 8), "unet": (2, 4, 16, 16)}
@@ -128,6 +129,23 @@ def test_every_backend_runs_a_rewritten_net_and_swaps_its_weights(first, tmp_pat
         answers.append(runner(*inputs)[0].clone())
         torch.testing.assert_close(answers[-1], plain(net, weights, inputs)[0], rtol=1e-3, atol=1e-4)
     assert torch.equal(answers[0], answers[2])
+
+
+@pytest.mark.skipif(not (find_spec("openvino") and find_spec("nncf")), reason="needs tenshot[openvino]")
+@torch.no_grad()
+def test_a_rewritten_net_in_eight_bits_follows_its_weights(tmp_path):
+    """Upsampling uses one bias four times."""
+    net = net_of("sd1", "decoder", tmp_path)
+    inputs, candidate, own = given(net, "decoder"), Candidate("openvino", "int8", gains=("upsampling",)), copies(net)
+    gains.build(Job(net, [inputs]), candidate, tmp_path)
+    net.load(own)
+    runner = gains.open(tmp_path, candidate, net, CPU)
+    answers = []
+    for weights in (own, other(own), own):
+        runner.load(weights)
+        answers.append(runner(*inputs)[0].clone())
+        assert 1e-4 < apart([answers[-1]], [plain(net, weights, inputs)[0]]) < WITHIN["int8"]
+    assert torch.equal(answers[0], answers[2]) and not torch.equal(answers[0], answers[1])
 
 
 @torch.no_grad()

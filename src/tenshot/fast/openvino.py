@@ -68,8 +68,9 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
     if candidate.precision == "int8":
         from tenshot.fast import openvino_int8
 
-        graph = OpenVINO(folder, candidate).read(weights)  # some constants of the first are copies: marks for good
-        graph, eights = openvino_int8.quantized(graph, job.examples, weights.keys())
+        plain = OpenVINO(folder, candidate)
+        graph = plain.read(weights)  # some constants of the first are copies: marks for good
+        graph, eights = openvino_int8.quantized(graph, job.examples, plain.places.weights)
         for name, tensor in job.net.weights().items():
             weights[name].copy_(tensor)
         _write(graph, folder, job.net.weights(), eights)
@@ -156,7 +157,7 @@ class OpenVINO:
         self.run = openvino.Core().compile_model(graph, "CPU", settings)
 
     def read(self, weights: Mapping[str, torch.Tensor]) -> Any:
-        """The graph, whose constants are these tensors and are called like them."""
+        """The graph, whose constants are these tensors."""
         import openvino
 
         block = openvino.Tensor(openvino.Type.u8, openvino.Shape([self.places.size]))  # most of it is never touched
@@ -167,20 +168,20 @@ class OpenVINO:
         graph = openvino.Core().read_model(self.graph, block)
         constants = {each.get_friendly_name(): each for each in graph.get_ops() if each.get_type_name() == "Constant"}
         for place, name in self.places.weights.items():
-            _put(constants[place], weights[name], name)
+            _put(constants[place], weights[name])
         for each in self.places.eights:
             whole, scale = each.rounded(weights[each.weight])
-            _put(constants[each.whole], whole, each.whole)
-            _put(constants[each.scale], scale, each.scale)
+            _put(constants[each.whole], whole)
+            _put(constants[each.scale], scale)
         return graph
 
 
-def _put(old: Any, values: torch.Tensor, name: str) -> None:
+def _put(old: Any, values: torch.Tensor) -> None:
     """Let a constant be `values`, which are not copied where they lie as it wants them."""
     from openvino.op import Constant
 
     kept = values.detach() if values.dtype == torch.int8 else values.detach().float()
     new = Constant(kept.contiguous().reshape(list(old.shape)).numpy(), True)
-    new.set_friendly_name(name)
+    new.set_friendly_name(old.get_friendly_name())
     for reader in old.output(0).get_target_inputs():
         reader.replace_source_output(new.output(0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -23,11 +23,11 @@ RESNET = re.compile(r"up_blocks\.(\d+)\.resnets\.(\d+)\.")
 
 
 def quantized(
-    graph: Any, examples: Sequence[tuple[torch.Tensor, ...]], weights: Collection[str]
+    graph: Any, examples: Sequence[tuple[torch.Tensor, ...]], weights: Mapping[str, str]
 ) -> tuple[Any, list[Eight]]:
     """The graph with products of eight bits, and where its weights are that are kept in eight bits.
 
-    weights: their names, which are those of the graph's constants. Raises Refusal: one is rounded in another way.
+    weights: constant -> weight. Raises Refusal where one is rounded in another way.
     """
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
@@ -50,16 +50,18 @@ def quantized(
         )
     rounding = [each for each in graph.get_ops() if each.get_type_name() == "FakeQuantize"]
     constants = [(each, each.input_value(0).get_node()) for each in rounding]
-    found = [(each, constant) for each, constant in constants if constant.get_friendly_name() in weights]
-    return graph, [_replaced(each, constant, number) for number, (each, constant) in enumerate(found)]
+    found = [(each, constant, weights.get(constant.get_friendly_name())) for each, constant in constants]
+    return graph, [
+        _replaced(each, constant, name, number) for number, (each, constant, name) in enumerate(found) if name
+    ]
 
 
-def _replaced(rounding: Any, constant: Any, number: int) -> Eight:
+def _replaced(rounding: Any, constant: Any, name: str, number: int) -> Eight:
     """Put whole numbers and their scale where a weight is rounded; marks for now, as no two constants may be equal."""
     from openvino import Type, opset13
     from openvino.op import Constant
 
-    name, bounds = constant.get_friendly_name(), rounding.input_value(2).get_node().data
+    bounds = rounding.input_value(2).get_node().data
     marks = generator("eight", number)
     whole = Constant(torch.randint(-LAST, LAST + 1, list(constant.shape), generator=marks, dtype=torch.int8).numpy())
     scale = Constant(torch.rand(list(bounds.shape), generator=marks).numpy())
