@@ -247,11 +247,12 @@ def test_a_filled_graph_is_the_net_with_its_marks(made, tmp_path: Path):
     assert apart(cast(*given), net(*given)) > WITHIN["fp32"]
 
 
-def test_without_a_compiler_nothing_is_built(made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+def test_without_a_compiler_nothing_is_built(made, tmp_path: Path):
+    from torch._inductor import config
+
     net = parts.flat("decoder", made("sd1")["vae"])
     job = Job(net, [inputs("decoder", made("sd1"))])
-    with pytest.raises(Refusal, match=r"no C\+\+ compiler"):
+    with config.patch({"cpp.cxx": (None, "no-such-compiler")}), pytest.raises(Refusal, match=r"no C\+\+ compiler"):
         aotinductor.build(job, Candidate("aotinductor", "fp32"), tmp_path)
     assert not any(tmp_path.iterdir())
 
