@@ -130,10 +130,12 @@ def test_every_fault_at_once_and_nothing_written(draw: Draw, tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_is_no_folder(draw: Draw, tmp_path: Path):
+@pytest.mark.parametrize("out", ("taken.txt", "taken.txt/deep", "taken.txt/deep/one.png"))
+def test_a_file_is_no_folder(out: str, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "taken.txt").touch()
-    with pytest.raises(Refusal, match="is a file"):
-        draw(out=tmp_path / "taken.txt")
+    monkeypatch.setattr(sampling, "stream", lambda *_: pytest.fail("it is drawing"))
+    with pytest.raises(Refusal, match=r"taken\.txt is a file"):
+        draw(out=tmp_path / out)
 
 
 def test_a_prompt_that_is_too_long_is_said_aloud(draw: Draw):

@@ -141,8 +141,8 @@ def _faults(options: GenerateOptions) -> Iterator[Fault]:
     pictures = len(options.prompt) * options.num_images
     if _names_a_png(options.out) and pictures > 1:
         yield Fault("--out", f"one file for {pictures} pictures", "a folder", "leave .png out")
-    elif not _names_a_png(options.out) and options.out.is_file():
-        yield Fault("--out", f"{options.out} is a file", "a folder, or a .png file", "name another folder")
+    elif file := tensors.obstacle(options.out.parent if _names_a_png(options.out) else options.out):
+        yield Fault("--out", f"{file} is a file", "a folder, or a .png file", "name another folder")
 
 
 def _names_a_png(out: Path) -> bool:
