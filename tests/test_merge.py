@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tenshot import model
 from tenshot.adapters import factors, lora, reading
@@ -158,6 +158,19 @@ def test_what_has_no_numbers_is_refused(sd1: Path, tmp_path: Path):
     with pytest.raises(Refusal, match="NaN"):
         run("--models", one, two, "--save_to", tmp_path / "merged.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.safetensors", "two.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", (torch.float8_e4m3fn, torch.float8_e5m2), ids=str)
+def test_models_in_eight_bit_floats_merge(dtype: torch.dtype, sd1: Path, tmp_path: Path):
+    file = sd1 / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copytree(sd1, tmp_path / "small")
+    save_file({n: t.to(dtype) for n, t in load_file(file).items()}, tmp_path / "small" / file.relative_to(sd1))
+    run(
+        "--sd_model", tmp_path / "small", "--models", tmp_path / "small", "--ratios", 0.5, "--save_to", tmp_path / "out"
+    )
+    before, after = (load_file(tmp_path / place / file.relative_to(sd1)) for place in ("small", "out"))
+    assert all(after[name].dtype == dtype for name in before)
+    assert all(torch.equal(after[name].float(), before[name].float()) for name in before)
 
 
 @pytest.mark.parametrize("target", ("merged", "merged.safetensors", "merged.ckpt"))

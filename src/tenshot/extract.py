@@ -128,7 +128,7 @@ def _same(tuned: Whole, base: Whole) -> Fault:
 
 def _no_numbers(name: str, before: torch.Tensor, after: torch.Tensor, options: ExtractOptions) -> Iterator[Fault]:
     for place, tensor in ((options.base, before), (options.tuned, after)):
-        if not tensor.isfinite().all():
+        if not tensors.finite(tensor):
             yield Fault(str(place), f"{name} holds NaN or infinite numbers", "finite numbers", "copy or train it again")
 
 

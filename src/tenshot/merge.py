@@ -183,7 +183,7 @@ def _mixed(part: str, name: str, models: Sequence[Whole], shares: Sequence[float
 
 def _finite(merged: torch.Tensor, name: str) -> torch.Tensor:
     """Raises Refusal, before the result is there, where it would be no numbers."""
-    if not merged.isfinite().all():
+    if not tensors.finite(merged):
         found = f"{name} would hold NaN or infinite numbers in {str(merged.dtype).removeprefix('torch.')}"
         raise Refusal(Fault("merge", found, "finite numbers", "smaller --ratios, or other files"))
     return merged

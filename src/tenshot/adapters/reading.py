@@ -14,6 +14,7 @@ from tenshot.adapters import names, products
 from tenshot.adapters.addition import Addition, Layer
 from tenshot.adapters.factors import METADATA, Factors
 from tenshot.errors import Fault, Refusal
+from tenshot.files import tensors
 from tenshot.files.containers import Container
 
 Tensors = Mapping[str, torch.Tensor]
@@ -36,7 +37,7 @@ def read(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer
     unet: the configuration whose blocks original names count; default: Stable Diffusion XL's.
     """
     found = layers(source, unet)
-    if names := broken(source) + [layer for (_, layer), each in found.items() if not isfinite(each.alpha)]:
+    if names := broken(source) or [layer for (_, layer), each in found.items() if not isfinite(each.alpha)]:
         told = f"NaN or infinite numbers in {len(names)} places: {', '.join(names[:3])}"
         do = "take an earlier checkpoint, or train again: a lower --learning_rate, or --mixed_precision no"
         raise Refusal(Fault(str(source.place), told, "finite numbers", do))
@@ -45,7 +46,7 @@ def read(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer
 
 def broken(source: Container) -> list[str]:
     """The tensors that are not of numbers only: NaN or infinite ones are among them."""
-    return [name for name, lazy in source.tensors.items() if not lazy.read().float().isfinite().all()]
+    return [name for name, lazy in source.tensors.items() if not tensors.finite(lazy.read())]
 
 
 def layers(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Addition]:

@@ -48,7 +48,7 @@ def of_lora(source: Container, found: Mapping[Layer, Addition]) -> dict[str, Any
         reasons |= dict.fromkeys((WEBUI, COMFY), "would load it without effect: tenshot convert FILE names it for them")
     elif source.about and factors.is_sdxl(found) and not source.about.get(BASE, "").startswith("sdxl_"):
         reasons[WEBUI] = "takes it for one of SD1 and hides it: tenshot convert FILE --form kohya says what it is"
-    if strange := sorted(_widths(found) - {*RELEASED["sd1"]}):
+    if strange := sorted(_widths(found).difference(*RELEASED.values())):
         wide = f"its layers are {', '.join(map(str, strange))} wide: of no model that was ever released"
         reasons |= dict.fromkeys((WEBUI, COMFY), wide)
     if source.kind != "pickle" and (names := reading.broken(source)):

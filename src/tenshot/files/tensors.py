@@ -57,6 +57,11 @@ def _opened(path: Path):
         ) from None
 
 
+def finite(tensor: torch.Tensor) -> bool:
+    """No NaN, nothing infinite? Also of eight-bit floats, which torch does not ask that."""
+    return bool(tensor.float().isfinite().all())
+
+
 def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically: it appears under its name only when it is whole and on disk."""
     with replacing(path) as temporary:
