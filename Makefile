@@ -2,19 +2,21 @@ PYTHON ?= python3
 PINNED := $(shell grep '^torch==' constraints.txt)
 TORCH ?= $(PINNED)
 MODEL ?= pocket
+MINUTES ?= 10
 VENV := .venv
 BIN := $(VENV)/bin
 # Another torch than the pinned one wants its own setuptools, too.
 LOOSE := $(if $(filter-out $(PINNED),$(TORCH)),^(torch|setuptools)==,^$$)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test test-slow lint bench pocket clean
+.PHONY: help demo test test-slow attack lint bench pocket clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       teach the pocket model ten shots on this machine, and see that it learned"
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests, with those that take minutes"
+	@echo "make attack     spoiled inputs of every kind against every verb; MINUTES=10"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      measure drawing and training here; MODEL=sd15 or sdxl: at full size, with random weights"
 	@echo "make pocket     make the pocket model anew (hours; continues where it was stopped)"
@@ -31,6 +33,9 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n auto -m "slow or not slow"
+
+attack: $(VENV)/.dev
+	@$(BIN)/python -m tests.attack --minutes $(MINUTES)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
