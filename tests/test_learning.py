@@ -8,9 +8,22 @@ import pytest
 
 from tenshot.demo import DemoOptions, demo
 from tenshot.events import Events
+from tenshot.model import ASSETS
+from tenshot.options import resolve
 from tenshot.report.record import UNTUNED, WITH_PRIOR, WITHOUT_PRIOR
+from tenshot.train import dreambooth, finetune
+from tenshot.train.options import DreamBoothOptions
+from tests import test_methods as methods
 
 STEPS = 300
+
+
+def test_sixty_steps_bring_the_subject_near(tmp_path: Path) -> None:
+    """The shortest proof that it learns; the whole demo below takes minutes."""
+    told = methods.NAMED | {"max_train_steps": 60, "learning_rate": 5e-4, "output_dir": tmp_path / "out"}
+    before = methods.likeness(methods.whole(ASSETS / "pocket"), "az bear")
+    finetune.train(dreambooth.WAY, resolve(DreamBoothOptions, told), Events())
+    assert methods.likeness(methods.whole(tmp_path / "out"), "az bear") > before + 0.15  # .228 -> .528 seen
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +35,17 @@ def measures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, fl
     return found["measures"]
 
 
+@pytest.mark.slow
 def test_subject_likeness_rises_clearly(measures: dict[str, dict[str, float]]) -> None:
     assert measures[WITH_PRIOR]["subject likeness"] > measures[UNTUNED]["subject likeness"] + 0.1
 
 
+@pytest.mark.slow
 def test_prompt_likeness_stays_within_a_tenth(measures: dict[str, dict[str, float]]) -> None:
     before = measures[UNTUNED]["prompt likeness"]
     assert abs(measures[WITH_PRIOR]["prompt likeness"] - before) <= 0.1 * abs(before)
 
 
+@pytest.mark.slow
 def test_the_class_is_better_kept_with_prior_preservation(measures: dict[str, dict[str, float]]) -> None:
     assert measures[WITH_PRIOR]["PRES"] < measures[WITHOUT_PRIOR]["PRES"]
