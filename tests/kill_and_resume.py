@@ -35,7 +35,7 @@ METHODS: dict[str, dict[str, str]] = {
 def main() -> int:
     given = _arguments()
     folder = given.folder or Path(tempfile.mkdtemp())
-    start = _forked if given.fork else _spawned
+    start = forked if given.fork else spawned
     if given.fork:
         import tenshot.train.finetune  # noqa: F401 - once, for all the processes to come
     outcomes = [_compare(given, precision, folder / precision, start) for precision in given.precision]
@@ -74,7 +74,7 @@ def _compare(given: argparse.Namespace, precision: str, folder: Path, start: Sta
             ]
             print(f"{sum(hits)} of {len(hits)} runs were killed, the others had finished before")
         process = start(words, folder / "output.txt")
-        if _wait(process) != 0:
+        if wait(process) != 0:
             print((folder / "output.txt").read_text()[-3000:])
             return False
     whole, killed = _results(folder / "whole"), _results(folder / "killed")
@@ -110,13 +110,13 @@ def _words(given: argparse.Namespace, precision: str, pictures: Path, folder: Pa
 Start = Callable[[list[str], Path], int]
 
 
-def _spawned(words: list[str], output: Path) -> int:
+def spawned(words: list[str], output: Path) -> int:
     """A run as people start it; its process id."""
     with output.open("wb") as file:
         return subprocess.Popen([sys.executable, "-m", "tenshot", *words], stdout=file, stderr=file).pid
 
 
-def _forked(words: list[str], output: Path) -> int:
+def forked(words: list[str], output: Path) -> int:
     """The same run in a copy of this process, which has the imports behind it; its process id."""
     sys.stdout.flush()
     pid = os.fork()
@@ -134,11 +134,11 @@ def _forked(words: list[str], output: Path) -> int:
         os._exit(code)
 
 
-def _wait(pid: int) -> int:
+def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _over(pid: int) -> bool:
+def over(pid: int) -> bool:
     """Whether the process has ended; it can still be waited for."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
@@ -163,11 +163,11 @@ def _kill(pid: int, folder: Path, moment: tuple[str, int, float], number: int) -
     """Kill the process at its moment; False where it had finished by then."""
     kind, much, seconds = moment
     reached = _steps(folder)
-    while not _over(pid) and not _here(folder, kind, reached + much, 2 + much % (2 * BATCH)):
+    while not over(pid) and not _here(folder, kind, reached + much, 2 + much % (2 * BATCH)):
         time.sleep(0.0005)
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
-    hit = _wait(pid) != 0
+    hit = wait(pid) != 0
     kind = kind if hit else "(finished)"
     left = [path.name.strip(".").rsplit(".", 2)[0] for path in (folder / "out").glob(".*.part")]
     print(f"{number:>4}  {kind:<12} {_steps(folder):>7}  {', '.join(left) or '-'}", flush=True)
