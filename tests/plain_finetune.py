@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from tenshot.train.draws import Draws
 from tenshot.train.options import FineTuneOptions
-from tests.plain_dreambooth import _batch, _condition, _encoded, _loss
+from tests.plain_dreambooth import _loss, batch, condition, seen
 
 Named = Mapping[str, torch.Tensor]
 
@@ -34,15 +34,15 @@ def lora(o: FineTuneOptions, factors: Mapping[str, Named], strength: float) -> t
                 found[f"{layer}.weight"] = found[f"{layer}.weight"].detach() + strength * change
         return found
 
-    def answer(latents: torch.Tensor, times: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    def answer(latents: torch.Tensor, times: torch.Tensor, prompts: list[str], time_ids: Any) -> torch.Tensor:
         if "text_encoder" not in free:
             with torch.no_grad():
-                condition = _condition(pipe, prompts)
+                more = condition(pipe, prompts, time_ids)
         else:
             ids = pipe.tokenizer(prompts, padding="max_length", max_length=77, return_tensors="pt").input_ids
             states = functional_call(pipe.text_encoder, weights("text_encoder"), (ids,)).last_hidden_state
-            condition = {"encoder_hidden_states": states}
-        return functional_call(pipe.unet, weights("unet"), (latents, times), condition).sample
+            more = {"encoder_hidden_states": states}
+        return functional_call(pipe.unet, weights("unet"), (latents, times), more).sample
 
     trained = [tensor for named in free.values() for tensor in named.values()]
     return _fit(o, pipe, answer, trained), free
@@ -57,7 +57,7 @@ def inversion(o: Any, word: str, rows: torch.Tensor) -> tuple[list[float], torch
     free = rows.clone().requires_grad_()
     name = next(n for n, p in pipe.text_encoder.named_parameters() if p.shape == table.shape and "token" in n)
 
-    def answer(latents: torch.Tensor, times: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    def answer(latents: torch.Tensor, times: torch.Tensor, prompts: list[str], _: Any) -> torch.Tensor:
         said = [prompt.replace(word, " ".join(tokens)) for prompt in prompts]
         ids = pipe.tokenizer(said, padding="max_length", max_length=77, return_tensors="pt").input_ids
         whole = {name: torch.cat([table, free])}
@@ -70,16 +70,16 @@ def inversion(o: Any, word: str, rows: torch.Tensor) -> tuple[list[float], torch
 def _fit(o: Any, pipe: Any, answer: Any, trained: list[torch.Tensor]) -> list[float]:
     schedule = DDPMScheduler.from_config(pipe.scheduler.config)
     paths = sorted((getattr(o, "train_data_dir", None) or o.instance_data_dir).glob("*.png"))
-    mean, std = _encoded(pipe.vae, paths)
     beside = [path.with_suffix(".txt") for path in paths]
     captions = [each.read_text() if each.is_file() else o.instance_prompt for each in beside]
+    own = seen(pipe, paths, captions, o.center_crop, o.random_flip)
     optimizer = torch.optim.AdamW(trained, lr=o.learning_rate, weight_decay=o.adam_weight_decay)
     losses = []
     for step in range(o.max_train_steps):
         n = o.train_batch_size
         draws = Draws(o.seed, range(step * n, step * n + n))
-        prompts, latents, noise, times = _batch(draws, mean, std, captions, "", schedule)
-        said = answer(schedule.add_noise(latents, noise, times), times, prompts)
+        prompts, ids, latents, noise, times = batch(draws, own, "", schedule)
+        said = answer(schedule.add_noise(latents, noise, times), times, prompts, ids)
         velocity = schedule.config.prediction_type == "v_prediction"
         wanted = schedule.get_velocity(latents, noise, times) if velocity else noise
         loss = _loss(o, said, wanted, times, schedule)

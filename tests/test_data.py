@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 
 from tenshot import model
 from tenshot.events import Events, watched
+from tenshot.families.family import Frame
+from tenshot.families.sdxl import SDXL
 from tenshot.files import datasets
 from tenshot.files.pictures import as_tensor, read_folder
 from tenshot.model import Model
@@ -22,8 +24,11 @@ from tenshot.train.cache import Cache, key
 from tenshot.train.captions import Captions
 from tenshot.train.denoise import Latents
 from tenshot.train.draws import Draws
+from tenshot.train.texts import States
 from tests import tiny
 from tests.dreambooth_runs import Bench, Ear, losses, same_weights
+
+WHOLE = Frame.whole((64, 64))
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +111,42 @@ def test_shapes_are_the_nearest_that_fit(size: tuple[int, int]):
     assert 0.8 < (width / height) / limited < 1.25
 
 
+@pytest.mark.parametrize(("views", "own", "wanted"), [
+    # scaled to 128 x 64, and 32 columns are cropped at either end
+    (data.squares(64), (100, 50), [[50, 100, 0, 32, 64, 64]]),
+    # half as large, 64 x 128: the top, the middle, the bottom
+    (data.squares(64, center_crop=False), (128, 256), [[256, 128, top, 0, 64, 64] for top in (0, 32, 64)]),
+    # of the mirrored picture, what was the left end is the right one
+    (data.squares(64, False, flip=True), (192, 64), [[64, 192, 0, left, 64, 64] for left in (0, 128, 64, 64, 128, 0)]),
+    # too small: enlarged to 64 x 96, and what it was is told
+    (data.squares(64), (20, 30), [[30, 20, 16, 0, 64, 64]]),
+    # 80 x 48 pixels are the nearest shape; the picture is scaled to 96 x 48, and eight columns go at either end
+    (data.buckets(64, 8, flip=True), (176, 88), [[88, 176, 0, 8, 48, 80]] * 2),
+    (data.squares(64, flip=True), (64, 64), [[64, 64, 0, 0, 64, 64]] * 2),
+], ids=["middle", "ends", "mirrored", "small", "shapes", "as it is"])  # fmt: skip
+def test_sdxl_is_told_what_was_cropped_of_what(
+    views: data.Views, own: tuple[int, int], wanted: list[list[int]], sdxl: Path, tmp_path: Path
+):
+    """original height and width, cropped above and at the left after scaling, height and width (arXiv 2307.01952)."""
+    Image.new("RGB", own, "red").save(tmp_path / "a.png")
+    base = model.load(str(sdxl))
+    latents, _ = data.encoded(base, read_folder(tmp_path), views, Events())
+    said = States(base).of(["a"] * len(latents))
+    assert base.family.framed(said, latents.frames)["added_cond_kwargs"]["time_ids"].tolist() == wanted
+
+
+def test_sizes_that_half_precision_does_not_know_are_told():
+    added = {"text_embeds": torch.zeros(1, 8, dtype=torch.bfloat16)}
+    frame = Frame((3023, 4031), (0, 171), (1024, 1024))
+    (ids,) = SDXL.framed({"added_cond_kwargs": added}, [frame])["added_cond_kwargs"]["time_ids"].tolist()
+    assert ids == [3023, 4031, 0, 171, 1024, 1024]
+
+
 def test_a_batch_has_one_shape_and_an_epoch_has_every_picture():
     sizes = [(8, 8)] * 5 + [(6, 10)] * 3 + [(10, 6)] * 1
-    latents = Latents([(torch.zeros(4, *s), torch.zeros(4, *s)) for s in sizes], sizes, repeats=[1] * 8 + [4])
+    latents = Latents(
+        [(torch.zeros(4, *s), torch.zeros(4, *s)) for s in sizes], sizes, [WHOLE] * 9, repeats=[1] * 8 + [4]
+    )
     batches = [latents.pick(Draws(3, [2 * n, 2 * n + 1]), "picture") for n in range(14)]
     assert all(len({sizes[row] for row in rows}) == 1 for rows in batches)
     epoch = Counter(row for rows in batches[:7] for row in rows)
@@ -121,7 +159,9 @@ def test_repeats_count(tmp_path: Path):
     tiny.pictures(tmp_path / "3_az baby", 1)
     tiny.pictures(tmp_path / "1_baby", 2, seed=4)
     found = datasets.read(tmp_path, option="")
-    latents = Latents([(torch.zeros(4, 8, 8),) * 2] * 3, [(8, 8)] * 3, repeats=[each.repeats for each in found])
+    latents = Latents(
+        [(torch.zeros(4, 8, 8),) * 2] * 3, [(8, 8)] * 3, [WHOLE] * 3, repeats=[each.repeats for each in found]
+    )
     assert latents.epoch == 5
     rows = [row for n in range(5) for row in latents.pick(Draws(0, [n]), "picture")]
     assert {found[row].path.parent.name: count for row, count in Counter(rows).items() if count > 1} == {"3_az baby": 3}

@@ -42,6 +42,17 @@ def test_the_loss_is_that_of_a_plain_implementation(
     assert losses(folder) == pytest.approx(plain_dreambooth.losses(bench.options("out", **given)), rel=2e-4)
 
 
+@pytest.mark.parametrize("given", [{"center_crop": True}, {"random_flip": True}], ids=["middle", "ends and mirrored"])
+def test_the_loss_of_sdxl_knows_what_was_scaled_and_cropped(sdxl: Path, given: dict[str, Any], tmp_path: Path):
+    own, others = tiny.pictures(tmp_path / "own", 2), tiny.pictures(tmp_path / "class", 2, seed=9)
+    for folder, size in ((own, (256, 128)), (own, (32, 48)), (others, (64, 192)), (others, (128, 128))):
+        Image.open(folder / "picture-0.png").resize(size).save(folder / f"{size[0]}.png")
+    bench = Bench(sdxl, own, tmp_path)
+    given = given | PRIOR | {"class_data_dir": others, "train_batch_size": "4", "max_train_steps": "4"}
+    folder = bench.run("out", **given)
+    assert losses(folder) == pytest.approx(plain_dreambooth.losses(bench.options("out", **given)), rel=2e-4)
+
+
 def test_drawn_class_pictures_are_learned_as_they_were_drawn(bench: Bench):
     given = PRIOR | {"class_data_dir": bench.folder / "class"}
     found = losses(bench.run("out", **given))

@@ -9,6 +9,7 @@ from torch import nn
 
 from tenshot.diffusion import objective, samplers
 from tenshot.errors import Refusal
+from tenshot.families.family import Frame
 from tenshot.train import denoise
 from tenshot.train.denoise import Batch, Latents, Objective
 from tenshot.train.draws import Draws
@@ -92,7 +93,7 @@ def test_min_snr_with_prior_preservation_weighs_each_sample_by_its_own_timestep(
     n = 2 * count
     clean, noise = some(n, 4, 4, 4), some(n, 4, 4, 4, seed=1)
     steps = torch.randint(0, 1000, (n,), generator=torch.Generator().manual_seed(count))
-    batch = Batch(list(range(n)), clean, noise, steps)
+    batch = Batch(list(range(n)), [Frame.whole((16, 16))] * n, clean, noise, steps)
     per_sample = denoise.losses(Toy(), Objective(prediction, ALPHAS, 5.0), batch, {})
     assert per_sample.shape == (n,)
     found = objective.combine(per_sample, [row >= count for row in range(n)], 0.5)

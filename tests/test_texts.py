@@ -19,7 +19,6 @@ from tenshot.train.cache import Cache
 from tenshot.train.texts import States
 from tests.dreambooth_runs import TEXT, Bench, Ear
 
-SIZE = (64, 64)
 SAID = ["a photo of az baby", "", "a flat emoji of a toy, red"]
 
 
@@ -38,66 +37,64 @@ def deaf(base: Model) -> Model:
 def test_states_from_disk_are_those_of_a_pipeline(family: str, tmp_path: Path, request: pytest.FixtureRequest):
     place = str(request.getfixturevalue(family))
     pipe = DiffusionPipeline.from_pretrained(place)
-    States(model.load(place), Cache(tmp_path)).learn({(text, SIZE) for text in SAID}, Events())
-    found = States(deaf(model.load(place)), Cache(tmp_path)).of(SAID, SIZE)
+    States(model.load(place), Cache(tmp_path)).learn(set(SAID), Events())
+    found = States(deaf(model.load(place)), Cache(tmp_path)).of(SAID)
     told = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
     with torch.no_grad():
         wanted = pipe.encode_prompt(SAID, **told)
     torch.testing.assert_close(found["encoder_hidden_states"], wanted[0])
     if family == "sdxl":
         torch.testing.assert_close(found["added_cond_kwargs"]["text_embeds"], wanted[2])
-        assert found["added_cond_kwargs"]["time_ids"].tolist() == [[*SIZE, 0, 0, *SIZE]] * 3
 
 
-def test_another_text_size_or_encoder_is_never_found(sd1: Path, sd2_v: Path, tmp_path: Path):
+def test_another_text_or_encoder_is_never_found(sd1: Path, sd2_v: Path, tmp_path: Path):
     cache = Cache(tmp_path)
     for place in (sd1, sd2_v, sd1):
         states = States(model.load(str(place)), cache)
-        states.of(["a", "b", "a"], SIZE)
-        states.of(["a"], (64, 128))
-    assert len(list(tmp_path.glob("*/*.safetensors"))) == 2 * 3
+        states.of(["a", "b", "a"])
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == 2 * 2
 
 
 def test_what_is_damaged_is_asked_again(sd1: Path, tmp_path: Path):
     base = model.load(str(sd1))
-    wanted = States(base, Cache(tmp_path)).of(["a"], SIZE)["encoder_hidden_states"]
+    wanted = States(base, Cache(tmp_path)).of(["a"])["encoder_hidden_states"]
     (file,) = tmp_path.glob("*/*.safetensors")
     file.write_bytes(file.read_bytes()[:-9])
-    assert torch.equal(States(base, Cache(tmp_path)).of(["a"], SIZE)["encoder_hidden_states"], wanted)
+    assert torch.equal(States(base, Cache(tmp_path)).of(["a"])["encoder_hidden_states"], wanted)
 
 
 def test_the_precision_of_a_step_does_not_reach_them(sd1: Path):
     base = model.load(str(sd1))
     with device.autocast(base.device, "bf16"):
-        found = States(base).of(["a"], SIZE)["encoder_hidden_states"]
-    assert torch.equal(found, States(base).of(["a"], SIZE)["encoder_hidden_states"])
+        found = States(base).of(["a"])["encoder_hidden_states"]
+    assert torch.equal(found, States(base).of(["a"])["encoder_hidden_states"])
 
 
 def test_learned_words_are_not_kept_on_disk(sd1: Path, tmp_path: Path):
     base = model.load(str(sd1))
     base = embedding.add(base, "<az>", embedding.beginning(base, "toy", 1))
-    States(base, Cache(tmp_path)).of(["a <az>"], SIZE)
+    States(base, Cache(tmp_path)).of(["a <az>"])
     assert not list(tmp_path.glob("*/*"))
 
 
 def test_memory_is_bounded_and_answers_stay_right(sd1: Path, monkeypatch: pytest.MonkeyPatch):
     base = model.load(str(sd1))
-    wanted = [States(base).of([text], SIZE)["encoder_hidden_states"] for text in "abcd"]
+    wanted = [States(base).of([text])["encoder_hidden_states"] for text in "abcd"]
     monkeypatch.setattr(texts, "IN_MEMORY", 2 * wanted[0].nbytes)
     states = States(base)
     for _ in range(2):
         for text, each in zip("abcd", wanted, strict=True):
-            assert torch.equal(states.of([text], SIZE)["encoder_hidden_states"], each)
+            assert torch.equal(states.of([text])["encoder_hidden_states"], each)
             assert len(states.near) <= 2
 
 
 def test_the_shelf_of_a_disk_is_bounded(sd1: Path, tmp_path: Path):
     base = model.load(str(sd1))
-    States(base, Cache(tmp_path)).learn({("old", SIZE)}, Events())
+    States(base, Cache(tmp_path)).learn({"old"}, Events())
     size = next(tmp_path.glob("*/*")).stat().st_size
-    States(base, Cache(tmp_path, limit=2 * size)).learn({("a", SIZE), ("b", SIZE)}, Events())
+    States(base, Cache(tmp_path, limit=2 * size)).learn({"a", "b"}, Events())
     assert len(list(tmp_path.glob("*/*"))) == 2
-    States(deaf(base), Cache(tmp_path)).of(["a", "b"], SIZE)
+    States(deaf(base), Cache(tmp_path)).of(["a", "b"])
 
 
 @pytest.mark.parametrize(("way", "given", "here"), [

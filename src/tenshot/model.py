@@ -22,7 +22,7 @@ from tenshot.device import DTYPES, empty
 from tenshot.diffusion.objective import Prediction
 from tenshot.errors import Fault, Refusal
 from tenshot.families import layout
-from tenshot.families.family import ZEROS, Family
+from tenshot.families.family import ZEROS, Family, Frame, Size
 from tenshot.files import tensors
 
 NETS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -109,9 +109,13 @@ class Model:
         if isinstance(self.parts, Shelf):
             self.parts.put_away(parts)
 
-    def condition(self, prompts: list[str], size: tuple[int, int]) -> dict[str, Any]:
-        """The UNet's further arguments for `prompts`; size: (height, width) in pixels."""
-        return self.family.condition(self.parts, [self.spelled(prompt) for prompt in prompts], size)
+    def condition(self, prompts: list[str], size: Size) -> dict[str, Any]:
+        """The UNet's further arguments for pictures of `size` that are drawn from `prompts`."""
+        return self.family.framed(self.condition_on_text(prompts), [Frame.whole(size)] * len(prompts))
+
+    def condition_on_text(self, prompts: list[str]) -> dict[str, Any]:
+        """Those of them that follow from the text."""
+        return self.family.condition(self.parts, [self.spelled(prompt) for prompt in prompts])
 
     def spelled(self, prompt: str) -> str:
         """The prompt with every learned word as the tokens it stands for."""
@@ -120,7 +124,7 @@ class Model:
         words = "|".join(re.escape(word) for word in sorted(self.spellings, key=len, reverse=True))
         return re.sub(rf"(?<!\w)({words})(?!\w)", lambda found: self.spellings[found[0]], prompt)
 
-    def condition_against(self, negative: str, size: tuple[int, int]) -> dict[str, Any]:
+    def condition_against(self, negative: str, size: Size) -> dict[str, Any]:
         """The same for one negative prompt, which may be empty."""
         conditioning = self.condition([negative], size)
         if self.zeros_without_negative and not negative and self.family.without_words:

@@ -12,7 +12,25 @@ import torch
 ZEROS = "force_zeros_for_empty_prompt"
 
 Parts = Mapping[str, Any]
-Condition = Callable[[Parts, Sequence[str], tuple[int, int]], dict[str, Any]]
+Size = tuple[int, int]  #: height and width in pixels
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a picture was before it was scaled and cropped, which Stable Diffusion XL is told (arXiv 2307.01952, 2.2).
+
+    original_size: before scaling. crops_coords_top_left: what was cropped above and at the left, after scaling.
+    target_size: what is left. In pixels, the height first.
+    """
+
+    original_size: Size
+    crops_coords_top_left: Size
+    target_size: Size
+
+    @classmethod
+    def whole(cls, size: Size) -> Frame:
+        """A picture that was neither scaled nor cropped, such as one to draw."""
+        return cls(size, (0, 0), size)
 
 
 @dataclass(frozen=True)
@@ -21,7 +39,8 @@ class Family:
 
     parts: part, as a model folder names it -> its class in diffusers or transformers.
     fits: does a UNet configuration belong to this family?
-    condition: (parts, prompts, (height, width)) -> the UNet's further arguments, the batch first.
+    condition: (parts, prompts) -> the UNet's further arguments that follow from the text, the batch first.
+    framed: (conditioning, a frame for each row) -> the same with what the family tells the UNet of frames.
     width: what text width the UNet should find, from the text encoders' configurations.
     index: what model_index.json says beside the parts.
     without_words: a conditioning -> the same with zeros for the text, in families that know ZEROS.
@@ -36,7 +55,7 @@ class Family:
     resolution: int
     parts: Mapping[str, Any]
     fits: Callable[[Mapping[str, Any]], bool]
-    condition: Condition
+    condition: Callable[[Parts, Sequence[str]], dict[str, Any]]
     width: Callable[[Mapping[str, Mapping[str, Any]]], int]
     index: Mapping[str, Any]
     original: Mapping[str, tuple[str, str]]
@@ -45,6 +64,7 @@ class Family:
     paddings: Mapping[str, str]
     spec: str
     without_words: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    framed: Callable[[Mapping[str, Any], Sequence[Frame]], dict[str, Any]] = lambda conditioning, _: {**conditioning}
 
     @property
     def encoders(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ INDEX = {
 }
 
 
-def condition(parts: Parts, prompts: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
+def condition(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
     """encoder_hidden_states [prompts, 77, width]."""
     encoder = parts["text_encoder"]
     ids = tokens(parts["tokenizer"], prompts).to(encoder.device)

@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from tenshot.families import sd
-from tenshot.families.family import ZEROS, Family, Parts, tokens
+from tenshot.families.family import ZEROS, Family, Frame, Parts, tokens
 
 FULL = {
     "sample_size": 128,
@@ -27,19 +27,26 @@ FULL = {
 }  # the UNet as it was released
 
 
-def condition(parts: Parts, prompts: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
-    """encoder_hidden_states [prompts, 77, both widths]; text_embeds [prompts, projection]; time_ids [prompts, 6]."""
+def condition(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
+    """encoder_hidden_states [prompts, 77, both widths]; text_embeds [prompts, projection]."""
     states = []
     for number in ("", "_2"):
         encoder = parts[f"text_encoder{number}"]
         ids = tokens(parts[f"tokenizer{number}"], prompts).to(encoder.device)
         out = encoder(ids, output_hidden_states=True)
         states.append(out.hidden_states[-2])
-    time_ids = torch.tensor([[*size, 0, 0, *size]] * len(prompts), dtype=states[0].dtype, device=states[0].device)
     return {
         "encoder_hidden_states": torch.cat(states, dim=-1),
-        "added_cond_kwargs": {"text_embeds": out.text_embeds, "time_ids": time_ids},
+        "added_cond_kwargs": {"text_embeds": out.text_embeds},
     }
+
+
+def framed(conditioning: Mapping[str, Any], frames: Sequence[Frame]) -> dict[str, Any]:
+    """With time_ids [prompts, 6], float32: in half precision 3023 pixels would be 3024."""
+    added = conditioning["added_cond_kwargs"]
+    numbers = [[*f.original_size, *f.crops_coords_top_left, *f.target_size] for f in frames]
+    time_ids = torch.tensor(numbers, dtype=torch.float32, device=added["text_embeds"].device)
+    return {**conditioning, "added_cond_kwargs": {**added, "time_ids": time_ids}}
 
 
 def without_words(conditioning: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,4 +82,5 @@ SDXL = Family(
     paddings={"tokenizer": sd.END, "tokenizer_2": sd.MARK},
     spec="stable-diffusion-xl-v1-base",
     without_words=without_words,
+    framed=framed,
 )

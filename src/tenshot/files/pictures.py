@@ -155,12 +155,7 @@ def fit_picture(
     at: where the crop lies, (0, 0) left and top to (1, 1) right and bottom; not asked with `center_crop`.
     """
     width, height = (size, size) if isinstance(size, int) else size
-    x, y = (0.5, 0.5) if center_crop else at
-    if not (0 <= x <= 1 and 0 <= y <= 1):
-        raise ValueError(f"at={at}: both must lie in 0..1")
-    scale = max(width / image.width, height / image.height)
-    whole_width, whole_height = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    left, top = round((whole_width - width) * x), round((whole_height - height) * y)
+    (whole_width, whole_height), (left, top) = covering(image.size, (width, height), (0.5, 0.5) if center_crop else at)
     # In one step, so that a very long and thin picture is never enlarged as a whole.
     box = (
         left * image.width / whole_width,
@@ -169,6 +164,23 @@ def fit_picture(
         (top + height) * image.height / whole_height,
     )
     return image.resize((width, height), Image.Resampling.LANCZOS, box)
+
+
+def covering(
+    own: tuple[int, int], size: tuple[int, int], at: tuple[float, float]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The size that a picture of size `own` is scaled to so that it just covers `size`, and where the crop begins.
+
+    Width and left before height and top. Raises ValueError where `at` is outside the picture.
+    """
+    if not all(0 <= each <= 1 for each in at):
+        raise ValueError(f"at={at}: both must lie in 0..1")
+    scale = max(size[0] / own[0], size[1] / own[1])
+    whole_width, whole_height = max(size[0], round(own[0] * scale)), max(size[1], round(own[1] * scale))
+    return (whole_width, whole_height), (
+        round((whole_width - size[0]) * at[0]),
+        round((whole_height - size[1]) * at[1]),
+    )
 
 
 def as_tensor(image: Image.Image) -> torch.Tensor:

@@ -90,7 +90,7 @@ def ensure(
     drawn = {name for name, entry in ledger.get("pictures", {}).items() if name in kept}
     ours = [e for e in have if e.path.name in drawn and ledger["pictures"][e.path.name]["digest"] == e.digest]
     theirs = [e for e in have if e not in ours]
-    sets = [data.exact(torch.stack([kept[e.path.name] for e in ours]))] if ours else []
+    sets = [data.exact(torch.stack([kept[e.path.name] for e in ours]), model.factor)] if ours else []
     if theirs:
         sets.append(data.encoded(model, theirs, data.squares(wanted.side), events)[0])
     return data.together(*sets), missing

@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 
 from tenshot import model
 from tenshot.events import Events, watched
-from tenshot.files.pictures import Example, as_tensor, fit_picture, open_mask, open_picture, size_of
+from tenshot.families.family import Frame
+from tenshot.files.pictures import Example, as_tensor, covering, fit_picture, open_mask, open_picture, size_of
 from tenshot.model import Model
 from tenshot.train.cache import Cache, Kept, key, named
 from tenshot.train.denoise import Latents, Posterior
@@ -31,6 +32,13 @@ class View:
     def of(self, image: Image.Image) -> Image.Image:
         seen = fit_picture(image, self.size, center_crop=False, at=(self.at, self.at))
         return ImageOps.mirror(seen) if self.mirrored else seen
+
+    def frame(self, own: Size) -> Frame:
+        """What becomes of a picture of size `own`. Mirrored, it is the crop of a mirrored picture."""
+        (whole, _), (left, top) = covering(own, self.size, (self.at, self.at))
+        if self.mirrored:
+            left = whole - self.size[0] - left
+        return Frame((own[1], own[0]), (top, left), (self.size[1], self.size[0]))
 
 
 Views = Callable[[Size], list[View]]  #: from a picture's size to the ways in which it is learned
@@ -74,7 +82,9 @@ def encoded(
     base: Model, examples: Sequence[Example], views: Views, events: Events, cache: Cache | None = None
 ) -> tuple[Latents, list[int]]:
     """Latents of every view of every example, and for each row the example it shows."""
-    shown = [(number, view) for number, each in enumerate(examples) for view in views(size_of(each.path))]
+    own = [size_of(each.path) for each in examples]
+    shown = [(number, view) for number, size in enumerate(own) for view in views(size)]
+    frames = [view.frame(own[number]) for number, view in shown]
     factor = base.factor
     sizes = [(view.size[1] // factor, view.size[0] // factor) for _, view in shown]
     again = partial(_again, base, examples, shown)
@@ -84,7 +94,8 @@ def encoded(
         each = _kept(base, examples, shown, cache, again, events)
     masks = [_mask(examples[number], view, factor) for number, view in shown]
     repeats = [examples[number].repeats for number, _ in shown]
-    return Latents(each, sizes, masks if any(m is not None for m in masks) else (), repeats), [n for n, _ in shown]
+    masks = masks if any(mask is not None for mask in masks) else []
+    return Latents(each, sizes, frames, masks, repeats), [number for number, _ in shown]
 
 
 JOB = "encoding pictures"
@@ -132,12 +143,13 @@ def _mask(example: Example, view: View, factor: int) -> torch.Tensor | None:
     return torch.nn.functional.avg_pool2d(grey, factor)
 
 
-def exact(latents: torch.Tensor) -> Latents:
+def exact(latents: torch.Tensor, factor: int) -> Latents:
     """Latents [n, c, h/8, w/8] that are known exactly, such as those a picture was decoded from."""
-    return Latents.of(latents, torch.zeros_like(latents))
+    return Latents.of(latents, torch.zeros_like(latents), factor)
 
 
 def together(*sets: Latents) -> Latents:
     """Several sets as one, without masks."""
     each = [posterior for latents in sets for posterior in latents.each]
-    return Latents(each, [size for latents in sets for size in latents.sizes])
+    sizes = [size for latents in sets for size in latents.sizes]
+    return Latents(each, sizes, [frame for latents in sets for frame in latents.frames])

@@ -13,6 +13,7 @@ from torch import nn
 from tenshot.device import generator
 from tenshot.diffusion import objective
 from tenshot.errors import Fault, Refusal
+from tenshot.families.family import Frame
 from tenshot.train.draws import Draws
 
 Posterior = tuple[torch.Tensor, torch.Tensor]  #: mean and std [c, h/8, w/8]
@@ -23,20 +24,22 @@ class Latents:
     """Encoded pictures as the VAE's posterior, already scaled. A row is one picture as it is learned.
 
     each: for every row its mean and std [c, h/8, w/8]; in memory, or read when asked for.
-    sizes: for every row its (h/8, w/8). masks: for every row what counts in it, [1, h/8, w/8], or None for all of it.
-    repeats: how often a row comes in an epoch.
+    sizes: for every row its (h/8, w/8). frames: for every row what it is a part of. masks: for every row what counts in
+    it, [1, h/8, w/8], or None for all of it. repeats: how often a row comes in an epoch.
     """
 
     each: Sequence[Posterior]
     sizes: Sequence[tuple[int, int]]
+    frames: Sequence[Frame]
     masks: Sequence[torch.Tensor | None] = ()
     repeats: Sequence[int] = ()
 
     @classmethod
-    def of(cls, mean: torch.Tensor, std: torch.Tensor) -> Latents:
-        """From tensors [n, c, h/8, w/8]."""
-        size = (mean.shape[-2], mean.shape[-1])
-        return cls(list(zip(mean, std, strict=True)), [size] * len(mean))
+    def of(cls, mean: torch.Tensor, std: torch.Tensor, factor: int = 8) -> Latents:
+        """From tensors [n, c, h/8, w/8] of whole pictures. factor: pixels that a latent stands for, along one side."""
+        height, width = mean.shape[-2:]
+        frame = Frame.whole((height * factor, width * factor))
+        return cls(list(zip(mean, std, strict=True)), [(height, width)] * len(mean), [frame] * len(mean))
 
     def __len__(self) -> int:
         return len(self.each)
@@ -96,10 +99,11 @@ def _batches(
 class Batch:
     """What one step denoises. rows: pictures of their set; clean, noise: [batch, c, h/8, w/8]; timesteps: [batch].
 
-    mask: what counts, [batch, 1, h/8, w/8], or None for all.
+    frames: what its pictures are parts of. mask: what counts, [batch, 1, h/8, w/8], or None for all.
     """
 
     rows: list[int]
+    frames: list[Frame]
     clean: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
@@ -130,7 +134,7 @@ class Objective:
         if self.noise_offset:
             noise = noise + self.noise_offset * draws.noise(f"{purpose}offset", (channels, 1, 1))
         steps = draws.integers(f"{purpose}timestep", 0, len(self.alphas_cumprod))
-        return Batch(rows, clean, noise, steps, latents.mask(rows))
+        return Batch(rows, [latents.frames[row] for row in rows], clean, noise, steps, latents.mask(rows))
 
 
 def check_schedule(config: Mapping[str, Any], rescale: bool = False) -> None:
@@ -169,4 +173,4 @@ def joined(first: Batch, second: Batch) -> Batch | None:
         whole = [torch.ones(len(b.rows), 1, *b.clean.shape[2:]) if b.mask is None else b.mask for b in (first, second)]
         mask = torch.cat(whole)
     clean, noise, timesteps = (torch.cat(pair) for pair in pairs)
-    return Batch(first.rows + second.rows, clean, noise, timesteps, mask)
+    return Batch(first.rows + second.rows, first.frames + second.frames, clean, noise, timesteps, mask)

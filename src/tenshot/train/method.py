@@ -12,6 +12,7 @@ from torch import nn
 from tenshot import device, processes
 from tenshot.diffusion import objective, samplers
 from tenshot.events import Events
+from tenshot.families.family import Frame
 from tenshot.train import denoise, loop, resting, sharding
 from tenshot.train.captions import Said
 from tenshot.train.denoise import Latents, Objective
@@ -44,7 +45,6 @@ class FineTune(loop.Method):
             options.huber_c,
         )
         self.states = states or States(learner.model)
-        self.factor = learner.model.factor
         if options.gradient_checkpointing:
             self.checkpoint_gradients()
         self.precision = device.precision(options.mixed_precision, learner.model.device)
@@ -86,29 +86,24 @@ class FineTune(loop.Method):
         unet = self.learner.model["unet"]
         error = torch.cat(
             [
-                denoise.losses(unet, self.aim, batch, self._condition(words, batch.clean.shape[-2:]))
+                denoise.losses(unet, self.aim, batch, self._condition(words, batch.frames))
                 for batch, words in zip(batches, texts, strict=True)
             ]
         )
         is_prior = [row >= len(draws) for row in range(len(error))]
         return objective.combine(error, is_prior, self.options.prior_loss_weight)
 
-    def _condition(self, texts: list[str], latent_size: Sequence[int]) -> dict[str, Any]:
-        size = self._pixels(latent_size)
-        return self.learner.model.condition(texts, size) if self.learner.words_move else self.states.of(texts, size)
-
-    def _pixels(self, latent_size: Sequence[int]) -> tuple[int, int]:
-        height, width = latent_size
-        return int(height) * self.factor, int(width) * self.factor
+    def _condition(self, texts: list[str], frames: Sequence[Frame]) -> dict[str, Any]:
+        base = self.learner.model
+        said = base.condition_on_text(texts) if self.learner.words_move else self.states.of(texts)
+        return base.family.framed(said, frames)
 
     def settle(self, events: Events) -> None:
         """Ask the text encoders all that can be asked beforehand, and release what no step needs."""
         possible = [self.captions.possible(row) for row in range(len(self.pictures))]
         if not self.learner.words_move and None not in possible:
-            rows = zip(possible, self.pictures.sizes, strict=True)
-            said = {(text, self._pixels(size)) for texts, size in rows for text in texts or ()}
-            beside = self.class_pictures.sizes if self.class_pictures else ()
-            said |= {(self.options.class_prompt or "", self._pixels(size)) for size in beside}
+            said = {text for texts in possible for text in texts or ()}
+            said |= {self.options.class_prompt or ""} if self.class_pictures else set()
             with processes.first_goes_first():
                 self.states.learn(said, events)
         put_away_idle(self.learner)

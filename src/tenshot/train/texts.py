@@ -14,7 +14,6 @@ from tenshot.families import family
 from tenshot.model import Model
 from tenshot.train.cache import Cache, key
 
-Size = tuple[int, int]  #: height and width in pixels
 LIMIT = 2_000_000_000  # bytes kept on disk
 IN_MEMORY = 500_000_000  # bytes that a job keeps in memory
 MOST = 2048  # texts worth keeping on disk: two megabytes each at the largest
@@ -30,50 +29,50 @@ class States:
         self.base = base
         self.cache = cache if not base.spellings else None
         self.encoders = [model.digest(base.place, part) for part in _parts(base)] if self.cache else []
-        self.near: dict[tuple[str, Size], dict[str, Any]] = {}
+        self.near: dict[str, dict[str, Any]] = {}
         self.room = IN_MEMORY
 
-    def of(self, texts: Sequence[str], size: Size) -> dict[str, Any]:
-        """The UNet's further arguments for a batch, on the model's device."""
-        return family.moved(family.joined(*(self._one(text, size) for text in texts)), self.base.device)
+    def of(self, texts: Sequence[str]) -> dict[str, Any]:
+        """What the UNet is told of the texts of a batch, on the model's device."""
+        return family.moved(family.joined(*map(self._one, texts)), self.base.device)
 
-    def learn(self, said: Collection[tuple[str, Size]], events: Events) -> None:
+    def learn(self, said: Collection[str], events: Events) -> None:
         """Ask for all of them now, where they are few enough to be kept."""
         if self.cache is None or len(said) > MOST:
             return
-        for text, size in watched(sorted(said), "encoding captions", len(said), events):
-            self._one(text, size)
-        names = {self._key(text, size) for text, size in said}
+        for text in watched(sorted(said), "encoding captions", len(said), events):
+            self._one(text)
+        names = set(map(self._key, said))
         for name in names:
             self.cache.use(name)
         self.cache.trim(names)
 
-    def _one(self, text: str, size: Size) -> dict[str, Any]:
-        if (text, size) not in self.near:
-            found = self._kept(text, size)
+    def _one(self, text: str) -> dict[str, Any]:
+        if text not in self.near:
+            found = self._kept(text)
             self.room -= _bytes(found)
             if self.room < 0:
                 self.near, self.room = {}, IN_MEMORY - _bytes(found)
-            self.near[text, size] = found
-        return self.near[text, size]
+            self.near[text] = found
+        return self.near[text]
 
-    def _kept(self, text: str, size: Size) -> dict[str, Any]:
+    def _kept(self, text: str) -> dict[str, Any]:
         if self.cache is None:
-            return self._asked(text, size)
-        name = self._key(text, size)
+            return self._asked(text)
+        name = self._key(text)
         found = self.cache.read(name)
         if found is None:
-            found = _flat(self._asked(text, size))
+            found = _flat(self._asked(text))
             self.cache.write(name, found)
         return _nested(found)
 
-    def _key(self, text: str, size: Size) -> str:
-        return key(repr(text), size, *self.encoders)
+    def _key(self, text: str) -> str:
+        return key(repr(text), *self.encoders)
 
     @torch.no_grad()
-    def _asked(self, text: str, size: Size) -> dict[str, Any]:
+    def _asked(self, text: str) -> dict[str, Any]:
         with autocast(self.base.device, "no"):  # it may be asked for in the middle of a training step
-            return family.moved(self.base.condition([text], size), "cpu")
+            return family.moved(self.base.condition_on_text([text]), "cpu")
 
 
 def _parts(base: Model) -> list[str]:
