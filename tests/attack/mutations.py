@@ -179,7 +179,7 @@ def _hurt(dice: random.Random, named: dict[str, torch.Tensor], name: str) -> Non
     elif way == 6:
         named[name] = torch.cat([tensor, tensor]) if tensor.ndim else tensor.repeat(3)
     else:
-        hurt = tensor.clone()
+        hurt = tensor.clone(memory_format=torch.contiguous_format)
         if hurt.numel() and hurt.is_floating_point():
             value = dice.choice((float("nan"), float("inf"), -float("inf"), 1e38, 0.0, 1e-40))
             hurt.view(-1)[dice.randrange(hurt.numel())] = min(value, torch.finfo(hurt.dtype).max)
