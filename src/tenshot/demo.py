@@ -158,7 +158,7 @@ def _place_faults(out: Path, pictures: Path) -> Iterator[Fault]:
     if strange and not begun:
         found = f"holds other files: {', '.join(strange[:4])}"
         yield Fault(where, found, "a new or empty folder, or that of an earlier demo", do)
-    if pictures.absolute().is_relative_to(out.absolute()):
+    if pictures.resolve().is_relative_to(out.resolve()):
         yield Fault(where, "holds --pictures, too", "a folder for the results alone", do)
 
 

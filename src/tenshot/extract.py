@@ -19,7 +19,7 @@ from tenshot.errors import Fault, all_or_refuse, refuse_if
 from tenshot.events import Events, watched
 from tenshot.export import kohya
 from tenshot.export.kohya import Origin
-from tenshot.files import containers, tensors
+from tenshot.files import containers, targets, tensors
 from tenshot.options import Options
 
 SAME = 1e-6  # a layer whose weights differ by less, relative to their size, was not trained
@@ -58,7 +58,7 @@ class ResizeOptions(RankOptions):
 def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     _, tuned, base = all_or_refuse(
-        lambda: refuse_if(_taken(options.out, options.overwrite)),
+        lambda: refuse_if(_taken(options, options.tuned, options.base, options.config)),
         lambda: whole.read(options.tuned, options.config),
         lambda: whole.read(options.base, options.config),
     )
@@ -85,7 +85,7 @@ def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
 def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     _, source = all_or_refuse(
-        lambda: refuse_if(_taken(options.out, options.overwrite)),
+        lambda: refuse_if(_taken(options, options.file)),
         lambda: containers.opened(options.file),
     )
     before = reading.read(source)
@@ -105,10 +105,11 @@ def _rank(options: RankOptions) -> int:
     return options.rank or (16 if options.keep is None else 1 << 30)
 
 
-def _taken(out: Path, overwrite: bool) -> Iterator[Fault]:
+def _taken(options: ExtractOptions | ResizeOptions, *sources: Path | None) -> Iterator[Fault]:
+    out = options.out
     if out.suffix != ".safetensors":
         yield Fault("--out", str(out), "a name that ends with .safetensors", f"--out {out.with_suffix('.safetensors')}")
-    yield from tensors.taken("--out", out, overwrite)
+    yield from targets.faults("--out", out, options.overwrite, sources)
 
 
 def _strangers(tuned: Whole, base: Whole) -> Iterator[Fault]:

@@ -19,8 +19,8 @@ from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.families.family import overlong
 from tenshot.fast import model as fast
-from tenshot.files import tensors
-from tenshot.files.images import infotext, write_png
+from tenshot.files import targets, tensors
+from tenshot.files.images import infotext, read_infotext, write_png
 from tenshot.model import Model
 from tenshot.options import Options
 from tenshot.sampling import Request, Settings
@@ -141,12 +141,21 @@ def _faults(options: GenerateOptions) -> Iterator[Fault]:
     pictures = len(options.prompt) * options.num_images
     if _names_a_png(options.out) and pictures > 1:
         yield Fault("--out", f"one file for {pictures} pictures", "a folder", "leave .png out")
-    elif file := tensors.obstacle(options.out.parent if _names_a_png(options.out) else options.out):
+    elif file := targets.obstacle(options.out.parent if _names_a_png(options.out) else options.out):
         yield Fault("--out", f"{file} is a file", "a folder, or a .png file", "name another folder")
+    elif _names_a_png(options.out) and options.out.exists() and not _drawn_here(options.out):
+        fits = "a new name, or a picture that Tenshot drew, which is drawn anew"
+        yield Fault("--out", f"{options.out} is not one of Tenshot's pictures", fits, "choose another name")
 
 
 def _names_a_png(out: Path) -> bool:
     return out.suffix.lower() == ".png" and not out.is_dir()
+
+
+def _drawn_here(file: Path) -> bool:
+    with suppress(Refusal):
+        return "Version: tenshot" in (read_infotext(file) or "")
+    return False
 
 
 def _say_what_is_cut(opened: Model, options: GenerateOptions, events: Events) -> None:

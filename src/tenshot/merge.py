@@ -23,7 +23,7 @@ from tenshot.events import Events
 from tenshot.export import kohya, places, put
 from tenshot.export.options import ExportOptions
 from tenshot.export.put import Result
-from tenshot.files import containers, tensors
+from tenshot.files import containers, targets, tensors
 from tenshot.files.containers import Container, Lazy
 
 Shares = Sequence[tuple[dict[Layer, Addition], float]]
@@ -101,7 +101,8 @@ def _faults(options: MergeOptions) -> Iterator[Fault]:
             yield Fault(
                 f"--{name}", f"{len(given)} numbers for {count} files", f"{count}, one for each of --models", do
             )
-    yield from tensors.taken("--save_to", options.save_to, options.overwrite)
+    read = (options.sd_model, *options.models, options.config)
+    yield from targets.faults("--save_to", options.save_to, options.overwrite, read)
     if options.sd_model is None and options.save_to.suffix != ".safetensors":
         do = "--sd_model MODEL, or a name that ends with .safetensors"
         yield Fault("--save_to", str(options.save_to), "LoRAs merged into one make a .safetensors file", do)

@@ -157,7 +157,12 @@ def numbers(dice: random.Random, path: Path) -> None:
         if named:
             name = dice.choice(sorted(named))
             _hurt(dice, named, name)
-    path.write_bytes(save({name: tensor.contiguous() for name, tensor in named.items()}, {"format": "pt"}))
+    path.write_bytes(
+        save(
+            {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in named.items()},
+            {"format": "pt"},
+        )
+    )
 
 
 def _hurt(dice: random.Random, named: dict[str, torch.Tensor], name: str) -> None:
@@ -173,7 +178,7 @@ def _hurt(dice: random.Random, named: dict[str, torch.Tensor], name: str) -> Non
         kind = dice.choice((torch.int8, torch.int64, torch.bool, torch.float64, torch.bfloat16, torch.float8_e4m3fn))
         named[name] = tensor.to(kind)
     elif way == 4:
-        named[name] = tensor.reshape(-1)[:0] if dice.random() < 0.5 else tensor.flatten()[0]
+        named[name] = tensor.reshape(-1)[:0] if dice.random() < 0.5 else tensor.reshape(-1)[:1].sum()
     elif way == 5:
         named[name] = tensor.T if tensor.ndim == 2 else tensor[None]
     elif way == 6:

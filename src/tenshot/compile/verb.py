@@ -29,7 +29,7 @@ from tenshot.fast import model as fast
 from tenshot.fast.artifact import CONTROLNET, MODEL, Manifest, Section
 from tenshot.fast.backend import backend
 from tenshot.fast.parts import SECTIONS
-from tenshot.files import tensors
+from tenshot.files import targets, tensors
 from tenshot.model import Model
 from tenshot.options import as_words
 from tenshot.sampling import Request, Settings
@@ -56,18 +56,11 @@ def _family(name: str) -> Family:
 
 
 def _faults(options: CompileOptions) -> Iterator[Fault]:
-    yield from tensors.taken("--out", options.out, options.overwrite)
-    if options.overwrite and _is_something_else(options.out):
-        found, fits = f"{options.out} is no compiled model", "a new folder, or a compiled model to replace"
-        yield Fault("--out", found, fits, "name another folder")
+    read = (Path(options.model), options.controlnet)
+    yield from targets.faults("--out", options.out, options.overwrite, read, targets.ARTIFACTS)
     if options.controlnet is not None and not (options.controlnet / "config.json").is_file():
         found, do = f"{options.controlnet} has no config.json", "tenshot convert FILE FOLDER makes one of a single file"
         yield Fault("--controlnet", found, "a folder as diffusers writes it", do)
-
-
-def _is_something_else(out: Path) -> bool:
-    """Would a compiled model replace what nobody meant?"""
-    return out.is_file() or (out.is_dir() and any(out.iterdir()) and not artifact.is_one(out))
 
 
 def _part_faults(options: CompileOptions, family: Family) -> Iterator[Fault]:

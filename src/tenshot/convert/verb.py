@@ -17,9 +17,9 @@ from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events
 from tenshot.export import sidecar
-from tenshot.export.places import FOLDERS, Place, Shown, accompany, phrase, places
+from tenshot.export.places import FOLDERS, Place, Shown, accompany, companions, phrase, places
 from tenshot.families.dialects import cast
-from tenshot.files import containers, tensors, writing
+from tenshot.files import containers, targets, tensors, writing
 from tenshot.files.containers import Container
 
 
@@ -132,5 +132,10 @@ def _target(options: ConvertOptions, kind: str, usual: str) -> Path:
     name = options.name or options.src.resolve().name.removesuffix(options.src.suffix)
     place = _place(options)
     target = place.file(kind, name) if place else options.dst or options.src.resolve().parent / usual
-    refuse_if(tensors.taken("--name" if place else "dst", target, options.overwrite))
+    read = (options.src, options.config, options.preview)
+    option = "--name" if place else "dst"
+    refuse_if(targets.faults(option, target, options.overwrite, read))
+    if place and not options.overwrite:
+        beside = [each for each in companions(target) if each.exists()]
+        refuse_if(Fault(option, f"{each} exists", "a new name", "--overwrite replaces it") for each in beside)
     return target

@@ -78,8 +78,13 @@ def faults(export: Sequence[str], results: Sequence[tuple[str, str]]) -> Iterato
             continue
         yield from found[0].faults("--export")
         for target in (found[0].file(kind, name) for kind, name in results):
-            if target.exists():
-                yield Fault("--export", f"{target} exists", "a new name: that of the result", "move it, or rename that")
+            if there := next((each for each in (target, *companions(target)) if each.exists()), None):
+                yield Fault("--export", f"{there} exists", "a new name: that of the result", "move it, or rename that")
+
+
+def companions(target: Path) -> list[Path]:
+    """What may be written beside a file for user interfaces: facts, a picture, a configuration."""
+    return [target.with_suffix(suffix) for suffix in (".json", ".png", ".yaml")]
 
 
 def phrase(trigger: str) -> dict[str, str]:

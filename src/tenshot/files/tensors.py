@@ -148,20 +148,6 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def obstacle(folder: Path) -> Path | None:
-    """The file in whose place a folder would have to be, for `folder` to be there or to be made."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    return None if there.is_dir() else there
-
-
-def taken(option: str, target: Path, overwrite: bool) -> Iterator[Fault]:
-    """What keeps a result from being put at `target`, which `option` names."""
-    if target.exists() and not overwrite:
-        yield Fault(option, f"{target} exists", "a new name", "--overwrite replaces it")
-    if file := obstacle(target.parent):
-        yield Fault(option, f"{target}: {file} is a file", "a path through folders", "name another folder")
-
-
 def sweep(folder: Path) -> None:
     """Clear away what a killed process left in `folder`: half-written things go, what was being replaced is back."""
     for aside in folder.glob(".*.old"):

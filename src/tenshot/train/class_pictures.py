@@ -16,7 +16,7 @@ from tenshot import sampling
 from tenshot.device import seed_of
 from tenshot.errors import Cancelled, Fault, Refusal
 from tenshot.events import Events
-from tenshot.files import tensors
+from tenshot.files import targets, tensors
 from tenshot.files.images import write_png
 from tenshot.files.pictures import Example, read_folder
 from tenshot.model import Model
@@ -60,7 +60,7 @@ def check_recipe(folder: Path, wanted: Recipe) -> None:
 
 def present(folder: Path, count: int) -> list[Example]:
     """The class pictures already in `folder`. Raises Refusal where they are damaged or all alike, or count is 0 too."""
-    if file := tensors.obstacle(folder):
+    if file := targets.obstacle(folder):
         raise Refusal(Fault(f"{OPTION} {folder}", f"{file} is a file", "a folder", "name another folder"))
     if not folder.exists() or not any(path for path in folder.iterdir() if not path.name.startswith(".")):
         if count:

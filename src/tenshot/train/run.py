@@ -15,7 +15,7 @@ from typing import Any
 from tenshot import __version__, device, processes
 from tenshot.errors import Fault, refuse_if
 from tenshot.events import Events, Together
-from tenshot.files import tensors
+from tenshot.files import targets, tensors
 from tenshot.options import as_recipe
 from tenshot.train import checkpoint, ladder, loop
 from tenshot.train.ladder import Thrifty
@@ -68,7 +68,7 @@ def folder_faults(options: LoopOptions, wanted: Mapping[str, Any]) -> Iterator[F
     """An output folder that holds something else than the run of identity `wanted`, or more of it than asked for."""
     folder, steps = options.output_dir, options.max_train_steps
     where, do = f"--output_dir {folder}", "name another folder, or remove this one"
-    if file := tensors.obstacle(folder):
+    if file := targets.obstacle(folder):
         yield Fault(where, f"{file} is a file", "a folder", "name another folder")
     elif folder.is_dir() and (folder / CLAIM).is_file():
         if not checkpoint.found(folder) and not (folder / MANIFEST).is_file():

@@ -1,0 +1,101 @@
+"""Where results go. What lies there is replaced only where it is of our own kind, and never what is being read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tenshot.errors import Fault
+
+_WEIGHTS = r"(diffusion_pytorch_)?model[^/]*\.safetensors(\.index\.json)?"
+_NET = rf"config\.json|{_WEIGHTS}"
+_WORDS = r"merges\.txt|(vocab|tokenizer|tokenizer_config|special_tokens_map|added_tokens)\.json"
+_MODEL = "|".join(
+    (
+        r"model_index\.json",
+        r"scheduler/scheduler_config\.json",
+        rf"(unet|vae|text_encoder|text_encoder_2)/({_NET})",
+        rf"tokenizer(_2)?/({_WORDS})",
+    )
+)
+_ARTIFACT = rf"manifest\.json|report\.(html|json)|parts/.+|model/({_MODEL})|controlnet/({_NET})"
+#: A result's folder: the file that tells what it is, and the names of all that such a result holds.
+KINDS = {
+    "model_index.json": re.compile(_MODEL),
+    "config.json": re.compile(_NET),
+    "manifest.json": re.compile(_ARTIFACT),
+}
+MODELS, ARTIFACTS = ("model_index.json", "config.json"), ("manifest.json",)
+FILES = (".safetensors", ".ckpt", ".pt", ".bin")  # suffixes of results that are no folders
+_BEGINS = (b"PK\x03\x04", b"\x80\x02", b"\x8a\x0al\xfc")  # of torch's files, in three ages
+
+
+def faults(
+    option: str,
+    target: Path,
+    overwrite: bool,
+    sources: Iterable[Path | None] = (),
+    kinds: Sequence[str] = MODELS,
+) -> Iterator[Fault]:
+    """What keeps a result from being put at `target`, which `option` names. sources: all that is read for it.
+    kinds: of KINDS, those that the result may be of, where it is a folder.
+
+    The one rule for every verb that writes: what lies there is replaced where --overwrite says so and it is a result
+    of the kind that Tenshot writes, with nothing else in it. What is read is not replaced, nor written into.
+    """
+    if file := obstacle(target.parent):
+        yield Fault(option, f"{target}: {file} is a file", "a path through folders", "name another folder")
+        return
+    if (hurt := _hurt(target, [each for each in sources if each is not None and each.exists()])) is not None:
+        fits, do = "a place apart from what is read", "choose another place"
+        yield Fault(option, f"{target}: {hurt} is read for it", fits, do)
+    elif (target.exists() or target.is_symlink()) and not overwrite:
+        yield Fault(option, f"{target} exists", "a new name", "--overwrite replaces it")
+    elif strange := stranger(target, kinds):
+        fits = "a result of Tenshot's with nothing else in it: only that is replaced"
+        yield Fault(option, f"{target}: {strange}", fits, "name another place, or remove it yourself")
+
+
+def obstacle(folder: Path) -> Path | None:
+    """The file in whose place a folder would have to be, for `folder` to be there or to be made."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    return None if there.is_dir() else there
+
+
+def stranger(target: Path, kinds: Sequence[str] = MODELS) -> str:
+    """What makes it someone else's, in words; empty where nothing is there, or only what a result of ours holds."""
+    if target.is_dir():
+        return "is a folder" if target.suffix in FILES else _strange_in(target, kinds)
+    if not target.exists():
+        return ""
+    if not target.is_file() or target.suffix not in FILES:
+        return "is no folder" if target.is_file() else "is neither a file nor a folder"
+    with target.open("rb") as file:
+        start = file.read(9)
+    tensors = len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000
+    return "" if not start or tensors or start.startswith(_BEGINS) else "is no file of tensors"
+
+
+def _strange_in(folder: Path, kinds: Sequence[str]) -> str:
+    held = sorted(
+        path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir() or not any(path.iterdir())
+    )
+    if not held:
+        return ""
+    known = next((KINDS[mark] for mark in kinds if (folder / mark).is_file()), None)
+    names = (path.relative_to(folder).as_posix() for path in held)
+    strange = [name for name in names if known is None or not known.fullmatch(name)]
+    return f"holds {', '.join(strange[:3])}{', ...' if len(strange) > 3 else ''}" if strange else ""
+
+
+def _hurt(target: Path, sources: list[Path]) -> Path | None:
+    """The source that is the target, lies in it, or has it within."""
+    place = target.resolve()
+    for source in sources:
+        read = source.resolve()
+        if target.exists() and target.samefile(source):
+            return source
+        if read.is_relative_to(place) or (source.is_dir() and place.is_relative_to(read)):
+            return source
+    return None
