@@ -6,10 +6,10 @@ import ctypes
 import hashlib
 import os
 import platform
-import resource
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import psutil
 import torch
 
 from tenshot import processes
@@ -21,21 +21,25 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 def pick(name: str = "auto") -> torch.device:
     """The device called `name`; "auto" takes the first GPU, else the CPU. Raises Refusal where `name` is not there."""
-    if name == "auto" and not torch.cuda.is_available():
-        return torch.device("cpu")
     if name == "auto":
-        name = f"cuda:{processes.local_rank()}"
+        name = f"cuda:{processes.local_rank()}" if torch.cuda.is_available() else "mps" if has_mps() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # whose memory is counted
     except Exception as error:  # each backend has its own way to say that it is not there
-        here = ", ".join(["auto", "cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
+        gpus = [*(f"cuda:{number}" for number in range(torch.cuda.device_count())), *(["mps"] if has_mps() else [])]
+        here = ", ".join(["auto", "cpu", *gpus])
         reason = str(error).partition("\n")[0]
         found, do = f"{name!r} cannot be used: {reason}", "leave it out: a GPU is taken where there is one"
         raise Refusal(Fault("--device", found, here, do)) from None
     return device
+
+
+def has_mps() -> bool:
+    """Is there an Apple GPU?"""
+    return torch.backends.mps.is_available()
 
 
 def seed_of(*key: object) -> int:
@@ -76,6 +80,8 @@ def halves(where: torch.device) -> list[str]:
     """The 16-bit precisions that `where` computes in hardware, the first the most usual."""
     if where.type == "cuda":
         return ["fp16", "bf16"] if bf16_is_native() else ["fp16"]
+    if where.type == "mps":
+        return ["fp16"]
     return ["bf16"] if torch.cpu._is_avx512_bf16_supported() else []
 
 
@@ -83,6 +89,8 @@ def wait() -> None:
     """Until a GPU has done all that it was told to do."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    elif has_mps():
+        torch.mps.synchronize()
 
 
 def stream(where: torch.device) -> int:
@@ -116,12 +124,9 @@ def memory_limit(device: torch.device) -> int:
     """How many bytes this process could have there in all: the GPU's, or what the system has left for it."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    try:
-        with open("/proc/meminfo") as file:
-            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-        return free + _status("VmRSS")
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    return psutil.virtual_memory().available + psutil.Process().memory_info().rss
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -134,6 +139,8 @@ def empty() -> None:
     """Give back what the allocators hold unused."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    elif has_mps():
+        torch.mps.empty_cache()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -151,28 +158,27 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> int:
-    """Peak memory in bytes: of the accelerator where there is one, else of this process."""
+    """Peak memory in bytes: of the accelerator where there is one, else of this process.
+
+    Where the system does not tell the peak, as on Apple's, what is held now.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if has_mps():
+        return torch.mps.driver_allocated_memory()
     try:
-        return _status("VmHWM")
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        about = psutil.Process().memory_info()
+        return getattr(about, "peak_wset", about.rss)
 
 
 def held_memory() -> int:
     """Bytes that are in use now: of the accelerator where there is one, else of this process, libraries and all."""
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated()
-    try:
-        return _status("VmRSS")
-    except (OSError, StopIteration):
-        return 0
-
-
-def _status(line: str) -> int:
-    with open("/proc/self/status") as file:
-        return next(int(each.split()[1]) * 1024 for each in file if each.startswith(line))
+    return torch.mps.current_allocated_memory() if has_mps() else psutil.Process().memory_info().rss
 
 
 def fingerprint(where: torch.device) -> dict[str, str]:
@@ -181,6 +187,8 @@ def fingerprint(where: torch.device) -> dict[str, str]:
         major, minor = torch.cuda.get_device_capability(where)
         gpu = torch.cuda.get_device_name(where)
         return {"gpu": gpu, "capability": f"{major}.{minor}", "cuda": str(torch.version.cuda)}
+    if where.type == "mps":
+        return {"gpu": _cpu_name() or platform.machine(), "system": f"macOS {platform.mac_ver()[0]}"}
     name = _cpu_name() or platform.machine()
     return {"cpu": name, "instructions": torch.backends.cpu.get_cpu_capability(), "system": platform.system()}
 

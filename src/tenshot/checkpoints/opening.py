@@ -14,7 +14,7 @@ from tenshot import __version__
 from tenshot.checkpoints import folders, whole
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
-from tenshot.files import cache, hashes, tensors
+from tenshot.files import cache, hashes, locks, tensors
 
 STAMP = "source.json"  # beside a folder in the cache: which file it was made of
 LIMIT = 30_000_000_000  # bytes of such folders that are kept, besides the one in use
@@ -31,7 +31,7 @@ def find(name: str, events: Events | None = None) -> Path:
         return folders.find(name)
     home = cache.root() / "models"
     place = home / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24] / path.stem
-    with cache.alone(home):
+    with locks.alone(home):
         if not _facts(path).items() <= _stamp(place).items():
             _convert(path, place, events or Events())
         (place.parent / STAMP).touch()

@@ -235,6 +235,8 @@ class _Run:
 
     def _mean(self, value: float) -> float:
         """Over the processes, so that all decide alike."""
+        if processes.count() == 1:
+            return value
         total = torch.tensor([value], dtype=torch.float64, device=self.device)
         processes.sum_over([total])
         return total.item() / processes.count()
