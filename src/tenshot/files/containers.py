@@ -1,15 +1,12 @@
 """Any file of tensors, opened without reading them: safetensors, in shards or whole, and torch's pickles.
 
-What a file is, its first bytes say, not its name. Pickles are scanned, and then opened for plain tensors only.
+What a file is, its first bytes say, not its name.
 """
 
 from __future__ import annotations
 
 import json
-import pickletools
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -20,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from tenshot.errors import Fault, Refusal
+from tenshot.files import pickles
 
 HEADER = 100_000_000  # bytes; what the safetensors library reads at most
 DTYPES = {
@@ -27,10 +25,8 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-AGAIN = "copy or download it again"
-SAFE = "do not open it; ask for a .safetensors file"
-_ZIP = b"PK\x03\x04"
-_PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+AGAIN = pickles.AGAIN
+SAFE = pickles.SAFE
 
 
 @dataclass(frozen=True)
@@ -67,10 +63,7 @@ def opened(path: Path) -> Container:
         raise Refusal(Fault(str(path), found, "a .safetensors, .ckpt, .pt, .pth or .bin file", do))
     if path.name.endswith(".index.json"):
         return _shards(path)
-    start = _starts(path)
-    if start.startswith(_ZIP) or start[:2] in _PICKLE:
-        return _pickle(path)
-    return _safetensors(path)
+    return _pickle(path) if pickles.is_one(_starts(path)) else _safetensors(path)
 
 
 def _starts(path: Path) -> bytes:
@@ -86,11 +79,10 @@ def looked_into(path: Path) -> Container:
     """The same without unpickling: of a pickle only the names, without shapes."""
     if not path.is_file():
         return opened(path)
-    start = _starts(path)
-    if not (start.startswith(_ZIP) or start[:2] in _PICKLE):
+    if not pickles.is_one(_starts(path)):
         return opened(path)
     nothing = Lazy((), torch.float32, lambda: torch.zeros(()))
-    listed = _listed(path)
+    listed = pickles.listed(path)
     texts = dict.fromkeys(each for kind, each in listed if kind == "text" and not each.isdigit())
     calls = sorted({each for kind, each in listed if kind == "call"})
     return Container(path, "pickle", dict.fromkeys(texts, nothing), {}, {"calls": calls})
@@ -188,114 +180,12 @@ def _shards(index: Path) -> Container:
     return Container(index, "shards", tensors, shards[0].about if shards else {})
 
 
-ALLOWED = {
-    "collections": {"OrderedDict"},
-    "torch": {
-        "Size", "Tensor", "FloatStorage", "HalfStorage", "BFloat16Storage", "DoubleStorage", "LongStorage",
-        "IntStorage", "ShortStorage", "CharStorage", "ByteStorage", "BoolStorage", "float32", "float16", "bfloat16",
-    },
-    "torch._utils": {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"},
-    "torch.nn.parameter": {"Parameter"},
-    "torch.nn.modules.container": {"ParameterDict"},
-    "torch.storage": {"_load_from_bytes", "UntypedStorage", "TypedStorage"},
-    "numpy": {"dtype", "ndarray"},
-    "numpy.core.multiarray": {"scalar", "_reconstruct"},
-    "numpy._core.multiarray": {"scalar", "_reconstruct"},
-    "_codecs": {"encode"},
-    "__builtin__": {"set"},
-    "builtins": {"set"},
-}  # fmt: skip
-
-
 def _pickle(path: Path) -> Container:
-    """A pickle of tensors. Nothing in it is run: what it would call is listed first, and torch loads tensors only."""
-    strange = [call for kind, call in _listed(path) if kind == "call" and not _allowed(call)]
-    if strange:
-        found = f"a pickle that would call {', '.join(sorted(set(strange))[:4])}"
-        raise Refusal(Fault(str(path), found, "plain tensors", SAFE))
-    try:
-        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
-            value = torch.load(path, "cpu", weights_only=True, mmap=_starts(path).startswith(_ZIP))
-    except Exception as error:  # damaged pickles fail in every way there is
-        told = str(error).partition("WeightsUnpickler error:")[2] or str(error)
-        first = told.strip().partition("\n")[0] or type(error).__name__
-        raise Refusal(
-            Fault(str(path), f"cannot be opened as plain tensors: {first[:200]}", "a whole file", AGAIN)
-        ) from None
     tensors: dict[str, Lazy] = {}
     rest: dict[str, Any] = {}
-    for name, found in _flat(value):
+    for name, found in pickles.load(path).items():
         if isinstance(found, torch.Tensor):
             tensors[name] = Lazy(tuple(found.shape), found.dtype, found.detach)
         else:
             rest[name] = found
     return Container(path, "pickle", tensors, {}, rest)
-
-
-def _allowed(call: str) -> bool:
-    module, _, name = call.rpartition(".")
-    return name in ALLOWED.get(module, ())
-
-
-def _listed(path: Path) -> list[tuple[str, str]]:
-    """("call", module.name) of everything that the pickles in a file would import, and every ("text", ...) in them."""
-    whole = _starts(path).startswith(_ZIP)
-    try:
-        with ExitStack() as stack:
-            if not whole:
-                return list(_imports(stack.enter_context(path.open("rb")), whole=False))
-            archive = stack.enter_context(zipfile.ZipFile(path))
-            pickles = [name for name in archive.namelist() if name.endswith(".pkl")]
-            return [each for name in pickles for each in _imports(archive.open(name), whole=True)]
-    except Exception as error:  # damaged pickles fail in every way there is
-        found = f"a damaged pickle: {str(error)[:200] or type(error).__name__}"
-        raise Refusal(Fault(str(path), found, "a whole file", AGAIN)) from None
-
-
-def _imports(stream: Any, whole: bool) -> Iterator[tuple[str, str]]:
-    """Imports and texts of one pickle, or of the five that torch's old files begin with."""
-    for _ in range(1 if whole else 5):
-        if not whole and not _more(stream):
-            return
-        texts: list[str] = []
-        memo: dict[int, str] = {}
-        last = ""
-        for operation, value, _ in pickletools.genops(stream):
-            if operation.name in ("GLOBAL", "INST"):
-                module, _, name = str(value).partition(" ")
-                yield "call", f"{module}.{name}"
-            elif operation.name == "STACK_GLOBAL":
-                yield "call", ".".join(texts[-2:]) or "?"
-            elif operation.name == "MEMOIZE":
-                memo[len(memo)] = last
-            elif operation.name in ("BINPUT", "LONG_BINPUT"):
-                memo[int(value or 0)] = last
-            elif operation.name in ("BINGET", "LONG_BINGET"):
-                texts.append(memo.get(int(value or 0), "?"))
-            last = value if isinstance(value, str) else ""
-            if last and operation.name not in ("GLOBAL", "INST"):
-                texts.append(last)
-                yield "text", last
-
-
-def _more(stream: Any) -> bool:
-    """Does another pickle follow? In torch's old files tensors do, after five of them."""
-    place = stream.tell()
-    start = stream.read(2)
-    stream.seek(place)
-    return start in _PICKLE
-
-
-def _flat(value: Any, start: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything in nested mappings, its names joined by dots; a `state_dict` stands for the whole file."""
-    if not start and isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
-        yield from _flat(value["state_dict"], "")
-        yield from ((key, each) for key, each in value.items() if key != "state_dict" and not isinstance(each, Mapping))
-        return
-    if isinstance(value, Mapping | torch.nn.ParameterDict):
-        for key, each in value.items():
-            yield from _flat(
-                each, f"{start}{key}." if isinstance(each, Mapping | torch.nn.ParameterDict) else f"{start}{key}"
-            )
-    else:
-        yield start, value
