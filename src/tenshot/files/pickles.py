@@ -136,21 +136,18 @@ class _Kind(type):
     def __call__(cls, *args: Any, **named: Any) -> Any:
         if not cls.callable:
             raise _Called(cls.stands_for)
-        return cls.__new__(cls, *args, **named)
+        return cls.__new__(cls, *args, **named)  # type: ignore[arg-type]
 
 
-class _StandIn(dict, metaclass=_Kind):  # type: ignore[type-arg]
+class _StandIn(dict, metaclass=_Kind):
     """In place of an object of another program's: takes whatever it is given, and does nothing."""
 
     held: list[Any]
 
     def __new__(cls, *args: Any, **named: Any) -> _StandIn:
-        made = super().__new__(cls)
+        made: _StandIn = dict.__new__(cls)
         made.held = [args, named]
         return made
-
-    def __init__(self, *args: Any, **named: Any) -> None:
-        pass
 
     def __setstate__(self, state: Any) -> None:
         self.held.append(state)
