@@ -17,7 +17,8 @@ from tenshot.events import Events, watched
 from tenshot.families.family import Frame
 from tenshot.families.sdxl import SDXL
 from tenshot.files import datasets
-from tenshot.files.pictures import as_tensor, read_folder
+from tenshot.files.folder import read_folder
+from tenshot.files.pictures import as_tensor
 from tenshot.model import Model
 from tenshot.train import data
 from tenshot.train.cache import Cache, key

@@ -12,7 +12,8 @@ import pytest
 from tenshot import judge, model, sampling
 from tenshot.adapters import embedding, lora
 from tenshot.events import Events
-from tenshot.files.pictures import open_picture, read_folder
+from tenshot.files.folder import read_folder
+from tenshot.files.pictures import open_picture
 from tenshot.model import ASSETS, Model
 from tenshot.options import resolve
 from tenshot.sampling import Request, Settings

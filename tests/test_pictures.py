@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tenshot.errors import Refusal
-from tenshot.files.pictures import load, open_picture, read_folder
+from tenshot.files.folder import read_folder
+from tenshot.files.pictures import load, open_picture
 from tests.picture_files import FORMATS, encoded, noise, png
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -36,7 +37,7 @@ def test_a_folder_is_read_in_order_of_names_with_captions_and_digests(tmp_path):
     assert (captions["9"], captions["8"], captions["7"], captions["6"]) == (
         "a photo of az café",
         "two\nlines",
-        "",
+        None,
         None,
     )
     for example in examples:
@@ -50,7 +51,12 @@ def test_what_lies_beside_pictures_everywhere_is_passed_over(tmp_path):
     (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / "empty").mkdir()
     noise().save(tmp_path / ".ipynb_checkpoints" / "a.png")
-    assert [example.path.name for example in read_folder(tmp_path)] == ["a.PNG"]
+    said: list[str] = []
+    assert [example.path.name for example in read_folder(tmp_path, say=said.append)] == ["a.PNG"]
+    assert sorted(said) == [
+        "captions that fit no picture by name, not used: readme.txt",
+        "not read for captions: metadata.json",
+    ]
 
 
 def test_the_content_tells_the_format_not_the_suffix(tmp_path):
@@ -89,7 +95,7 @@ def test_every_fault_is_told_at_once(tmp_path):
         "e-huge.png": "200000000 pixels",
         "f-good.txt": "UTF-8",
         "g.pdf": "not a picture",
-        "i.HEIC": "save it as JPEG",
+        "i.HEIC": "0 bytes",
         "l-link.png": "no such file",
         "m-deeper": "1 pictures",
     }
@@ -110,11 +116,6 @@ def test_a_folder_without_pictures_says_what_it_holds(tmp_path):
     assert list(found) == ["--instance_data_dir"]
     assert "put the pictures there" in found["--instance_data_dir"]
     assert "1 .pdf" in found["--instance_data_dir"] and "notes.pdf" in found["--instance_data_dir"]
-
-
-def test_a_folder_of_heic_pictures_is_told_what_to_do(tmp_path):
-    (tmp_path / "IMG_0001.HEIC").touch()
-    assert "save them as JPEG or PNG" in faults(tmp_path)["--instance_data_dir"]
 
 
 def test_pictures_one_folder_deeper_are_pointed_at(tmp_path):

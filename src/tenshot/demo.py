@@ -15,7 +15,8 @@ from pydantic import Field
 from tenshot import device, judge, model, sampling
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
-from tenshot.files.pictures import open_picture, read_folder
+from tenshot.files.folder import read_folder
+from tenshot.files.pictures import open_picture
 from tenshot.model import ASSETS
 from tenshot.options import Options, resolve
 from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row

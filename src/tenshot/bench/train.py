@@ -15,7 +15,7 @@ from tenshot import device, model
 from tenshot.bench import plain, sizes
 from tenshot.bench.alone import alone
 from tenshot.events import Events, watched
-from tenshot.files.pictures import read_folder
+from tenshot.files.folder import read_folder
 from tenshot.options import Options, resolve
 from tenshot.train import data, loop
 from tenshot.train.captions import Captions

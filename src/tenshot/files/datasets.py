@@ -1,79 +1,96 @@
 """The ways in which people lay out pictures with captions: all are read, and none is guessed.
 
 - pictures, each with a text file of the same name beside it or without;
-- metadata.jsonl or metadata.csv with `file_name` and a caption column (the imagefolder of Hugging Face `datasets`);
+- a table that says what of which picture (files/tables.py);
 - folders named like `10_az baby`: ten repeats, and the rest of the name is the caption (kohya).
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from tenshot.errors import Fault, Refusal, refuse_if
-from tenshot.files.pictures import SUFFIXES, Example, read_folder, read_picture, size_of
+from tenshot.files import captions, tables
+from tenshot.files.folder import REPEATED, Example, Say, claims, listed, read_folder, read_picture, tell
 
-METADATA = ("metadata.jsonl", "metadata.csv")
-REPEATED = re.compile(r"(\d+)_(.+)")
 TRAIN = "train"  # the split that the imagefolder layout calls so
+MOST_REPEATS = 100_000
 
 
-def read(folder: Path, *, option: str, column: str = "text", masks: Path | None = None) -> list[Example]:
+def read(
+    folder: Path, *, option: str, column: str = tables.COLUMN, masks: Path | None = None, say: Say = lambda text: None
+) -> list[Example]:
     """The pictures of `folder` in whichever of the layouts it has. Raises Refusal with every fault.
 
     option: what the person typed to name the folder. column: the captions' column in metadata. masks: a folder with a
-    mask for pictures by their names.
+    mask for pictures by their names. say: is told what lies there and is not used.
     """
-    place = folder / TRAIN if _only_a_split(folder) else folder
-    table = next((each / name for each in (folder, place) for name in METADATA if (each / name).is_file()), None)
-    if table:
-        examples = _from_table(table, column)
-    elif repeated := _repeated(place):
-        examples = _from_folders(repeated, place, option)
+    place = _split(folder, option, say)
+    found = [table for each in dict.fromkeys((folder, place)) for table in tables.found(listed(each, option)[0])]
+    refuse_if(_several(found))
+    if column != tables.COLUMN and not any(table.suffix in tables.WITH_COLUMNS for table in found):
+        say(f"--caption_column {column}: there is no {' or '.join(tables.NAMES)}, and nothing else has columns")
+    repeated = _repeated(place, option)
+    if found:
+        examples = _from_table(found[0], column, say)
+        tell(say, f"no repeats by name, {found[0].name} speaks for all", [each for each, _, _ in repeated])
+    elif repeated:
+        examples = _from_folders(repeated, place, option, say)
     else:
-        examples = read_folder(place, option=option)
+        examples = read_folder(place, option=option, say=say)
+    tell(say, "animated, of which the first picture is learned", [each.path for each in examples if each.animated])
     return examples if masks is None else _masked(examples, masks)
 
 
-def _only_a_split(folder: Path) -> bool:
-    return (folder / TRAIN).is_dir() and not any(each.suffix.lower() in SUFFIXES for each in folder.iterdir())
+def _split(folder: Path, option: str, say: Say) -> Path:
+    """The folder that the pictures lie in: `train`, where there are none beside it."""
+    files, folders = listed(folder, option)
+    if not (folder / TRAIN).is_dir() or any(map(claims, files)):
+        return folder
+    tell(say, "beside train, not learned from", [each for each in folders if each.name != TRAIN])
+    return folder / TRAIN
 
 
-def _repeated(folder: Path) -> list[tuple[Path, int, str]]:
+def _several(found: Sequence[Path]) -> Iterator[Fault]:
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        yield Fault(str(found[0].parent), f"several tables of captions: {names}", "one", "move the others elsewhere")
+
+
+def _repeated(folder: Path, option: str) -> list[tuple[Path, str, str]]:
     """The folders called like `10_az baby`, with the number and the words."""
-    inner = sorted(each for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
-    found = [(each, REPEATED.fullmatch(each.name)) for each in inner]
-    return [(each, int(match[1]), match[2].strip()) for each, match in found if match]
+    found = [(each, REPEATED.fullmatch(each.name)) for each in listed(folder, option)[1]]
+    return [(each, match[1], match[2].strip()) for each, match in found if match]
 
 
-def _from_folders(repeated: Sequence[tuple[Path, int, str]], place: Path, option: str) -> list[Example]:
+def _from_folders(repeated: Sequence[tuple[Path, str, str]], place: Path, option: str, say: Say) -> list[Example]:
     examples: list[Example] = []
     known = {each for each, _, _ in repeated}
-    faults = [_beside(each) for each in sorted(place.iterdir()) if each not in known and _counts(each)]
-    for inner, repeats, words in repeated:
-        if not repeats:
-            faults.append(Fault(str(inner), "0 repeats: its pictures would never be used", "1 or more", "rename it"))
+    files, folders = listed(place, option)
+    faults = [_beside(each) for each in (*files, *folders) if each not in known and _counts(each)]
+    for inner, number, words in repeated:
+        repeats = int(number) if len(number) < 10 else MOST_REPEATS + 1
+        if not 1 <= repeats <= MOST_REPEATS:
+            found = "0 repeats: its pictures would never be used" if not repeats else f"{number[:20]} repeats"
+            faults.append(Fault(str(inner), found, f"1 to {MOST_REPEATS}", "rename it"))
             continue
         try:
-            found = read_folder(inner, option=option)
+            pictures = read_folder(inner, option=option, say=say)
         except Refusal as refusal:
             faults += refusal.faults
             continue
-        examples += [replace(each, caption=each.caption or words, repeats=repeats) for each in found]
+        examples += [replace(each, caption=each.caption or words or None, repeats=repeats) for each in pictures]
     refuse_if(faults)
+    idle = [file for file in files if file.suffix.lower() in captions.SUFFIXES | {".json"}]
+    tell(say, "beside folders like 10_az baby, not read", idle)
     return examples
 
 
 def _counts(entry: Path) -> bool:
     """Would someone expect this to be learned?"""
-    pictures = entry.iterdir() if entry.is_dir() else [entry]
-    return not entry.name.startswith(".") and any(each.suffix.lower() in SUFFIXES for each in pictures)
+    return any(map(claims, listed(entry, str(entry))[0])) if entry.is_dir() else claims(entry)
 
 
 def _beside(entry: Path) -> Fault:
@@ -82,89 +99,62 @@ def _beside(entry: Path) -> Fault:
     return Fault(str(entry), found, "all pictures in folders with repeats", "rename it, or move it elsewhere")
 
 
-def _from_table(table: Path, column: str) -> list[Example]:
+def _from_table(table: Path, column: str, say: Say) -> list[Example]:
     faults: list[Fault] = []
-    examples = []
-    for number, row in _rows(table):
-        where = f"{table}, line {number}"
-        wrong = list(_row_faults(row, column, where, table.parent))
-        faults += wrong
-        if wrong:
-            continue
+    examples, empty = [], []
+    for path, caption in tables.rows(table, column, faults):
         try:
-            examples.append(read_picture(table.parent / row["file_name"], str(row[column]).strip() or None))
+            examples.append(read_picture(path, caption))
         except Refusal as refusal:
             faults += refusal.faults
-    faults += _unlisted(table.parent, {each.path for each in examples}) if not faults else []
-    if not examples and not faults:
-        do = "add a line for every picture, or remove the file"
-        faults.append(Fault(str(table), "no line", f"lines with file_name and {column}", do))
+        empty += [] if caption else [path]
+        if len(faults) >= tables.MOST_FAULTS:
+            refuse_if(faults)
+    pictures, texts = _below(table.parent)
+    faults += _unlisted(pictures, {each.path for each in examples}) if not faults else []
     refuse_if(faults)
+    tell(say, f"empty in {table.name}, as if there were no caption", empty)
+    tell(say, f"not read, {table.name} speaks for all pictures", texts)
     return examples
 
 
-def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Line numbers and rows. Raises Refusal where a line cannot be read."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        found = f"cannot be read: {error}"
-        raise Refusal(Fault(str(table), found, "UTF-8 text", "save it again with UTF-8 encoding")) from None
-    if table.suffix == ".csv":
-        yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            fits, do = '{"file_name": ..., ...}', "make it one object, with no comma after it"
-            raise Refusal(Fault(f"{table}, line {number}", f"no JSON: {error}", fits, do)) from None
-        yield number, row if isinstance(row, dict) else {}
+def _below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All pictures in and below `folder`, and all text files."""
+    found = [each for each in sorted(folder.rglob("*")) if not _hidden(each.relative_to(folder))]
+    return [each for each in found if claims(each)], [e for e in found if e.suffix.lower() in captions.SUFFIXES]
 
 
-def _row_faults(row: Mapping[str, Any], column: str, where: str, folder: Path) -> Iterator[Fault]:
-    name = row.get("file_name")
-    if not isinstance(name, str) or not name:
-        fits, do = "the picture's path, from the folder of this file", "add file_name (in a CSV file it is a column)"
-        yield Fault(where, "no file_name", fits, do)
-        return
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        do = "put the picture into the folder, and write its path from there"
-        yield Fault(where, f"file_name {name!r} leads out of {folder}", "a path inside the folder", do)
-    if not isinstance(row.get(column), str):
-        others = ", ".join(key for key in row if key and key != "file_name") or "none"
-        do = "name the column with --caption_column"
-        yield Fault(where, f"no caption in column {column!r} (other columns: {others})", "a text", do)
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
-def _unlisted(folder: Path, listed: set[Path]) -> Iterator[Fault]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path not in listed:
+def _unlisted(pictures: Sequence[Path], listed: set[Path]) -> Iterator[Fault]:
+    for path in pictures:
+        if path not in listed:
             do = "add a line for it, or move it elsewhere"
             yield Fault(str(path), "stands in no line of the metadata: it would not be used", "every picture", do)
 
 
 def _masked(examples: Sequence[Example], folder: Path) -> list[Example]:
     """The same examples with the masks in `folder` that bear their names."""
-    masks = {each.path.stem: each.path for each in read_folder(folder, option="--mask_dir")}
+    masks = {each.path.stem: each for each in read_folder(folder, option="--mask_dir")}
     refuse_if(_mask_faults(examples, masks))
-    return [replace(each, mask=masks.get(each.path.stem)) for each in examples]
+    return [replace(e, mask=masks[e.path.stem].path if e.path.stem in masks else None) for e in examples]
 
 
-def _mask_faults(examples: Sequence[Example], masks: Mapping[str, Path]) -> Iterator[Fault]:
-    known: dict[str, Path] = {}
+def _mask_faults(examples: Sequence[Example], masks: Mapping[str, Example]) -> Iterator[Fault]:
+    known: dict[str, Example] = {}
     for each in examples:
         if each.path.stem in masks and each.path.stem in known:
-            found = f"the mask {masks[each.path.stem].name} is meant for two pictures, {known[each.path.stem]} too"
+            name = masks[each.path.stem].path.name
+            found = f"the mask {name} is meant for two pictures, {known[each.path.stem].path} too"
             yield Fault(str(each.path), found, "pictures with masks under names of their own", "rename one")
-        known[each.path.stem] = each.path
+        known[each.path.stem] = each
     for name, mask in sorted(masks.items()):
         if name not in known:
-            yield Fault(str(mask), "a mask for no picture", "masks by the names of their pictures", "rename it")
+            yield Fault(str(mask.path), "a mask for no picture", "masks by the names of their pictures", "rename it")
             continue
-        (width, height), (wide, high) = size_of(known[name]), size_of(mask)
+        (width, height), (wide, high) = known[name].size, mask.size
         if abs(width * high - wide * height) > 0.01 * width * high:
             found = f"{wide}x{high}, but its picture is {width}x{height}"
-            yield Fault(str(mask), found, "a mask of its picture's proportions", f"make it {width}x{height}")
+            yield Fault(str(mask.path), found, "a mask of its picture's proportions", f"make it {width}x{height}")

@@ -1,38 +1,36 @@
-"""A folder of pictures: read whole or refused whole. And what a picture goes through on its way to a tensor."""
+"""The one door for pictures, and what they go through on their way to a tensor."""
 
 from __future__ import annotations
 
-import hashlib
+import io
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from tenshot.errors import Fault, Refusal, refuse_if
+from tenshot.files import reading
 
 #: Suffixes that claim a picture. What is inside is told by the content, not by the suffix.
 SUFFIXES = frozenset(
-    (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif")
+    (
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".heic", ".heif", ".hif", ".avif"),
+        *(".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    )
 )
-
-#: What may lie beside pictures: captions, metadata, other trainers' latents.
-COMPANIONS = frozenset((".txt", ".json", ".npz"))
-
-#: What systems leave in every folder (hidden files are passed over anyway).
-LITTER = frozenset(("thumbs.db", "desktop.ini"))
 
 #: More pixels than any camera's picture is a decompression bomb.
 MOST_PIXELS = 100_000_000
+MOST_BYTES = 1 << 30
 
+FITS = "a whole PNG, JPEG, WebP, HEIC, AVIF, BMP, GIF or TIFF picture"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
-_HEIC = {".heic", ".heif"}
-_FITS = "a whole PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF picture"
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"}
+_ANIMATED = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # in others, further pictures are depths, previews and the like
 
 #: EXIF orientation -> the step that undoes it.
 _UPRIGHT = {
@@ -46,67 +44,15 @@ _UPRIGHT = {
 }
 
 
-@dataclass(frozen=True)
-class Example:
-    """A picture to learn from.
-
-    caption: what is said of it, None where nothing is. digest: its SHA-256, hex. repeats: how often an epoch shows it.
-    mask: a picture of the same proportions, white where it counts.
-    """
-
-    path: Path
-    caption: str | None
-    digest: str
-    repeats: int = 1
-    mask: Path | None = None
-
-
-def read_folder(folder: Path, *, option: str = "--instance_data_dir", distinct: bool = False) -> list[Example]:
-    """The pictures lying in `folder`, sorted by name, each decoded once to know that it is whole.
-
-    Raises Refusal with every fault: whatever would be skipped in silence elsewhere is named here. With `distinct`
-    a folder that holds one picture many times over is a fault too. `option`: what the person typed to name the folder.
-    """
-    files, folders = _listed(folder, option)
-    pictures = [file for file in files if _claims(file)]
-    if not pictures:
-        raise Refusal(_no_pictures(folder, files, folders, option))
-    captions = {file.stem: file for file in files if file.suffix.lower() == ".txt"}
-    faults = [_stray(file) for file in files if file.suffix.lower() not in SUFFIXES | COMPANIONS]
-    faults += [_passed_over(inner, count) for inner, count in _deeper(folders)]
-    examples = []
-    for picture in pictures:
-        try:
-            examples.append(_example(picture, captions.get(picture.stem)))
-        except Refusal as refusal:
-            faults += refusal.faults
-    refuse_if(faults)
-    if distinct:
-        refuse_if(_all_alike(examples, option))
-    return examples
-
-
-def read_picture(path: Path, caption: str | None) -> Example:
-    """The picture at `path`, decoded once to know that it is whole. Raises Refusal as `open_picture`."""
-    open_picture(path)
-    with path.open("rb") as file:
-        return Example(path, caption, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def size_of(path: Path) -> tuple[int, int]:
-    """Width and height in pixels as people see it; the pixels are not decoded."""
-    with pillow_silent(), Image.open(path, formats=_FORMATS) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        return (image.height, image.width) if turned else image.size
-
-
 def open_picture(path: Path) -> Image.Image:
     """The picture at `path` as people see it: upright, RGB, 8 bits a channel, on white; an animation's first frame.
 
     Raises Refusal where the file is no picture, is cut off, or has more than MOST_PIXELS.
     """
     with pillow_silent():
-        return as_rgb(_upright(load(path)))
+        seen = as_rgb(_in_srgb(_upright(load(path))))
+    seen.info = {}  # where and when it was taken is nobody's business
+    return seen
 
 
 def open_mask(path: Path) -> Image.Image:
@@ -118,12 +64,11 @@ def open_mask(path: Path) -> Image.Image:
 
 def load(path: Path) -> Image.Image:
     """The picture at `path` decoded, otherwise as stored, with `info` and EXIF. Raises Refusal as `open_picture`."""
-    if not path.is_file():  # opening a pipe would wait forever
-        found, do = ("not a file", "move it elsewhere") if path.exists() else ("no such file", "correct the name")
-        raise Refusal(Fault(str(path), found, _FITS, do))
-    with pillow_silent():
+    with reading.opened(path, FITS, MOST_BYTES) as file, pillow_silent():
         try:
-            with Image.open(path, formats=_FORMATS) as image:
+            formats = _formats(file.read(12)[4:])
+            file.seek(0)
+            with Image.open(file, formats=formats) as image:
                 refuse_if(_wrong_size(path, image.size))
                 image.load()
                 return image
@@ -131,6 +76,27 @@ def load(path: Path) -> Image.Image:
             raise
         except Exception as error:  # on damaged bytes Pillow raises anything from OSError to SyntaxError
             raise Refusal(_undecodable(path, error)) from None
+
+
+def _formats(brand: bytes) -> tuple[str, ...]:
+    """What a file may be that begins with four bytes and `brand`. A phone's HEIC needs a decoder of its own."""
+    if brand[:4] != b"ftyp" or brand[4:] not in _HEIC:
+        return _FORMATS
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    return ("HEIF", "AVIF")
+
+
+def is_animated(path: Path) -> bool:
+    """Are there pictures after the first, which is the one that is seen?"""
+    with reading.opened(path, FITS, MOST_BYTES) as file, pillow_silent():
+        try:
+            with Image.open(file, formats=_ANIMATED) as image:
+                image.seek(1)
+                return image.format in _ANIMATED  # a JPEG that holds several says MPO
+        except Exception:  # there is no other, or none that is whole
+            return False
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -195,76 +161,12 @@ def as_image(tensor: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels.byte().permute(1, 2, 0).cpu().contiguous().numpy())
 
 
-def _listed(folder: Path, option: str) -> tuple[list[Path], list[Path]]:
-    """Files and folders in `folder` that are not hidden, sorted by name."""
-    if not folder.is_dir():
-        found = f"{folder} is a file" if folder.exists() else f"{folder}: no such folder"
-        raise Refusal(Fault(option, found, "a folder of pictures", "name the folder that the pictures lie in"))
-    try:
-        entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
-    except OSError as error:
-        found, do = f"{folder} cannot be read: {error.strerror}", "change its permissions, or choose another"
-        raise Refusal(Fault(option, found, "a folder of pictures", do)) from None
-    seen = [each for each in entries if not each.name.startswith(".") and each.name.lower() not in LITTER]
-    return [each for each in seen if not each.is_dir()], [each for each in seen if each.is_dir()]
-
-
-def _deeper(folders: Sequence[Path]) -> list[tuple[Path, int]]:
-    """Which of `folders` hold pictures, and how many."""
-    counted = [(folder, len([file for file in _listed(folder, "")[0] if _claims(file)])) for folder in folders]
-    return [(folder, count) for folder, count in counted if count]
-
-
-def _claims(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES
-
-
-def _example(picture: Path, caption: Path | None) -> Example:
-    """Raises Refusal with the faults of both files together."""
-    faults: list[Fault] = []
-    text = None
-    try:
-        text = caption.read_text(encoding="utf-8-sig").strip() if caption else None
-    except (UnicodeDecodeError, OSError):
-        faults.append(Fault(str(caption), "not UTF-8 text", "a caption in UTF-8", "save it again with UTF-8 encoding"))
-    try:
-        found = read_picture(picture, text)
-    except Refusal as refusal:
-        faults += refusal.faults
-    refuse_if(faults)
-    return found
-
-
-def _no_pictures(folder: Path, files: Sequence[Path], folders: Sequence[Path], option: str) -> Fault:
-    deeper = _deeper(folders)
-    if deeper:
-        found = ", ".join(f"{count} in {inner.name}/" for inner, count in deeper)
-        do = f"give {option} {deeper[0][0]}" if len(deeper) == 1 else f"give one of them as {option}"
-        return Fault(option, f"no pictures in {folder}, but one folder deeper: {found}", "the folder itself", do)
-    kinds = Counter(file.suffix.lower() or "without suffix" for file in files)
-    found = "only " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) if files else "it is empty"
-    named = f" ({', '.join(file.name for file in files[:5])}{', ...' if len(files) > 5 else ''})" if files else ""
-    do = "save them as JPEG or PNG" if _HEIC & kinds.keys() else "put the pictures there, or name their folder"
-    return Fault(option, f"no pictures in {folder}: {found}{named}", f"files with {' '.join(sorted(SUFFIXES))}", do)
-
-
-def _stray(file: Path) -> Fault:
-    if file.suffix.lower() in _HEIC:
-        return Fault(str(file), "HEIC cannot be read", _FITS, "save it as JPEG or PNG")
-    return Fault(str(file), "not a picture", _FITS, "move it out of the folder")
-
-
-def _passed_over(folder: Path, count: int) -> Fault:
-    found = f"a folder of {count} pictures beside pictures: they would not be used"
-    return Fault(str(folder), found, "all pictures in one folder", "move them up to use them, or elsewhere")
-
-
 def _wrong_size(path: Path, size: tuple[int, int]) -> Iterator[Fault]:
     width, height = size
     if width * height > MOST_PIXELS:
         yield _huge(path, f"{width} x {height} pixels, {width * height / 1e6:.0f} megapixels")
     if width * height == 0:
-        yield Fault(str(path), f"no pixels: {width} x {height}", _FITS, "remove it, or copy it again")
+        yield Fault(str(path), f"no pixels: {width} x {height}", FITS, "remove it, or copy it again")
 
 
 def _huge(path: Path, found: str) -> Fault:
@@ -276,33 +178,18 @@ def _undecodable(path: Path, error: Exception) -> Fault:
         # Only Pillow's message knows how many pixels.
         return _huge(path, f"more pixels than any camera takes ({error})")
     if isinstance(error, OSError) and error.strerror:
-        return Fault(str(path), f"cannot be read: {error.strerror}", _FITS, "change its permissions, or remove it")
+        return Fault(str(path), f"cannot be read: {error.strerror}", FITS, "change its permissions, or remove it")
     if path.stat().st_size == 0:
-        return Fault(str(path), "empty: 0 bytes", _FITS, "copy it again, or remove it")
+        return Fault(str(path), "empty: 0 bytes", FITS, "copy it again, or remove it")
     if isinstance(error, UnidentifiedImageError):
-        return Fault(str(path), f"no picture inside; it begins with {_beginning(path)!r}", _FITS, "remove it")
+        return Fault(str(path), f"no picture inside; it begins with {_beginning(path)!r}", FITS, "remove it")
     found = f"damaged or cut off: {error or type(error).__name__}"
-    return Fault(str(path), found, _FITS, "copy it again, or remove it")
+    return Fault(str(path), found, FITS, "copy it again, or remove it")
 
 
 def _beginning(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(24)
-
-
-def _all_alike(examples: Sequence[Example], option: str) -> Iterator[Fault]:
-    """Equal pixels are the same picture, whatever the files' bytes."""
-    first, *others = examples
-    if others and all(_same_pixels(first, other) for other in others):
-        found = f"{len(examples)} files, but all are the same picture as {first.path.name}"
-        yield Fault(option, found, "different pictures", "remove the copies and add others")
-
-
-def _same_pixels(one: Example, other: Example) -> bool:
-    if one.digest == other.digest:
-        return True
-    a, b = open_picture(one.path), open_picture(other.path)
-    return a.size == b.size and a.tobytes() == b.tobytes()
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -311,6 +198,20 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # unreadable EXIF: the pixels are whole, and nothing says which way they lie
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The colours that its profile means: a phone's are wider than those that a screen takes bare numbers for."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = "RGB" if image.mode == "CMYK" else image.mode
+        seen = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except Exception:  # damaged, or of another kind of colours than the picture: the numbers stay
+        return image
+    return seen or image
 
 
 def _as_grey(image: Image.Image) -> Image.Image:

@@ -17,8 +17,8 @@ from tenshot.device import seed_of
 from tenshot.errors import Cancelled, Fault, Refusal
 from tenshot.events import Events
 from tenshot.files import targets, tensors
+from tenshot.files.folder import Example, read_folder
 from tenshot.files.images import write_png
-from tenshot.files.pictures import Example, read_folder
 from tenshot.model import Model
 from tenshot.sampling import Request, Settings
 from tenshot.train import cache, data

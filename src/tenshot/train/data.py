@@ -12,11 +12,13 @@ from PIL import Image, ImageOps
 from tenshot import model
 from tenshot.events import Events, watched
 from tenshot.families.family import Frame
-from tenshot.files.pictures import Example, as_tensor, covering, fit_picture, open_mask, open_picture, size_of
+from tenshot.files.folder import Example
+from tenshot.files.pictures import as_tensor, covering, fit_picture, open_mask, open_picture
 from tenshot.model import Model
 from tenshot.train.cache import Cache, Kept, key, named
 from tenshot.train.denoise import Latents, Posterior
 
+SEEN = 2  # counts up where the same file comes to be seen as other pixels
 CROPS = (0.0, 0.5, 1.0)  # where an oblong picture is cropped when it is not cropped at the centre
 Size = tuple[int, int]  #: width and height in pixels
 
@@ -82,9 +84,8 @@ def encoded(
     base: Model, examples: Sequence[Example], views: Views, events: Events, cache: Cache | None = None
 ) -> tuple[Latents, list[int]]:
     """Latents of every view of every example, and for each row the example it shows."""
-    own = [size_of(each.path) for each in examples]
-    shown = [(number, view) for number, size in enumerate(own) for view in views(size)]
-    frames = [view.frame(own[number]) for number, view in shown]
+    shown = [(number, view) for number, each in enumerate(examples) for view in views(each.size)]
+    frames = [view.frame(examples[number].size) for number, view in shown]
     factor = base.factor
     sizes = [(view.size[1] // factor, view.size[0] // factor) for _, view in shown]
     again = partial(_again, base, examples, shown)
@@ -111,7 +112,7 @@ def _kept(
 ) -> Kept:
     """Everything that is shown, in the cache; what is not yet there is encoded."""
     coder = model.digest(base.place, "vae")
-    keys = [key(examples[number].digest, view, coder, base["vae"].dtype) for number, view in shown]
+    keys = [key(examples[number].digest, SEEN, view, coder, base["vae"].dtype) for number, view in shown]
     kept = Kept(cache, keys, again)
     missing = [row for row, each in enumerate(keys) if not cache.path(each).is_file()]
     for row in watched(missing, JOB, len(missing), events):

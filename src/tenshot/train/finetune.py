@@ -17,7 +17,7 @@ from tenshot.export.put import Result
 from tenshot.families import layout, table
 from tenshot.files import datasets, tensors
 from tenshot.files.cache import root
-from tenshot.files.pictures import Example
+from tenshot.files.folder import Example
 from tenshot.model import Model
 from tenshot.train import class_pictures, data, denoise, handover, optimizers, run, texts, trackers
 from tenshot.train.cache import Cache
@@ -106,13 +106,15 @@ def _check_inputs(
     where, place, examples, _, brought, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _model_folder(options, events),
-        lambda: _examples(way, options),
+        lambda: _examples(way, options, events),
         lambda: refuse_if((*_option_faults(options), *_way_faults(way, options), *way.faults(options))),
         lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
         lambda: optimizers.check(options, options.device),
         lambda: trackers.check(options.report_to),
         lambda: put.check(options.export, way.results(options)),
     )
+    if any(each.caption for each in brought or ()):
+        events.say(f"captions beside class pictures are not read: --class_prompt {options.class_prompt!r} is said of all")
     return where, place, examples, brought or []
 
 
@@ -168,8 +170,9 @@ def views(options: FineTuneOptions, side: int) -> data.Views:
 
 def plan(examples: Sequence[Example], pictures: Latents, kept: Latents | None, options: FineTuneOptions) -> str:
     """What was understood, in one line."""
-    own = sum(example.caption is not None for example in examples)
-    words = f"{len(examples)} instance pictures ({len(pictures)} views, {own} with a caption of their own)"
+    own, masks = (sum(bool(each) for each in some) for some in zip(*((e.caption, e.mask) for e in examples), strict=True))
+    masked = f", {masks} with a mask" if masks else ""
+    words = f"{len(examples)} instance pictures ({len(pictures)} views, {own} with a caption of their own{masked})"
     shapes = f", {len(pictures.shelves)} shapes" if len(pictures.shelves) > 1 else ""
     classes = f"{len(kept)} class pictures" if kept is not None else "no class pictures"
     seen = options.max_train_steps * _samples(options)
@@ -184,9 +187,9 @@ def _samples(options: FineTuneOptions) -> int:
     return options.train_batch_size * options.gradient_accumulation_steps * processes.count()
 
 
-def _examples(way: Way[Options], options: Options) -> list[Example]:
-    source = way.source(options)
-    found = datasets.read(source.folder, option=source.option, column=options.caption_column, masks=options.mask_dir)
+def _examples(way: Way[Options], options: Options, events: Events) -> list[Example]:
+    source, column, masks = way.source(options), options.caption_column, options.mask_dir
+    found = datasets.read(source.folder, option=source.option, column=column, masks=masks, say=events.say)
     if source.prompt is None:
         bare = [each.path.name for each in found if not each.caption]
         if bare:

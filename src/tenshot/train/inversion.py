@@ -17,7 +17,7 @@ from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.export.put import Result
 from tenshot.files import tensors
-from tenshot.files.pictures import Example
+from tenshot.files.folder import Example
 from tenshot.model import Model
 from tenshot.train import finetune
 from tenshot.train.captions import Captions
