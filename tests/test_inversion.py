@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tenshot import model
 from tenshot.adapters import embedding
 from tenshot.errors import Refusal
+from tenshot.files.folder import read_folder
 from tenshot.model import ASSETS
 from tenshot.train import inversion
 from tenshot.train.captions import Captions
@@ -92,6 +93,17 @@ def test_words_stand_for_themselves_only():
         embedding.add(opened, "cat", rows)
 
 
+def test_a_word_is_said_in_any_case_and_beside_any_letter(sd1: Path):
+    opened = model.load(str(sd1))
+    rows = embedding.beginning(opened, "toy", 2)
+    opened = embedding.add(embedding.add(opened, WORD, rows), "xq", rows)
+    assert opened.spelled("<AZ> and XQ, not xqs") == "<az> <az>_1 and xq xq_1, not xqs"
+    assert opened.spelled("一張<az>的照片") == "一張 <az> <az>_1 的照片"
+    first = opened["tokenizer"].convert_tokens_to_ids(WORD)
+    assert first in opened["tokenizer"](opened.spelled("my<Az>toy")).input_ids
+    assert [model.says(text, "xq") for text in ("Xq", "xqs", "an xq-toy")] == [True, False, True]
+
+
 def test_a_word_that_is_refused_late_is_no_obstacle(bench: Bench):
     bench.base["pretrained_model_name_or_path"] = "pocket"
     assert bench.refused("out", placeholder_token=["cat"], train_data_dir=str(ASSETS / "subjects" / "koala"))
@@ -125,5 +137,7 @@ def test_what_makes_no_sense_is_refused(given: dict, where: str, bench: Bench):
 
 
 def test_a_caption_without_the_word_is_refused(bench: Bench, captioned: Path):
+    (captioned / "picture-0.txt").write_text("a photo of <AZ>")
+    assert [*inversion.WAY.unsaid(bench.options("out"), read_folder(captioned))] == []
     (captioned / "picture-1.txt").write_text("a photo of nothing")
     assert bench.refused("out") == ["--placeholder_token"]

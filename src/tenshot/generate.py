@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from tenshot import __version__, device, sampling
+from tenshot import __version__, device, model, sampling
 from tenshot.checkpoints import opening
 from tenshot.diffusion.samplers import SAMPLERS
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
@@ -71,6 +71,9 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
         for number in range(options.num_images)
     ]
     _say_what_is_cut(opened, options, events)
+    for each in given.words if given else ():
+        if not any(model.says(prompt, each.word) for prompt in (*options.prompt, options.negative_prompt)):
+            events.say(f"no prompt says {each.word!r}: {each.file} has no effect")
     height, width = options.height or opened.resolution, options.width or opened.resolution
     settings = Settings(options.sampler, options.steps, options.guidance_scale, (height, width), options.batch_size)
     written = []

@@ -121,8 +121,15 @@ class Model:
         """The prompt with every learned word as the tokens it stands for."""
         if not self.spellings:
             return prompt
-        words = "|".join(re.escape(word) for word in sorted(self.spellings, key=len, reverse=True))
-        return re.sub(rf"(?<!\w)({words})(?!\w)", lambda found: self.spellings[found[0]], prompt)
+        words = sorted(self.spellings, key=len, reverse=True)
+
+        def tokens(found: re.Match[str]) -> str:
+            alike = (word for word in words if re.fullmatch(re.escape(word), found[0], re.IGNORECASE))
+            said = self.spellings[found[0] if found[0] in self.spellings else next(alike)]
+            before, after = prompt[: found.start()][-1:], prompt[found.end() :][:1]
+            return " " * before.isalnum() + said + " " * after.isalnum()
+
+        return re.sub("|".join(map(_as_word, words)), tokens, prompt, flags=re.IGNORECASE)
 
     def condition_against(self, negative: str, size: Size) -> dict[str, Any]:
         """The same for one negative prompt, which may be empty."""
@@ -130,6 +137,17 @@ class Model:
         if self.zeros_without_negative and not negative and self.family.without_words:
             return self.family.without_words(conditioning)
         return conditioning
+
+
+def says(prompt: str, word: str) -> bool:
+    """Does a prompt say a learned word? In any case: no text encoder here tells A from a."""
+    return re.search(_as_word(word), prompt, re.IGNORECASE) is not None
+
+
+def _as_word(word: str) -> str:
+    """`az` is not in `azure`; `<az>` is wherever it stands."""
+    before, after = (r"\b" if re.match(r"\w", end) else "" for end in (word[:1], word[-1:]))
+    return f"{before}{re.escape(word)}{after}"
 
 
 def load(name: str, *, device: torch.device | str = "cpu", precision: str = "fp32") -> Model:

@@ -13,7 +13,7 @@ from tenshot.adapters.embedding import Rows
 from tenshot.adapters.lora import Lora
 from tenshot.errors import Fault, Refusal, all_or_refuse
 from tenshot.files import hashes
-from tenshot.model import Model
+from tenshot.model import Model, says
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Given:
 
     def facts(self, prompts: Sequence[str]) -> Mapping[str, object]:
         """What infotext says of the LoRAs, and of the words that are in the prompts."""
-        said = [each for each in self.words if any(each.word in prompt for prompt in prompts)]
+        said = [each for each in self.words if any(says(prompt, each.word) for prompt in prompts)]
         found = {
             "Lora hashes": [f"{each.name}: {hashes.of_lora(each.file)}" for each in self.loras],
             "TI hashes": [f"{each.file.stem}: {hashes.sha256(each.file)[:12]}" for each in said],

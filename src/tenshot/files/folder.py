@@ -137,11 +137,14 @@ def _nameless(folder: Path, entries: Sequence[Path]) -> Iterator[Fault]:
 
 def _deeper(folders: Sequence[Path]) -> list[tuple[Path, int]]:
     """Which of `folders` hold pictures, and how many."""
-    counted, level, visited = [], list(folders), 0
+    counted, level = [], list(folders)
+    visited = {folder.parent.resolve() for folder in folders}
     for _ in range(DEEPEST):
-        below = []
-        for folder in level[: MOST_FOLDERS - visited]:
-            visited += 1
+        below: list[Path] = []
+        for folder in level:
+            if len(visited) > MOST_FOLDERS or folder.resolve() in visited:  # a link may lead back
+                continue
+            visited.add(folder.resolve())
             try:
                 files, inner = listed(folder, "")
             except Refusal:  # nobody asked for this one

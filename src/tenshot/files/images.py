@@ -54,8 +54,10 @@ def write_png(path: Path, image: Image.Image, text: str) -> None:
     chunk = PngInfo()
     if text:
         chunk.add_text("parameters", text.encode("utf-8", "replace").decode("utf-8"))
+    bare = image.copy()
+    bare.info = {}  # what a picture was made from may say where it was taken
     with replacing(path) as temporary:
-        image.save(temporary, "PNG", pnginfo=chunk)
+        bare.save(temporary, "PNG", pnginfo=chunk)
 
 
 def read_infotext(path: Path) -> str | None:

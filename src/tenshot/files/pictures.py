@@ -29,7 +29,7 @@ MOST_BYTES = 1 << 30
 
 FITS = "a whole PNG, JPEG, WebP, HEIC, AVIF, BMP, GIF or TIFF picture"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
-_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"}
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"}  # brands
 _ANIMATED = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # in others, further pictures are depths, previews and the like
 
 #: EXIF orientation -> the step that undoes it.
@@ -64,10 +64,9 @@ def open_mask(path: Path) -> Image.Image:
 
 def load(path: Path) -> Image.Image:
     """The picture at `path` decoded, otherwise as stored, with `info` and EXIF. Raises Refusal as `open_picture`."""
+    formats = _formats(_beginning(path))
     with reading.opened(path, FITS, MOST_BYTES) as file, pillow_silent():
         try:
-            formats = _formats(file.read(12)[4:])
-            file.seek(0)
             with Image.open(file, formats=formats) as image:
                 refuse_if(_wrong_size(path, image.size))
                 image.load()
@@ -78,14 +77,15 @@ def load(path: Path) -> Image.Image:
             raise Refusal(_undecodable(path, error)) from None
 
 
-def _formats(brand: bytes) -> tuple[str, ...]:
-    """What a file may be that begins with four bytes and `brand`. A phone's HEIC needs a decoder of its own."""
-    if brand[:4] != b"ftyp" or brand[4:] not in _HEIC:
+def _formats(start: bytes) -> tuple[str, ...]:
+    """What a file may be that begins so. HEIC needs a decoder of its own; AVIF has brands of the same box."""
+    brands = {start[place : place + 4] for place in range(8, min(len(start), int.from_bytes(start[:4])), 4)}
+    if start[4:8] != b"ftyp" or not brands & _HEIC or brands & {b"avif", b"avis"}:
         return _FORMATS
     import pillow_heif
 
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
-    return ("HEIF", "AVIF")
+    return ("HEIF",)
 
 
 def is_animated(path: Path) -> bool:
@@ -181,15 +181,16 @@ def _undecodable(path: Path, error: Exception) -> Fault:
         return Fault(str(path), f"cannot be read: {error.strerror}", FITS, "change its permissions, or remove it")
     if path.stat().st_size == 0:
         return Fault(str(path), "empty: 0 bytes", FITS, "copy it again, or remove it")
-    if isinstance(error, UnidentifiedImageError):
-        return Fault(str(path), f"no picture inside; it begins with {_beginning(path)!r}", FITS, "remove it")
-    found = f"damaged or cut off: {error or type(error).__name__}"
+    if isinstance(error, UnidentifiedImageError) and _formats(_beginning(path)) == _FORMATS:
+        return Fault(str(path), f"no picture inside; it begins with {_beginning(path)[:24]!r}", FITS, "remove it")
+    told = "" if isinstance(error, UnidentifiedImageError) else f": {error or type(error).__name__}"
+    found = f"damaged or cut off{told}"
     return Fault(str(path), found, FITS, "copy it again, or remove it")
 
 
 def _beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(24)
+    with reading.opened(path, FITS, MOST_BYTES) as file:
+        return file.read(64)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -114,7 +114,9 @@ def _check_inputs(
         lambda: put.check(options.export, way.results(options)),
     )
     if any(each.caption for each in brought or ()):
-        events.say(f"captions beside class pictures are not read: --class_prompt {options.class_prompt!r} is said of all")
+        events.say(
+            f"captions beside class pictures are not read: --class_prompt {options.class_prompt!r} is said of all"
+        )
     return where, place, examples, brought or []
 
 
@@ -170,7 +172,9 @@ def views(options: FineTuneOptions, side: int) -> data.Views:
 
 def plan(examples: Sequence[Example], pictures: Latents, kept: Latents | None, options: FineTuneOptions) -> str:
     """What was understood, in one line."""
-    own, masks = (sum(bool(each) for each in some) for some in zip(*((e.caption, e.mask) for e in examples), strict=True))
+    own, masks = (
+        sum(bool(each) for each in some) for some in zip(*((e.caption, e.mask) for e in examples), strict=True)
+    )
     masked = f", {masks} with a mask" if masks else ""
     words = f"{len(examples)} instance pictures ({len(pictures)} views, {own} with a caption of their own{masked})"
     shapes = f", {len(pictures.shelves)} shapes" if len(pictures.shelves) > 1 else ""

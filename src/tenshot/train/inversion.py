@@ -137,13 +137,14 @@ def _faults(options: TextualInversionOptions) -> Iterator[Fault]:
 def _unsaid(options: TextualInversionOptions, examples: Sequence[Example]) -> Iterator[Fault]:
     """Captions that say none of the new words teach them nothing."""
     words = sorted(set(options.placeholder_token))
-    mute = [each.path.name for each in examples if each.caption and not any(word in each.caption for word in words)]
+    told = [(each, each.caption) for each in examples if each.caption]
+    mute = [each.path.name for each, caption in told if not any(model.says(caption, word) for word in words)]
     if mute:
         few = ", ".join(mute[:4]) + (", ..." if len(mute) > 4 else "")
         found = f"{' and '.join(words)} in no caption of {len(mute)} pictures: {few}"
         do = "write the word into these captions, or delete them"
         yield Fault("--placeholder_token", found, "captions that say the word, or none", do)
-    said = {word for word in words for each in examples if word in (each.caption or "")}
+    said = {word for word in words for _, caption in told if model.says(caption, word)}
     if len(words) > 1 and len(said) < len(words) and not mute:
         found = f"{' and '.join(word for word in words if word not in said)}: no caption says it"
         fits, do = "with several words, captions that say which picture shows what", "write it into the captions"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tenshot.events import Events
 from tenshot.export.put import Result
 from tenshot.families import layout
 from tenshot.files import tensors
+from tenshot.files.folder import Example
 from tenshot.model import Model
 from tenshot.train import finetune, quantize
 from tenshot.train.options import LoraOptions
@@ -133,6 +134,16 @@ def _faults(options: LoraOptions) -> Iterator[Fault]:
             yield from refusal.faults
 
 
+def _unsaid(options: LoraOptions, examples: Sequence[Example]) -> Iterator[Fault]:
+    """Learned words that nothing says change nothing."""
+    texts = {each.caption or options.instance_prompt or "" for each in examples}
+    for path in options.embeddings:
+        word, _ = embedding.read(path)
+        if not any(model.says(text, word) for text in texts):
+            do = "write it into --instance_prompt or the captions, or leave --embeddings out"
+            yield Fault(f"--embeddings {path}", f"no caption says {word!r}", "captions that say the word", do)
+
+
 def _start_faults(options: LoraOptions) -> Iterator[Fault]:
     try:
         begun = lora.read(options.start_from or Path())
@@ -198,7 +209,15 @@ def _results(options: LoraOptions) -> list[Result]:
     return [Result("lora", folder / lora.FILE, folder.resolve().name, options.instance_prompt or "")]
 
 
-WAY = finetune.Way(name="lora", source=_source, faults=_faults, learner=Learner, trained=trained, results=_results)
+WAY = finetune.Way(
+    name="lora",
+    source=_source,
+    faults=_faults,
+    learner=Learner,
+    trained=trained,
+    results=_results,
+    unsaid=_unsaid,
+)
 
 
 def train(options: LoraOptions, events: Events) -> dict[str, Any]:
