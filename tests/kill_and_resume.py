@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+HALF = ".tenshot-*.part/new/"  # where files and folders lie before they are whole
 BATCH = 2  # class pictures drawn at once
 SUBJECT = {"instance_prompt": "a photo of az baby"}
 CLASS = {"with_prior_preservation": "true", "class_prompt": "a photo of baby", "num_class_images": str(3 * BATCH)}
@@ -169,7 +170,7 @@ def _kill(pid: int, folder: Path, moment: tuple[str, int, float], number: int) -
     os.kill(pid, signal.SIGKILL)
     hit = wait(pid) != 0
     kind = kind if hit else "(finished)"
-    left = [path.name.strip(".").rsplit(".", 2)[0] for path in (folder / "out").glob(".*.part")]
+    left = [path.name for path in (folder / "out").glob(f"{HALF}*")]
     print(f"{number:>4}  {kind:<12} {_steps(folder):>7}  {', '.join(left) or '-'}", flush=True)
     return hit
 
@@ -178,8 +179,8 @@ def _here(folder: Path, kind: str, step: int, drawn: int) -> bool:
     if kind == "drawing":
         return len(list((folder / "class").glob("*.png"))) >= drawn
     if kind == "result":
-        return any(any((folder / "out").glob(f".{part}.*.part")) for part in ("unet", "vae", "text_encoder"))
-    return _steps(folder) >= step and (kind == "step" or any((folder / "out").glob(".checkpoint-*.part")))
+        return any(any((folder / "out").glob(HALF + part)) for part in ("unet", "vae", "text_encoder"))
+    return _steps(folder) >= step and (kind == "step" or any((folder / "out").glob(f"{HALF}checkpoint-*")))
 
 
 def _steps(folder: Path) -> int:
@@ -197,7 +198,7 @@ def _results(folder: Path) -> dict[str, str]:
     lines = [json.loads(line) for line in (folder / "out" / "loss.jsonl").read_text().splitlines()]
     figures = [[line[name] for name in ("step", "loss", "rate", "norm")] for line in lines]
     found["losses"] = json.dumps(figures).encode()
-    found |= {f"half-written {path.name}": b"" for path in (folder / "out").glob(".*.part")}
+    found |= {f"half-written {path.name}": b"" for path in (folder / "out").glob(".tenshot-*.part")}
     return {name: hashlib.sha256(content).hexdigest()[:16] for name, content in found.items()}
 
 

@@ -106,15 +106,18 @@ def test_a_crash_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path, monkeypa
 
 def test_the_sweep_takes_only_leftovers(tmp_path: Path):
     checkpoint.write(tmp_path, sample(1))
-    (tmp_path / ".checkpoint-2.abc.part").mkdir()
-    (tmp_path / ".checkpoint-2.abc.part" / "unet.safetensors").write_bytes(b"half")
-    (tmp_path / ".unet.abc.part").mkdir()
-    (tmp_path / ".run.json.abc.part").write_text("{")
-    (tmp_path / ".vae.abc.old").mkdir()  # put aside, its place not yet taken
-    (tmp_path / ".checkpoint-1.abc.old").mkdir()  # put aside, its place taken
-    (tmp_path / "notes.part").write_text("mine")
-    tensors.sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "notes.part", "vae"]
+    for left in ("a.part/new/checkpoint-2", "b.part/new", "c.part"):
+        (tmp_path / f".tenshot-{left}").mkdir(parents=True)
+    (tmp_path / ".tenshot-a.part" / "new" / "checkpoint-2" / "unet.safetensors").write_bytes(b"half")
+    (tmp_path / ".tenshot-b.part" / "new" / "run.json").write_text("{")
+    (tmp_path / ".tenshot-d.part" / "old" / "vae").mkdir(parents=True)  # put aside, its place not yet taken
+    (tmp_path / ".tenshot-e.part" / "old" / "checkpoint-1").mkdir(parents=True)  # put aside, its place taken
+    (tmp_path / ".notes.part").write_text("mine")
+    with tensors.replacing(tmp_path / "alive") as alive:
+        alive.write_text("at work")
+        tensors.sweep(tmp_path)
+        assert alive.read_text() == "at work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".notes.part", "alive", "checkpoint-1", "vae"]
     assert (tmp_path / "checkpoint-1" / "checkpoint.json").is_file()
 
 

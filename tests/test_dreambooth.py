@@ -230,8 +230,8 @@ def test_a_folder_of_other_things_stays_untouched(bench: Bench):
 
 
 def test_what_a_killed_start_left_is_no_obstacle(bench: Bench):
-    (bench.folder / "out").mkdir()
-    (bench.folder / "out" / ".run.json.abc.part").write_text("{")
+    (bench.folder / "out" / ".tenshot-abc.part" / "new").mkdir(parents=True)
+    (bench.folder / "out" / ".tenshot-abc.part" / "new" / "run.json").write_text("{")
     (bench.folder / "out" / "tenshot.log").write_text("failed")
     assert not list(bench.run("out").glob(".*"))
 

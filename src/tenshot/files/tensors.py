@@ -7,16 +7,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tenshot.errors import Fault, Refusal
+from tenshot.files.locks import LOCK
 
+NEW, OLD = "new", "old"
 THERE = "correct the path, or copy the file there"
 
 
@@ -107,20 +110,18 @@ def write_json(path: Path, value: object) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path`; when the block ends well, flush it to disk and put it in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        flush(temporary)
-        temporary.replace(path)
-        flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+def replacing(path: Path, lasting: bool = True) -> Iterator[Path]:
+    """Give a place for a file; when the block ends well, flush it to disk and put it at `path`.
+
+    lasting False: a crash of the machine may lose it, as what can be made again.
+    """
+    with _room(path) as (new, _):
+        yield new
+        if lasting:
+            flush(new)
+        new.replace(path)
+        if lasting:
+            flush(path.parent)
 
 
 @contextmanager
@@ -129,41 +130,77 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     It is put aside before, so that no moment's kill loses it: at the worst `sweep` puts it back.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-    aside = temporary.with_suffix(".old")
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        for each in (*temporary.rglob("*"), temporary):
+    with _room(path) as (new, old):
+        new.mkdir()
+        yield new
+        for each in (*new.rglob("*"), new):
             flush(each)
-        if path.exists():
-            path.rename(aside)
-        temporary.rename(path)
+        if os.path.lexists(path):
+            path.rename(old)
+        new.rename(path)
         flush(path.parent)
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Places for what will be at `path` and for what was, in a hidden folder beside it that is gone afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    room, lock = _locked(path.parent)
+    try:
+        for each in (NEW, OLD):
+            (room / each).mkdir()
+        yield room / NEW / path.name, room / OLD / path.name
+    except Exception as error:
+        if room.is_dir():
+            raise
+        found = f"{path.parent} was removed while it was being written"
+        raise Refusal(Fault(str(path), found, "a folder that stays", "start again, or write elsewhere")) from error
     finally:
-        if aside.exists() and not path.exists():
-            aside.rename(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        _cleared(room)
+        lock.release()
+        shutil.rmtree(room, ignore_errors=True)  # Windows keeps a locked file
+
+
+def _locked(folder: Path) -> tuple[Path, FileLock]:
+    """A room for work, with a lock that the system takes back when this process dies."""
+    while True:
+        room = Path(tempfile.mkdtemp(dir=folder, prefix=".tenshot-", suffix=".part"))
+        lock = FileLock(room / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:  # somebody sweeps, and was quicker
+            continue
+        except OSError:  # he has swept; or else there are no locks here, and nobody sweeps
+            if not room.is_dir():
+                continue
+        return room, lock
 
 
 def sweep(folder: Path) -> None:
-    """Clear away what a killed process left in `folder`: half-written things go, what was being replaced is back."""
-    for aside in folder.glob(".*.old"):
-        place = folder / aside.name.removeprefix(".").rsplit(".", 2)[0]
-        if not place.exists():
-            aside.rename(place)
-    for leftover in (*folder.glob(".*.part"), *folder.glob(".*.old")):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+    """Clear away what killed processes left in `folder`: half-written things go, what was being replaced is back.
+
+    What a living process works on has its lock, and stays.
+    """
+    for room in folder.glob(".tenshot-*.part"):
+        with suppress(OSError):  # locked, or not ours to remove
+            with FileLock(room / LOCK, timeout=0):
+                _cleared(room)
+            shutil.rmtree(room, ignore_errors=True)
+
+
+def _cleared(room: Path) -> None:
+    for old in (room / OLD).glob("*"):
+        if not os.path.lexists(place := room.parent / old.name):
+            old.rename(place)
+    shutil.rmtree(room, ignore_errors=True)
 
 
 def flush(path: Path) -> None:
-    """fsync a file or a folder, so that a rename after it cannot be seen before it."""
-    handle = os.open(path, os.O_RDONLY)
+    """fsync a file or a folder, so that a rename after it cannot be seen before it. Windows flushes files only."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
