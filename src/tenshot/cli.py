@@ -367,10 +367,13 @@ def _disk_fault(error: Exception, options: Options) -> Fault | None:
         there = next((each for each in (place, *place.absolute().parents) if each.exists()), Path("/"))
         found = f"No space left on device: {shutil.disk_usage(there).free:,} bytes are free"
         return Fault(str(place), found, "a disk with room for the result", "make room there, or write elsewhere")
+    if number == errno.EFBIG or "File too large" in str(error):
+        fits = "a file system and a limit (ulimit -f) for a file of this size"
+        return Fault(str(place), os.strerror(errno.EFBIG), fits, "write to another disk, or raise the limit")
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         found = os.strerror(number)
         return Fault(str(place), found, "a place that you may use", "change its permissions, or choose another")
-    if number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+    if number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
         return Fault(str(place), os.strerror(number), "a free name in a folder", "choose another place")
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -144,15 +145,19 @@ def _faults(options: GenerateOptions) -> Iterator[Fault]:
     pictures = len(options.prompt) * options.num_images
     if _names_a_png(options.out) and pictures > 1:
         yield Fault("--out", f"one file for {pictures} pictures", "a folder", "leave .png out")
-    elif file := targets.obstacle(options.out.parent if _names_a_png(options.out) else options.out):
-        yield Fault("--out", f"{file} is a file", "a folder, or a .png file", "name another folder")
+    elif hurdle := targets.misnamed(options.out) or targets.obstacle(_folder(options.out)):
+        yield Fault("--out", hurdle, "a folder, or a .png file", "choose another name")
     elif _names_a_png(options.out) and options.out.exists() and not _drawn_here(options.out):
         fits = "a new name, or a picture that Tenshot drew, which is drawn anew"
         yield Fault("--out", f"{options.out} is not one of Tenshot's pictures", fits, "choose another name")
 
 
 def _names_a_png(out: Path) -> bool:
-    return out.suffix.lower() == ".png" and not out.is_dir()
+    return out.suffix.lower() == ".png" and not os.path.isdir(out)
+
+
+def _folder(out: Path) -> Path:
+    return out.parent if _names_a_png(out) else out
 
 
 def _drawn_here(file: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from tenshot.errors import Fault
-from tenshot.files import tensors
+from tenshot.files import targets, tensors
 
 FOLDERS = {
     "webui": {
@@ -78,7 +78,9 @@ def faults(export: Sequence[str], results: Sequence[tuple[str, str]]) -> Iterato
             continue
         yield from found[0].faults("--export")
         for target in (found[0].file(kind, name) for kind, name in results):
-            if there := next((each for each in (target, *companions(target)) if each.exists()), None):
+            if hurdle := targets.misnamed(target):
+                yield Fault("--export", f"{target}: {hurdle}", "a shorter name", "shorten that of the result")
+            elif there := next((each for each in (target, *companions(target)) if each.exists()), None):
                 yield Fault("--export", f"{there} exists", "a new name: that of the result", "move it, or rename that")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tenshot.errors import Fault
+from tenshot.files import tensors
 
 _WEIGHTS = r"(diffusion_pytorch_)?model[^/]*\.safetensors(\.index\.json)?"
 _NET = rf"config\.json|{_WEIGHTS}"
@@ -27,6 +29,7 @@ KINDS = {
     "manifest.json": re.compile(_ARTIFACT),
 }
 MODELS, ARTIFACTS = ("model_index.json", "config.json"), ("manifest.json",)
+LONGEST = 255  # bytes of a file's name on every usual file system
 FILES = (".safetensors", ".ckpt", ".pt", ".bin")  # suffixes of results that are no folders
 _BEGINS = (b"PK\x03\x04", b"\x80\x02", b"\x8a\x0al\xfc")  # of torch's files, in three ages
 
@@ -44,9 +47,10 @@ def faults(
     The one rule for every verb that writes: what lies there is replaced where --overwrite says so and it is a result
     of the kind that Tenshot writes, with nothing else in it. What is read is not replaced, nor written into.
     """
-    if file := obstacle(target.parent):
-        yield Fault(option, f"{target}: {file} is a file", "a path through folders", "name another folder")
+    if hurdle := misnamed(target) or obstacle(target.parent):
+        yield Fault(option, f"{target}: {hurdle}", "a path through folders", "name another folder")
         return
+    tensors.sweep(target.parent)
     if (hurt := _hurt(target, [each for each in sources if each is not None and each.exists()])) is not None:
         fits, do = "a place apart from what is read", "choose another place"
         yield Fault(option, f"{target}: {hurt} is read for it", fits, do)
@@ -57,10 +61,20 @@ def faults(
         yield Fault(option, f"{target}: {strange}", fits, "name another place, or remove it yourself")
 
 
-def obstacle(folder: Path) -> Path | None:
-    """The file in whose place a folder would have to be, for `folder` to be there or to be made."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    return None if there.is_dir() else there
+def obstacle(folder: Path) -> str:
+    """What keeps `folder` from being there or being made, in words: names that no file can have, or a file."""
+    there = next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))
+    return misnamed(folder) or ("" if there.is_dir() else f"{there} is a file")
+
+
+def misnamed(place: Path) -> str:
+    """What is wrong with the names on the way to `place`, in words."""
+    for name in place.parts:
+        if "\0" in name:
+            return f"{name!r} holds a zero byte"
+        if len(name.encode("utf-8", "surrogatepass")) > LONGEST:
+            return f"the name {name[:20]}... is longer than the {LONGEST} bytes that a name can have"
+    return ""
 
 
 def stranger(target: Path, kinds: Sequence[str] = MODELS) -> str:

@@ -60,8 +60,8 @@ def check_recipe(folder: Path, wanted: Recipe) -> None:
 
 def present(folder: Path, count: int) -> list[Example]:
     """The class pictures already in `folder`. Raises Refusal where they are damaged or all alike, or count is 0 too."""
-    if file := targets.obstacle(folder):
-        raise Refusal(Fault(f"{OPTION} {folder}", f"{file} is a file", "a folder", "name another folder"))
+    if hurdle := targets.obstacle(folder):
+        raise Refusal(Fault(f"{OPTION} {folder}", hurdle, "a folder", "name another folder"))
     if not folder.exists() or not any(path for path in folder.iterdir() if not path.name.startswith(".")):
         if count:
             return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,8 +69,8 @@ def folder_faults(options: LoopOptions, wanted: Mapping[str, Any]) -> Iterator[F
     """An output folder that holds something else than the run of identity `wanted`, or more of it than asked for."""
     folder, steps = options.output_dir, options.max_train_steps
     where, do = f"--output_dir {folder}", "name another folder, or remove this one"
-    if file := targets.obstacle(folder):
-        yield Fault(where, f"{file} is a file", "a folder", "name another folder")
+    if hurdle := targets.obstacle(folder):
+        yield Fault(where, hurdle, "a folder", "name another folder")
     elif folder.is_dir() and (folder / CLAIM).is_file():
         if not checkpoint.found(folder) and not (folder / MANIFEST).is_file():
             return  # it was refused or stopped before the first checkpoint: nothing is lost
@@ -100,7 +101,7 @@ def check_disk(options: LoopOptions, trained_bytes: int, model_bytes: int) -> No
     kept = 1 + (options.checkpoints_total_limit or math.ceil(options.max_train_steps / options.checkpointing_steps))
     need = kept * (4 if options.use_ema else 3) * trained_bytes + model_bytes
     folder = options.output_dir
-    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.isdir(each))
     free = shutil.disk_usage(place).free
     if free < need:
         refuse_if(
