@@ -16,6 +16,8 @@ from tenshot.convert.options import ConvertOptions
 from tenshot.convert.verb import convert
 from tenshot.errors import Refusal
 from tenshot.events import Events
+from tenshot.families import original
+from tenshot.families.sdxl import FULL
 from tenshot.files import containers
 from tenshot.options import gather
 
@@ -40,7 +42,7 @@ def a_lora(folder: Path, file: Path, seed: int = 0, rank: int = 3, alpha: float 
     }
     lora.attach(opened, lora.new(settings))
     told = {part: {k: v for k, v in each.items() if k in lora.SETTINGS} for part, each in settings.items()}
-    lora.write(file, lora.current(opened, told), opened.parts)
+    lora.write(file, lora.current(opened, told), opened.parts, opened.family)
     return file
 
 
@@ -133,8 +135,9 @@ def test_kohyas_names_are_as_user_interfaces_know_them(sdxl: Path, sd1: Path, tm
 
 
 def test_every_full_size_name_comes_back():
-    for layer in names.full_originals():
-        theirs = names.kohya("unet", layer, names.full_originals())
+    originals = original.unet_modules(FULL)
+    for layer in originals:
+        theirs = names.kohya("unet", layer, originals)
         assert names.place_of(f"{theirs}.alpha") == ("unet", layer, "alpha")
         plain = names.kohya("unet", layer, None)
         assert names.place_of(f"{plain}.alpha") == ("unet", layer, "alpha")
@@ -163,12 +166,14 @@ def test_the_guides_bin_of_2023(sd1: Path, tmp_path: Path):
     old = {
         f"{start}.to_{w}_lora.{d}.weight": torch.randn(s)
         for w in ("q", "out")
-        for d, s in (("down", (4, 32)), ("up", (32, 4)))
+        for d, s in (("down", (4, 320)), ("up", (320, 4)))
     }
+    text = start.replace("attn1", "attn2")
+    old |= {f"{text}.to_k_lora.{d}.weight": torch.randn(s) for d, s in (("down", (4, 768)), ("up", (320, 4)))}
     torch.save(old, tmp_path / "pytorch_lora_weights.bin")
     found = run("--file", tmp_path / "pytorch_lora_weights.bin")
     kohya = load_file(found["file"])
-    assert len(kohya) == 6 and found["rank"] == 4
+    assert len(kohya) == 9 and found["rank"] == 4
     assert torch.equal(
         kohya["lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_up.weight"],
         old[f"{start}.to_out_lora.up.weight"],
@@ -247,7 +252,7 @@ def test_full_size_controlnets_names_are_diffusers_own(tmp_path: Path):
     """Against diffusers' own table, by the names alone."""
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
-    from tenshot.families import dialects, original
+    from tenshot.families import dialects
 
     with torch.device("meta"):
         config = dict(ControlNetModel().config)

@@ -101,7 +101,7 @@ def test_a_dora_is_merged_as_peft_applies_it(sd1: Path, tmp_path: Path):
             if "magnitude" in name:
                 parameter.mul_(1.3)
     told = {"unet": settings}
-    lora.write(tmp_path / "dora.safetensors", lora.current(opened, told), opened.parts)
+    lora.write(tmp_path / "dora.safetensors", lora.current(opened, told), opened.parts, opened.family)
     run("--sd_model", sd1, "--models", tmp_path / "dora.safetensors", "--save_to", tmp_path / "merged")
     assert torch.allclose(answers(model.load(str(tmp_path / "merged"))), answers(opened), atol=2e-5)
 
@@ -196,8 +196,11 @@ def test_every_file_that_cannot_be_read_is_named(sd1: Path, tmp_path: Path):
 
 def test_what_does_not_fit_is_refused(sd1: Path, sdxl: Path, tmp_path: Path):
     one = a_lora(sdxl, tmp_path / "one.safetensors")
-    with pytest.raises(Refusal, match="are not in the model"):
+    with pytest.raises(Refusal, match="is for Stable Diffusion XL"):
         run("--sd_model", sd1, "--models", one, "--save_to", tmp_path / "merged")
+    save_file(load_file(one), tmp_path / "unsaid.safetensors")
+    with pytest.raises(Refusal, match="are not in the model"):
+        run("--sd_model", sd1, "--models", tmp_path / "unsaid.safetensors", "--save_to", tmp_path / "merged")
     with pytest.raises(Refusal, match="2 numbers for 1 files"):
         run("--sd_model", sd1, "--models", one, "--ratios", 1, 2, "--save_to", tmp_path / "merged")
     with pytest.raises(Refusal, match="not the same"):

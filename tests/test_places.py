@@ -98,7 +98,7 @@ def test_a_training_ends_with_it(
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     if way != "inversion":
         told = inspect(InspectOptions(file=made), Events())
-        assert told.get("trigger words", [""])[0] == (trigger or "a photo")
+        assert told.get("trigger_words", [""])[0] == (trigger or "a photo")
         assert told["training"]["ss_steps"] == "3" and told["training"]["ss_num_train_images"] == "5"
     again = bench.refused("other", **given, **asked, output_dir=str(tmp_path / "x" / "mine"))
     assert again == ["--export", "--export"]

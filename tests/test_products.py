@@ -115,9 +115,11 @@ def test_it_goes_to_user_interfaces_as_it_is(shape: str, sd1: Path, tmp_path: Pa
 
 def test_resized_it_is_the_nearest_lora(sd1: Path, tmp_path: Path):
     file = kohyas(sd1, "loha", tmp_path / "it.safetensors")
-    whole = resize(file, "--rank", 9, "--out", tmp_path / "whole.safetensors")  # 3 x 3: as a LoRA it has rank 9
+    whole = resize(
+        file, "--rank", 9, "--config", sd1, "--out", tmp_path / "whole.safetensors"
+    )  # 3 x 3: as a LoRA it has rank 9
     assert whole["relative error"] < 1e-5
-    less = resize(file, "--rank", 3, "--out", tmp_path / "less.safetensors")
+    less = resize(file, "--rank", 3, "--config", sd1, "--out", tmp_path / "less.safetensors")
     found = reading.low_rank(containers.opened(tmp_path / "less.safetensors"))
     for layer, each in reading.read(containers.opened(file)).items():
         u, s, v = torch.linalg.svd(each.difference().flatten(1), full_matrices=False)

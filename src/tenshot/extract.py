@@ -53,6 +53,9 @@ class ResizeOptions(RankOptions):
 
     file: Path = Field(description="the LoRA, LoHa or LoKr")
     out: Path = Field(description="the result: a .safetensors file")
+    config: Path | None = Field(
+        None, description="the folder of the model that it belongs to, where it does not say it"
+    )
 
 
 def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
@@ -88,9 +91,10 @@ def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
         lambda: refuse_if(_taken(options, options.file)),
         lambda: containers.opened(options.file),
     )
-    before = reading.read(source)
+    before = reading.read(source, kohya.config_of(options.config))
+    made_for = kohya.origin(options.config, source, before)
     after = {layer: _smaller(each, options) for layer, each in before.items()}
-    told = kohya.write_found(after, options.out, kohya.origin(None, after), source.about)
+    told = kohya.write_found(after, options.out, made_for, source.about)
     return {**told, "relative error": factors.apart(before, after)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,18 +9,16 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tenshot.adapters import embedding, factors, lora, names, reading
+from tenshot.adapters import embedding, lora, names, reading, signs
 from tenshot.checkpoints import whole
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.export import readers
 from tenshot.families import dialects, layout, table
-from tenshot.files import containers, hashes
+from tenshot.files import containers, hashes, tensors
 from tenshot.files.containers import Container
 from tenshot.options import Options
 
-WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
-BASES = {"sd_v1": WIDTHS[768], "sd_v2": WIDTHS[1024], "sdxl_": WIDTHS[2048]}
 TRAINING = (
     "ss_base_model_version",
     "ss_sd_model_name",
@@ -73,15 +70,14 @@ def inspect(options: InspectOptions, events: Events) -> dict[str, Any]:
 
 def _folder(place: Path) -> dict[str, Any]:
     family = layout.examine(place)
-    schedule = json.loads((place / "scheduler" / "scheduler_config.json").read_text())
+    schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
     return {
         "file": str(place),
         "what": "model folder",
         "family": family.title,
         "prediction": schedule.get("prediction_type", "epsilon"),
-        "parts": {part: f"{layout.numbers(place / part):,} numbers" for part in family.original},
-        "loads in": ["diffusers", "tenshot"],
-        "not in": dict.fromkeys((readers.WEBUI, readers.COMFY), "they want one file: tenshot convert FOLDER FILE"),
+        "parameters": {part: layout.numbers(place / part) for part in family.original},
+        **readers.told(dict.fromkeys((readers.WEBUI, readers.COMFY), "wants one file: tenshot convert FOLDER FILE")),
     }
 
 
@@ -120,17 +116,24 @@ def _lora(source: Container) -> dict[str, Any]:
     kohya = any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
     kinds = reading.kinds(source.tensors)
     found: dict[str, Any] = {"what": "lora", "kinds": kinds, "names": "kohya" if kohya else "diffusers or peft"}
+    layers = {(place.part, place.layer) for name in source.tensors if (place := names.place_of(name))}
+    found["layers"] = dict(Counter(part for part, _ in sorted(layers)))
+    try:
+        signs.stranger(source, layers)
+    except Refusal as refusal:
+        return found | {"family": None, "family_unknown": refusal.faults[0].found, "loads_in": []}
     read = reading.layers(source) if source.kind != "pickle" else {}
+    family = None
     if read:
-        said = source.about.get(readers.BASE, "")
-        named = next((title for start, title in BASES.items() if said.startswith(start)), "not said by its shapes")
-        found["family"] = WIDTHS.get(factors.width(read), named)
+        try:
+            family = signs.family_of(source, read)
+            found["family"] = family.title
+        except Refusal as refusal:
+            found |= {"family": None, "family_unknown": refusal.faults[0].found}
         found["rank"] = dict(Counter(each.rank for each in read.values() if each.rank))
         found["alpha"] = dict(Counter(each.alpha for each in read.values() if each.rank))
         found["dora"] = any(each.magnitude is not None for each in read.values())
-    places = {(place.part, place.layer) for name in source.tensors if (place := names.place_of(name))}
-    found["layers"] = dict(Counter(part for part, _ in sorted(places)))
-    return found | readers.of_lora(source, read)
+    return found | readers.of_lora(source, read, family)
 
 
 def _told(about: Mapping[str, str]) -> dict[str, Any]:
@@ -139,11 +142,9 @@ def _told(about: Mapping[str, str]) -> dict[str, Any]:
     if training := {name: about[name] for name in TRAINING if name in about}:
         found["training"] = training
     tags: Counter[str] = Counter()
-    try:
-        for each in json.loads(about.get("ss_tag_frequency", "{}")).values():
-            tags.update({str(tag).strip(): int(count) for tag, count in each.items()})
-    except (ValueError, AttributeError, TypeError):
-        pass  # others' metadata may be anything
+    for each in containers.said(about, "ss_tag_frequency").values():
+        for tag, count in each.items() if isinstance(each, dict) else ():
+            tags[tag.strip()] += count if isinstance(count, int) else 0
     words = [about.get("modelspec.trigger_phrase", ""), *(tag for tag, _ in tags.most_common(TAGS))]
-    found["trigger words"] = list(dict.fromkeys(filter(None, words)))
+    found["trigger_words"] = list(dict.fromkeys(filter(None, words)))
     return {name: value for name, value in found.items() if value}

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from tenshot.adapters import factors, lora, reading
-from tenshot.adapters.addition import Addition, Layer, misfits
+from tenshot.adapters.addition import INSPECT, Addition, Layer, misfits
 from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
 from tenshot.checkpoints.whole import Whole
@@ -21,6 +21,7 @@ from tenshot.device import DTYPES
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.export import kohya, places, put
+from tenshot.export.kohya import Origin
 from tenshot.export.options import ExportOptions
 from tenshot.export.put import Result
 from tenshot.files import containers, targets, tensors
@@ -199,7 +200,9 @@ def _file(path: Path, source: Container | None) -> Container:
 
 def _loras(options: MergeOptions, sources: Sequence[Container | None], ratios: Sequence[float]) -> dict[str, Any]:
     files = all_or_refuse(*(partial(_file, *each) for each in zip(options.models, sources, strict=True)))
-    found = all_or_refuse(*(partial(reading.low_rank, each) for each in files))
+    unet = kohya.config_of(options.config)
+    found = all_or_refuse(*(partial(reading.low_rank, each, unet) for each in files))
+    made_for = _one_family(options, files, found)
     shares = list(zip(found, ratios, strict=True))
     merged = {layer: _together(layer, shares, options) for layer in dict.fromkeys(k for each in found for k in each)}
     error = 0.0
@@ -207,8 +210,20 @@ def _loras(options: MergeOptions, sources: Sequence[Container | None], ratios: S
         exact = merged
         merged = {layer: factors.truncated(each, options.rank) for layer, each in exact.items()}
         error = factors.apart(exact, merged)
-    written = kohya.write_found(merged, options.save_to, kohya.origin(options.config, merged))
+    written = kohya.write_found(merged, options.save_to, made_for)
     return {"merged": f"{len(found)} LoRA", "ratios": list(ratios), "relative error": error, **written}
+
+
+def _one_family(options: MergeOptions, files: Sequence[Container], found: Sequence[Mapping[Layer, Addition]]) -> Origin:
+    """What all of them are for. Raises Refusal where that is not one and the same."""
+    origins = all_or_refuse(*(partial(kohya.origin, options.config, *each) for each in zip(files, found, strict=True)))
+    first, *others = (origin.family for origin in origins)
+    refuse_if(
+        Fault(str(file.place), f"is for {other.title}", f"a LoRA for {first.title}, as {files[0].place} is", INSPECT)
+        for file, other in zip(files[1:], others, strict=True)
+        if other is not first
+    )
+    return origins[0]
 
 
 def _together(layer: Layer, shares: Sequence[tuple[dict[Layer, Factors], float]], options: MergeOptions) -> Factors:

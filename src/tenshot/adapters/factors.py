@@ -129,23 +129,12 @@ def to_diffusers(found: Mapping[Layer, Factors]) -> dict[str, torch.Tensor]:
     """Named as diffusers' pipelines read them, in text encoders with `text_model.`"""
     named: dict[str, torch.Tensor] = {}
     for (part, layer), each in sorted(found.items()):
-        bare = f"text_model.{layer}" if part == "text_encoder" else layer
+        bare = layer if part == "unet" or layer.startswith("text_projection") else f"text_model.{layer}"
         named[f"{part}.{bare}.lora_A.weight"] = each.down
         named[f"{part}.{bare}.lora_B.weight"] = each.up
         if (magnitude := each.magnitude_vector) is not None:
             named[f"{part}.{bare}.lora_magnitude_vector"] = magnitude
     return named
-
-
-def is_sdxl(found: Mapping[Layer, Addition]) -> bool:
-    """Is it for Stable Diffusion XL? Its second text encoder says so, or how wide the text is that it reads."""
-    return any(part == "text_encoder_2" for part, _ in found) or width(found) == 2048
-
-
-def width(found: Mapping[Layer, Addition]) -> int:
-    """How wide the text states are that the UNet's layers read; 0 where none of them is in it."""
-    read = [each.shape[1] for (part, layer), each in found.items() if part == "unet" and "attn2.to_k" in layer]
-    return int(read[0]) if read else 0
 
 
 def facts(path: Path, found: Mapping[Layer, Addition]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model,
 from torch import nn
 from transformers import CLIPTextModel
 
-from tenshot.adapters import factors, inside, reading
+from tenshot.adapters import factors, inside, reading, signs
 from tenshot.adapters.addition import INSPECT, Addition, Layer
 from tenshot.adapters.factors import Factors
 from tenshot.errors import Fault, Refusal, refuse_if
+from tenshot.families.family import Family
 from tenshot.files import containers, tensors
 from tenshot.model import Model
 
@@ -100,14 +101,15 @@ def current(model: Model, settings: Mapping[str, Mapping[str, Any]], name: str =
     return Lora(settings, {part: get_peft_model_state_dict(model[part], adapter_name=name) for part in settings})
 
 
-def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module]) -> None:
-    """Write a LoRA as diffusers' pipelines and older versions of transformers read it."""
+def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module], family: Family | None = None) -> None:
+    """Write a LoRA as diffusers' pipelines and older versions of transformers read it. family: what it is for."""
     named = {
         f"{part}.{_prefix(nets[part])}{name.removeprefix(_prefix(nets[part]))}": tensor
         for part, weights in lora.weights.items()
         for name, tensor in weights.items()
     }
-    tensors.write(file, named, factors.metadata(lora.settings))
+    about = factors.metadata(lora.settings)
+    tensors.write(file, named, about | signs.saying(family) if family else about)
 
 
 def read(place: Path, unet: Mapping[str, Any] | None = None) -> Lora:

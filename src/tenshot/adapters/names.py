@@ -1,6 +1,7 @@
 """What programs call the tensors of a LoRA, and which layer of a model each belongs to.
 
-Read: kohya's names (lora_unet_..., with diffusers' or the original blocks), diffusers' pipelines of every age, peft's.
+Read: kohya's names (lora_unet_..., with diffusers' or the original blocks), diffusers' pipelines of every age, peft's,
+LyCORIS' own (lycoris_...).
 A layer is known here by its part and by its name in diffusers; in text encoders without `text_model.`
 """
 
@@ -8,11 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, NamedTuple
 
-from tenshot.families import original
-from tenshot.families.sdxl import FULL
+from tenshot.families import original, released
 
 Kind = str  #: down, up, mid, alpha, magnitude, or LyCORIS' own: hada_w1_a, lokr_t2
 
@@ -27,14 +26,16 @@ class Place(NamedTuple):
 
 _PRODUCTS = r"hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t[12])"  # of LyCORIS and peft
 _TENSORS = rf"lora_down\.weight|lora_up\.weight|lora_mid\.weight|alpha|dora_scale|{_PRODUCTS}"
-_KOHYA = re.compile(rf"(lora_unet|lora_te2|lora_te1|lora_te)_(.+)\.({_TENSORS})")
+_KOHYA = re.compile(rf"(lora_unet|lora_te2|lora_te1|lora_te|lycoris)_(.+)\.({_TENSORS})")
 _KINDS = {"lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid", "dora_scale": "magnitude"}
 _KOHYA_PARTS = {
     "lora_unet": "unet",
     "lora_te": "text_encoder",
     "lora_te1": "text_encoder",
     "lora_te2": "text_encoder_2",
+    "lycoris": "unet",
 }
+_TEXT = ("text_model.", "encoder.layers.")  # how layers of text encoders begin, where only that tells the part
 _DOTTED: tuple[tuple[str, Kind], ...] = (
     (r"\.lora_A(?:\.\w+)?\.weight", "down"),
     (r"\.lora_B(?:\.\w+)?\.weight", "up"),
@@ -61,11 +62,11 @@ _WORDS = re.compile(
 def place_of(name: str, unet: Mapping[str, Any] | None = None) -> Place | None:
     """The place of the tensor called `name`; None where it belongs to no LoRA.
 
-    unet: the configuration whose blocks original names count; default: Stable Diffusion XL's.
+    unet: the configuration whose blocks original names count; default: the released ones.
     """
     if match := _KOHYA.fullmatch(name):
-        part = _KOHYA_PARTS[match[1]]
         dotted = _dotted(match[2])
+        part = "text_encoder" if match[1] == "lycoris" and dotted.startswith(_TEXT) else _KOHYA_PARTS[match[1]]
         return Place(part, _ours(part, dotted, unet), _KINDS.get(match[3], match[3])) if dotted else None
     part, bare = _part(name.removeprefix("base_model.model."))
     if match := _PROCESSOR.fullmatch(bare):
@@ -100,12 +101,8 @@ def _ours(part: str, layer: str, unet: Mapping[str, Any] | None) -> str:
         return layer.removeprefix("text_model.")
     if not re.match(r"(input|output|middle)_block|time_embed\.|label_emb\.|out\.", layer):
         return layer
-    back = {theirs: ours for ours, theirs in original.unet_modules(unet or FULL).items()}
-    words = layer.split(".")
-    for end in range(len(words), 0, -1):
-        if (start := ".".join(words[:end])) in back:
-            return ".".join([back[start], *words[end:]])
-    return layer
+    back = {theirs: ours for ours, theirs in original.unet_modules(unet).items()} if unet else released.modules()
+    return _renamed(layer, back)
 
 
 def kohya(part: str, layer: str, originals: Mapping[str, str] | None) -> str:
@@ -115,22 +112,17 @@ def kohya(part: str, layer: str, originals: Mapping[str, str] | None) -> str:
     text encoders.
     """
     if part == "unet":
-        name = _renamed(layer, originals) if originals else layer
+        name = _renamed(layer, originals or {})
         return f"lora_unet_{name.replace('.', '_')}"
     start = {"text_encoder": "lora_te1" if originals else "lora_te", "text_encoder_2": "lora_te2"}[part]
     bare = layer if layer.startswith("text_projection") else f"text_model.{layer}"
     return f"{start}_{bare.replace('.', '_')}"
 
 
-def _renamed(layer: str, originals: Mapping[str, str]) -> str:
+def _renamed(layer: str, modules: Mapping[str, str]) -> str:
+    """The name with the longest of its beginnings that `modules` knows replaced."""
     words = layer.split(".")
     for end in range(len(words), 0, -1):
-        if (start := ".".join(words[:end])) in originals:
-            return ".".join([originals[start], *words[end:]])
+        if (start := ".".join(words[:end])) in modules:
+            return ".".join([modules[start], *words[end:]])
     return layer
-
-
-@cache
-def full_originals() -> dict[str, str]:
-    """Stable Diffusion XL's modules -> their original names."""
-    return original.unet_modules(FULL)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from typing import Any
 
 import torch
 
-from tenshot.adapters import names, products
+from tenshot.adapters import names, products, signs
 from tenshot.adapters.addition import Addition, Layer
 from tenshot.adapters.factors import METADATA, Factors
-from tenshot.errors import Fault, Refusal
-from tenshot.files import tensors
+from tenshot.errors import Fault, Refusal, refuse_if
+from tenshot.families import table
+from tenshot.files import containers, tensors
 from tenshot.files.containers import Container
 
 Tensors = Mapping[str, torch.Tensor]
@@ -34,8 +35,9 @@ def kinds(tensors: Iterable[str]) -> dict[str, int]:
 def read(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Addition]:
     """Every layer's addition. Raises Refusal where the file is no LoRA, or one that is not whole, or not of numbers.
 
-    unet: the configuration whose blocks original names count; default: Stable Diffusion XL's.
+    unet: of the model that it is for; default: any, and original names count the blocks of the released ones.
     """
+    refuse_if(signs.contradiction(source, table.of(unet)) if unet else ())
     found = layers(source, unet)
     if names := broken(source) or [layer for (_, layer), each in found.items() if not isfinite(each.alpha)]:
         told = f"NaN or infinite numbers in {len(names)} places: {', '.join(names[:3])}"
@@ -105,16 +107,47 @@ def _factors(found: Tensors, alpha: float | None) -> Factors | None:
 
 
 def settings(source: Container) -> dict[str, dict[str, Any]]:
-    """part -> what diffusers' metadata tell of it; empty where a file has none."""
-    try:
-        told = json.loads(source.about.get(METADATA, "{}"))
-    except ValueError:
-        return {}
+    """part -> what diffusers' metadata tell of it; empty where a file has none. Raises Refusal where it is no sense."""
     parts: dict[str, dict[str, Any]] = {}
-    for key, value in told.items() if isinstance(told, dict) else ():
+    told = containers.said(source.about, METADATA)
+    wrong = [f"{METADATA} is no JSON object"] if source.about.get(METADATA) and not told else []
+    for key, value in told.items():
         part, _, name = key.partition(".")
         parts.setdefault(part, {})[name] = value
+        if name in _SENSIBLE and not _SENSIBLE[name](value):
+            wrong.append(f"{key} = {json.dumps(value)[:40]}")
+    wrong += [f"{part} has no r" for part, mine in parts.items() if mine.get("use_rslora") and "r" not in mine]
+    if wrong:
+        found = f"its header tells what cannot be: {', '.join(wrong[:3])}"
+        raise Refusal(Fault(str(source.place), found, "the settings that peft wrote there", "copy it again"))
     return parts
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value)
+
+
+def _all(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
+
+
+_SENSIBLE: Mapping[str, Callable[[Any], bool]] = {
+    "r": _is_rank,
+    "lora_alpha": _is_number,
+    "rank_pattern": _all(_is_rank),
+    "alpha_pattern": _all(_is_number),
+    "target_modules": _is_text,
+    "use_dora": lambda value: isinstance(value, bool),
+    "use_rslora": lambda value: isinstance(value, bool),
+}
 
 
 def _alpha(layer: Layer, told: Mapping[str, Mapping[str, Any]]) -> float | None:

@@ -102,7 +102,7 @@ def of_file(source: Container, family: Family, config: Path | None, ema: bool) -
             raise Refusal(Fault("--config", found, fits, "leave it out, or name a model folder of that family"))
         told = _told(other)
     else:
-        told = _said(source)
+        told = said(source)
     configs = dialects.configured(family, source.tensors, told.get("configs", {}))
     parts, ledger = dialects.to_parts(family, source.tensors, configs, ema)
     schedule = told.get("schedule") or {**family.schedule, "prediction_type": prediction(source, family)}
@@ -110,12 +110,16 @@ def of_file(source: Container, family: Family, config: Path | None, ema: bool) -
     return Whole(family, parts, configs, schedule, words, source.place, told.get(ZEROS), ledger)
 
 
-def _said(source: Container) -> dict[str, Any]:
-    try:
-        found = json.loads(source.about.get(TOLD) or source.rest.get(TOLD, "{}"))
-    except (ValueError, TypeError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def said(source: Container) -> dict[str, Any]:
+    """What our own files say beside their tensors. Raises Refusal where that is damaged."""
+    text = source.about.get(TOLD) or source.rest.get(TOLD) or "{}"
+    found = containers.said({TOLD: text}, TOLD)
+    mappings = [found, *(found.get(name, {}) for name in ("configs", "schedule", "tokenizers"))]
+    mappings += [each for outer in mappings[1::2] if isinstance(outer, dict) for each in outer.values()]
+    if (text != "{}" and not found) or not all(isinstance(each, dict) for each in mappings):
+        do = "copy it again, or name the folder of a model like it: --config FOLDER"
+        raise Refusal(Fault(str(source.place), f"{TOLD} in its header is damaged", "what tenshot wrote there", do))
+    return found
 
 
 def _told(whole: Whole) -> dict[str, Any]:
@@ -134,10 +138,15 @@ def prediction(source: Container, family: Family) -> str:
     said = source.about.get("modelspec.prediction_type", "")
     if "v_pred" in source.tensors or said.startswith("v"):
         return "v_prediction"
-    norm = source.tensors.get(NORM)
-    if said or family.name != "sd2" or norm is None:
+    if said or family.name != "sd2" or (found := spread(source)) is None:
         return "epsilon"
-    return "v_prediction" if norm.read().float().std(correction=0) > V_PREDICTION else "epsilon"
+    return "v_prediction" if found > V_PREDICTION else "epsilon"
+
+
+def spread(source: Container) -> float | None:
+    """The deviation by which ComfyUI and Tenshot tell what a Stable Diffusion 2 predicts that does not say it."""
+    norm = source.tensors.get(NORM)
+    return None if norm is None else float(norm.read().float().std(correction=0))
 
 
 def write(whole: Whole, target: Path, events: Events, pickle: bool = False) -> Ledger:

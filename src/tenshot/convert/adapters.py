@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tenshot.adapters import embedding, factors, lora, reading
+from tenshot.adapters import embedding, factors, lora, reading, signs
 from tenshot.adapters.factors import Factors
 from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal
@@ -30,10 +30,11 @@ def convert_lora(
     if options.to or (options.form or other) == "kohya":
         return kohya.write(source, target, options.config, dtype, phrase(options.trigger))
     only = reading.low_rank(source, kohya.config_of(options.config))
+    family = kohya.origin(options.config, source, only).family
     written = {layer: kohya.cast(each, dtype) for layer, each in only.items()}
-    tensors.write(target, factors.to_diffusers(written), factors.metadata(lora.settings_of(written)))
-    family = kohya.origin(options.config, found).family.title
-    return {"what": "lora", "family": family, "form": "diffusers", **factors.facts(target, found)}
+    about = {**factors.metadata(lora.settings_of(written)), **signs.saying(family)}
+    tensors.write(target, factors.to_diffusers(written), about)
+    return {"what": "lora", "family": family.title, "form": "diffusers", **factors.facts(target, found)}
 
 
 def _is_kohya(source: Container) -> bool:

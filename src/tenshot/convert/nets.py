@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -103,7 +102,5 @@ def _config(
 ) -> dict[str, Any]:
     if options.config:
         return tensors.read_json(options.config / "config.json")
-    told: dict[str, Any] = {}
-    with contextlib.suppress(ValueError, AttributeError):
-        told = json.loads(source.about.get(whole.TOLD, "{}")).get("configs", {}).get("net", {})
+    told = whole.said(source).get("configs", {}).get("net", {})
     return {**dialects.by_shapes(net.config, inner, str(source.place)), **told}

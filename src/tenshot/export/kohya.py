@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import torch
 
 from tenshot import model
-from tenshot.adapters import factors, names, reading
-from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters import factors, names, reading, signs
+from tenshot.adapters.addition import Addition, Layer, misfits
 from tenshot.adapters.factors import Factors
+from tenshot.checkpoints import whole
+from tenshot.errors import refuse_if
 from tenshot.families import layout, original
 from tenshot.families.family import Family
-from tenshot.families.sd import SD1, SD2
 from tenshot.families.sdxl import SDXL
 from tenshot.files import tensors
 from tenshot.files.containers import Container
 
-VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 KEPT = ("ss_", "ssmd_", "tenshot", "modelspec.trigger")
 SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 
@@ -36,7 +36,7 @@ class Origin(NamedTuple):
         """How the layers' names change: user interfaces know those of Stable Diffusion XL by its original blocks."""
         if self.family is not SDXL:
             return None
-        return original.unet_modules(self.unet) if self.unet else names.full_originals()
+        return original.unet_modules(self.unet or SDXL.released["unet"])
 
 
 def write(
@@ -53,7 +53,7 @@ def write(
     unet = config_of(base)
     found = reading.read(source, unet)
     low_rank = {layer: cast(each, dtype) for layer, each in found.items() if isinstance(each, Factors)}
-    made_for = origin(base, found)
+    made_for = origin(base, source, found)
     others = {layer for layer in found if layer not in low_rank}
     as_they_are = _as_they_are(source, unet, others, made_for.originals, dtype) if others else {}
     return write_found({**found, **low_rank}, target, made_for, {**source.about, **(about or {})}, as_they_are)
@@ -82,13 +82,13 @@ def config_of(base: Path | None) -> dict[str, Any] | None:
     return tensors.read_json(place / "unet" / "config.json")
 
 
-def origin(base: Path | None, found: Mapping[Layer, Addition]) -> Origin:
-    """By the model it belongs to, or by how wide the text is that its layers read."""
-    if base:
-        return Origin(layout.examine(model.find(str(base))), config_of(base))
-    if factors.is_sdxl(found):
-        return Origin(SDXL)
-    return Origin(SD2 if factors.width(found) == 1024 else SD1)
+def origin(base: Path | None, source: Container, found: Mapping[Layer, Addition]) -> Origin:
+    """By the model it belongs to, or by all that the file says of it. Raises Refusal where that leaves it open."""
+    if base is None:
+        return Origin(signs.family_of(source, found))
+    whole_base = whole.of_folder(model.find(str(base)))
+    refuse_if(misfits(str(source.place), found, whole_base.layers))
+    return Origin(whole_base.family, whole_base.configs["unet"])
 
 
 def cast(each: Factors, dtype: torch.dtype | None) -> Factors:
@@ -132,12 +132,11 @@ def _about(
         "ss_network_module": "networks.lora" if reading.kinds(named).keys() == {"LoRA"} else "lycoris.kohya",
         "ss_network_dim": str(int(factors.usual(each.rank for each in found.values()))),
         "ss_network_alpha": str(factors.usual(each.alpha for each in found.values())),
-        "ss_base_model_version": told.get("ss_base_model_version", VERSIONS[family.name]),
+        **signs.saying(family),
         "ss_v2": str(family.name == "sd2"),
         "ss_output_name": target.stem,
         "sshs_model_hash": digest,
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{family.spec}/lora",
         "modelspec.implementation": "https://github.com/huggingface/diffusers",
         "modelspec.title": target.stem,
         "modelspec.resolution": "{0}x{0}".format(SIDES[family.name]),

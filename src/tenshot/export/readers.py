@@ -1,61 +1,145 @@
-"""Which programs load a file, and why others do not: AUTOMATIC1111 1.9.4, ComfyUI 0.3.64, diffusers 0.42."""
+"""Which programs load a file, and why others do not, or not as it was meant."""
 
 from __future__ import annotations
 
+import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tenshot.adapters import factors, reading
+from tenshot import __version__
+from tenshot.adapters import names, reading, signs
 from tenshot.adapters.addition import Addition, Layer
-from tenshot.families import dialects
+from tenshot.checkpoints import whole
+from tenshot.families import dialects, table
 from tenshot.families.family import Family
 from tenshot.files.containers import Container
 
 WEBUI, COMFY, DIFFUSERS, TENSHOT = "AUTOMATIC1111 and Forge", "ComfyUI", "diffusers", "tenshot"
 ALL = (WEBUI, COMFY, DIFFUSERS, TENSHOT)
-RELEASED = {"sd1": (320, 640, 1280, 1280), "sd2": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
-TEXT = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
-BASE = "ss_base_model_version"
+#: Which versions all that is said here is of, and how it is known.
+KNOWN = {
+    WEBUI: "AUTOMATIC1111 1.9.4: how it names layers was run, all else read; Forge: read",
+    COMFY: "0.3.64: checkpoints, LoRAs and embeddings were run, samplers read",
+    DIFFUSERS: "0.42: run",
+    TENSHOT: __version__,
+}
+RELEASED = {family.name: tuple(family.released["unet"]["block_out_channels"]) for family in table.FAMILIES}
+TEXT = {family.name: family.released["unet"]["cross_attention_dim"] for family in table.FAMILIES}
 NEWER = (".format_version", ".storage_alignment")  # members of torch's zip files since 2.9
+HIDDEN = "takes it for one of SD1 and hides it: tenshot convert FILE --form kohya says what it is"
+NAMED = "tenshot convert FILE gives its layers the names that it knows"
+
+#: Layers by the names that ComfyUI knows them by, apart from kohya's: those of diffusers' pipelines until 2023.
+_COMFY = re.compile(
+    r"(lora_unet|lycoris)_.+|lora_te[12]?_text_model_encoder_layers_.+|lora_te2_text_projection|diffusion_model\..+"
+    r"|(unet\.)?(?!base_model|text_encoder)(?:(?!\.to_).)+|(unet\.)?.+\.processor\.to_([qkv]|out)"
+    r"|text_encoder(_2)?\.text_model\.encoder\.layers\..+"
+)
+_WEBUI = re.compile(r"lora_(unet|te[12]?)_.+")
 
 
 def told(reasons: Mapping[str, str]) -> dict[str, Any]:
-    """reasons: program -> why it does not load the file."""
-    found: dict[str, Any] = {"loads in": [program for program in ALL if program not in reasons]}
-    return found | ({"not in": dict(reasons)} if reasons else {})
+    """reasons: program -> why it does not load the file, or not as it was meant."""
+    found: dict[str, Any] = {"loads_in": [program for program in ALL if program not in reasons]}
+    return found | ({"not_in": dict(reasons)} if reasons else {}) | {"known_of": KNOWN}
 
 
 def of_checkpoint(source: Container, family: Family) -> dict[str, Any]:
     reasons = dict(_pickle(source))
-    if source.kind != "pickle":
-        unet = dialects.configured(family, source.tensors, {})["unet"]
-        widths, text = tuple(unet["block_out_channels"]), unet["cross_attention_dim"]
-        if (widths, text) != (RELEASED[family.name], TEXT[family.name]):
-            found = f"blocks {', '.join(map(str, widths))} wide, text {text}: no {family.title} that was ever released"
-            reasons |= {WEBUI: found, COMFY: found, DIFFUSERS: "needs config=FOLDER, or: tenshot convert FILE FOLDER"}
-    if family.name == "sdxl" and "v_pred" in source.tensors and not source.place.with_suffix(".yaml").is_file():
+    if source.kind == "pickle":
+        return told(reasons) | {"not_looked_at": "the shapes and what it predicts: a pickle is not opened here"}
+    unet = dialects.configured(family, source.tensors, {})["unet"]
+    widths, text = tuple(unet["block_out_channels"]), unet["cross_attention_dim"]
+    if (widths, text) != (RELEASED[family.name], TEXT[family.name]):
+        found = f"blocks {', '.join(map(str, widths))} wide, text {text}: no {family.title} that was ever released"
+        reasons |= {WEBUI: found, COMFY: found, DIFFUSERS: "needs config=FOLDER, or: tenshot convert FILE FOLDER"}
+    predicts = whole.prediction(source, family)
+    if predicts == "v_prediction" and family.name != "sd2" and not source.place.with_suffix(".yaml").is_file():
         reasons.setdefault(WEBUI, "takes it for one that predicts noise: tenshot convert FILE --to webui DIR")
-    unseen = {"not looked at": "the shapes: a pickle is not opened here"} if source.kind == "pickle" else {}
-    return told(reasons) | unseen
+    if (taken := comfy_takes(source, family)) != predicts:
+        reasons.setdefault(COMFY, mistaken(source, family, predicts, taken))
+    return told(reasons)
 
 
-def of_lora(source: Container, found: Mapping[Layer, Addition]) -> dict[str, Any]:
+def comfy_takes(source: Container, family: Family) -> str:
+    """What ComfyUI believes that a checkpoint predicts: of each family it looks at something else."""
+    if family.name == "sdxl":
+        return "v_prediction" if "v_pred" in source.tensors else "epsilon"
+    spread = whole.spread(source) if family.name == "sd2" else None
+    return "v_prediction" if spread is not None and spread > whole.V_PREDICTION else "epsilon"
+
+
+def mistaken(source: Container, family: Family, predicts: str, taken: str) -> str:
+    """Why ComfyUI takes a checkpoint for what it is not, and what helps."""
+    spread = whole.spread(source)
+    by = "has no such norm" if spread is None else f"has {spread:.3f}"
+    why = {
+        "sd1": "every SD1 it does",
+        "sd2": f"above {whole.V_PREDICTION} the deviation of {whole.NORM} means v_prediction, and this {by}",
+        "sdxl": "there is no tensor v_pred, which tenshot convert FILE FOLDER and back writes",
+    }[family.name]
+    node = f"put the node ModelSamplingDiscrete ({'v_prediction' if taken == 'epsilon' else 'eps'}) behind the loader"
+    return f"takes it for {taken}, it predicts {predicts}: {why}; {node}, or load it with its yaml in models/configs"
+
+
+def of_lora(source: Container, found: Mapping[Layer, Addition], family: Family | None) -> dict[str, Any]:
     """found: its layers, where they can be read without unpickling."""
-    reasons = dict(_pickle(source))
-    kohya = any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
-    if not kohya:
-        reasons |= dict.fromkeys((WEBUI, COMFY), "would load it without effect: tenshot convert FILE names it for them")
-    elif source.about and factors.is_sdxl(found) and not source.about.get(BASE, "").startswith("sdxl_"):
-        reasons[WEBUI] = "takes it for one of SD1 and hides it: tenshot convert FILE --form kohya says what it is"
+    reasons: dict[str, str] = dict(_pickle(source))
+    for program, known in ((WEBUI, _WEBUI), (COMFY, _COMFY)):
+        if lost := _lost(source, known):
+            reasons.setdefault(program, lost)
+    if family and family.name == "sdxl" and source.about and not source.about.get(signs.BASE, "").startswith("sdxl_"):
+        reasons.setdefault(WEBUI, HIDDEN)
     if strange := sorted(_widths(found).difference(*RELEASED.values())):
         wide = f"its layers are {', '.join(map(str, strange))} wide: of no model that was ever released"
         reasons |= dict.fromkeys((WEBUI, COMFY), wide)
-    if source.kind != "pickle" and (names := reading.broken(source)):
-        reasons |= dict.fromkeys(ALL, f"NaN or infinite numbers in {len(names)} tensors: {', '.join(names[:3])}")
+    if source.kind != "pickle" and (broken := reading.broken(source)):
+        reasons |= dict.fromkeys(ALL, f"NaN or infinite numbers in {len(broken)} tensors: {', '.join(broken[:3])}")
     if reading.kinds(source.tensors).keys() != {"LoRA"}:
         reasons[DIFFUSERS] = "reads no LoHa and no LoKr: tenshot resize makes a LoRA of it"
-    return told(reasons)
+    return told(reasons | {program: why for program, why in _decomposed(found) if program not in reasons})
+
+
+def _lost(source: Container, known: re.Pattern[str]) -> str:
+    """What a program makes of the layers' names: "" where it knows all of them."""
+    layers: dict[Layer, bool] = {}
+    for name in source.tensors:
+        place = names.place_of(name)
+        if place and place.kind != "alpha":
+            layers[place.part, place.layer] = bool(known.fullmatch(_stem(name)))
+    parts = dict.fromkeys(part for part, _ in layers)
+    counts = {part: [ok for (where, _), ok in layers.items() if where == part] for part in parts}
+    if all(layers.values()):
+        return ""
+    if not any(layers.values()):
+        return f"would load it without effect: {NAMED}"
+    shares = ", ".join(f"{sum(each)} of {len(each)} layers of {part}" for part, each in counts.items())
+    return f"would apply {shares}, and leave the others out in silence: {NAMED}"
+
+
+_FACTOR = re.compile(
+    r"[._]lora(_linear_layer)?[._](up|down|[AB]|mid)(\.\w+)?(\.weight)?$"
+    r"|\.(lora_magnitude_vector|dora_scale|hada_|lokr_).*"
+)
+
+
+def _stem(name: str) -> str:
+    """A tensor's name without what says which factor it is."""
+    return _FACTOR.sub("", name)
+
+
+def _decomposed(found: Mapping[Layer, Addition]) -> Iterator[tuple[str, str]]:
+    """What programs make of DoRA's magnitudes, which stand for rows here, or, as LyCORIS has them, for columns."""
+    magnitudes = [each.magnitude for each in found.values() if each.magnitude is not None]
+    if not magnitudes:
+        return
+    bake = "tenshot convert FILE --bake_dora MODEL makes a LoRA without magnitudes, tenshot merge a model"
+    if any(each.ndim > 1 and each.shape[0] == 1 for each in magnitudes):
+        yield DIFFUSERS, f"knows DoRA by rows only, and this is by columns: {bake}"
+        return
+    yield WEBUI, f"AUTOMATIC1111 takes DoRA's magnitudes for those of columns, Forge divides by the norms of W: {bake}"
+    yield COMFY, f"divides DoRA's magnitudes by the norms of W, not of W + dW; interpolates at other strengths: {bake}"
 
 
 def _widths(found: Mapping[Layer, Addition]) -> set[int]:

@@ -48,6 +48,7 @@ class Family:
     schedule: the noise schedule of a file that says nothing about it. scaling: of latents, likewise.
     paddings: tokenizer -> the token with which it fills up.
     spec: its name in the Stability AI model metadata specification.
+    released: part -> its configuration as it was released.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Family:
     scaling: float
     paddings: Mapping[str, str]
     spec: str
+    released: Mapping[str, Mapping[str, Any]]
     without_words: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     framed: Callable[[Mapping[str, Any], Sequence[Frame]], dict[str, Any]] = lambda conditioning, _: {**conditioning}
 

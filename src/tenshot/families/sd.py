@@ -57,6 +57,14 @@ NOISE = {
 }
 UNET, VAE = ("model.diffusion_model.", "unet"), ("first_stage_model.", "vae")
 END, MARK = "<|endoftext|>", "!"
+CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+CLIP_H = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+NET = {
+    "layers_per_block": 2,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (320, 640, 1280, 1280),
+}
 
 SD1 = Family(
     "sd1",
@@ -72,6 +80,7 @@ SD1 = Family(
     scaling=0.18215,
     paddings={"tokenizer": END},
     spec="stable-diffusion-v1",
+    released={"unet": NET | {"cross_attention_dim": 768}, "text_encoder": CLIP_L},
 )
 SD2 = Family(
     "sd2",
@@ -87,4 +96,8 @@ SD2 = Family(
     scaling=0.18215,
     paddings={"tokenizer": MARK},
     spec="stable-diffusion-v2",
+    released={
+        "unet": NET | {"cross_attention_dim": 1024, "use_linear_projection": True},
+        "text_encoder": CLIP_H,  # its last layer is not read, and not in every file
+    },
 )

@@ -25,6 +25,13 @@ FULL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }  # the UNet as it was released
+CLIP_G = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+}
 
 
 def condition(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
@@ -81,6 +88,7 @@ SDXL = Family(
     scaling=0.13025,
     paddings={"tokenizer": sd.END, "tokenizer_2": sd.MARK},
     spec="stable-diffusion-xl-v1-base",
+    released={"unet": FULL, "text_encoder": sd.CLIP_L, "text_encoder_2": CLIP_G},
     without_words=without_words,
     framed=framed,
 )

@@ -88,6 +88,15 @@ def looked_into(path: Path) -> Container:
     return Container(path, "pickle", dict.fromkeys(texts, nothing), {}, {"calls": calls})
 
 
+def said(about: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The JSON object that a header holds under `key`; empty where there is none, as others write anything there."""
+    try:
+        found = json.loads(about.get(key, "{}"))
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _safetensors(path: Path) -> Container:
     header = read_header(path)
     about = header.pop("__metadata__", None) or {}

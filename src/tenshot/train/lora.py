@@ -52,7 +52,7 @@ class Learner:
         return factor * _named(self.options.block_rates, f"{part}.{name}", 1.0)
 
     def save(self, folder: Path) -> None:
-        lora.write(folder / lora.FILE, lora.current(self.model, self.settings), self.parts)
+        lora.write(folder / lora.FILE, lora.current(self.model, self.settings), self.parts, self.model.family)
 
     def prove(self, folder: Path) -> None:
         """Bit for bit what was trained, and not without effect."""
