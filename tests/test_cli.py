@@ -16,14 +16,15 @@ from pydantic import Field
 from rich.console import Console as RichConsole
 
 import tenshot
-from tenshot import cli
-from tenshot.cli import Verb, main
+from tenshot import verbs
+from tenshot.cli import main
 from tenshot.console import Bars, Console, Interrupt, Lines, LogFile, clock
 from tenshot.errors import Cancelled, Fault, Refusal
 from tenshot.events import Events
 from tenshot.options import Options
+from tenshot.verbs import Verb
 
-REAL = dict(cli.VERBS)
+REAL = dict(verbs.VERBS)
 
 
 class Common(Options):
@@ -96,7 +97,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> None:
         ("train", "work"): Verb("worked:work", "worked:Work", "Do the work."),
         ("train", "absent"): Verb("absent:run", "absent:Options", "Do nothing."),
     }
-    monkeypatch.setattr(cli, "VERBS", rows)
+    monkeypatch.setattr(verbs, "VERBS", rows)
     monkeypatch.setenv("COLUMNS", "100")
 
 
@@ -107,7 +108,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_the_real_table_is_well_formed() -> None:
     for path, verb in REAL.items():
-        assert all(path[:depth] in cli.GROUPS for depth in range(1, len(path)))
+        assert all(path[:depth] in verbs.GROUPS for depth in range(1, len(path)))
         assert re.fullmatch(r"tenshot\.[\w.]+:\w+", verb.run)
         assert re.fullmatch(r"tenshot\.[\w.]+:\w+Options", verb.options)
 
@@ -153,7 +154,7 @@ def test_help_of_a_verb_comes_from_its_record(
     flat = re.sub(r"[\s│]+", " ", text)
     assert "how many [steps] (from 1, to 9; default 3)" in flat
     assert "What both share" in flat and "--seed INT where the noise starts (default 0)" in flat
-    assert re.search(r"\* --output_dir PATH where it goes \[required\]", flat)
+    assert flat.index("--output_dir PATH where it goes (needed)") < flat.index("--steps INT")
     assert "--recipe" in flat and "--json" in flat
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tenshot import generate, model, sampling
+from tenshot import device, generate, model, sampling
 from tenshot.diffusion.samplers import SAMPLERS
 from tenshot.errors import Cancelled, Refusal
 from tenshot.events import Events
 from tenshot.files.images import parse_infotext, read_infotext
-from tenshot.generate import GenerateOptions
-from tenshot.options import resolve
+from tenshot.options import gather, resolve
+from tenshot.records.generate import GenerateOptions
 from tenshot.sampling import Request, Settings
 
 Draw = Callable[..., list[dict[str, Any]]]
@@ -119,15 +120,32 @@ def test_any_prompt_makes_a_file_name(draw: Draw, prompt: str, tmp_path: Path):
     assert Path(made["file"]).is_file()
 
 
-def test_every_fault_at_once_and_nothing_written(draw: Draw, tmp_path: Path):
-    given = {"sampler": "Eulre a", "num_images": 2, "out": tmp_path / "one.png", "device": "cuda:99"}
+def test_every_fault_at_once_and_nothing_written(tmp_path: Path):
+    words = f"--sampler 'Eulre a' --num_images 2 --out {tmp_path}/one.png --device meta --model {tmp_path}/nothing"
     with pytest.raises(Refusal) as refused:
-        draw(model=str(tmp_path / "nothing"), **given)
-    faults = {fault.where.split()[0]: fault for fault in refused.value.faults}
-    assert faults.keys() == {"--sampler", "--out", "--device", "model"}
-    assert faults["--sampler"].fits == ", ".join(SAMPLERS)
+        gather(GenerateOptions, shlex.split(f"{words} --stepps 3 --prompt cat --lora {tmp_path}/no.safetensors=0.5"))
+    faults = {fault.where: fault for fault in refused.value.faults}
+    assert faults.keys() == {"--sampler", "--out", "--device", "--model", "--stepps", "--lora"}
+    assert ", ".join(SAMPLERS) in faults["--sampler"].fits and "did you mean Euler a?" in faults["--sampler"].do
     assert "2 pictures" in faults["--out"].found
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "meta"])
+def test_a_device_that_does_not_compute_is_refused(name: str, tmp_path: Path):
+    with pytest.raises(Refusal, match="--device"):
+        device.pick(name)
+
+
+EXTREMES = "width=4611686018427387904 height=0 steps=100000 batch_size=9223372036854775807 seed=-9 guidance_scale=1e308"
+    "width=4611686018427387904 height=0 steps=100000 batch_size=9223372036854775807 num_images=99999999999999 seed=-9"
+)
+
+
+@pytest.mark.parametrize("pair", EXTREMES.split())
+def test_extreme_numbers_are_refused(pair: str):
+    with pytest.raises(Refusal, match=pair.split("=")[0]):
+        gather(GenerateOptions, ["--prompt", "a cat", f"--{pair}"])
 
 
 @pytest.mark.parametrize("out", ("taken.txt", "taken.txt/deep", "taken.txt/deep/one.png"))

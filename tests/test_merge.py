@@ -183,14 +183,18 @@ def test_a_result_without_numbers_is_not_written(target: str, sd1: Path, tmp_pat
 
 
 def test_every_file_that_cannot_be_read_is_named(sd1: Path, tmp_path: Path):
+    """What the words show comes first, as one; what the files hold next."""
     (tmp_path / "text.safetensors").write_text("no tensors")
     (tmp_path / "file").write_text("")
+    words = ["--models", tmp_path / "text.safetensors", "--save_to", tmp_path / "file" / "merged"]
     with pytest.raises(Refusal) as refused:
-        run("--sd_model", tmp_path / "none", "--models", tmp_path / "text.safetensors", tmp_path / "missing",
-            "--ratios", 1, 2, 3, "--save_to", tmp_path / "file" / "merged")  # fmt: skip
+        run("--sd_model", tmp_path / "none", *words, "--models", tmp_path / "missing", "--ratios", 1, 2, 3)
+    assert {each.where for each in refused.value.faults} == {"--sd_model", "--models", "--ratios"}
+    assert all(each.fits and each.do for each in refused.value.faults)
+    with pytest.raises(Refusal) as refused:
+        run("--sd_model", tmp_path / "file", *words)
     where = [each.where for each in refused.value.faults]
-    files = (str(tmp_path / name) for name in ("none", "text.safetensors", "missing"))
-    assert where == ["--ratios", "--save_to", *files]
+    assert where == ["--save_to", str(tmp_path / "file"), str(tmp_path / "text.safetensors")]
     assert all(each.fits and each.do for each in refused.value.faults)
 
 

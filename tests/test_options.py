@@ -7,7 +7,9 @@ import pytest
 from pydantic import Field, model_validator
 
 from tenshot.errors import Refusal
-from tenshot.options import MISSING, Options, as_recipe, as_words, entries, gather, read_recipe, resolve, spell
+from tenshot.options import MISSING, Options, as_recipe, as_words, entries, gather, resolve
+from tenshot.recipes import read_recipe
+from tenshot.wording import spell
 
 
 class Base(Options):

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -246,78 +246,6 @@ class Interrupt(Events):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         # Not through sys.stderr: the signal may have come in the middle of a print.
         os.write(2, b"\nstopping at the next safe moment; press Ctrl-C again to stop at once\n")
-
-
-class Outlet:
-    """How a command answers: as one JSON object on stdout, or in words (the result on stdout, the rest on stderr)."""
-
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-
-    def result(self, result: Mapping[str, Any]) -> None:
-        if self.as_json:
-            print(to_json(result))
-            return
-        rows = list(_flat(result))
-        width = max((len(name) for name, _ in rows), default=0)
-        out = rich.console.Console()
-        for name, value in rows:
-            out.print(Text.assemble((name.ljust(width), "bold"), "  ", value), soft_wrap=True)
-
-    def refusal(self, refusal: Refusal) -> None:
-        if self.as_json:
-            print(to_json(refusal.as_json()))
-        err = rich.console.Console(stderr=True)
-        count = len(refusal.faults)
-        err.print(Text(f"refused: {'1 fault' if count == 1 else f'{count} faults'}", "bold red"))
-        for fault in refusal.faults:
-            first, *rest = str(fault).splitlines()
-            text = Text("  ").append(fault.where, "bold").append(first.removeprefix(fault.where), "red")
-            for line in rest:
-                text.append(f"\n  {line}")
-            err.print(text, soft_wrap=True)
-
-    def stopped(self, why: str) -> None:
-        if self.as_json:
-            print(to_json({"error": "cancelled", "message": why}))
-        text = why if why.startswith("stopped") else f"stopped: {why}"
-        rich.console.Console(stderr=True).print(Text(text, "yellow"), soft_wrap=True)
-
-    def failed(self, error: Exception) -> None:
-        """An error nobody foresaw: its traceback on stderr."""
-        if self.as_json:
-            print(to_json({"error": "failed", "message": f"{type(error).__name__}: {error}"}))
-        traceback.print_exception(error)
-
-
-def to_json(value: Mapping[str, Any]) -> str:
-    """One line of JSON; paths as text, numbers that JSON cannot hold as "NaN" and "Infinity"."""
-    import pydantic_core
-
-    return pydantic_core.to_json(value, inf_nan_mode="strings", fallback=_scalar).decode()
-
-
-def _scalar(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else str(value)
-
-
-def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    for key, each in value.items():
-        name = f"{above}{key}"
-        if isinstance(each, Mapping):
-            yield from _flat(each, f"{name}.")
-        elif isinstance(each, list | tuple) and any(isinstance(item, Mapping) for item in each):
-            yield from _flat({str(number): item for number, item in enumerate(each, 1)}, f"{name}.")
-        elif isinstance(each, list | tuple):
-            yield name, ", ".join(map(_words, each))
-        else:
-            yield name, _words(each)
-
-
-def _words(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "-", True: "yes", False: "no"}[value]
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def named(figures: Mapping[str, float]) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from pydantic import Field
 
 from tenshot import device, judge, model, sampling
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
@@ -18,7 +17,8 @@ from tenshot.events import Events
 from tenshot.files.folder import read_folder
 from tenshot.files.pictures import open_picture
 from tenshot.model import ASSETS
-from tenshot.options import Options, resolve
+from tenshot.options import resolve
+from tenshot.records.demo import DemoOptions
 from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row
 from tenshot.report.verdict import verdict
 from tenshot.report.write import write
@@ -41,26 +41,6 @@ HELP = {
     "PRES": ("cosine of class pictures and the given ones: how far the subject leaks into its class", "lower"),
     "DIV": ("1 - cosine among class pictures: how varied the class stayed", "higher"),
 }
-
-
-class DemoOptions(Options):
-    """Teach a model a subject and see what it learned, on one page."""
-
-    pictures: Path | None = Field(None, description="folder with 5-10 pictures; default: a subject that ships inside")
-    subject: str = Field("animal", min_length=1, description="the class word of what the pictures show")
-    model: str = Field("pocket", description="pocket, a model folder in the diffusers layout, or a checkpoint file")
-    identifier: str = Field("az", min_length=1, description="the rare word that becomes the subject's name")
-    max_train_steps: int | None = Field(None, ge=1, description="optimizer steps; default: by the model")
-    learning_rate: float | None = Field(None, gt=0, description="default: by the model")
-    num_class_images: int = Field(48, ge=2, description="class pictures for prior preservation")
-    seeds: int = Field(4, ge=1, description="pictures for each prompt")
-    seed: int = Field(0, ge=0, description="all randomness follows from it")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    out: Path = Field(Path("out/demo"), description="folder for the page and the two tuned models")
-
-    @property
-    def home(self) -> Path:
-        return self.out
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def pick(name: str = "auto") -> torch.device:
         name = f"cuda:{processes.local_rank()}" if torch.cuda.is_available() else "mps" if has_mps() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()  # "meta" has no numbers
         if device.type == "cuda":
             torch.cuda.set_device(device)  # whose memory is counted
     except Exception as error:  # each backend has its own way to say that it is not there

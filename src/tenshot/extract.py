@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from pydantic import Field
 
 from tenshot.adapters import factors, reading
 from tenshot.adapters.addition import Addition, Layer
@@ -20,46 +19,14 @@ from tenshot.events import Events, watched
 from tenshot.export import kohya
 from tenshot.export.kohya import Origin
 from tenshot.files import containers, targets, tensors
-from tenshot.options import Options
+from tenshot.records.extract import ExtractOptions, RankOptions, ResizeOptions
 
 SAME = 1e-6  # a layer whose weights differ by less, relative to their size, was not trained
 
 
-class RankOptions(Options):
-    """How large the factors may be."""
-
-    rank: int | None = Field(None, ge=1, description="at most; default: 16 where --keep does not say it")
-    keep: float | None = Field(None, gt=0, le=1, description="of each layer's energy (squared singular values): 0.98")
-    overwrite: bool = Field(False, description="replace the result")
-
-
-class ExtractOptions(RankOptions):
-    """The difference of two models as a LoRA: tenshot extract TUNED --base BASE --out FILE."""
-
-    words: ClassVar[tuple[str, ...]] = ("tuned",)
-    also: ClassVar[Mapping[str, str]] = {"model_tuned": "tuned", "model_org": "base", "save_to": "out", "dim": "rank"}
-
-    tuned: Path = Field(description="the fine-tuned model: a folder or a file")
-    base: Path = Field(description="the model it was made of")
-    out: Path = Field(description="the LoRA: a .safetensors file")
-    config: Path | None = Field(None, description="a model folder that tells what a file cannot")
-
-
-class ResizeOptions(RankOptions):
-    """A LoRA of another rank, also of a LoHa or LoKr: tenshot resize FILE --rank 8 --out FILE."""
-
-    words: ClassVar[tuple[str, ...]] = ("file",)
-    also: ClassVar[Mapping[str, str]] = {"model": "file", "save_to": "out", "new_rank": "rank"}
-
-    file: Path = Field(description="the LoRA, LoHa or LoKr")
-    out: Path = Field(description="the result: a .safetensors file")
-    config: Path | None = Field(
-        None, description="the folder of the model that it belongs to, where it does not say it"
-    )
-
-
 def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
+    refuse_if(options.faults())
     _, tuned, base = all_or_refuse(
         lambda: refuse_if(_taken(options, options.tuned, options.base, options.config)),
         lambda: whole.read(options.tuned, options.config),
@@ -87,6 +54,7 @@ def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
 
 def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
+    refuse_if(options.faults())
     _, source = all_or_refuse(
         lambda: refuse_if(_taken(options, options.file)),
         lambda: containers.opened(options.file),
@@ -109,11 +77,8 @@ def _rank(options: RankOptions) -> int:
     return options.rank or (16 if options.keep is None else 1 << 30)
 
 
-def _taken(options: ExtractOptions | ResizeOptions, *sources: Path | None) -> Iterator[Fault]:
-    out = options.out
-    if out.suffix != ".safetensors":
-        yield Fault("--out", str(out), "a name that ends with .safetensors", f"--out {out.with_suffix('.safetensors')}")
-    yield from targets.faults("--out", out, options.overwrite, sources)
+def _taken(options: RankOptions, *sources: Path | None) -> Iterator[Fault]:
+    yield from targets.faults("--out", options.out, options.overwrite, sources)
 
 
 def _strangers(tuned: Whole, base: Whole) -> Iterator[Fault]:

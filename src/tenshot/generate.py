@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from tenshot import __version__, device, model, sampling
 from tenshot.checkpoints import opening
-from tenshot.diffusion.samplers import SAMPLERS
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.families.family import overlong
@@ -23,33 +19,11 @@ from tenshot.fast import model as fast
 from tenshot.files import targets, tensors
 from tenshot.files.images import infotext, read_infotext, write_png
 from tenshot.model import Model
-from tenshot.options import Options
+from tenshot.records.generate import GenerateOptions
 from tenshot.sampling import Request, Settings
 
 if TYPE_CHECKING:
     from tenshot.adapters.given import Given
-
-
-class GenerateOptions(Options):
-    """Make pictures from a prompt. The same seed gives the same picture, alone or in a batch."""
-
-    model: str = Field("pocket", description="pocket, a model folder, a checkpoint file, or what compile made")
-    prompt: list[str] = Field(min_length=1, description="what to draw; give it again for more prompts")
-    lora: list[str] = Field([], description="a LoRA (LoHa, LoKr) file or its folder; FILE=0.8: at that strength")
-    embedding: list[Path] = Field([], description="a file with a learned word; the prompt says the word")
-    negative_prompt: str = Field("", description="what to keep away from")
-    seed: int = Field(-1, ge=-1, lt=2**63, description="of the first picture, the next ones count on; -1: any")
-    num_images: int = Field(1, ge=1, description="pictures for each prompt")
-    steps: int = Field(20, ge=1, le=1000, description="denoising steps")
-    sampler: str = Field("Euler a", description="one of: " + ", ".join(SAMPLERS))
-    guidance_scale: float = Field(7.5, ge=1, description="how closely the prompt is followed; 1: no guidance")
-    width: int | None = Field(None, ge=8, multiple_of=8, description="pixels; default: the model's own")
-    height: int | None = Field(None, ge=8, multiple_of=8, description="pixels; default: the model's own")
-    batch_size: int = Field(4, ge=1, description="pictures drawn at once")
-    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of the nets")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    fallback: bool = Field(False, description="a model compiled for another machine: let torch run it")
-    out: Path = Field(Path("out/pictures"), description="a folder, or a .png file for a single picture")
 
 
 def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
@@ -57,6 +31,7 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
 
     Raises Refusal before anything is written; Cancelled, where the pictures drawn so far are kept.
     """
+    refuse_if(options.faults())
     where, place, given, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _found(options.model, events),
@@ -79,7 +54,7 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
     settings = Settings(options.sampler, options.steps, options.guidance_scale, (height, width), options.batch_size)
     written = []
     for request, image in zip(requests, sampling.stream(opened, requests, settings, events), strict=True):
-        path = options.out if _names_a_png(options.out) else _free(options.out, request)
+        path = options.out if options.names_a_png else _free(options.out, request)
         write_png(path, image, _text(opened, request, settings, given))
         written.append({"file": str(path), "prompt": request.prompt, "seed": request.seed})
     return {"pictures": written}
@@ -139,25 +114,15 @@ def facts(opened: Model, request: Request, settings: Settings) -> dict[str, obje
 
 
 def _faults(options: GenerateOptions) -> Iterator[Fault]:
-    if options.sampler not in SAMPLERS:
-        do = f"correct it, or leave it out for {GenerateOptions.model_fields['sampler'].default}"
-        yield Fault("--sampler", f"{options.sampler!r} is not known", ", ".join(SAMPLERS), do)
-    pictures = len(options.prompt) * options.num_images
-    if _names_a_png(options.out) and pictures > 1:
-        yield Fault("--out", f"one file for {pictures} pictures", "a folder", "leave .png out")
-    elif hurdle := targets.misnamed(options.out) or targets.obstacle(_folder(options.out)):
+    if hurdle := targets.misnamed(options.out) or targets.obstacle(_folder(options)):
         yield Fault("--out", hurdle, "a folder, or a .png file", "choose another name")
-    elif _names_a_png(options.out) and options.out.exists() and not _drawn_here(options.out):
+    elif options.names_a_png and options.out.exists() and not _drawn_here(options.out):
         fits = "a new name, or a picture that Tenshot drew, which is drawn anew"
         yield Fault("--out", f"{options.out} is not one of Tenshot's pictures", fits, "choose another name")
 
 
-def _names_a_png(out: Path) -> bool:
-    return out.suffix.lower() == ".png" and not os.path.isdir(out)
-
-
-def _folder(out: Path) -> Path:
-    return out.parent if _names_a_png(out) else out
+def _folder(options: GenerateOptions) -> Path:
+    return options.out.parent if options.names_a_png else options.out
 
 
 def _drawn_here(file: Path) -> bool:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
-
-from pydantic import Field
+from typing import Any
 
 from tenshot.adapters import embedding, lora, names, reading, signs
 from tenshot.checkpoints import whole
@@ -17,7 +15,7 @@ from tenshot.export import readers
 from tenshot.families import dialects, layout, table
 from tenshot.files import containers, hashes, tensors
 from tenshot.files.containers import Container
-from tenshot.options import Options
+from tenshot.records.inspect import InspectOptions
 
 TRAINING = (
     "ss_base_model_version",
@@ -35,14 +33,6 @@ TRAINING = (
 )
 IN_FOLDER = (lora.FILE, "pytorch_lora_weights.bin", "diffusion_pytorch_model.safetensors", "model.safetensors")
 TAGS = 8  # trigger words shown at most
-
-
-class InspectOptions(Options):
-    """Say what a file or a model folder is: tenshot inspect FILE."""
-
-    words: ClassVar[tuple[str, ...]] = ("file",)
-
-    file: Path = Field(description="a file, or a model folder")
 
 
 def inspect(options: InspectOptions, events: Events) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 
 from tenshot.adapters import factors, lora, reading
 from tenshot.adapters.addition import INSPECT, Addition, Layer, misfits
@@ -22,36 +21,17 @@ from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.export import kohya, places, put
 from tenshot.export.kohya import Origin
-from tenshot.export.options import ExportOptions
 from tenshot.export.put import Result
 from tenshot.files import containers, targets, tensors
 from tenshot.files.containers import Container, Lazy
+from tenshot.records.merge import MergeOptions
 
 Shares = Sequence[tuple[dict[Layer, Addition], float]]
 
 
-class MergeOptions(ExportOptions):
-    """LoRAs into a model (--sd_model), LoRAs into one LoRA, or models into one: each at its ratio."""
-
-    also: ClassVar[Mapping[str, str]] = {"model": "sd_model", "out": "save_to", "lora": "models"}
-
-    sd_model: Path | None = Field(None, description="the model that LoRAs or other models go into; none: LoRAs only")
-    models: list[Path] = Field(min_length=1, description="LoRAs, or models of the same family as --sd_model")
-    ratios: list[float] = Field([], description="how strongly each counts (default: 1 each)")
-    text_ratios: list[float] = Field([], description="the same in text encoders (default: as --ratios)")
-    blocks: dict[str, float] = Field({}, description="further factors by how layers begin: mid_block=0.5 up_blocks.1=0")
-    method: Literal["sum", "difference"] = Field(
-        "sum", description="models: (1 - ratios) sd_model + each; or sd_model + ratio (first - second)"
-    )
-    rank: int | None = Field(None, ge=1, description="of LoRAs merged into one; default: exact, all ranks together")
-    precision: Literal["keep", "fp32", "fp16", "bf16"] = Field("keep", description="numbers in the result")
-    config: Path | None = Field(None, description="a model folder that tells what a file cannot")
-    save_to: Path = Field(description="the result: a .safetensors or .ckpt file, or else a folder")
-    overwrite: bool = Field(False, description="replace the result")
-
-
 def merge(options: MergeOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
+    refuse_if(options.faults())
     _, base, *sources = all_or_refuse(
         lambda: refuse_if(_faults(options)),
         lambda: options.sd_model and whole.read(options.sd_model, options.config),
@@ -94,23 +74,10 @@ def _into(
 
 
 def _faults(options: MergeOptions) -> Iterator[Fault]:
-    count = len(options.models)
-    for name in ("ratios", "text_ratios"):
-        given = getattr(options, name)
-        if given and len(given) != count:
-            do = f"--{name} {' '.join(['1'] * count)}"
-            yield Fault(
-                f"--{name}", f"{len(given)} numbers for {count} files", f"{count}, one for each of --models", do
-            )
     read = (options.sd_model, *options.models, options.config)
     yield from targets.faults("--save_to", options.save_to, options.overwrite, read)
-    if options.sd_model is None and options.save_to.suffix != ".safetensors":
-        do = "--sd_model MODEL, or a name that ends with .safetensors"
-        yield Fault("--save_to", str(options.save_to), "LoRAs merged into one make a .safetensors file", do)
     result = _result(options)
     yield from places.faults(options.export, [(result.kind, result.name)])
-    if options.method == "difference" and count != 2:
-        yield Fault("--method", f"difference of {count} models", "two models", "--models NEW OLD")
 
 
 def strength(options: MergeOptions, number: int, ratio: float, layer: Layer) -> float:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tenshot.errors import Fault, Refusal, refuse_if
+from tenshot.marks import Elsewhere, There
+from tenshot.recipes import read_recipe
+from tenshot.wording import brief, choices_of, form, inline, limits, spell, words_of
 
 
 class Options(BaseModel):
@@ -24,6 +26,20 @@ class Options(BaseModel):
 
     words: ClassVar[tuple[str, ...]] = ()  #: options that may be given without their names, in this order
     also: ClassVar[Mapping[str, str]] = {}  #: what other programs call an option -> its name here
+    elsewhere: ClassVar[Mapping[str, Elsewhere]] = {}  #: options that only other programs have
+
+    def faults(self) -> Iterator[Fault]:
+        """What can be told from the options alone: files that are not there, options that do not go together."""
+        for name, value in self:
+            yield from _absent(type(self), name, value)
+
+    def notes(self) -> Iterator[str]:
+        """What whoever chose these options should know beforehand."""
+        return iter(())
+
+    def onward(self) -> Sequence[str]:
+        """The commands that one types next, once this is done."""
+        return ()
 
     @property
     def home(self) -> Path | None:
@@ -47,6 +63,10 @@ class Entry:
     schema: Mapping[str, Any]
     default: Any
     section: type[Options]
+
+    @property
+    def needed(self) -> bool:
+        return self.default is MISSING
 
     @property
     def description(self) -> str:
@@ -76,18 +96,18 @@ class Entry:
     @cached_property
     def choices(self) -> list[str]:
         parts = [part for each in self.alternatives for part in (each, each.get("items", {}))]
-        return [str(choice) for part in parts for choice in _choices(part)]
+        return [str(choice) for part in parts for choice in choices_of(part)]
 
     @property
     def form(self) -> str:
         """What it takes, in words: "a whole number from 1, or null"."""
-        return ", or ".join(map(_form, self.alternatives))
+        return ", or ".join(map(form, self.alternatives))
 
     @property
     def limits(self) -> str:
         """What narrows its type: "from 64, a multiple of 8"; empty where nothing does."""
         parts = [part for each in self.alternatives for part in (each, each.get("items", {}))]
-        return "; ".join(filter(None, map(_limits, parts)))
+        return "; ".join(filter(None, map(limits, parts)))
 
     def read(self, word: str) -> str | None:
         """A word of the command line as a value; `null` and `none` mean no value where that is allowed."""
@@ -98,7 +118,7 @@ class Entry:
 def entries(kind: type[Options]) -> dict[str, Entry]:
     """Every option of `kind` by name, in the record's order."""
     schema = kind.model_json_schema()
-    properties = _inline(schema["properties"], schema.get("$defs", {})) if kind.model_fields else {}
+    properties = inline(schema["properties"], schema.get("$defs", {})) if kind.model_fields else {}
     return {
         name: Entry(
             name,
@@ -115,20 +135,40 @@ def resolve(kind: type[Record], given: Mapping[str, Any], places: Mapping[str, s
 
     places: where a value was found, by name, if not on the command line; refusals say it.
     """
-    places = places or {}
+    options, faults, _ = _resolved(kind, {_named(kind, name): value for name, value in given.items()}, places or {})
+    refuse_if(faults)
+    assert options is not None
+    return options
+
+
+def _resolved(
+    kind: type[Record], given: Mapping[str, Any], places: Mapping[str, str]
+) -> tuple[Record | None, list[Fault], set[str]]:
+    """The options, as far as `given` makes any; what is wrong; the names of the options that are wrong."""
+    known = entries(kind)
+    unspeakable = {
+        name: fault for name, value in given.items() for fault in _unspeakable(known.get(name), name, value, places)
+    }
     try:
-        return kind.model_validate({_named(kind, name): value for name, value in given.items()})
+        options = kind.model_validate({name: value for name, value in given.items() if name not in unspeakable})
+        return options, [*unspeakable.values()], {*unspeakable}
     except ValidationError as error:
-        known = entries(kind)
         # A union reports each of its types; the person gave one value.
-        faults = {(e["loc"][:1], repr(e["input"]) if e["loc"] else e["msg"]): e for e in error.errors()}
-        raise Refusal(*(_fault(known, each, places) for each in faults.values())) from None
+        found = {(e["loc"][:1], repr(e["input"]) if e["loc"] else e["msg"]): e for e in error.errors()}
+    wrong = {str(loc[0]) for loc, _ in found if loc} | {*unspeakable}
+    faults = [*unspeakable.values()]
+    faults += [_fault(known, each, places) for loc, each in found.items() if loc not in unspeakable]
+    try:
+        return kind.model_validate({name: value for name, value in given.items() if name not in wrong}), faults, wrong
+    except ValidationError:
+        return None, faults, wrong
 
 
-def gather(kind: type[Record], words: Sequence[str]) -> Record:
+def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] = lambda text: None) -> Record:
     """The options that a command line spells, over those of the recipe it may name with --recipe.
 
-    Raises Refusal with every fault of the words, the recipe and the values together.
+    say: hears what is to be known of options that are taken without effect. Raises Refusal with every fault of the
+    words, the recipe, the values and the files that they name together.
     """
     given, faults = _parse(kind, _with_names(kind.words, words))
     recipe: dict[str, Any] = {}
@@ -141,48 +181,60 @@ def gather(kind: type[Record], words: Sequence[str]) -> Record:
             continue
         recipe |= found
         places |= {name: f"{path}: {name}" for name in found.keys() - given.keys()}
-    try:
-        options = resolve(kind, {**recipe, **given}, places)
-    except Refusal as refusal:
-        faults += [each for each in refusal.faults if each.where not in {fault.where for fault in faults}]
+    chosen = {**recipe, **given}
+    notes = []
+    for name in [name for name in chosen if name in kind.elsewhere and name not in kind.model_fields]:
+        there = kind.elsewhere[name].take(places.get(name, f"--{name}"), chosen.pop(name))
+        if isinstance(there, Fault):
+            faults.append(there)
+        else:
+            notes.append(there)
+    options, wrong, names = _resolved(kind, chosen, places)
+    faults += [each for each in wrong if each.where not in {fault.where for fault in faults}]
+    if options:
+        faults += [each for each in options.faults() if each.where.removeprefix("--") not in names]
+    else:
+        for name in chosen.keys() & kind.model_fields.keys() - names:
+            faults += _absent(kind, name, chosen[name])
     refuse_if(faults)
+    assert options is not None
+    for note in (*notes, *options.notes()):
+        say(note)
     return options
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML recipe. Raises Refusal where the file is missing or is no mapping."""
-    try:
-        recipe = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        found = f"cannot be read: {error.strerror}"
-        raise Refusal(Fault(str(path), found, "a YAML recipe", "correct the path after --recipe")) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        fits, do = "a YAML recipe: one `option: value` a line", "correct that place; quote text that has : or # in it"
-        raise Refusal(Fault(str(path), f"not YAML: {error}", fits, do)) from None
-    if not isinstance(recipe, dict) or not all(isinstance(name, str) for name in recipe):
-        do = "write one option a line, as in seed: 1"
-        raise Refusal(Fault(str(path), "holds no `option: value` lines", "a YAML recipe", do))
-    return recipe
+def _unspeakable(entry: Entry | None, name: str, value: Any, places: Mapping[str, str]) -> Iterator[Fault]:
+    """Text that neither files nor other programs could be told."""
+    unfit = "[\ud800-\udfff\0]" if entry and "path" in entry.form else "[\ud800-\udfff]"
+    texts = [value, *value, *value.values()] if isinstance(value, Mapping) else value
+    for text in texts if isinstance(texts, list | tuple) else [texts]:
+        if isinstance(text, str) and re.search(unfit, text):
+            where = places.get(name, f"--{name}")
+            yield Fault(where, f"{text!a} is no text", "text in UTF-8", "rename the file, or type the text anew")
+            return
+
+
+def _absent(kind: type[Options], name: str, value: Any) -> Iterator[Fault]:
+    """What an option names and is not there."""
+    field = kind.model_fields[name]
+    for mark in (*field.metadata, *_marks(field.annotation)):
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(mark, There) and isinstance(each, str | Path):
+                yield from mark.faults(f"--{name}", str(each), field.description or "")
+
+
+def _marks(annotation: Any) -> Iterator[Any]:
+    """What is marked about the parts of a type: about Path in list[Annotated[Path, ...]]."""
+    yield from getattr(annotation, "__metadata__", ())
+    for part in get_args(annotation):
+        yield from _marks(part)
 
 
 def as_recipe(options: Options) -> str:
     """The YAML recipe that reproduces `options`."""
+    import yaml
+
     return yaml.safe_dump(options.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain values: `no` is the word no (mixed_precision: no), 5e-6 is a number, 12:30 and 007 are text."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # type: ignore[misc]  # its stub has no ClassVar
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
 def _plain(name: str) -> str:
@@ -277,7 +329,7 @@ def _fault(known: Mapping[str, Entry], error: Mapping[str, Any], places: Mapping
         return Fault(
             where, "is needed but was not given", fits, f"add --{name} {'PATH' if 'path' in entry.form else 'VALUE'}"
         )
-    found = _short(error["input"])
+    found = brief(error["input"])
     if error["type"] in ("value_error", "assertion_error"):  # the record's own rule, in its own words
         return Fault(where, f"{found}: {message}", fits, _remedy(entry, str(error["input"])))
     return Fault(where, found, fits, _remedy(entry, str(error["input"])))
@@ -298,88 +350,5 @@ def as_words(options: Options, leave: Sequence[str] = ()) -> list[str]:
         value = getattr(options, name)
         if name in (*leave, *options.words) or value == entry.default:
             continue
-        words += [f"--{name}", *_words(value)]
+        words += [f"--{name}", *words_of(value)]
     return words
-
-
-def _words(value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        return [f"{key}={spell(each)}" for key, each in value.items()]
-    if isinstance(value, list | tuple):
-        return [spell(each) for each in value]
-    return [] if value is True else [spell(value)]
-
-
-def spell(value: Any) -> str:
-    """A value as a person would type it on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return " ".join(map(spell, value)) or "nothing"
-    if isinstance(value, Mapping):
-        return " ".join(f"{key}={spell(each)}" for key, each in value.items()) or "nothing"
-    short = f"{value:g}" if isinstance(value, float) else ""
-    return short if short and float(short) == value else str(value) or "''"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-_WORDS = {
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "string": "text",
-    "object": "values NAME=VALUE",
-    "null": "null",
-}
-_BOUNDS = {
-    "minimum": "from {}",
-    "exclusiveMinimum": "above {}",
-    "maximum": "to {}",
-    "exclusiveMaximum": "below {}",
-    "multipleOf": "a multiple of {}",
-    "minLength": "of length {} or more",
-    "maxLength": "of length {} or less",
-    "minItems": "at least {}",
-    "maxItems": "at most {}",
-}
-_SPECIAL = {("minLength", 1): "not empty", ("minItems", 1): "at least one"}
-
-
-def _form(schema: Mapping[str, Any]) -> str:
-    kind = schema.get("type", "")
-    if kind == "array":
-        items = schema.get("items", {})
-        word = f"values, each {', or '.join(map(_form, items.get('anyOf', [items])))}"
-    elif _choices(schema):
-        return _limits(schema)
-    else:
-        word = "a path" if "path" in schema.get("format", "") else _WORDS.get(kind, "a value")
-    comma = "," if kind in ("string", "array") else ""
-    return f"{word}{comma} {_limits(schema)}".rstrip(", ")
-
-
-def _limits(schema: Mapping[str, Any]) -> str:
-    choices = [str(choice) for choice in _choices(schema)]
-    if choices:
-        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
-    bounds = [(name, schema[name]) for name in _BOUNDS if name in schema]
-    return ", ".join(_SPECIAL.get(bound, _BOUNDS[bound[0]]).format(spell(bound[1])) for bound in bounds)
-
-
-def _choices(schema: Mapping[str, Any]) -> list[Any]:
-    return [schema["const"]] if "const" in schema else schema.get("enum", [])
-
-
-def _inline(node: Any, defs: Mapping[str, Any]) -> Any:
-    """A JSON schema with every reference replaced by what it refers to."""
-    if isinstance(node, list):
-        return [_inline(each, defs) for each in node]
-    if not isinstance(node, dict):
-        return node
-    if "$ref" in node:
-        node = {**defs[node["$ref"].rsplit("/", 1)[1]], **{key: node[key] for key in node.keys() - {"$ref"}}}
-    return {key: _inline(value, defs) for key, value in node.items()}

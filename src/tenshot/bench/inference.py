@@ -8,55 +8,32 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import ControlNetModel
 from PIL import Image
-from pydantic import Field
 
 from tenshot import device, measures, model
 from tenshot.adapters import lora
 from tenshot.bench import sizes, tables
 from tenshot.bench.alone import alone
 from tenshot.bench.contenders import CONTROLNET, LORA, MODEL, TUNED, Contender, Turn, contenders, run
+from tenshot.bench.options import BenchInferenceOptions
 from tenshot.checkpoints import opening
-from tenshot.compile.options import CompileOptions, Precision
+from tenshot.compile.options import CompileOptions
 from tenshot.compile.report import RECORD
 from tenshot.compile.verb import compile as make
-from tenshot.errors import Fault, Refusal
+from tenshot.errors import Refusal, refuse_if
 from tenshot.events import Events, watched
 from tenshot.fast import artifact
 from tenshot.fast.backend import BACKENDS, backend
 from tenshot.files.tensors import read_json
 from tenshot.model import Model
-from tenshot.options import Options, as_words
+from tenshot.options import as_words
 from tenshot.sampling import Settings
 
-Task = Literal["picture", "control", "lora", "tuned"]
 QUANTISED = 0.5  # the error allowed where everything may be quantised: the bench tells what it was
-
-
-class BenchInferenceOptions(Options):
-    """Measure drawing here: usual ways to run a model and ours, in turns, on the same pictures."""
-
-    model: str = Field("pocket", description="pocket, a model folder; sd15 or sdxl: of full size, random weights")
-    work: Path = Field(Path("out/bench"), description="where models and artifacts are made; a second run finds them")
-    only: list[str] = Field([], description="contenders whose names contain one of these; default: all")
-    task: list[Task] = Field(
-        ["picture", "control", "lora", "tuned"],
-        description="a picture; with a ControlNet; with a LoRA; of another fine-tune",
-    )
-    backend: list[str] = Field([], description="what artifacts may be built by; default: all that is here")
-    precision: list[Precision] = Field([], description="what artifacts may run in; default: all that is here")
-    steps: int = Field(20, ge=1, description="denoising steps of a picture (Euler a, with guidance)")
-    rounds: int = Field(2, ge=1, description="how often each has its turn")
-    height: int | None = Field(None, ge=8, multiple_of=8, description="pixels; default: the model's own")
-    width: int | None = Field(None, ge=8, multiple_of=8, description="pixels; default: the model's own")
-    budget: float = Field(30, gt=0, description="minutes for the trials of each artifact")
-    trial_steps: int = Field(20, ge=1, description="denoising steps of the pictures that artifacts are checked on")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    out: Path | None = Field(None, description="a .md file for the tables; a .svg with the plot goes beside it")
 
 
 @dataclass
@@ -79,9 +56,7 @@ class Line:
 def bench(options: BenchInferenceOptions, events: Events) -> dict[str, Any]:
     """Make what is missing, let everybody have their turns, write the tables."""
     where = device.pick(options.device)
-    if options.out is not None and options.out.suffix != ".md":
-        named = options.out.parent / f"{options.out.stem or 'bench'}.md"
-        raise Refusal(Fault("--out", str(options.out), "a file that ends in .md", f"--out {named}"))
+    refuse_if(options.faults())
     place = options.work / Path(options.model).name
     _prepare(options, place, where)
     half = "fp16" if where.type == "cuda" else "bf16" if device.bf16_is_native() else ""

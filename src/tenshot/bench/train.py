@@ -6,17 +6,17 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 
 from tenshot import device, model
 from tenshot.bench import plain, sizes
 from tenshot.bench.alone import alone
+from tenshot.bench.options import BenchTrainOptions
 from tenshot.events import Events, watched
 from tenshot.files.folder import read_folder
-from tenshot.options import Options, resolve
+from tenshot.options import resolve
 from tenshot.train import data, loop
 from tenshot.train.captions import Captions
 from tenshot.train.dreambooth import WAY as DREAMBOOTH
@@ -26,21 +26,6 @@ from tenshot.train.options import DreamBoothOptions, LoraOptions
 
 PICTURES, CLASSES = model.ASSETS / "subjects" / "koala", model.ASSETS / "subjects" / "sloth"
 PLAIN, OURS = "straightforward", "tenshot"
-
-
-class BenchTrainOptions(Options):
-    """Measure training here: steps a second and peak memory, beside the usual recipe."""
-
-    model: Literal["pocket", "sd15", "sdxl"] = Field("pocket", description="sd15, sdxl: of full size, random weights")
-    method: list[Literal["lora", "dreambooth"]] = Field(["lora", "dreambooth"], description="what is trained")
-    steps: int = Field(4, ge=1, description="measured steps in each round, after one to warm up")
-    rounds: int = Field(2, ge=1, description="how often each has its turn")
-    train_batch_size: int = Field(1, ge=1, description="your pictures in a step; with prior as many class pictures")
-    resolution: int | None = Field(None, ge=64, multiple_of=64, description="pixels; default: the model's own")
-    precision: Literal["auto", "no", "bf16", "fp16"] = Field(
-        "auto", description="auto: no for pocket, else bf16 where it is native"
-    )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 
 
 def bench(options: BenchTrainOptions, events: Events) -> dict[str, Any]:

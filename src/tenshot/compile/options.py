@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,6 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from tenshot.options import Options
+from tenshot.records.kinds import Backend, Device, Few, FolderPath, Model, Side
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 QUANTISED = ("int8",)
@@ -21,30 +23,32 @@ class CompileOptions(Options):
     words: ClassVar[tuple[str, ...]] = ("model",)
     also: ClassVar[Mapping[str, str]] = {"output_dir": "out"}
 
-    model: str = Field(description="pocket, or a model folder in the diffusers layout")
+    model: Model = Field(description="pocket, or a model folder in the diffusers layout")
     out: Path = Field(description="the folder to write; generate --model takes it")
     parts: list[Part] = Field([], description="what to compile (default: everything there is)")
-    backend: list[str] = Field([], description="which may be used (default: all that this machine has)")
-    controlnet: Path | None = Field(None, description="a ControlNet folder, compiled along")
-    height: int | None = Field(None, ge=8, multiple_of=8, description="pixels; default: the model's own")
-    width: int | None = Field(None, ge=8, multiple_of=8, description="pixels; default: the model's own")
+    backend: list[Backend] = Field([], description="which may be used (default: all that this machine has)")
+    controlnet: FolderPath | None = Field(None, description="a ControlNet folder, compiled along")
+    height: Side | None = Field(None, description="pixels; default: the model's own")
+    width: Side | None = Field(None, description="pixels; default: the model's own")
     also_sizes: list[str] = Field([], description="further sizes, each as WIDTHxHEIGHT; they share the weights")
-    batch: int = Field(1, ge=1, description="pictures drawn at once; with guidance the UNet sees twice as many")
+    batch: Few = Field(1, description="pictures drawn at once; with guidance the UNet sees twice as many")
     lossless: bool = Field(False, description="only what rounds: float32, bfloat16, float16; nothing quantised")
     precision: list[Precision] = Field([], description="which may be used (default: all that this machine has)")
     max_error: float = Field(
-        0.05, gt=0, description="the largest error allowed, relative to torch in float32, over whole pictures"
+        0.05, gt=0, le=1000, description="the largest error allowed, relative to torch in float32, over whole pictures"
     )
     gains: bool = Field(True, description="try our own gains on the best; kept where they measure faster")
-    budget: float = Field(30, gt=0, description="minutes for all trials; what does not come to its turn is a row")
+    budget: float = Field(
+        30, gt=0, le=100_000, description="minutes for all trials; what does not come to its turn is a row"
+    )
     prompt: list[str] = Field(
         ["a 3d emoji of a cat on a blue background", "a flat emoji of a panda on a white background"],
         min_length=1,
         description="what the pictures show that errors are measured on",
     )
     steps: int = Field(20, ge=1, le=1000, description="denoising steps of those pictures")
-    rounds: int = Field(3, ge=1, description="how often each candidate and torch take turns when they are timed")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    rounds: Few = Field(3, description="how often each candidate and torch take turns when they are timed")
+    device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     overwrite: bool = Field(False, description="replace the folder")
 
     @field_validator("also_sizes")
@@ -52,8 +56,10 @@ class CompileOptions(Options):
     def _sizes(cls, given: list[str]) -> list[str]:
         for each in given:
             sides = each.split("x")
-            if len(sides) != 2 or not all(side.isdigit() and int(side) > 0 and int(side) % 8 == 0 for side in sides):
-                raise ValueError("sizes are WIDTHxHEIGHT, both multiples of 8, like 512x768")
+            if len(sides) != 2 or not all(re.fullmatch("[1-9][0-9]{0,4}", side) for side in sides):
+                raise ValueError("sizes are WIDTHxHEIGHT, like 512x768")
+            if not all(int(side) % 8 == 0 and int(side) <= 16384 for side in sides):
+                raise ValueError("both sides are multiples of 8, to 16384, like 512x768")
         return given
 
     def allows(self, precision: str) -> bool:

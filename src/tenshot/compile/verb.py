@@ -37,6 +37,7 @@ from tenshot.sampling import Request, Settings
 
 def compile(options: CompileOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal before anything is tried; Cancelled. Either way nothing is written."""
+    refuse_if(options.faults())
     where, family, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _family(options.model),

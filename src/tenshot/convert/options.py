@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
-from tenshot.device import DTYPES
+from tenshot.errors import Fault
+from tenshot.export.places import FOLDERS, Place, places
 from tenshot.options import Options
+from tenshot.records.kinds import FilePath, ModelPath
+
+if TYPE_CHECKING:
+    import torch
 
 Dtype = Literal["keep", "fp32", "fp16", "bf16"]
 
@@ -21,11 +26,13 @@ class ConvertOptions(Options):
     words: ClassVar[tuple[str, ...]] = ("src", "dst")
     also: ClassVar[Mapping[str, str]] = {"model_path": "src", "checkpoint_path": "dst", "file": "src"}
 
-    src: Path = Field(description="what to translate: a folder or a file; what it is, its content says")
+    src: ModelPath = Field(description="what to translate: a folder or a file; what it is, its content says")
     dst: Path | None = Field(None, description="the result: a .safetensors or .ckpt file, or else a folder")
     dtype: Dtype = Field("keep", description="numbers in the result")
     ema: bool = Field(False, description="take the running average of the UNet's weights, where there is one")
-    config: Path | None = Field(None, description="a model folder whose configurations and tokenizer are those of SRC")
+    config: ModelPath | None = Field(
+        None, description="a model folder whose configurations and tokenizer are those of SRC"
+    )
     form: Literal["kohya", "diffusers"] | None = Field(
         None, description="names in a LoRA: kohya's for user interfaces; default: the one that SRC does not have"
     )
@@ -34,7 +41,7 @@ class ConvertOptions(Options):
     )
     name: str | None = Field(None, min_length=1, description="with --to: how the result is called there")
     trigger: str = Field("", description="with --to: the words that call it up, beside it for the user interface")
-    preview: Path | None = Field(None, description="with --to: a picture that the user interface shows for it")
+    preview: FilePath | None = Field(None, description="with --to: a picture that the user interface shows for it")
     use_safetensors: bool = Field(False, description="DST is safetensors, whatever its name says")
     half: bool = Field(False, description="the same as --dtype fp16")
     overwrite: bool = Field(False, description="replace DST")
@@ -45,6 +52,34 @@ class ConvertOptions(Options):
         return ":".join(self.to)
 
     @property
+    def place(self) -> Place | None:
+        """The user interface that --to names."""
+        return next(iter(places([self.export])), None)
+
+    def faults(self) -> Iterator[Fault]:
+        yield from super().faults()
+        if not self.to:
+            for name in ("name", "trigger", "preview"):
+                if getattr(self, name):
+                    yield Fault(
+                        f"--{name}", "is given without --to", "--to webui DIR or --to comfyui DIR", "leave it out"
+                    )
+            return
+        if place := self.place:
+            yield from place.faults("--to")
+        else:
+            do = ", or ".join(f"--to {program} DIR" for program in FOLDERS)
+            yield Fault("--to", " ".join(self.to), "a user interface and its folder", do)
+        if self.dst:
+            found = f"{self.dst}, but --to says where the result goes"
+            yield Fault("dst", found, "one of the two", "leave DST out; --name says what the result is called")
+        if self.name and Path(self.name).name != self.name:
+            do = f"--name {shlex.quote(Path(self.name).name or 'NAME')}"
+            yield Fault("--name", f"{self.name!r} is a path", "a name without folders", do)
+
+    @property
     def torch_dtype(self) -> torch.dtype | None:
         """None: every tensor as it is."""
+        from tenshot.device import DTYPES
+
         return None if self.dtype == "keep" and not self.half else DTYPES["fp16" if self.half else self.dtype]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events
 from tenshot.export import sidecar
-from tenshot.export.places import FOLDERS, Place, Shown, accompany, companions, phrase, places
+from tenshot.export.places import Shown, accompany, companions, phrase
 from tenshot.families.dialects import cast
 from tenshot.files import containers, targets, tensors, writing
 from tenshot.files.containers import Container
@@ -25,7 +23,7 @@ from tenshot.files.containers import Container
 
 def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
-    refuse_if(_faults(options))
+    refuse_if(options.faults())
     source = _file(options.src)
     dtype = options.torch_dtype
     if str(source) == "pocket" or (source / "model_index.json").is_file():
@@ -78,47 +76,17 @@ def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Ev
         "ledger": ledger,
         "peak memory": peak,
     }
-    if (place := _place(options)) and place.program == "webui":
+    if (place := options.place) and place.program == "webui":
         sidecar.write(found, target)
     return _told(options, told, target)
 
 
 def _told(options: ConvertOptions, told: dict[str, Any], target: Path) -> dict[str, Any]:
     """What was done; in a user interface's folder with its companions."""
-    if not (place := _place(options)):
+    if not (place := options.place):
         return told
     shown = Shown(options.trigger, options.preview)
     return {**told, **accompany(place, target, shown, str(told.get("family", "")))}
-
-
-def _place(options: ConvertOptions) -> Place | None:
-    return next(iter(places([options.export])), None)
-
-
-def _faults(options: ConvertOptions) -> Iterator[Fault]:
-    """What is wrong with --to and what belongs to it, and whether there is a source."""
-    if str(options.src) != "pocket" and not options.src.exists():
-        found = f"{options.src}: no such file or folder"
-        yield Fault("src", found, "what is to be converted", "correct the path; nothing is downloaded")
-    if not options.to:
-        for name in ("name", "trigger", "preview"):
-            if getattr(options, name):
-                yield Fault(f"--{name}", "is given without --to", "--to webui DIR or --to comfyui DIR", "leave it out")
-        return
-    if place := _place(options):
-        yield from place.faults("--to")
-    else:
-        do = ", or ".join(f"--to {program} DIR" for program in FOLDERS)
-        yield Fault("--to", " ".join(options.to), "a user interface and its folder", do)
-    if options.dst:
-        found = f"{options.dst}, but --to says where the result goes"
-        yield Fault("dst", found, "one of the two", "leave DST out; --name says what the result is called")
-    if options.name and Path(options.name).name != options.name:
-        do = f"--name {shlex.quote(Path(options.name).name or 'NAME')}"
-        yield Fault("--name", f"{options.name!r} is a path", "a name without folders", do)
-    if options.preview and not options.preview.is_file():
-        found = f"{options.preview}: no such file"
-        yield Fault("--preview", found, "a picture", "correct the path, or leave it out")
 
 
 def _file(source: Path) -> Path:
@@ -130,7 +98,7 @@ def _file(source: Path) -> Path:
 def _target(options: ConvertOptions, kind: str, usual: str) -> Path:
     """Where the result goes. Raises Refusal where something is there already."""
     name = options.name or options.src.resolve().name.removesuffix(options.src.suffix)
-    place = _place(options)
+    place = options.place
     target = place.file(kind, name) if place else options.dst or options.src.resolve().parent / usual
     read = (options.src, options.config, options.preview)
     option = "--name" if place else "dst"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import diffusers
-
 #: Name in user interfaces -> (class in diffusers, what its configuration changes).
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Euler a": ("EulerAncestralDiscreteScheduler", {}),
@@ -22,6 +20,8 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def scheduler(name: str, config: Mapping[str, Any]) -> Any:
     """A fresh diffusers scheduler for sampler `name` with the noise schedule of a model's scheduler `config`."""
+    import diffusers
+
     kind, changes = SAMPLERS[name]
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     return getattr(diffusers, kind).from_config({**own, **changes})
@@ -29,4 +29,6 @@ def scheduler(name: str, config: Mapping[str, Any]) -> Any:
 
 def alphas_cumprod(config: Mapping[str, Any]):
     """The cumulative products [timesteps] of the noise schedule in a model's scheduler `config`, float32."""
+    import diffusers
+
     return diffusers.DDPMScheduler.from_config(dict(config)).alphas_cumprod

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import Field
 
+from tenshot.errors import Fault
+from tenshot.export import places
 from tenshot.options import Options
 
 
@@ -13,3 +17,7 @@ class ExportOptions(Options):
     export: list[str] = Field(
         [], description="webui:DIR or comfyui:DIR: put the result where that user interface looks for it, too"
     )
+
+    def faults(self) -> Iterator[Fault]:
+        yield from super().faults()
+        yield from places.faults(self.export, [])

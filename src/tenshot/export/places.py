@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from tenshot.errors import Fault
-from tenshot.files import targets, tensors
+from tenshot.files import targets
 
 FOLDERS = {
     "webui": {
@@ -96,6 +94,10 @@ def phrase(trigger: str) -> dict[str, str]:
 
 def accompany(place: Place, target: Path, shown: Shown, family: str) -> dict[str, Any]:
     """Write the picture and the facts that the user interface shows with a file. How it is used comes back."""
+    from PIL import Image
+
+    from tenshot.files import tensors
+
     beside = {
         "activation text": shown.trigger,
         "preferred weight": 1.0,

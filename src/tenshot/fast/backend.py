@@ -1,6 +1,6 @@
 """What a backend is: something that turns a net of fixed shapes into a program whose weights can be exchanged.
 
-A backend is one module with four functions, and one row in BACKENDS:
+A backend is one module with four functions, and one row in `backends.BACKENDS`:
 
     missing(where) -> str                    why it cannot work on a device; empty where it can
     candidates(where) -> list[Candidate]     the ways in which it could run a net there
@@ -19,17 +19,9 @@ from typing import Any, Protocol
 import torch
 
 from tenshot.errors import Fault, Refusal
+from tenshot.fast.backends import BACKENDS
 from tenshot.fast.parts import Flat
 
-#: Name of a backend -> its module, the most promising first; a name with a dot is the module itself.
-BACKENDS = {
-    "eager": "tenshot.fast.eager",
-    "openvino": "tenshot.fast.openvino",
-    "tensorrt": "tenshot.fast.tensorrt",
-    "torchscript": "tenshot.fast.torchscript",
-    "onnxruntime": "tenshot.fast.onnxruntime",
-    "aotinductor": "tenshot.fast.aotinductor",
-}
 LOSSLESS = ("fp32", "bf16", "fp16")  # precisions that only round; int8 quantises
 
 Tensors = Sequence[torch.Tensor]
@@ -78,7 +70,10 @@ class Runner(Protocol):
 
 def backend(name: str) -> Any:
     """The module of a backend. Raises Refusal where `name` is not known."""
+    do = "leave it out, and all that this machine has may be used"
     if name not in BACKENDS and "." not in name:
-        do = "leave it out, and all that this machine has may be used"
         raise Refusal(Fault("--backend", f"{name!r} is not known", ", ".join(BACKENDS), do))
-    return import_module(BACKENDS.get(name, name))
+    try:
+        return import_module(BACKENDS.get(name, name))
+    except ImportError as error:
+        raise Refusal(Fault("--backend", f"{name!r} cannot be used: {error}", ", ".join(BACKENDS), do)) from None

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tenshot.errors import Fault
-from tenshot.files import tensors
 
 _WEIGHTS = r"(diffusion_pytorch_)?model[^/]*\.safetensors(\.index\.json)?"
 _NET = rf"config\.json|{_WEIGHTS}"
@@ -50,6 +49,8 @@ def faults(
     if hurdle := misnamed(target) or obstacle(target.parent):
         yield Fault(option, f"{target}: {hurdle}", "a path through folders", "name another folder")
         return
+    from tenshot.files import tensors
+
     tensors.sweep(target.parent)
     if (hurt := _hurt(target, [each for each in sources if each is not None and each.exists()])) is not None:
         fits, do = "a place apart from what is read", "choose another place"

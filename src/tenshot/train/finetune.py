@@ -107,7 +107,7 @@ def _check_inputs(
         lambda: device.pick(options.device),
         lambda: _model_folder(options, events),
         lambda: _examples(way, options, events),
-        lambda: refuse_if((*_option_faults(options), *_way_faults(way, options), *way.faults(options))),
+        lambda: refuse_if((*options.faults(), *_way_faults(way, options), *way.faults(options))),
         lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
         lambda: optimizers.check(options, options.device),
         lambda: trackers.check(options.report_to),
@@ -205,26 +205,6 @@ def _examples(way: Way[Options], options: Options, events: Events) -> list[Examp
             raise Refusal(Fault(source.option, told, fits, do))
     refuse_if(way.unsaid(options, found))
     return found
-
-
-def _option_faults(options: FineTuneOptions) -> Iterator[Fault]:
-    if options.with_prior_preservation and not options.class_prompt:
-        fits, do = "the class without your subject", 'add --class_prompt "a photo of a cat"'
-        yield Fault("--class_prompt", "is needed with --with_prior_preservation", fits, do)
-    if options.with_prior_preservation and not options.class_data_dir and not options.num_class_images:
-        do = "leave it out, or add --class_data_dir FOLDER"
-        yield Fault("--num_class_images", "0, and no --class_data_dir to take them from", "1 or more", do)
-    if not options.with_prior_preservation and options.class_data_dir:
-        found = "has no effect without --with_prior_preservation"
-        yield Fault("--class_data_dir", found, "both or neither", "add --with_prior_preservation")
-    if options.aspect_ratio_buckets and options.center_crop:
-        yield Fault("--center_crop", "has no effect with --aspect_ratio_buckets", "one of the two", "leave it out")
-    if options.keep_best and not options.validation_prompt:
-        do = "add --validation_prompt, with the subject in it"
-        yield Fault("--keep_best", "has nothing to judge", "drawings during training", do)
-    if options.text_encoder_lr and not options.train_text_encoder:
-        found = "has no effect without --train_text_encoder"
-        yield Fault("--text_encoder_lr", found, "both or neither", "add --train_text_encoder")
 
 
 def parts(options: FineTuneOptions, place: Path) -> tuple[str, ...]:

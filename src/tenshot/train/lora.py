@@ -109,17 +109,6 @@ def _source(options: LoraOptions) -> finetune.Source:
 
 
 def _faults(options: LoraOptions) -> Iterator[Fault]:
-    if bool(options.train_data_dir) == bool(options.instance_data_dir):
-        found = "both are given" if options.train_data_dir else "neither is given"
-        fits = "--instance_data_dir with --instance_prompt for a subject, or --train_data_dir for captioned pictures"
-        do = "leave one of them out" if options.train_data_dir else "add one of them"
-        yield Fault("--instance_data_dir and --train_data_dir", found, fits, do)
-    if options.instance_data_dir and not options.instance_prompt:
-        do = 'add --instance_prompt "a photo of az cat"'
-        yield Fault("--instance_prompt", "is needed with --instance_data_dir", "a text that names the subject", do)
-    if options.train_data_dir and options.instance_prompt:
-        found = "has no effect with --train_data_dir: every picture has its own caption"
-        yield Fault("--instance_prompt", found, "one of the two", "leave it out")
     if options.start_from:
         yield from _start_faults(options)
     yield from _block_faults(options)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from tenshot.errors import Fault
 from tenshot.export.options import ExportOptions
 from tenshot.options import Options
+from tenshot.records.kinds import Device, FolderPath, Model, SomePath
 
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedulefree"]
@@ -57,7 +60,7 @@ class PictureOptions(Options):
     bucket_step: int | None = Field(
         None, ge=8, multiple_of=8, description="sides of the shapes are multiples of this, pixels; default: by the side"
     )
-    mask_dir: Path | None = Field(None, description="folder of masks by the pictures' names: white is learned")
+    mask_dir: FolderPath | None = Field(None, description="folder of masks by the pictures' names: white is learned")
     caption_column: str = Field("text", min_length=1, description="of metadata.jsonl or metadata.csv")
     proportion_empty_prompts: float = Field(0.0, ge=0, le=1, description="share of captions left out")
     shuffle_tags: bool = Field(False, description="mix the order of a caption's comma-separated parts")
@@ -100,20 +103,40 @@ class WatchOptions(Options):
 class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOptions, WatchOptions, ExportOptions):
     """What fine-tuning a model on pictures needs besides."""
 
-    pretrained_model_name_or_path: str = Field("pocket", description="pocket, a model folder, or a checkpoint file")
+    pretrained_model_name_or_path: Model = Field("pocket", description="pocket, a model folder, or a checkpoint file")
     train_text_encoder: bool = Field(False, description="train the text encoder along with the UNet")
     text_encoder_lr: float | None = Field(None, gt=0, description="its own learning rate; default: the same")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     fit_memory: bool = Field(False, description="if it does not fit: checkpoint, accumulate, then another optimizer")
     num_processes: int = Field(1, ge=1, description="processes on this machine, each with a GPU of its own, or on CPUs")
     fsdp: bool = Field(False, description="split weights, gradients and optimizer over the processes")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+
+    def faults(self) -> Iterator[Fault]:
+        yield from super().faults()
+        if self.with_prior_preservation and not self.class_prompt:
+            fits, do = "the class without your subject", 'add --class_prompt "a photo of a cat"'
+            yield Fault("--class_prompt", "is needed with --with_prior_preservation", fits, do)
+        if self.with_prior_preservation and not self.class_data_dir and not self.num_class_images:
+            do = "leave it out, or add --class_data_dir FOLDER"
+            yield Fault("--num_class_images", "0, and no --class_data_dir to take them from", "1 or more", do)
+        if not self.with_prior_preservation and self.class_data_dir:
+            found = "has no effect without --with_prior_preservation"
+            yield Fault("--class_data_dir", found, "both or neither", "add --with_prior_preservation")
+        if self.aspect_ratio_buckets and self.center_crop:
+            yield Fault("--center_crop", "has no effect with --aspect_ratio_buckets", "one of the two", "leave it out")
+        if self.keep_best and not self.validation_prompt:
+            do = "add --validation_prompt, with the subject in it"
+            yield Fault("--keep_best", "has nothing to judge", "drawings during training", do)
+        if self.text_encoder_lr and not self.train_text_encoder:
+            found = "has no effect without --train_text_encoder"
+            yield Fault("--text_encoder_lr", found, "both or neither", "add --train_text_encoder")
 
 
 class DreamBoothOptions(FineTuneOptions):
     """Teach a model one subject from 5-10 pictures."""
 
-    instance_data_dir: Path = Field(description="folder with the pictures of your subject")
+    instance_data_dir: FolderPath = Field(description="folder with the pictures of your subject")
     instance_prompt: str = Field(min_length=1, description='names the subject, as in "a photo of az cat"')
     output_dir: Path = Field(Path("out/dreambooth"), description="folder for the result, its checkpoints and its log")
 
@@ -121,7 +144,7 @@ class DreamBoothOptions(FineTuneOptions):
 class FullOptions(FineTuneOptions):
     """Teach a model from captioned pictures, all of its UNet."""
 
-    train_data_dir: Path = Field(description="folder of pictures with captions")
+    train_data_dir: FolderPath = Field(description="folder of pictures with captions")
     output_dir: Path = Field(Path("out/full"), description="folder for the result, its checkpoints and its log")
     learning_rate: float = Field(1e-5, gt=0, description="step size of the optimizer")
 
@@ -129,9 +152,9 @@ class FullOptions(FineTuneOptions):
 class LoraOptions(FineTuneOptions):
     """Teach a small adapter (LoRA), on a subject or on captioned pictures."""
 
-    instance_data_dir: Path | None = Field(None, description="folder with the pictures of your subject; or:")
+    instance_data_dir: FolderPath | None = Field(None, description="folder with the pictures of your subject; or:")
     instance_prompt: str | None = Field(None, min_length=1, description='names it, as in "a photo of az cat"')
-    train_data_dir: Path | None = Field(None, description="folder of pictures with captions")
+    train_data_dir: FolderPath | None = Field(None, description="folder of pictures with captions")
     output_dir: Path = Field(Path("out/lora"), description="folder for the result, its checkpoints and its log")
     learning_rate: float = Field(1e-4, gt=0, description="step size of the optimizer")
     rank: int = Field(4, ge=1, description="width of the adapter")
@@ -142,14 +165,30 @@ class LoraOptions(FineTuneOptions):
     use_dora: bool = Field(False, description="train magnitude and direction apart (DoRA)")
     use_rslora: bool = Field(False, description="strength is alpha / sqrt(rank) (rank-stabilised)")
     quantize_base: Literal["nf4", "int8"] | None = Field(None, description="keep the UNet's matrices in 4 or 8 bits")
-    start_from: Path | None = Field(None, description="a LoRA file to train further")
-    embeddings: list[Path] = Field([], description="files with learned words that the captions say")
+    start_from: SomePath | None = Field(None, description="a LoRA file to train further")
+    embeddings: list[SomePath] = Field([], description="files with learned words that the captions say")
+
+    def faults(self) -> Iterator[Fault]:
+        yield from super().faults()
+        if bool(self.train_data_dir) == bool(self.instance_data_dir):
+            found = "both are given" if self.train_data_dir else "neither is given"
+            fits = (
+                "--instance_data_dir with --instance_prompt for a subject, or --train_data_dir for captioned pictures"
+            )
+            do = "leave one of them out" if self.train_data_dir else "add one of them"
+            yield Fault("--instance_data_dir and --train_data_dir", found, fits, do)
+        if self.instance_data_dir and not self.instance_prompt:
+            do = 'add --instance_prompt "a photo of az cat"'
+            yield Fault("--instance_prompt", "is needed with --instance_data_dir", "a text that names the subject", do)
+        if self.train_data_dir and self.instance_prompt:
+            found = "has no effect with --train_data_dir: every picture has its own caption"
+            yield Fault("--instance_prompt", found, "one of the two", "leave it out")
 
 
 class TextualInversionOptions(FineTuneOptions):
     """Teach new words only (textual inversion): the model itself stays as it is."""
 
-    train_data_dir: Path = Field(description="folder with the pictures of your subject or style")
+    train_data_dir: FolderPath = Field(description="folder with the pictures of your subject or style")
     placeholder_token: list[str] = Field(min_length=1, description="the new word or words")
     initializer_token: list[str] = Field(min_length=1, description="what each of them means at first, as in toy")
     num_vectors: int = Field(1, ge=1, description="how many embedding vectors each new word has")

@@ -1,0 +1,57 @@
+"""What is marked about options beside their types: that a file must be there, that only other programs have one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os.path import exists, isdir, isfile
+from typing import Any
+
+from tenshot.errors import Fault
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """An option that commands of other programs have. why: why nothing is lost without it. do: what does the same here.
+
+    fine: the values that need nothing here; empty: any. One with no `why` is never fine.
+    """
+
+    why: str = ""
+    do: str = ""
+    fine: tuple[str, ...] = ()
+
+    def take(self, where: str, values: Any) -> str | Fault:
+        """What is to be said where the option is ignored; a fault where that would change the result."""
+        given = [str(each) for each in (values if isinstance(values, list | tuple) else [values])]
+        if given in (["False"], ["false"], ["None"], ["null"]):
+            return f"{where} {given[0]}: nothing to do here"
+        if self.why and (not self.fine or all(each in self.fine for each in given)):
+            return f"{where} is not needed here: {self.why}"
+        found = f"{' '.join(given)}: there is no such option here".removeprefix(": ")
+        return Fault(where, found, self.why or "an option listed under --help", self.do or "leave it out")
+
+
+@dataclass(frozen=True)
+class There:
+    """Marks an option whose value must be there: "file", "folder", "file or folder", or "model".
+
+    besides: words that are no paths. strength: a number may follow, as in FILE=0.8.
+    """
+
+    kind: str
+    besides: tuple[str, ...] = ()
+    strength: bool = False
+
+    def faults(self, option: str, value: str, description: str) -> Iterator[Fault]:
+        if value in self.besides or (self.kind == "model" and value == "pocket"):
+            return
+        path = value if not self.strength or exists(value) else value.rpartition("=")[0] or value
+        is_other = {"file": isdir, "folder": isfile}.get(self.kind)
+        do = "models are not downloaded: give a folder or a file" if self.kind == "model" else "correct the path"
+        if not exists(path):
+            kind = "file or folder" if self.kind == "model" else self.kind
+            yield Fault(option, f"{path}: no such {kind}", description, do)
+        elif is_other and is_other(path):
+            kind = "a folder" if self.kind == "file" else "a file"
+            yield Fault(option, f"{path} is {kind}", f"a {self.kind}: {description}", do)

@@ -1,0 +1,1 @@
+"""The options of the verbs that are one module each. Nothing here imports what the verbs work with."""

@@ -1,0 +1,101 @@
+"""The command line as shells and terminals of every kind meet it: narrow, deaf, ASCII, impatient."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tenshot import help, verbs
+from tenshot.commands import _load
+from tenshot.options import MISSING, entries
+
+TENSHOT = [sys.executable, "-m", "tenshot"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("path", verbs.VERBS, ids=" ".join)
+def test_no_name_is_cut_and_what_is_needed_comes_first(
+    path: verbs.Name, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    kind = _load(verbs.VERBS[path].options)
+    lines = help.of_verb(path, kind).splitlines()
+    assert max(map(len, lines)) <= width
+    shown = [match[1] for line in lines if (match := re.match(r"  --(\w+)( |$)", line))]
+    known = entries(kind)
+    assert sorted(shown) == sorted([*known, "recipe", "json", "help"][: len(known) + 2])
+    needed = [name for name, entry in known.items() if entry.default is MISSING]
+    assert shown[: len(needed)] == needed
+    model = [name for name in help.MODELS if name in known]
+    assert set(model) <= set(shown[: len(needed) + len(model) + len(kind.words)])
+    assert all(f"--{other}" in " ".join(lines) for other in kind.also)
+
+
+def run(words: list[str], **more: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*TENSHOT, *words], capture_output="stdout" not in more, timeout=60, **more)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("words", [["--version"], ["train", "lora", "--help"], ["generate", "--nothing", "--json"]])
+def test_a_full_disk_behind_stdout_is_said(words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = run(words, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert b"could not be written to stdout: No space left on device" in done.stderr
+    assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--version"], ["train", "lora", "--help"], ["generate", "--nothing", "--json"]])
+def test_a_reader_that_went_away_is_no_failure(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = run(words, stdout=writer, stderr=subprocess.PIPE)
+    finally:
+        os.close(writer)
+    assert done.returncode == 141
+    assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("json_too", [True, False])
+def test_words_that_are_no_text_are_refused_in_ascii(json_too: bool) -> None:
+    words = [b"generate", b"--prompt", b"caf\xe9", b"--model", b"mod\xe8le", b"--out", "büro".encode()]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        [*TENSHOT, *words, *(["--json"] if json_too else [])], capture_output=True, env=environment, timeout=60
+    )
+    assert done.returncode == 2 and b"Traceback" not in done.stderr
+    assert done.stderr.isascii() and b"'caf\\udce9' is no text" in done.stderr
+    if json_too:
+        faults = json.loads(done.stdout)["faults"]
+        assert {fault["where"] for fault in faults} == {"--prompt", "--model"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stage", ["torch", "diffusers", "tenshot.commands"])
+def test_a_signal_while_libraries_are_imported_ends_at_once(number: signal.Signals, stage: str) -> None:
+    """The import of `stage` announces itself and then takes its time."""
+    code = (
+        "import sys, time\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {stage!r}:\n"
+        "            sys.stderr.write('importing\\n'); sys.stderr.flush(); time.sleep(60)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "from tenshot.cli import main\n"
+        "sys.exit(main(['generate', '--prompt', 'a cat', '--json']))"
+    )
+    started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert started.stderr and started.stderr.readline() == b"importing\n"
+    started.send_signal(number)
+    out, err = started.communicate(timeout=30)
+    assert started.returncode == 130
+    assert b"Traceback" not in err
+    assert json.loads(out) == {"error": "cancelled", "message": "stopped before the work began"}
