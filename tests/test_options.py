@@ -1,5 +1,6 @@
 """Options: one record, spelled as a command line or as a recipe."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -211,3 +212,47 @@ def test_the_words_of_options_spell_them_again(given: dict[str, object]):
     options = resolve(Example, given)
     assert gather(Example, as_words(options)) == options
     assert "--seed" not in as_words(options)
+
+
+HOSTILE = {
+    "alias": "a: &x [1, 2]\nprompts: *x\n",
+    "bomb": "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)),
+    "int": "seed: !!int abc\n",
+    "time": "seed: !!timestamp 2001-01-01\n",
+    "binary": "seed: !!binary abc\n",
+    "set": "prompts: !!set {a, b}\n",
+    "digits": f"seed: {'9' * 5000}\n",
+    "deep flow": f"seed: {'[' * 50_000}\n",
+    "deep block": "seed:\n" + "".join(" " * n + "-\n" for n in range(1, 300)),
+    "twice": "seed: 1\nseed: 2\n",
+    "twice within": "folder: f\nranks: {a: 1, a: 2}\n",
+    "keys": "? [a, b]\n: 1\n",
+    "large": "# " + "x" * 1_000_000 + "\nseed: 1\n",
+    "nul": "seed: a\0b\n",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_recipes_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(HOSTILE[name])
+    with pytest.raises(Refusal) as caught:
+        read_recipe(recipe)
+    assert [fault.where for fault in caught.value.faults] == [str(recipe)]
+    assert len(str(caught.value)) < 2000
+
+
+def test_what_is_no_file_is_no_recipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "latin.yaml").write_bytes("prompt: caf\xe9".encode("latin-1"))
+    for place in (tmp_path / "pipe", Path("/dev/zero"), tmp_path, tmp_path / "latin.yaml", Path("x" * 5000)):
+        with pytest.raises(Refusal, match="recipe"):
+            read_recipe(place)
+
+
+def test_a_recipe_may_not_name_files_that_cannot_be(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text('folder: "a\\0b"\nprompt: "\\uD800"\n')
+    told = faults("--recipe", str(recipe))
+    assert set(told) == {f"{recipe}: folder", f"{recipe}: prompt"}
