@@ -157,7 +157,7 @@ def _resolved(
         found = {(e["loc"][:1], repr(e["input"]) if e["loc"] else e["msg"]): e for e in error.errors()}
     wrong = {str(loc[0]) for loc, _ in found if loc} | {*unspeakable}
     faults = [*unspeakable.values()]
-    faults += [_fault(known, each, places) for loc, each in found.items() if not unspeakable.keys() & set(loc)]
+    faults += [_fault(known, each, places) for each in found.values() if not unspeakable.keys() & set(each["loc"])]
     try:
         return kind.model_validate({name: value for name, value in given.items() if name not in wrong}), faults, wrong
     except ValidationError:

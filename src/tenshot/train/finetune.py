@@ -83,6 +83,7 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
 
 def check(way: Way[Options], options: Options, events: Events) -> Checked:
     """Look at all that a training would read and where it would write. Raises Refusal with everything wrong."""
+    refuse_if(options.faults())
     try:
         where, place, examples, brought = _check_inputs(way, options, events)
     except Refusal as refusal:
@@ -107,7 +108,7 @@ def _check_inputs(
         lambda: device.pick(options.device),
         lambda: _model_folder(options, events),
         lambda: _examples(way, options, events),
-        lambda: refuse_if((*options.faults(), *_way_faults(way, options), *way.faults(options))),
+        lambda: refuse_if((*_way_faults(way, options), *way.faults(options))),
         lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
         lambda: optimizers.check(options, options.device),
         lambda: trackers.check(options.report_to),
