@@ -10,6 +10,7 @@ from PIL import Image
 
 from tenshot.errors import Refusal
 from tenshot.files import datasets
+from tenshot.files.pictures import open_mask
 from tests import tiny
 
 
@@ -92,12 +93,30 @@ def test_masks_by_name(tmp_path: Path):
     assert refused(tmp_path / "own", masks=masks) == [str(masks / "other.png")]
 
 
+def test_a_mask_s_picture_counts_unless_some_of_it_is_clear(tmp_path: Path):
+    opaque = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    opaque.paste((255, 255, 255, 255), (0, 0, 32, 64))
+    opaque.save(tmp_path / "a.png")
+    assert open_mask(tmp_path / "a.png").getextrema() == (0, 255)
+    opaque.putalpha(Image.new("L", (64, 64), 128))
+    opaque.save(tmp_path / "a.png")
+    assert open_mask(tmp_path / "a.png").getextrema() == (128, 128)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0, 255), (255, 255, 255, 0)])
+def test_a_mask_that_lets_nothing_through_is_refused(colour: tuple[int, ...], tmp_path: Path):
+    tiny.pictures(tmp_path / "own", 1)
+    (tmp_path / "masks").mkdir()
+    Image.new("RGBA", (64, 64), colour).save(tmp_path / "masks" / "picture-0.png")
+    assert refused(tmp_path / "own", masks=tmp_path / "masks") == [str(tmp_path / "masks" / "picture-0.png")]
+
+
 def test_masks_that_fit_two_pictures_or_none_in_shape(tmp_path: Path):
     for name in ("1_az baby", "2_baby"):
         tiny.pictures(tmp_path / "own" / name, 1)
     masks = tmp_path / "masks"
     masks.mkdir()
-    Image.new("L", (64, 32)).save(masks / "picture-0.png")
+    Image.new("L", (64, 32), 255).save(masks / "picture-0.png")
     twice, wrong = refused(tmp_path / "own", masks=masks)
     assert twice == str(tmp_path / "own" / "2_baby" / "picture-0.png")
     assert wrong == str(masks / "picture-0.png")

@@ -14,6 +14,7 @@ from pathlib import Path
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.files import captions, tables
 from tenshot.files.folder import REPEATED, Example, Say, claims, listed, read_folder, read_picture, tell
+from tenshot.files.pictures import open_mask
 
 TRAIN = "train"  # the split that the imagefolder layout calls so
 MOST_REPEATS = 100_000
@@ -154,6 +155,9 @@ def _mask_faults(examples: Sequence[Example], masks: Mapping[str, Example]) -> I
         if name not in known:
             yield Fault(str(mask.path), "a mask for no picture", "masks by the names of their pictures", "rename it")
             continue
+        if not open_mask(mask.path).getbbox():
+            found, fits = "black all over: nothing of its picture would be learned", "white where its picture counts"
+            yield Fault(str(mask.path), found, fits, "remove it, or invert it")
         (width, height), (wide, high) = known[name].size, mask.size
         if abs(width * high - wide * height) > 0.01 * width * high:
             found = f"{wide}x{high}, but its picture is {width}x{height}"

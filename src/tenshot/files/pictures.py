@@ -56,10 +56,11 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def open_mask(path: Path) -> Image.Image:
-    """The picture at `path` as a mask, grey: its transparency, where it has one, else its brightness."""
+    """The picture at `path` as a mask, grey: its transparency, where some of it is transparent, else its brightness."""
     with pillow_silent():
         image = _upright(load(path))
-        return image.convert("RGBA").getchannel("A") if image.has_transparency_data else as_rgb(image).convert("L")
+        clear = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        return clear if clear and clear.getextrema() != (255, 255) else as_rgb(image).convert("L")
 
 
 def load(path: Path) -> Image.Image:
