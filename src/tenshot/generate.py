@@ -78,12 +78,13 @@ def _given(options: GenerateOptions) -> Given | None:
     return given.read(options.lora, options.embedding, unet)
 
 
-def _attached(opened: Model, given: Given) -> Model:
-    if not isinstance(opened, fast.FastModel):
-        return given.attach(opened)
-    for each in given.words:
-        opened = opened.with_word(each.word, each.rows)
-    opened.set_loras({each.file: each.strength for each in given.loras})
+def _attached(opened: fast.FastModel, given: Given) -> fast.FastModel:
+    for word in given.words:
+        opened = opened.with_word(word.word, word.rows)
+    strengths: dict[str | Path, float] = {}
+    for each in given.loras:
+        strengths[each.file] = strengths.get(each.file, 0.0) + each.strength
+    opened.set_loras(strengths)
     return opened
 
 

@@ -104,6 +104,10 @@ class Model:
         """The same model with some parts replaced."""
         return replace(self, parts={**self.parts, **parts})
 
+    def still(self) -> Model:
+        """The model as it is now: what a picture is drawn with from its first step to its last."""
+        return self
+
     def put_away(self, *parts: str) -> None:
         """Release `parts` until they are asked for again. They come back as they were opened: changes are lost."""
         if isinstance(self.parts, Shelf):
@@ -208,7 +212,7 @@ def controlnet(place: Path, device: torch.device | str) -> Any:
         reason = str(error).strip().partition("\n")[0]
         found, do = f"no ControlNet: {reason}", "copy it again, or make it of a file: tenshot convert FILE FOLDER"
         raise Refusal(Fault(str(place), found, "a folder as diffusers writes it", do)) from None
-    return net.to(device).eval()
+    return _apart(net.to(device)).eval()
 
 
 def _open(place: Path, kind: Any, dtype: torch.dtype | None, device: torch.device | str) -> Any:
@@ -216,4 +220,12 @@ def _open(place: Path, kind: Any, dtype: torch.dtype | None, device: torch.devic
         return kind.from_pretrained(place)
     variant, _ = layout.weights(place)
     net = kind.from_pretrained(place, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True)
-    return net.to(device).eval()
+    return _apart(net.to(device)).eval()
+
+
+def _apart(net: Any) -> Any:
+    """Weights in memory of their own: safetensors maps the file, and whoever writes to that would write to them."""
+    for tensor in (*net.parameters(), *net.buffers()):
+        if not tensor.untyped_storage().resizable():
+            tensor.data = tensor.data.clone()
+    return net

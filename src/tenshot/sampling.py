@@ -53,7 +53,8 @@ def pictures(
 def stream(
     model: Model, requests: Sequence[Request], settings: Settings, events: Events | None = None, job: str = "drawing"
 ) -> Iterator[Image.Image]:
-    """Like `pictures`, each as soon as its batch is drawn."""
+    """Like `pictures`, each as soon as its batch is drawn. Weights that are exchanged meanwhile count from the next."""
+    model = model.still()
     for drawn in _batches(model, requests, settings, events or Events(), job):
         yield from decode(model, drawn, settings.batch)
 
@@ -62,7 +63,7 @@ def latents(
     model: Model, requests: Sequence[Request], settings: Settings, events: Events | None = None, job: str = "drawing"
 ) -> torch.Tensor:
     """Clean latents as the UNet knows them (scaled), float32 [requests, 4, h/8, w/8], on the CPU."""
-    return torch.cat(list(_batches(model, requests, settings, events or Events(), job)))
+    return torch.cat(list(_batches(model.still(), requests, settings, events or Events(), job)))
 
 
 @torch.no_grad()

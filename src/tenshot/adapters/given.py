@@ -13,7 +13,7 @@ from tenshot.adapters.embedding import Rows
 from tenshot.adapters.lora import Lora
 from tenshot.errors import Fault, Refusal, all_or_refuse
 from tenshot.files import hashes
-from tenshot.model import Model, says
+from tenshot.model import says
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,6 @@ class GivenWord:
 class Given:
     loras: Sequence[GivenLora] = ()
     words: Sequence[GivenWord] = ()
-
-    def attach(self, model: Model) -> Model:
-        """The model with all of them. Raises Refusal where one is another model's."""
-        for each in self.words:
-            model = embedding.add(model, each.word, each.rows)
-        for number, found in enumerate(self.loras):
-            lora.attach(model, found.content, f"lora-{number}")
-            lora.scale(model, f"lora-{number}", found.strength)
-        return model
 
     def prompt(self, prompt: str) -> str:
         """As one writes it in AUTOMATIC1111, with the LoRAs that were active."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 
 import torch
 
@@ -33,12 +34,16 @@ class Bucket:
 
 @dataclass
 class Compiled:
-    """plain: the section as torch runs it, for what no program fits. Both always have the same weights."""
+    """plain: the section as torch runs it, for what no program fits. Both have the same weights, and keep them.
+
+    turn: programs have one place for what is under way, so that one caller waits for the other.
+    """
 
     section: str
     buckets: Sequence[Bucket]
     plain: Flat
     told: set[str] = field(default_factory=set)
+    turn: Lock = field(default_factory=Lock)
 
     def __call__(self, *inputs: torch.Tensor) -> Outputs:
         """Any batch: in turns, the last one filled up. Inputs and outputs are float32 with the batch first."""
@@ -50,20 +55,16 @@ class Compiled:
         rows = inputs[0].shape[0]
         enough = [bucket for bucket in fitting if bucket.batch >= rows]
         bucket = min(enough, key=lambda b: b.batch) if enough else max(fitting, key=lambda b: b.batch)
-        found = [
-            _filled(bucket, [each[start : start + bucket.batch] for each in inputs])
-            for start in range(0, rows, bucket.batch)
-        ]
+        with self.turn:
+            found = [
+                _filled(bucket, [each[start : start + bucket.batch] for each in inputs])
+                for start in range(0, rows, bucket.batch)
+            ]
         outputs = tuple(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True))
         if all(bool(torch.isfinite(each).all()) for each in outputs):
             return outputs
         self._warn("the program answered with numbers that are not finite: torch does it again")
         return self.plain(*inputs)
-
-    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take these weights from now on; `plain` is not touched."""
-        for bucket in self.buckets:
-            bucket.runner.load(weights)
 
     def _warn(self, text: str) -> None:
         """Each thing once."""

@@ -1,7 +1,7 @@
 """Compiled parts in the shape of those they replace: diffusers' pipelines, and `generate`, cannot tell them apart.
 
 Each is the eager part itself, weights and configuration included, with another way to answer. Arguments that a program
-does not know are answered by the eager part's own code.
+does not know are answered by the eager part's own code. A call goes on with the weights that it began with.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
 from tenshot.errors import Slow
 from tenshot.fast.compiled import Compiled
+from tenshot.fast.weights import own
 
 Programs = Mapping[str, Compiled]  #: section -> its programs
 
@@ -34,6 +35,26 @@ def standing_in(part: Any, programs: Programs) -> Any:
     fast.__class__ = kind
     fast.__dict__ |= {"programs": dict(programs), "eager": part}
     return fast
+
+
+def still(part: Any) -> Any:
+    """A stand-in as it is now, which no exchange reaches; other parts as they are."""
+    return copy.copy(part) if isinstance(part, tuple(KINDS.values())) else part
+
+
+def exchanged(part: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """What a stand-in would consist of with these weights among its own, all the rest shared; it is not touched."""
+    memo: dict[int, Any] = {id(part): part, id(part.programs): part.programs}
+    memo |= {id(each): each for each in (*part.parameters(), *part.buffers())}
+    for name, mine in own(part).items():
+        if name in weights:
+            memo[id(mine)] = torch.nn.Parameter(weights[name], requires_grad=mine.requires_grad)
+    return copy.deepcopy(part.__dict__, memo)
+
+
+def become(part: Any, content: dict[str, Any]) -> None:
+    """Let a stand-in consist of what `exchanged` made. One assignment: whoever looks sees the one or the other."""
+    object.__setattr__(part, "__dict__", content)
 
 
 def _strange(part: Any, given: Mapping[str, Any]) -> bool:
@@ -104,13 +125,13 @@ class FastUNet(UNet2DConditionModel):
         }
         added = _added(self, added_cond_kwargs)
         section = "unet" if mid_block_additional_residual is None else "unet_controlled"
-        if added is None or _strange(self, given) or section not in self.programs:
+        program = self.programs.get(section)
+        if program is None or added is None or _strange(self, given):
             given |= control | {"added_cond_kwargs": added_cond_kwargs, "return_dict": return_dict}
-            return super().forward(sample, timestep, encoder_hidden_states, **given)
+            return UNet2DConditionModel.forward(still(self), sample, timestep, encoder_hidden_states, **given)
         residuals = [] if section == "unet" else [*down_block_additional_residuals, mid_block_additional_residual]
         rows = sample.shape[0]
         inputs = [sample, _times(timestep, sample), encoder_hidden_states, *added, *residuals]
-        program = self.programs[section]
         (answer,) = _as(program(*(each.float() for each in _rowed(inputs, rows))), sample)
         return UNet2DConditionOutput(answer) if return_dict else (answer,)
 
@@ -146,12 +167,13 @@ class FastControlNet(ControlNetModel):
             "guess_mode": guess_mode or None,
         }
         added = _added(self, added_cond_kwargs)
-        if added is None or _strange(self, given) or "controlnet" not in self.programs:
+        program = self.programs.get("controlnet")
+        if program is None or added is None or _strange(self, given):
             given |= {"added_cond_kwargs": added_cond_kwargs, "guess_mode": guess_mode, "return_dict": return_dict}
             plain = (sample, timestep, encoder_hidden_states, controlnet_cond, conditioning_scale)
-            return super().forward(*plain, **given)
+            return ControlNetModel.forward(still(self), *plain, **given)
         inputs = [sample, _times(timestep, sample), encoder_hidden_states, *added, controlnet_cond]
-        answers = self.programs["controlnet"](*(each.float() for each in _rowed(inputs, sample.shape[0])))
+        answers = program(*(each.float() for each in _rowed(inputs, sample.shape[0])))
         *down, middle = (each * conditioning_scale for each in _as(answers, sample))
         if not return_dict:
             return tuple(down), middle
@@ -162,15 +184,17 @@ class FastVae(AutoencoderKL):
     """A VAE whose decoder and encoder are programs."""
 
     def decode(self, z: torch.Tensor, return_dict: bool = True, generator: Any = None) -> Any:
-        if "decoder" not in self.programs or self.use_tiling or _adapted(self):
-            return super().decode(z, return_dict, generator)
-        (picture,) = _as(self.programs["decoder"](z.float()), z)
+        program = self.programs.get("decoder")
+        if program is None or self.use_tiling or _adapted(self):
+            return AutoencoderKL.decode(still(self), z, return_dict, generator)
+        (picture,) = _as(program(z.float()), z)
         return DecoderOutput(sample=picture) if return_dict else (picture,)
 
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
-        if "encoder" not in self.programs or self.use_tiling or _adapted(self):
-            return super().encode(x, return_dict)
-        (moments,) = _as(self.programs["encoder"](x.float()), x)
+        program = self.programs.get("encoder")
+        if program is None or self.use_tiling or _adapted(self):
+            return AutoencoderKL.encode(still(self), x, return_dict)
+        (moments,) = _as(program(x.float()), x)
         posterior = DiagonalGaussianDistribution(moments)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 

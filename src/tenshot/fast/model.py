@@ -1,12 +1,14 @@
-"""A model that runs compiled programs; its weights can be exchanged while it is in memory."""
+"""A model in memory, compiled or not, whose weights can be exchanged while it runs."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from math import isfinite
 from pathlib import Path
+from threading import RLock
 from typing import Any, cast
 
 import torch
@@ -14,33 +16,79 @@ import torch
 from tenshot import device as devices
 from tenshot import model
 from tenshot.adapters import embedding, lora, reading
-from tenshot.adapters.addition import Addition, Layer, misfits
-from tenshot.checkpoints import opening, whole
+from tenshot.adapters.addition import misfits
+from tenshot.checkpoints import opening
 from tenshot.errors import Fault, Refusal, Slow, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.families import layout
 from tenshot.families.family import Family
 from tenshot.fast import artifact, dropin, fingerprint, gains, weights
-from tenshot.fast.artifact import Manifest, Section
+from tenshot.fast.artifact import Manifest
 from tenshot.fast.backend import backend
 from tenshot.fast.compiled import Bucket, Compiled
-from tenshot.fast.parts import SECTIONS, flat
-from tenshot.fast.weights import Stack
+from tenshot.fast.parts import SECTIONS, Flat, flat
+from tenshot.fast.weights import Share, Stack
 from tenshot.files import containers
 from tenshot.model import Model
 
 LoraFile = str | Path
+Opener = Callable[[Flat], Compiled]  #: gives a section's programs the weights of a net
+
+
+@dataclass(frozen=True)
+class Swap:
+    """What a model's parts will consist of, and the weights that they have then."""
+
+    contents: Mapping[str, dict[str, Any]]
+    stack: Stack
+
+
+@dataclass
+class State:
+    """The weights of a model that is in memory. parts: the stand-ins, which stay the same while weights come and go.
+
+    A swap is decided by being `pending`, one assignment before which nothing has changed. Whatever stops what is left
+    to do, `settle` does it again to the end. turn: one swap at a time. moment: when parts must not change.
+    """
+
+    parts: Mapping[str, Any]
+    stack: Stack
+    pending: Swap | None = None
+    turn: RLock = field(default_factory=RLock)
+    moment: RLock = field(default_factory=RLock)
+
+    def decide(self, swap: Swap) -> None:
+        with self.moment:
+            self.pending = swap
+            try:
+                self.settle()
+            except BaseException:
+                self.settle()
+                raise
+
+    def settle(self) -> None:
+        if (swap := self.pending) is not None:
+            for part, content in swap.contents.items():
+                dropin.become(self.parts[part], content)
+            self.stack, self.pending = swap.stack, None
 
 
 @dataclass(frozen=True)
 class FastModel(Model):
-    """A model of which some parts are compiled. `unet`, `vae` and the others are drop-ins for diffusers' pipelines.
+    """A model in memory whose weights can be exchanged; some of its parts may be compiled.
 
-    programs: section -> its programs. now: under "stack", the weights it has at the moment.
+    `unet`, `vae` and the others are drop-ins for diffusers' pipelines. openers: section -> how its programs are opened.
+    A swap happens whole or not at all, whatever stops it; other threads may draw meanwhile.
     """
 
-    programs: Mapping[str, Compiled] = field(default_factory=dict)
-    now: dict[str, Stack] = field(default_factory=dict)
+    state: State = field(kw_only=True)
+    openers: Mapping[str, Opener] = field(default_factory=dict)
+
+    def __getitem__(self, part: str) -> Any:
+        if self.state.pending:
+            with self.state.moment:
+                self.state.settle()
+        return self.parts[part]
 
     @property
     def unet(self) -> Any:
@@ -55,42 +103,74 @@ class FastModel(Model):
         """Raises KeyError where it was compiled without one."""
         return self["controlnet"]
 
+    @property
+    def programs(self) -> dict[str, Compiled]:
+        """Section -> its programs, as they are now."""
+        with self.state.moment:
+            self.state.settle()
+            return {name: each for part in self.state.parts.values() for name, each in part.programs.items()}
+
+    def still(self) -> Model:
+        """The model as it is now, whatever weights it gets later."""
+        with self.state.moment:
+            self.state.settle()
+            parts = {name: dropin.still(part) for name, part in self.parts.items()}
+        return Model(**{each: getattr(self, each) for each in Model.__dataclass_fields__} | {"parts": parts})
+
     def load_weights(self, place: str | Path) -> None:
         """Run another fine-tune of the same architecture, a folder or a file, with no LoRA.
 
         Raises Refusal, with nothing changed, where a name, a shape or a kind of numbers is another.
         """
-        base = whole.read(Path(place))
-        refuse_if(weights.strangers(self.parts, base))
-        self._change(Stack(base))
+        with self.state.turn:
+            self._change(*weights.with_base(self._nets, folder(find(str(place)))))
 
     def set_loras(self, loras: Mapping[LoraFile, float]) -> None:
         """These LoRAs, each as strong as it says, and no others. Raises Refusal, with nothing changed."""
-        found = all_or_refuse(*(partial(self._lora, Path(path)) for path in loras))
-        shares = zip(found, loras.values(), strict=True)
-        self._change(Stack(self.now["stack"].base, tuple(shares)))
+        with self.state.turn:
+            found = all_or_refuse(*(partial(self._lora, Path(path), ratio) for path, ratio in loras.items()))
+            self._change(*weights.with_loras(self._nets, self.state.stack, found))
 
     def clear_loras(self) -> None:
         """The base alone, bit for bit as it was."""
-        self._change(Stack(self.now["stack"].base))
+        self.set_loras({})
 
     def with_word(self, word: str, rows: embedding.Rows) -> FastModel:
         """A model that knows one more word. torch runs its text encoders: no program has room for the word."""
-        plain = {name: getattr(self[name], "eager", self[name]) for name in self.family.encoders}
-        return cast(FastModel, embedding.add(replace(self, parts={**self.parts, **plain}), word, rows))
+        encoders = [self.state.parts[name] for name in self.family.encoders]
+        programs = [each.programs for each in encoders]
+        for each in encoders:
+            each.__dict__["programs"] = {}
+        try:
+            return cast(FastModel, embedding.add(self, word, rows))
+        except Refusal:
+            for each, before in zip(encoders, programs, strict=True):
+                each.__dict__["programs"] = before
+            raise
 
-    def _lora(self, place: Path) -> Mapping[Layer, Addition]:
+    @property
+    def _nets(self) -> Mapping[str, Any]:
+        """The parts that fine-tunes and LoRAs change."""
+        with self.state.moment:
+            self.state.settle()
+        return {name: part for name, part in self.state.parts.items() if name in self.family.original}
+
+    def _lora(self, place: Path, ratio: float) -> Share:
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not isfinite(ratio):
+            raise Refusal(Fault(str(place), f"a strength of {ratio!r}", "a finite number", "1 is as it was trained"))
         file = place / lora.FILE if place.is_dir() else place
-        found = reading.read(containers.opened(file), self["unet"].config)
-        refuse_if(misfits(str(place), found, self.now["stack"].base.layers))
-        return found
+        with weights.steady(file):
+            found = reading.read(containers.opened(file), self["unet"].config)
+        refuse_if(misfits(str(place), found, weights.layers(self._nets)))
+        return found, float(ratio)
 
-    def _change(self, stack: Stack) -> None:
-        changed = weights.settle(self.parts, stack, self.now.get("stack"))
-        self.now["stack"] = stack
-        for section, program in self.programs.items():
-            if SECTIONS[section] in changed:
-                program.load(program.plain.weights())
+    def _change(self, changes: weights.Changes, stack: Stack) -> None:
+        """Make everything that can fail, and then decide."""
+        contents = {part: dropin.exchanged(self.state.parts[part], new) for part, new in changes.items()}
+        for part, content in contents.items():
+            sections = self.state.parts[part].programs
+            content["programs"] = {name: self.openers[name](flat(name, content["eager"])) for name in sections}
+        self.state.decide(Swap(contents, stack))
 
 
 def find(name: str, events: Events | None = None) -> Path:
@@ -110,7 +190,7 @@ def folder(place: Path) -> Path:
 
 def load(
     name: str | Path, *, device: torch.device | str = "cpu", precision: str = "fp32", fallback: bool = False
-) -> Model:
+) -> FastModel:
     """Open a model: "pocket", a model folder, a checkpoint file, or what `tenshot compile` made.
 
     precision: of what is not compiled. fallback: where an artifact is not for this machine, let torch run it and say
@@ -118,10 +198,13 @@ def load(
     """
     place = find(str(name))
     if not artifact.is_one(place):
-        return model.load(str(place), device=device, precision=precision)
+        with weights.steady(place):
+            plain = model.load(str(place), device=device, precision=precision)
+        return _assembled(plain, {})
     where = devices.pick(str(device))
     manifest = artifact.read(place)
-    plain = model.load(str(place / artifact.MODEL), device=where)
+    with weights.steady(place / artifact.MODEL):
+        plain = model.load(str(place / artifact.MODEL), device=where)
     if (place / artifact.CONTROLNET).is_dir():
         plain = plain.with_parts(controlnet=model.controlnet(place / artifact.CONTROLNET, where))
     try:
@@ -132,7 +215,9 @@ def load(
         reasons = "; ".join(f"{fault.where} {fault.found}" for fault in refusal.faults)
         warnings.warn(f"{place} is not for this machine, torch runs it: {reasons}", Slow, stacklevel=2)
         return _assembled(plain, {})
-    return _assembled(plain, {name: _opened(place, manifest, name, plain, where) for name in manifest.sections})
+    before = weights.stamp(place / artifact.PARTS)
+    openers = {name: partial(_opened, place, manifest, before, name, where) for name in manifest.sections}
+    return _assembled(plain, openers)
 
 
 def _refuse_strange_machine(manifest: Manifest, where: torch.device) -> None:
@@ -145,23 +230,28 @@ def _refuse_strange_machine(manifest: Manifest, where: torch.device) -> None:
     refuse_if(faults)
 
 
-def _opened(place: Path, manifest: Manifest, name: str, plain: Model, where: torch.device) -> Compiled:
-    section: Section = manifest.sections[name]
-    net = flat(name, plain[SECTIONS[name]])
-    buckets = [
-        Bucket(program.shapes, gains.open(place / program.folder, program.choice, net, where))
-        for program in section.programs
-    ]
-    compiled = Compiled(name, buckets, net)
-    compiled.load(net.weights())
-    return compiled
+def _opened(
+    place: Path, manifest: Manifest, before: weights.Stamp, name: str, where: torch.device, net: Flat
+) -> Compiled:
+    """A section's programs with the weights of `net`. Raises Refusal where their files were written to since."""
+    if weights.stamp(place / artifact.PARTS) != before:
+        found = "was written to since it was opened"
+        raise Refusal(Fault(str(place / artifact.PARTS), found, "the programs as they were", "open the model again"))
+    buckets = []
+    for program in manifest.sections[name].programs:
+        runner = gains.open(place / program.folder, program.choice, net, where)
+        runner.load(net.weights())
+        buckets.append(Bucket(program.shapes, runner))
+    return Compiled(name, buckets, net)
 
 
-def _assembled(plain: Model, programs: Mapping[str, Compiled]) -> FastModel:
-    base = whole.of_folder(plain.place)
-    parts = dict(plain.parts)
-    for name in {*SECTIONS.values()} & parts.keys():
-        mine = {section: program for section, program in programs.items() if SECTIONS[section] == name}
-        parts[name] = dropin.standing_in(parts[name], mine)
-    known = {each: getattr(plain, each) for each in Model.__dataclass_fields__}
-    return FastModel(**(known | {"parts": parts}), programs=programs, now={"stack": Stack(base)})
+def _assembled(plain: Model, openers: Mapping[str, Opener]) -> FastModel:
+    stand_ins = {}
+    for name in {*SECTIONS.values()} & plain.parts.keys():
+        net = plain[name]
+        mine = {section: open_(flat(section, net)) for section, open_ in openers.items() if SECTIONS[section] == name}
+        stand_ins[name] = dropin.standing_in(net, mine)
+    known = {each: getattr(plain, each) for each in Model.__dataclass_fields__} | {
+        "parts": {**plain.parts, **stand_ins}
+    }
+    return FastModel(**known, state=State(stand_ins, Stack(plain.place)), openers=openers)
