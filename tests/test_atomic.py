@@ -32,6 +32,7 @@ from tenshot.fast import weights as fast_weights
 from tenshot.fast.model import FastModel
 from tenshot.fast.openvino import OpenVINO
 from tenshot.files import containers
+from tenshot.files.tensors import write_json
 from tenshot.options import resolve
 from tenshot.sampling import Request, Settings
 from tests import artifacts
@@ -187,10 +188,9 @@ def overwritten(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["eager", "compiled"])
 def test_a_base_that_is_rewritten_while_in_use_changes_nothing(
-    kind: str, sd1: Path, lora: Path, other: Path, tmp_path: Path
+    kind: str, sd1: Path, compiled: Path, lora: Path, tmp_path: Path
 ):
-    place = tmp_path / "model"
-    artifacts.made(sd1, place, sections=("unet",)) if kind == "compiled" else shutil.copytree(sd1, place)
+    place = Path(shutil.copytree(compiled if kind == "compiled" else sd1, tmp_path / "model"))
     opened = tenshot.load(place)
     base = state(opened)
     opened.set_loras({lora: 0.7})
@@ -254,8 +254,8 @@ def test_what_is_rewritten_while_it_is_read_is_refused(
     assert same(weights(opened), before)
 
 
-def test_programs_that_were_rewritten_are_not_mixed_in(sd1: Path, lora: Path, tmp_path: Path):
-    place = artifacts.made(sd1, tmp_path / "fast", sections=("unet",))
+def test_programs_that_were_rewritten_are_not_mixed_in(compiled: Path, lora: Path, tmp_path: Path):
+    place = Path(shutil.copytree(compiled, tmp_path / "fast"))
     opened = tenshot.load(place)
     before = state(opened)
     graph = place / "parts/unet/net.xml"
@@ -263,6 +263,16 @@ def test_programs_that_were_rewritten_are_not_mixed_in(sd1: Path, lora: Path, tm
     with pytest.raises(Refusal, match="written to since"):
         opened.set_loras({lora: 1})
     assert same(state(opened), before)
+
+
+def test_weights_that_predict_something_else_are_refused(sd2_v: Path, tmp_path: Path):
+    place = Path(shutil.copytree(sd2_v, tmp_path / "epsilon"))
+    write_json(place / "scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"})
+    opened = tenshot.load(sd2_v)
+    before = weights(opened)
+    with pytest.raises(Refusal, match="predicts epsilon"):
+        opened.load_weights(place)
+    assert same(weights(opened), before)
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf"), "much", None, True, 1e39])

@@ -120,10 +120,11 @@ class FastModel(Model):
     def load_weights(self, place: str | Path) -> None:
         """Run another fine-tune of the same architecture, a folder or a file, with no LoRA.
 
-        Raises Refusal, with nothing changed, where a name, a shape or a kind of numbers is another.
+        Raises Refusal, with nothing changed, where a name, a shape, a kind of numbers or what the UNet predicts is
+        another.
         """
         with self.state.turn:
-            self._change(*weights.with_base(self._nets, folder(find(str(place)))))
+            self._change(*weights.with_base(self._nets, folder(Path(place)), self.prediction))
 
     def set_loras(self, loras: Mapping[LoraFile, float]) -> None:
         """These LoRAs, each as strong as it says, and no others. Raises Refusal, with nothing changed."""

@@ -57,11 +57,14 @@ def layers(parts: Mapping[str, Any]) -> dict[Layer, tuple[int, ...]]:
     }
 
 
-def with_base(parts: Mapping[str, Any], place: Path) -> tuple[Changes, Stack]:
-    """All weights of `parts` as another model has them. Raises Refusal where it is of another architecture."""
+def with_base(parts: Mapping[str, Any], place: Path, prediction: str) -> tuple[Changes, Stack]:
+    """All weights of `parts` as another model has them.
+
+    Raises Refusal where it is of another architecture, or its UNet was not trained for `prediction`.
+    """
     with steady(place):
         base = whole.read(place)
-        refuse_if(strangers(parts, base))
+        refuse_if((*strangers(parts, base), *_other_prediction(base, prediction)))
         changes = {
             part: {name: _like(tensor, base.parts[part][name].read()) for name, tensor in own(parts[part]).items()}
             for part in base.parts
@@ -137,6 +140,12 @@ def strangers(parts: Mapping[str, Any], base: Whole) -> Iterator[Fault]:
         if odd:
             found = f"{part}: {len(odd)} weights are not as in this model: {', '.join(sorted(odd)[:3])}"
             yield Fault(str(base.place), found, "a model of the same architecture", "or open (or compile) this one")
+
+
+def _other_prediction(base: Whole, wanted: str) -> Iterator[Fault]:
+    found = base.schedule.get("prediction_type", "epsilon")
+    if found != wanted:
+        yield Fault(str(base.place), f"its UNet predicts {found}", f"{wanted}, as in this model", "open it by itself")
 
 
 Stamp = Mapping[Path, tuple[int, ...]]
