@@ -51,6 +51,30 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.pictures(tmp_path_factory.mktemp("pictures"), 5)
 
 
+@pytest.fixture(scope="session")
+def sd1_tuned(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another fine-tune of the tiny Stable Diffusion 1.x. Do not write into it."""
+    from tests.test_swap import tuned
+
+    return tuned(sd1, tmp_path_factory.mktemp("models") / "tuned")
+
+
+@pytest.fixture(scope="session")
+def sd1_lora(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA for it: the UNet's and the text encoder's."""
+    from tests.test_swap import a_lora
+
+    return a_lora(sd1, tmp_path_factory.mktemp("loras") / "lora.safetensors")
+
+
+@pytest.fixture(scope="session")
+def sd1_fast(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Stable Diffusion 1.x with its UNet compiled. Do not write into it."""
+    from tests import artifacts
+
+    return artifacts.made(sd1, tmp_path_factory.mktemp("models") / "fast", sections=("unet",))
+
+
 @pytest.fixture
 def bench(sd1: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Runs DreamBooth on the tiny Stable Diffusion 1.x."""
