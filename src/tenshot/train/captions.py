@@ -47,6 +47,10 @@ class Captions:
     def possible(self, row: int) -> set[str] | None:
         return None if self.tags else {self.texts[row], *([""] if self.empty else [])}
 
+    def mixable(self, row: int) -> bool:
+        """Has its caption parts that may change places?"""
+        return len(self.texts[row].split(",")) > self.keep + 1
+
     def _mixed(self, text: str, dice: torch.Tensor) -> str:
         parts = [part.strip() for part in text.split(",")]
         rest = parts[self.keep :][:MOST_PARTS]

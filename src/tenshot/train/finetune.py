@@ -19,7 +19,7 @@ from tenshot.files import datasets, tensors
 from tenshot.files.cache import root
 from tenshot.files.folder import Example
 from tenshot.model import Model
-from tenshot.train import class_pictures, data, denoise, handover, optimizers, run, texts, trackers
+from tenshot.train import class_pictures, data, denoise, handover, idle, optimizers, run, texts, trackers
 from tenshot.train.cache import Cache
 from tenshot.train.captions import Captions, Said
 from tenshot.train.denoise import Latents
@@ -134,11 +134,17 @@ def _carry_out(way: Way[Options], base: Model, checked: Checked, options: Option
     side = options.resolution or base.resolution
     if side != base.resolution:
         events.say(f"this model was trained for {base.resolution} pixels, not {side}")
+    prompt = way.source(options).prompt or ""
+    for line in (
+        *idle.options(options),
+        *idle.captions(options, prompt, examples, base),
+        *idle.pictures(options, examples, side),
+    ):
+        events.say(line)
     if processes.first():
         tensors.write_json(options.output_dir / run.CLAIM, claim)
     with processes.first_goes_first():
         pictures, shown = data.encoded(base, examples, views(options, side), events, Cache())
-    prompt = way.source(options).prompt or ""
     own = [examples[number].caption or prompt for number in shown]
     captions = Captions(own, options.proportion_empty_prompts, options.shuffle_tags, options.keep_tags)
     kept = None
@@ -182,9 +188,10 @@ def plan(examples: Sequence[Example], pictures: Latents, kept: Latents | None, o
     classes = f"{len(kept)} class pictures" if kept is not None else "no class pictures"
     seen = options.max_train_steps * _samples(options)
     rounds = f"{pictures.epoch} pairs an epoch" if kept is not None else f"{pictures.epoch} an epoch"
-    return (
-        f"{words}{shapes}, {classes}, {rounds}, {seen / pictures.epoch:.0f} epochs in {options.max_train_steps} steps"
-    )
+    epochs, steps = seen / pictures.epoch, options.max_train_steps
+    many = f"{epochs:.0f}" if epochs >= 100 else f"{epochs:.3g}"
+    long = f"{many} {'epoch' if epochs == 1 else 'epochs'} in {steps} {'step' if steps == 1 else 'steps'}"
+    return f"{words}{shapes}, {classes}, {rounds}, {long}"
 
 
 def _samples(options: FineTuneOptions) -> int:
