@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from tenshot.checkpoints import nets
 from tenshot.cli import main
-from tenshot.convert import nets
 from tenshot.convert.options import ConvertOptions
 from tenshot.convert.verb import convert
 from tenshot.errors import Refusal

@@ -118,7 +118,7 @@ def test_trigger_words_and_the_training(sd1: Path, tmp_path: Path, told: Any):
 
 def test_folders(sd1: Path, tmp_path: Path, told: Any):
     assert told(sd1)["what"] == "model folder"
-    assert told(sd1 / "vae")["what"] == "autoencoder"
+    assert told(sd1 / "vae")["what"] == "AutoencoderKL"
     (tmp_path / "run").mkdir()
     shutil.move(a_lora(sd1, tmp_path / "ours.safetensors"), tmp_path / "run" / "pytorch_lora_weights.safetensors")
     assert told(tmp_path / "run")["what"] == "lora"

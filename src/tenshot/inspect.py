@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tenshot.adapters import embedding, lora, names, reading, signs
-from tenshot.checkpoints import whole
+from tenshot.checkpoints import nets, whole
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.export import readers
-from tenshot.families import dialects, layout, table
+from tenshot.families import dialects, incomplete, layout, table
 from tenshot.files import containers, hashes, tensors
 from tenshot.files.containers import Container
 from tenshot.records.inspect import InspectOptions
@@ -90,16 +90,14 @@ def _what(source: Container) -> dict[str, Any]:
         shapes = {name: list(lazy.shape) for name, lazy in source.tensors.items()}
         use = f"{source.place.stem} in the prompt"
         return {"what": "embedding", "vectors": shapes, **readers.of_embedding(source), "use": use}
-    return {"what": _net(source.tensors)}
-
-
-def _net(tensors: Iterable[str]) -> str:
-    found = set(tensors)
-    if any("input_hint_block.0.weight" in name or "controlnet_cond_embedding" in name for name in found):
-        return "ControlNet"
-    if any(name.endswith("encoder.conv_in.weight") for name in found):
-        return "autoencoder"
-    return "tensors of no known kind"
+    if nature := incomplete.describe(source.tensors):
+        told = {"what": nature.what, "parts": list(nature.has), "missing": list(nature.lacks), "do": nature.do}
+        return {name: each for name, each in told.items() if each}
+    if net := nets.recognised(source):
+        return {"what": net.kind.__name__, "names": "original" if net.original else "diffusers"}
+    if any(name.endswith("embeddings.token_embedding.weight") for name in source.tensors):
+        return {"what": "text encoder (CLIP)", "names": "transformers"}
+    return {"what": "tensors of no known kind"}
 
 
 def _lora(source: Container) -> dict[str, Any]:

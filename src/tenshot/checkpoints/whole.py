@@ -15,7 +15,7 @@ from tenshot import __version__
 from tenshot.checkpoints import folders, tokenizers
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
-from tenshot.families import dialects, layout, table
+from tenshot.families import dialects, incomplete, layout, table
 from tenshot.families.dialects import Ledger
 from tenshot.families.family import ZEROS, Family
 from tenshot.files import containers, tensors, writing
@@ -67,6 +67,7 @@ def read(place: Path, config: Path | None = None, ema: bool = False) -> Whole:
     source = containers.opened(place)
     family = family_of(source)
     if family is None:
+        incomplete.refuse(place, source.tensors)
         names = ", ".join(sorted(source.tensors)[:3]) or "no tensor"
         found, do = f"is no checkpoint of a known family ({names}, ...)", f"tenshot inspect {place} says what it is"
         raise Refusal(Fault(str(place), found, "a model folder or file", do))

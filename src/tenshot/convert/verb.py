@@ -10,14 +10,16 @@ import torch
 from tenshot import device, model
 from tenshot.adapters import embedding, lora, reading
 from tenshot.checkpoints import whole
+from tenshot.checkpoints.nets import Read
+from tenshot.checkpoints.nets import of_file as net_of_file
+from tenshot.checkpoints.nets import read as read_net
 from tenshot.convert import adapters, nets
 from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events
 from tenshot.export import sidecar
-from tenshot.export.places import Shown, accompany, companions, phrase
-from tenshot.families.dialects import cast
-from tenshot.files import containers, targets, tensors, writing
+from tenshot.export.places import FOLDERS, Shown, accompany, companions, phrase
+from tenshot.files import containers, targets
 from tenshot.files.containers import Container
 
 
@@ -30,11 +32,8 @@ def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
         found = whole.of_folder(model.find(str(source)))
         name = found.place.resolve().name
         return _whole(found, options, _target(options, "checkpoint", f"{name}.safetensors"), events)
-    if (source / "config.json").is_file():
-        config = tensors.read_json(source / "config.json")
-        kind = nets.of_folder(source, config)
-        target = _target(options, kind.place, f"{source.resolve().name}.safetensors")
-        return _told(options, nets.to_file(source, kind, config, dtype, target, events), target)
+    if source.is_dir():
+        return _net(read_net(source, options.config), options, f"{source.resolve().name}.safetensors", events)
     return _of_file(containers.opened(source), options, dtype, events)
 
 
@@ -49,16 +48,14 @@ def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | No
     if family := whole.family_of(opened):
         found = whole.of_file(opened, family, options.config, options.ema)
         return _whole(found, options, _target(options, "checkpoint", stem), events)
-    if kind := nets.recognised(opened):
-        target = _target(options, kind.place, stem)
-        if options.to:
-            writing.write(target, cast(opened.tensors, dtype), opened.about, events)
-            return _told(options, {"what": kind.kind.__name__, "file": str(target)}, target)
-        return nets.to_folder(opened, kind, options, dtype, target, events)
-    names = ", ".join(sorted(opened.tensors)[:3]) or "none"
-    fits = "a checkpoint, a VAE, a ControlNet, a LoRA or an embedding"
-    do = "where it is part of a model folder, name that folder"
-    raise Refusal(Fault(str(opened.place), f"tensors of no known kind ({names}, ...)", fits, do))
+    return _net(net_of_file(opened, options.config), options, stem, events)
+
+
+def _net(found: Read, options: ConvertOptions, usual: str, events: Events) -> dict[str, Any]:
+    """A net alone: a file becomes a folder, and a folder or diffusers' own names a file, unless DST says otherwise."""
+    target = _target(options, found.net.place, usual)
+    file = target.suffix in (".safetensors", ".ckpt")
+    return _told(options, nets.write(found, options.torch_dtype, target, events, file), target)
 
 
 def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Events) -> dict[str, Any]:
@@ -99,6 +96,9 @@ def _target(options: ConvertOptions, kind: str, usual: str) -> Path:
     """Where the result goes. Raises Refusal where something is there already."""
     name = options.name or options.src.resolve().name.removesuffix(options.src.suffix)
     place = options.place
+    if place and kind not in FOLDERS[place.program]:
+        do = "leave --to out, and name the result: tenshot convert SRC DST"
+        raise Refusal(Fault("--to", f"{place.program} has no folder for a {kind} alone", "a whole model", do))
     target = place.file(kind, name) if place else options.dst or options.src.resolve().parent / usual
     read = (options.src, options.config, options.preview)
     option = "--name" if place else "dst"

@@ -24,6 +24,7 @@ FOLDERS = {
         "embedding": "models/embeddings",
         "vae": "models/vae",
         "controlnet": "models/controlnet",
+        "unet": "models/diffusion_models",
     },
 }
 VERSIONS = {"Stable Diffusion 1.x": "SD1", "Stable Diffusion 2.x": "SD2", "Stable Diffusion XL": "SDXL"}

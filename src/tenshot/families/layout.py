@@ -71,7 +71,7 @@ def contents(part: Path) -> dict[str, Lazy]:
     files = weights(part)[1] or sorted(part.glob("diffusion_pytorch_model*.bin")) or sorted(part.glob("*model*.bin"))
     if not files:
         raise Refusal(Fault(str(part), "no weights", "*.safetensors", AGAIN))
-    found = {_today(name): lazy for path in files for name, lazy in containers.opened(path).tensors.items()}
+    found = {today(name): lazy for path in files for name, lazy in containers.opened(path).tensors.items()}
     return {name: lazy for name, lazy in found.items() if not name.endswith("position_ids")}
 
 
@@ -115,7 +115,7 @@ def _net_faults(part: Path, kind: Any, config: Mapping[str, Any] | None) -> Iter
     damaged: list[Fault] = []
     for path in files:
         try:
-            have |= {_today(name): shape for name, shape in tensors.shapes(path).items()}
+            have |= {today(name): shape for name, shape in tensors.shapes(path).items()}
         except Refusal as refusal:
             damaged += refusal.faults
     yield from damaged
@@ -137,10 +137,10 @@ def _expected(part: Path, kind: Any) -> Shapes:
             net = kind.from_config(kind.load_config(part))
         else:
             net = kind(kind.config_class.from_pretrained(part))
-    return {_today(name): tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    return {today(name): tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
 
-def _today(name: str) -> str:
+def today(name: str) -> str:
     """A tensor's name in any version of transformers and diffusers, as it is called today and without `text_model.`"""
     name = name.removeprefix("text_model.")
     for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):

@@ -31,14 +31,40 @@ def unet(shapes: Shapes) -> dict[str, Any]:
         else:
             depth = count(shapes, rf"{re.escape(start)}\.1\.transformer_blocks\.(\d+)\.")
             blocks[-1] = (shapes[f"{start}.0.in_layers.2.weight"][0], [*blocks[-1][1], depth])
+    channels = channels_in, shapes["out.2.weight"][0]
+    deepest = count(shapes, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
+    linear = _is_linear(shapes, ".1.proj_in.weight")
+    return _unet(channels, blocks, deepest, linear, _text_width(shapes), shapes.get("label_emb.0.0.weight"))
+
+
+def unet_today(shapes: Shapes) -> dict[str, Any]:
+    """The same from diffusers' own names."""
+    blocks: list[tuple[int, list[int]]] = []
+    for place in range(count(shapes, r"down_blocks\.(\d+)\.")):
+        start = rf"down_blocks\.{place}"
+        layers = count(shapes, rf"{start}\.resnets\.(\d+)\.")
+        depths = [count(shapes, rf"{start}\.attentions\.{n}\.transformer_blocks\.(\d+)\.") for n in range(layers)]
+        blocks.append((shapes[f"down_blocks.{place}.resnets.0.conv1.weight"][0], depths))
+    channels = shapes["conv_in.weight"][1], shapes["conv_out.weight"][0]
+    deepest = count(shapes, r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)\.")
+    linear = _is_linear(shapes, ".proj_in.weight")
+    return _unet(channels, blocks, deepest, linear, _text_width(shapes), shapes.get("add_embedding.linear_1.weight"))
+
+
+def _unet(
+    channels: tuple[int, int],
+    blocks: list[tuple[int, list[int]]],
+    deepest: int,
+    linear: bool,
+    text: int,
+    label: tuple[int, ...] | None,
+) -> dict[str, Any]:
+    """blocks: on the way down, width and depth of each layer's transformer; deepest: of the middle's."""
     widths = [width for width, _ in blocks]
     depths = [max(each, default=0) for _, each in blocks]
-    linear = next((len(shape) == 2 for name, shape in shapes.items() if name.endswith(".1.proj_in.weight")), False)
-    text = next((shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")), 0)
-    deepest = count(shapes, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
     config: dict[str, Any] = {
-        "in_channels": channels_in,
-        "out_channels": shapes["out.2.weight"][0],
+        "in_channels": channels[0],
+        "out_channels": channels[1],
         "block_out_channels": widths,
         "layers_per_block": _one_or_all([len(each) for _, each in blocks]),
         "down_block_types": [_down(depth) for depth in depths],
@@ -50,13 +76,21 @@ def unet(shapes: Shapes) -> dict[str, Any]:
         # A block without attention has no depth; the last one's is also that of the middle.
         "transformer_layers_per_block": _one_or_all([*(max(1, depth) for depth in depths[:-1]), deepest]),
     }
-    if "label_emb.0.0.weight" in shapes:
+    if label is not None:
         config |= {
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": shapes["label_emb.0.0.weight"][1],
+            "projection_class_embeddings_input_dim": label[1],
         }
     return config
+
+
+def _is_linear(shapes: Shapes, end: str) -> bool:
+    return next((len(shape) == 2 for name, shape in shapes.items() if name.endswith(end)), False)
+
+
+def _text_width(shapes: Shapes) -> int:
+    return next((shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")), 0)
 
 
 def controlnet(shapes: Shapes) -> dict[str, Any]:
@@ -64,11 +98,21 @@ def controlnet(shapes: Shapes) -> dict[str, Any]:
     half = unet({**shapes, "out.2.weight": (4,)})
     hints = sorted(int(name.split(".")[1]) for name in shapes if re.fullmatch(r"input_hint_block\.\d+\.weight", name))
     widths = [shapes[f"input_hint_block.{place}.weight"][0] for place in hints]
+    return _controlled(half, [widths[0], *widths[2:-1:2]], shapes["input_hint_block.0.weight"][1])
+
+
+def controlnet_today(shapes: Shapes) -> dict[str, Any]:
+    """The same from diffusers' own names."""
+    half = unet_today({**shapes, "conv_out.weight": (4,)})
+    start, later = "controlnet_cond_embedding", r"controlnet_cond_embedding\.blocks\.(\d+)\."
+    widths = [shapes[f"{start}.blocks.{n}.weight"][0] for n in range(1, count(shapes, later), 2)]
+    first = shapes[f"{start}.conv_in.weight"]
+    return _controlled(half, [first[0], *widths], first[1])
+
+
+def _controlled(half: dict[str, Any], widths: list[int], channels: int) -> dict[str, Any]:
     del half["out_channels"], half["up_block_types"]
-    return half | {
-        "conditioning_embedding_out_channels": [widths[0], *widths[2:-1:2]],
-        "conditioning_channels": shapes["input_hint_block.0.weight"][1],
-    }
+    return half | {"conditioning_embedding_out_channels": widths, "conditioning_channels": channels}
 
 
 def _one_or_all(values: list[int]) -> int | list[int]:
@@ -85,15 +129,28 @@ def _up(depth: int) -> str:
 
 def vae(shapes: Shapes) -> dict[str, Any]:
     """The configuration of an AutoencoderKL from original names without their prefix."""
-    blocks = count(shapes, r"encoder\.down\.(\d+)\.")
+    return _vae(
+        shapes, "encoder.down.{}.block.0.conv1.weight", r"encoder\.down\.0\.block\.(\d+)\.", r"encoder\.down\.(\d+)\."
+    )
+
+
+def vae_today(shapes: Shapes) -> dict[str, Any]:
+    """The same from diffusers' own names."""
+    blocks = r"encoder\.down_blocks\.(\d+)\."
+    layers = r"encoder\.down_blocks\.0\.resnets\.(\d+)\."
+    return _vae(shapes, "encoder.down_blocks.{}.resnets.0.conv1.weight", layers, blocks)
+
+
+def _vae(shapes: Shapes, width: str, layers: str, blocks: str) -> dict[str, Any]:
+    made = count(shapes, blocks)
     return {
         "in_channels": shapes["encoder.conv_in.weight"][1],
         "out_channels": shapes["decoder.conv_out.weight"][0],
         "latent_channels": shapes["decoder.conv_in.weight"][1],
-        "block_out_channels": [shapes[f"encoder.down.{n}.block.0.conv1.weight"][0] for n in range(blocks)],
-        "layers_per_block": count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
-        "down_block_types": ["DownEncoderBlock2D"] * blocks,
-        "up_block_types": ["UpDecoderBlock2D"] * blocks,
+        "block_out_channels": [shapes[width.format(n)][0] for n in range(made)],
+        "layers_per_block": count(shapes, layers),
+        "down_block_types": ["DownEncoderBlock2D"] * made,
+        "up_block_types": ["UpDecoderBlock2D"] * made,
         "norm_num_groups": GROUPS,
         "use_quant_conv": "quant_conv.weight" in shapes,
         "use_post_quant_conv": "post_quant_conv.weight" in shapes,
