@@ -204,7 +204,7 @@ def test_a_learned_word_in_every_layout(name: str, zipped: bool, tmp_path: Path)
     assert embedding.read(file)[0] == "az"
     found = run(file, tmp_path / "az.safetensors")
     assert found["vectors"] == 2
-    assert torch.equal(load_file(tmp_path / "az.safetensors")["emb_params"], WORD)
+    assert torch.equal(load_file(tmp_path / "az.safetensors")["az"], WORD)
     run(tmp_path / "az.safetensors", tmp_path / "again.pt")
     assert (tmp_path / "again.pt").read_bytes()[:2] == b"\x80\x02"
     assert torch.equal(embedding.read(tmp_path / "again.pt")[1]["text_encoder"], WORD)
@@ -214,7 +214,7 @@ def test_diffusers_reads_the_learned_word(sd1: Path, tmp_path: Path):
     torch.save({"az": WORD / 32}, tmp_path / "az.bin")
     run(tmp_path / "az.bin", tmp_path / "az.safetensors")
     pipe = pipeline(sd1)
-    pipe.load_textual_inversion(str(tmp_path / "az.safetensors"), token="az")
+    pipe.load_textual_inversion(str(tmp_path / "az.safetensors"))
     table = pipe.text_encoder.get_input_embeddings().weight
     assert torch.equal(table[pipe.tokenizer.convert_tokens_to_ids("az_1")], WORD[1] / 32)
 

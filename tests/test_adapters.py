@@ -54,7 +54,7 @@ def pipeline(sd1: Path, *loaded: tuple[Path, float], word: Path | None = None) -
     if loaded:
         pipe.set_adapters([f"n{number}" for number in range(len(loaded))], [strength for _, strength in loaded])
     if word:
-        pipe.load_textual_inversion(str(word), token="<az>")
+        pipe.load_textual_inversion(str(word))
     dice = torch.Generator().manual_seed(3)
     image = pipe("a photo of <az>", num_inference_steps=4, guidance_scale=7.5, generator=dice).images[0]
     return np.asarray(image).astype(int)

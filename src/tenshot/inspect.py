@@ -31,7 +31,14 @@ TRAINING = (
     "modelspec.architecture",
     "modelspec.prediction_type",
 )
-IN_FOLDER = (lora.FILE, "pytorch_lora_weights.bin", "diffusion_pytorch_model.safetensors", "model.safetensors")
+IN_FOLDER = (
+    lora.FILE,
+    "pytorch_lora_weights.bin",
+    "learned_embeds.safetensors",
+    "learned_embeds.bin",
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+)
 TAGS = 8  # trigger words shown at most
 
 
@@ -84,12 +91,8 @@ def _what(source: Container) -> dict[str, Any]:
         }
     if reading.is_lora(source.tensors):
         return _lora(source)
-    if source.kind == "pickle" and "string_to_param" in source.tensors:
-        return {"what": "embedding", **readers.of_embedding(source), "use": f"{source.place.stem} in the prompt"}
-    if embedding.is_embedding(source):
-        shapes = {name: list(lazy.shape) for name, lazy in source.tensors.items()}
-        use = f"{source.place.stem} in the prompt"
-        return {"what": "embedding", "vectors": shapes, **readers.of_embedding(source), "use": use}
+    if embedding.is_embedding(source) or (source.kind == "pickle" and "string_to_param" in source.tensors):
+        return _word(source)
     if nature := incomplete.describe(source.tensors):
         told = {"what": nature.what, "parts": list(nature.has), "missing": list(nature.lacks), "do": nature.do}
         return {name: each for name, each in told.items() if each}
@@ -98,6 +101,20 @@ def _what(source: Container) -> dict[str, Any]:
     if any(name.endswith("embeddings.token_embedding.weight") for name in source.tensors):
         return {"what": "text encoder (CLIP)", "names": "transformers"}
     return {"what": "tensors of no known kind"}
+
+
+def _word(source: Container) -> dict[str, Any]:
+    found: dict[str, Any] = {"what": "embedding"}
+    if source.kind != "pickle":
+        word, rows = embedding.alone(source)
+        widths = [values.shape[1] for values in rows.values()]
+        fits = [each for each in table.FAMILIES if readers.WORDS[each.name] == widths]
+        found |= {"word": word, "family": fits[0].title if fits else None}
+        found["vectors"] = {name: list(lazy.shape) for name, lazy in source.tensors.items()}
+    stem = source.place.stem
+    said = {readers.WEBUI: stem, readers.COMFY: f"embedding:{stem}"}
+    said |= dict.fromkeys((readers.DIFFUSERS, readers.TENSHOT), found["word"]) if "word" in found else {}
+    return {**found, **readers.of_embedding(source), "in_the_prompt": said}
 
 
 def _lora(source: Container) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """Learned words (textual inversion, Gal et al., arXiv 2208.01618): new rows beside a text encoder's own; their files.
 
-A file's name is the word, as in every user interface. SD1.x and SD2.x: `emb_params` [vectors, width]; SDXL: `clip_l`
-and `clip_g`. Read are also files with one tensor of any name.
+A file holds one tensor [vectors, width]. User interfaces take the file's name for the word, whatever the tensor is called;
+diffusers takes the tensor's. SDXL: `clip_l` and `clip_g` in one file; in diffusers two files with a tensor each,
+`learned_embeds` and `learned_embeds_2`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,17 @@ import torch
 from torch import nn
 from transformers import AddedToken
 
-from tenshot.errors import Fault, Refusal, refuse_if
+from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.families.sdxl import SDXL
 from tenshot.files import containers, tensors
 from tenshot.files.containers import Container
 from tenshot.model import Model
 
 ONE = "emb_params"
 TWO = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+UNNAMED = (ONE, "string_to_param.*", "*", "")  # what the tensor is called in files that do not tell the word by it
+TAKEN = ("__metadata__", "string_to_param", *TWO.values())  # what no tensor can be called
+PAIR = {"text_encoder": "learned_embeds", "text_encoder_2": "learned_embeds_2"}  # diffusers' files of an SDXL word
 RENAME = "training: another --placeholder_token; a file: rename it, unless it says the word itself"
 ANOTHER = "choose the model it was trained on, or train the word on this one: tenshot train textual-inversion"
 Rows = Mapping[str, torch.Tensor]  #: text encoder -> [vectors, width]
@@ -107,8 +113,17 @@ def file_name(word: str) -> str:
 
 
 def write(file: Path, word: str, rows: Rows) -> None:
-    named = {TWO[part]: values for part, values in rows.items()} if len(rows) > 1 else {ONE: next(iter(rows.values()))}
+    """One file, which every program reads: user interfaces by its name, diffusers by the tensor's."""
+    name = ONE if word in TAKEN else word
+    named = {TWO[part]: values for part, values in rows.items()} if len(rows) > 1 else {name: next(iter(rows.values()))}
     tensors.write(file, named, {"format": "pt", "word": word})
+
+
+def write_pair(folder: Path, word: str, rows: Rows) -> None:
+    """As diffusers has it: a file for each text encoder."""
+    with tensors.replacing_folder(folder) as temporary:
+        for part, values in rows.items():
+            write(temporary / f"{PAIR[part]}.safetensors", word, {part: values})
 
 
 def write_pt(file: Path, word: str, values: torch.Tensor) -> None:
@@ -118,26 +133,81 @@ def write_pt(file: Path, word: str, values: torch.Tensor) -> None:
         torch.save(content, temporary, _use_new_zipfile_serialization=False)
 
 
-def read(file: Path) -> tuple[str, Rows]:
-    """The word and its vectors. Raises Refusal where the file holds no embedding."""
-    return of(containers.opened(file))
+def read(place: Path) -> tuple[str, Rows]:
+    """The word and its vectors, from a file or from diffusers' folder. Raises Refusal where there is no embedding."""
+    return of(containers.opened(file_in(place)))
+
+
+def read_all(places: Sequence[Path]) -> list[tuple[str, Path, Rows]]:
+    """Every word with its file; diffusers' two files of one word count once. Raises Refusal with the faults of all."""
+    found: dict[str, tuple[str, Path, Rows]] = {}
+    for place, (word, rows) in zip(places, all_or_refuse(*(partial(read, place) for place in places)), strict=True):
+        _, first, before = found.get(word, (word, file_in(place), {}))
+        both = joined(before, rows) if len(before) == len(rows) == 1 else rows
+        if before and len(both) == 1:
+            fault = Fault(str(place), f"{first} holds the word {word!r}, too", "a word once", "leave one of them out")
+            raise Refusal(fault)
+        found[word] = (word, first, both)
+    return list(found.values())
+
+
+def file_in(place: Path) -> Path:
+    """The file that diffusers' scripts leave in a folder."""
+    files = (place / f"{PAIR['text_encoder']}{end}" for end in (".safetensors", ".bin"))
+    return next(filter(Path.is_file, files), place) if place.is_dir() else place
 
 
 def of(source: Container) -> tuple[str, Rows]:
-    """The word and its vectors, in any layout: emb_params; clip_l and clip_g; {word: vectors}; string_to_param.*"""
+    """The word and its vectors, in any layout; joined with the file beside it where diffusers made two of an SDXL word."""
+    word, rows = alone(source)
+    other = partner(source.place)
+    if len(rows) == 1 and other and is_embedding(beside := containers.opened(other)):
+        said, more = alone(beside)
+        rows = joined(rows, more) if said == word else rows
+    if faults := [part for part, values in rows.items() if not tensors.finite(values)]:
+        found, do = (
+            f"NaN or infinite numbers for {', '.join(faults)}",
+            "train the word again, at a lower --learning_rate",
+        )
+        raise Refusal(Fault(str(source.place), found, "finite numbers", do))
+    return word, rows
+
+
+def joined(one: Rows, other: Rows) -> Rows:
+    """Those of two files that hold one text encoder's each: the second text encoder is the wider."""
+    halves = sorted((*one.values(), *other.values()), key=lambda values: values.shape[1])
+    return dict(zip(TWO, halves, strict=True)) if halves[0].shape[1] != halves[1].shape[1] else one
+
+
+def partner(file: Path) -> Path | None:
+    """The other file of diffusers' pair: learned_embeds-steps-500 and learned_embeds_2-steps-500."""
+    match = re.fullmatch(r"learned_embeds(_2)?(\D.*)", file.name)
+    other = file.with_name(f"learned_embeds{'' if match[1] else '_2'}{match[2]}") if match else None
+    return other if other and other.is_file() else None
+
+
+def alone(source: Container) -> tuple[str, Rows]:
+    """The same of this file only."""
     found = {name: lazy for name, lazy in source.tensors.items() if not name.startswith("string_to_token")}
     word = source.about.get("word") or str(source.rest.get("name") or source.place.stem)
     if set(found) == set(TWO.values()):
         return word, {part: found[name].read() for part, name in TWO.items()}
     if is_embedding(source):
         name, lazy = next(iter(found.items()))
-        if name not in (ONE, "string_to_param.*") and source.kind == "pickle":
-            word = name
         values = lazy.read()
-        return word, {"text_encoder": values[None] if values.ndim == 1 else values}
+        part = "text_encoder_2" if is_half(source) else "text_encoder"
+        return word if name in UNNAMED else name, {part: values[None] if values.ndim == 1 else values}
     names = f"{len(found)} tensors: {', '.join(sorted(found)[:4])}"
     fits = f"{ONE}, or {' and '.join(TWO.values())}, [vectors, width]"
     raise Refusal(Fault(str(source.place), names, fits, f"tenshot inspect {source.place} says what it is"))
+
+
+def is_half(source: Container) -> bool:
+    """Is it the second of diffusers' two files of an SDXL word, by its name or by how wide it is?"""
+    wide = SDXL.released["text_encoder_2"]["hidden_size"]
+    return source.place.name.startswith(PAIR["text_encoder_2"]) or any(
+        lazy.shape[-1:] == (wide,) for lazy in source.tensors.values()
+    )
 
 
 def is_embedding(source: Container) -> bool:
@@ -149,9 +219,12 @@ def _misfits(model: Model, word: str, rows: Rows):
     if not word or " " in word:
         yield Fault(f"the word {word!r}", "is not one word", "letters without spaces, as in <az>", RENAME)
     if set(rows) != set(model.family.encoders):
-        found = f"an embedding for {', '.join(rows)}"
+        widths = ", ".join(f"{part} ({values.shape[1]} wide)" for part, values in rows.items())
+        found = f"an embedding for {widths}"
         fits = f"{model.family.title}: {', '.join(model.family.encoders)}"
-        yield Fault(f"the word {word!r}", found, fits, ANOTHER)
+        halves = len(rows) < len(model.family.encoders)
+        do = "diffusers' two files are one embedding: name the folder, or both" if halves else ANOTHER
+        yield Fault(f"the word {word!r}", found, fits, do)
         return
     for part, values in rows.items():
         width = model[part].config.hidden_size

@@ -42,6 +42,10 @@ class Given:
         """As one writes it in AUTOMATIC1111, with the LoRAs that were active."""
         return " ".join([prompt, *(f"<lora:{each.name}:{each.strength:g}>" for each in self.loras)])
 
+    def unsaid(self, prompts: Sequence[str]) -> list[GivenWord]:
+        """The words that no prompt says, which change nothing."""
+        return [each for each in self.words if not any(says(prompt, each.word) for prompt in prompts)]
+
     def facts(self, prompts: Sequence[str]) -> Mapping[str, object]:
         """What infotext says of the LoRAs, and of the words that are in the prompts."""
         said = [each for each in self.words if any(says(prompt, each.word) for prompt in prompts)]
@@ -54,8 +58,8 @@ class Given:
 
 def read(loras: Sequence[str], words: Sequence[Path], unet: Mapping[str, Any] | None = None) -> Given:
     """loras: FILE, FOLDER, or FILE=0.8. unet: the model's configuration. Raises Refusal with the faults of all."""
-    found = all_or_refuse(*(partial(_lora, each, unet) for each in loras), *(partial(_word, each) for each in words))
-    return Given(found[: len(loras)], found[len(loras) :])
+    *found, said = all_or_refuse(*(partial(_lora, each, unet) for each in loras), lambda: embedding.read_all(words))
+    return Given(found, [GivenWord(*each) for each in said])
 
 
 def _lora(given: str, unet: Mapping[str, Any] | None) -> GivenLora:
@@ -66,11 +70,6 @@ def _lora(given: str, unet: Mapping[str, Any] | None) -> GivenLora:
     file = place / lora.FILE if place.is_dir() else place
     name = file.resolve().parent.name if file.name == lora.FILE else file.stem
     return GivenLora(name, file, strength, lora.read(place, unet))
-
-
-def _word(file: Path) -> GivenWord:
-    word, rows = embedding.read(file)
-    return GivenWord(word, file, rows)
 
 
 def _strength(given: str) -> tuple[Path, float]:

@@ -14,6 +14,7 @@ from tenshot.families.family import ZEROS, Family
 from tenshot.files import tensors
 
 ASSETS = Path(tenshot.__file__).parent / "assets"
+DTYPE = "float32"  # in which transformers opens text encoders, however they are stored: in float16 none can learn
 ONE_FILE = "1TB"  # the largest shard: other programs look for a part's weights in one file
 
 
@@ -36,6 +37,8 @@ def save_part(part: Any, folder: Path) -> None:
     part.save_pretrained(folder, max_shard_size=ONE_FILE)
     config = tensors.read_json(folder / "config.json")
     config.pop("_name_or_path", None)  # a path of this machine
+    if isinstance(part, transformers.PreTrainedModel):
+        config["dtype"] = DTYPE
     tensors.write_json(folder / "config.json", config)
     if isinstance(part, transformers.CLIPTextModel):
         prefix, file = "text_model.", folder / "model.safetensors"

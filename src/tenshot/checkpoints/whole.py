@@ -201,7 +201,7 @@ def write_net(folder: Path, kind: Any, config: Mapping[str, Any], content: Mappi
     """A net's folder as diffusers and transformers open it, also in versions that want `text_model.`"""
     name = "diffusion_pytorch_model.safetensors"
     if issubclass(kind, transformers.PreTrainedModel):
-        full = kind.config_class(**config)
+        full = kind.config_class(**{**config, "dtype": folders.DTYPE})
         full.architectures = [kind.__name__]
         full.save_pretrained(folder)
         name = "model.safetensors"

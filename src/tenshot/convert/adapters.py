@@ -14,6 +14,7 @@ from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.export import kohya
 from tenshot.export.places import phrase
+from tenshot.families.sdxl import SDXL
 from tenshot.files import tensors
 from tenshot.files.containers import Container
 
@@ -46,8 +47,14 @@ def convert_embedding(
 ) -> dict[str, Any]:
     """Every layout of a learned word -> the one that all user interfaces read."""
     word, rows = embedding.of(source)
+    if [*rows] == ["text_encoder_2"]:
+        found = f"the half of the word {word!r} that is for the second text encoder of {SDXL.title}"
+        do = f"put {embedding.PAIR['text_encoder']}{source.place.suffix}, which was made with it, beside it"
+        raise Refusal(Fault(str(source.place), found, "both halves", do))
     rows = {part: values if dtype is None else values.to(dtype) for part, values in rows.items()}
-    if target.suffix == ".pt":
+    if options.form == "diffusers" and len(rows) > 1 and not target.suffix:
+        embedding.write_pair(target, word, rows)
+    elif target.suffix == ".pt":
         if len(rows) > 1:
             do = f"tenshot convert {options.src} {target.with_suffix('.safetensors')}"
             raise Refusal(Fault(str(target), "two text encoders in a .pt file", "a .safetensors file", do))
@@ -55,4 +62,4 @@ def convert_embedding(
     else:
         embedding.write(target, word, rows)
     vectors, width = next(iter(rows.values())).shape
-    return {"what": "embedding", "file": str(target), "word": target.stem, "vectors": vectors, "width": width}
+    return {"what": "embedding", "file": str(target), "word": word, "vectors": vectors, "width": width}

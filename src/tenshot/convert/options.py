@@ -34,7 +34,7 @@ class ConvertOptions(Options):
         None, description="a model folder whose configurations and tokenizer are those of SRC"
     )
     form: Literal["kohya", "diffusers"] | None = Field(
-        None, description="names in a LoRA: kohya's for user interfaces; default: the one that SRC does not have"
+        None, description="a LoRA's names, default: the other ones; diffusers, of an SDXL word: two files in a folder"
     )
     to: list[str] = Field(
         [], description="webui DIR or comfyui DIR: the result goes where that user interface, in DIR, looks for it"

@@ -43,7 +43,9 @@ def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | No
         target = _target(options, "lora", f"{stem}-converted.safetensors")
         return _told(options, adapters.convert_lora(opened, options, target, dtype, events), target)
     if embedding.is_embedding(opened):
-        target = _target(options, "embedding", f"{stem}.safetensors")
+        unnamed = stem.startswith(embedding.PAIR["text_encoder"])  # as diffusers' scripts call every word's file
+        usual = embedding.file_name(embedding.of(opened)[0]) if unnamed else f"{stem}.safetensors"
+        target = _target(options, "embedding", usual)
         return _told(options, adapters.convert_embedding(opened, options, target, dtype), target)
     if family := whole.family_of(opened):
         found = whole.of_file(opened, family, options.config, options.ema)
@@ -87,14 +89,16 @@ def _told(options: ConvertOptions, told: dict[str, Any], target: Path) -> dict[s
 
 
 def _file(source: Path) -> Path:
-    """The file that a folder with nothing else stands for: a LoRA's, or the index of shards."""
+    """The file that a folder with nothing else stands for: a LoRA's, or a learned word's."""
     names = (lora.FILE, "pytorch_lora_weights.bin")
-    return next((source / name for name in names if source.is_dir() and (source / name).is_file()), source)
+    found = (source / name for name in names if source.is_dir() and (source / name).is_file())
+    return next(found, embedding.file_in(source))
 
 
 def _target(options: ConvertOptions, kind: str, usual: str) -> Path:
     """Where the result goes. Raises Refusal where something is there already."""
-    name = options.name or options.src.resolve().name.removesuffix(options.src.suffix)
+    source = Path(usual) if kind == "embedding" else options.src.resolve()
+    name = options.name or source.name.removesuffix(source.suffix)
     place = options.place
     if place and kind not in FOLDERS[place.program]:
         do = "leave --to out, and name the result: tenshot convert SRC DST"

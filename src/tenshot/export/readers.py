@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tenshot import __version__
-from tenshot.adapters import names, reading, signs
+from tenshot.adapters import embedding, names, reading, signs
 from tenshot.adapters.addition import Addition, Layer
 from tenshot.checkpoints import whole
+from tenshot.errors import Refusal
 from tenshot.families import dialects, table
 from tenshot.families.family import Family
 from tenshot.files.containers import Container
@@ -26,6 +27,9 @@ KNOWN = {
 }
 RELEASED = {family.name: tuple(family.released["unet"]["block_out_channels"]) for family in table.FAMILIES}
 TEXT = {family.name: family.released["unet"]["cross_attention_dim"] for family in table.FAMILIES}
+WORDS = {  # how wide the vectors of learned words are
+    family.name: [family.released[part]["hidden_size"] for part in family.encoders] for family in table.FAMILIES
+}
 NEWER = (".format_version", ".storage_alignment")  # members of torch's zip files since 2.9
 HIDDEN = "takes it for one of SD1 and hides it: tenshot convert FILE --form kohya says what it is"
 NAMED = "tenshot convert FILE gives its layers the names that it knows"
@@ -149,9 +153,26 @@ def _widths(found: Mapping[Layer, Addition]) -> set[int]:
 
 def of_embedding(source: Container) -> dict[str, Any]:
     reasons = dict(_pickle(source))
+    if source.kind == "pickle":
+        return told(reasons)
     names = {*source.tensors}
-    if source.kind == "safetensors" and len(names) > 1 and names != {"clip_l", "clip_g"}:
-        reasons[WEBUI] = f"knows one tensor, or clip_l and clip_g; this has {', '.join(sorted(names)[:3])}"
+    if names == {*embedding.TWO.values()}:
+        reasons[DIFFUSERS] = "wants a file for each text encoder: tenshot convert FILE FOLDER --form diffusers"
+    elif names == {embedding.ONE}:
+        reasons[DIFFUSERS] = f"takes {embedding.ONE} for the word, unless token= says it: tenshot convert FILE NEW"
+    widths = {lazy.shape[-1] for lazy in source.tensors.values()}
+    if not widths <= {wide for family in WORDS.values() for wide in family}:
+        reasons |= dict.fromkeys((WEBUI, COMFY), f"{', '.join(map(str, widths))} wide: of no model ever released")
+    try:
+        _, rows = embedding.of(source)
+    except Refusal as refusal:
+        return told(dict.fromkeys(ALL, refusal.faults[0].found))
+    if len(rows) > len(names):
+        pair = "one of diffusers' two files of an SDXL word: tenshot convert FILE NEW joins them"
+        reasons |= dict.fromkeys((WEBUI, COMFY), pair)
+    elif [*rows] == ["text_encoder_2"]:
+        half = "half of an SDXL word: the file of the first text encoder is not beside it"
+        reasons = dict.fromkeys(ALL, half)
     return told(reasons)
 
 

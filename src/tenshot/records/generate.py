@@ -27,7 +27,9 @@ class GenerateOptions(Options):
     model: Model = Field("pocket", description="pocket, a model folder, a checkpoint file, or what compile made")
     prompt: list[str] = Field(min_length=1, description="what to draw; give it again for more prompts")
     lora: list[LoraPath] = Field([], description="a LoRA (LoHa, LoKr) file or its folder; FILE=0.8: at that strength")
-    embedding: list[SomePath] = Field([], description="a file with a learned word; the prompt says the word")
+    embedding: list[SomePath] = Field(
+        [], description="a learned word, as the prompt says it: a file, or diffusers' folder"
+    )
     negative_prompt: str = Field("", description="what to keep away from")
     seed: int = Field(-1, ge=-1, lt=2**63, description="of the first picture, the next ones count on; -1: any")
     num_images: int = Field(1, ge=1, le=1_000_000, description="pictures for each prompt")

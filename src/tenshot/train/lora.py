@@ -29,8 +29,8 @@ class Learner:
     """Additions to the UNet, and to the text encoders where the options say so."""
 
     def __init__(self, base: Model, options: LoraOptions) -> None:
-        for path in options.embeddings:
-            base = embedding.add(base, *embedding.read(path))
+        for word, _, rows in embedding.read_all(options.embeddings):
+            base = embedding.add(base, word, rows)
         self.model, self.options = base, options
         self.words_move = options.train_text_encoder
         for part in model.NETS:
@@ -116,11 +116,10 @@ def _faults(options: LoraOptions) -> Iterator[Fault]:
         quantize.check(options.quantize_base)
     except Refusal as refusal:
         yield from refusal.faults
-    for path in options.embeddings:
-        try:
-            embedding.read(path)
-        except Refusal as refusal:
-            yield from refusal.faults
+    try:
+        embedding.read_all(options.embeddings)
+    except Refusal as refusal:
+        yield from refusal.faults
 
 
 def _unsaid(options: LoraOptions, examples: Sequence[Example]) -> Iterator[Fault]:
