@@ -185,6 +185,12 @@ def test_pictures_deeper_are_pointed_at(tmp_path: Path, layout: list[str], advic
     assert f"do: give --train_data_dir {tmp_path / advice}\n" in refused(tmp_path) + "\n"
 
 
+def test_what_a_training_drew_is_no_picture_to_learn(one: Path):
+    tiny.pictures(one / "out" / "validation", 1)
+    (one / "out" / "run.json").write_text("{}")
+    assert list(read(one)[0]) == ["picture-0.png"]
+
+
 def test_pictures_far_below_others_would_be_lost(one: Path):
     tiny.pictures(one / "more" / "still", 1)
     assert "they would not be used" in refused(one)

@@ -103,6 +103,15 @@ def test_pictures_all_alike_are_refused(bench: Bench):
     assert bench.refused("out", **PRIOR, class_data_dir=folder) == ["--class_data_dir"]
 
 
+def test_those_that_are_the_subject_are_refused(bench: Bench, pictures: Path):
+    assert bench.refused("out", **PRIOR, class_data_dir=pictures) == ["--class_data_dir"]
+    shutil.copytree(pictures, bench.folder / "copy")
+    assert bench.refused("out", **PRIOR, class_data_dir=bench.folder / "copy") == ["--class_data_dir"]
+    assert bench.refused("out", **PRIOR | {"class_prompt": "A photo of  AZ baby"}) == ["--class_prompt"]
+    assert bench.refused("out", mask_dir=pictures) == ["--mask_dir"]
+    assert not (bench.folder / "out").exists()
+
+
 def test_other_files_are_refused(bench: Bench):
     folder = tiny.pictures(bench.folder / "class", 5)
     (folder / "picture-9.png").write_bytes(b"no picture")

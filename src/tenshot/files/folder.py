@@ -24,6 +24,8 @@ REPEATED = re.compile(r"(\d+)_(.+)")  # folders' names that say how often an epo
 
 DEEPEST, MOST_FOLDERS = 3, 2000  # where pictures are looked for that would not be used
 
+RUN = "run.json"  # the mark of a training's output, whose pictures were drawn
+
 _MASKS = re.compile(r"(.+)-(?:mask|cond)label")  # OneTrainer's names for what lies beside a picture
 
 Say = Callable[[str], None]  #: takes a sentence for the person in front of the screen
@@ -148,6 +150,8 @@ def _deeper(folders: Sequence[Path]) -> list[tuple[Path, int]]:
             try:
                 files, inner = listed(folder, "")
             except Refusal:  # nobody asked for this one
+                continue
+            if any(file.name == RUN for file in files):
                 continue
             counted.append((folder, sum(map(claims, files))))
             below += inner

@@ -114,6 +114,7 @@ def _check_inputs(
         lambda: trackers.check(options.report_to),
         lambda: put.check(options.export, way.results(options)),
     )
+    refuse_if(_not_yours(options, examples, brought or ()))
     if any(each.caption for each in brought or ()):
         events.say(
             f"captions beside class pictures are not read: --class_prompt {options.class_prompt!r} is said of all"
@@ -221,7 +222,30 @@ def parts(options: FineTuneOptions, place: Path) -> tuple[str, ...]:
     return ("unet", *(family.encoders if family and options.train_text_encoder else ()))
 
 
+def _class_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
+    """What is said to be the class, or a mask, and is the subject itself."""
+    source = way.source(options)
+    for name, fits in (("class_data_dir", "pictures of the class without your subject"), ("mask_dir", "masks alone")):
+        folder = getattr(options, name)
+        if folder and folder.resolve() == source.folder.resolve():
+            yield Fault(f"--{name}", f"{folder} is {source.option}", fits, "name another folder")
+    subject, kind = (" ".join((text or "").split()).casefold() for text in (source.prompt, options.class_prompt))
+    if options.with_prior_preservation and subject == kind != "":
+        found = "is --instance_prompt: what is learned of the one would be unlearned by the other"
+        yield Fault("--class_prompt", found, "the class without your subject", "leave the rare word out of it")
+
+
+def _not_yours(options: FineTuneOptions, own: Sequence[Example], brought: Sequence[Example]) -> Iterator[Fault]:
+    mine = {each.digest for each in own}
+    same = [each.path.name for each in brought if each.digest in mine]
+    if same:
+        found = f"{len(same)} of its pictures are among your own: {', '.join(same[:4])}"
+        fits = "pictures of the class without your subject"
+        yield Fault(f"--class_data_dir {options.class_data_dir}", found, fits, "remove them")
+
+
 def _way_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
+    yield from _class_faults(way, options)
     if options.rescale_betas_zero_snr and not way.saves_model:
         found = "the noise schedule is part of a model, and what comes out here is none"
         fits, do = "a model whose schedule has it", "leave it out, or make such a model: tenshot train full with it"
