@@ -18,7 +18,7 @@ from tenshot.events import Events
 from tenshot.files.images import parse_infotext, read_infotext
 from tenshot.generate import GenerateOptions, generate
 from tenshot.options import resolve
-from tests.dreambooth_runs import Bench
+from tests.dreambooth_runs import Bench, Ear
 from tests.test_adapter_files import a_lora
 from tests.test_checkpoints import run as run_convert
 
@@ -36,10 +36,10 @@ def runs(sd1: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) ->
     }
 
 
-def draw(sd1: Path, out: Path, **given: Any) -> np.ndarray:
+def draw(sd1: Path, out: Path, events: Events | None = None, **given: Any) -> np.ndarray:
     base = {"model": str(sd1), "prompt": ["a photo of <az>"], "seed": 3, "steps": 4, "sampler": "DDIM"}
     options = resolve(GenerateOptions, base | {"out": str(out), "device": "cpu"} | given)
-    (found,) = generate(options, Events())["pictures"]
+    (found,) = generate(options, events or Events())["pictures"]
     return np.asarray(Image.open(found["file"])).astype(int)
 
 
@@ -76,6 +76,11 @@ def test_a_learned_word(runs: dict[str, Path], sd1: Path, tmp_path: Path):
     said = draw(sd1, tmp_path / "said.png", embedding=[str(file)])
     assert abs(said - pipeline(sd1, word=file)).max() <= 1
     assert abs(said - draw(sd1, tmp_path / "plain.png")).max() > 1
+    loud = draw(sd1, tmp_path / "loud.png", embedding=[str(file)], prompt=["a photo of <AZ>"])
+    assert (loud == said).all()
+    ear = Ear()
+    draw(sd1, tmp_path / "mute.png", ear, embedding=[str(file)], prompt=["a photo of azure"])
+    assert ear.said == [f"no prompt says '<az>': {file} has no effect"]
 
 
 def test_a_lora_of_another_model_or_of_none_is_refused(runs: dict[str, Path], sdxl: Path, sd1: Path, tmp_path: Path):
@@ -129,6 +134,7 @@ def test_all_that_is_wrong_is_told_at_once(sd1: Path, tmp_path: Path):
 def test_a_lora_learns_with_a_word_learned_before(runs: dict[str, Path], sd1: Path, pictures: Path, tmp_path: Path):
     bench = Bench(sd1, pictures, tmp_path, "lora")
     told = {"instance_prompt": "a photo of <az>", "embeddings": [str(runs["word"] / "az.safetensors")]}
+    assert bench.refused("mute", **told | {"instance_prompt": "a photo of azure"}) == ["--embeddings"]
     bench.run("pivotal", **told)
     plain = bench.run("plain", instance_prompt="a photo of <az>")
     one, other = (lora.read(tmp_path / name / lora.FILE).weights["unet"] for name in ("pivotal", "plain"))

@@ -66,6 +66,9 @@ def test_prompts_and_captions(sd1: Path, tmp_path: Path):
         return list(idle.captions(resolve(kind, given), prompt, read_folder(folder), base))
 
     words = {"train_data_dir": ".", "placeholder_token": ["<az>"], "initializer_token": ["a"]}
+    assert list(idle.words(resolve(TextualInversionOptions, words | {"validation_prompt": "an <AZ> cat"}))) == []
+    mute = resolve(TextualInversionOptions, words | {"validation_prompt": "a cat"})
+    assert "does not say <az>" in next(idle.words(mute))
     style = {"kind": TextualInversionOptions, **words, "learnable_property": "style"}
     assert said("a cat") == said("", **style) == []
     assert "the end: 'xx" in said("x" * 100)[0]

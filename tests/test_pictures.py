@@ -190,6 +190,17 @@ def test_a_bomb_is_known_by_its_header(tmp_path, monkeypatch, size):
     assert Image.MAX_IMAGE_PIXELS == 89_478_485
 
 
+def test_a_jpeg_that_would_take_minutes_is_refused(tmp_path):
+    """By hand: the last scan of a progressive one, a thousand times over."""
+    whole = encoded(noise(), "JPEG", progressive=True)
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    (tmp_path / "a.jpg").write_bytes(whole[:-2] + scan * 1000 + whole[-2:])
+    with pytest.raises(Refusal, match=r"10\d\d scans"):
+        open_picture(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(whole)
+    assert open_picture(tmp_path / "a.jpg").size == (40, 30)
+
+
 def test_damaged_exif_costs_the_orientation_only(tmp_path):
     for number, exif in enumerate((b"Exif\0\0garbage!", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")):
         for suffix in ("png", "webp", "jpg"):

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ SUFFIXES = frozenset(
 #: More pixels than any camera's picture is a decompression bomb.
 MOST_PIXELS = 100_000_000
 MOST_BYTES = 1 << 30
+MOST_SCANS = 200  # of a JPEG; a progressive one has ten, and a phone's holds two or three pictures
 
 FITS = "a whole PNG, JPEG, WebP, HEIC, AVIF, BMP, GIF or TIFF picture"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
@@ -68,6 +70,9 @@ def load(path: Path) -> Image.Image:
     formats = _formats(_beginning(path))
     with reading.opened(path, FITS, MOST_BYTES) as file, pillow_silent():
         try:
+            if (scans := _scans(file)) > MOST_SCANS:
+                found = f"a JPEG of {scans} scans: it would take minutes to decode"
+                raise Refusal(Fault(str(path), found, f"{MOST_SCANS} scans at most", "save it again, or remove it"))
             with Image.open(file, formats=formats) as image:
                 refuse_if(_wrong_size(path, image.size))
                 image.load()
@@ -76,6 +81,17 @@ def load(path: Path) -> Image.Image:
             raise
         except Exception as error:  # on damaged bytes Pillow raises anything from OSError to SyntaxError
             raise Refusal(_undecodable(path, error)) from None
+
+
+def _scans(file: BinaryIO) -> int:
+    """How often a JPEG goes over all of its pixels; 0 for others."""
+    found, last = 0, b""
+    if file.read(2) == b"\xff\xd8":
+        while chunk := file.read(1 << 20):
+            found += (last + chunk).count(b"\xff\xda")
+            last = chunk[-1:]
+    file.seek(0)
+    return found
 
 
 def _formats(start: bytes) -> tuple[str, ...]:

@@ -138,6 +138,7 @@ def _carry_out(way: Way[Options], base: Model, checked: Checked, options: Option
     prompt = way.source(options).prompt or ""
     for line in (
         *idle.options(options),
+        *idle.words(options),
         *idle.captions(options, prompt, examples, base),
         *idle.pictures(options, examples, side),
     ):

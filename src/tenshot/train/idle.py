@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tenshot.families.family import overlong
 from tenshot.files.folder import Example, tell
-from tenshot.model import Model
+from tenshot.model import Model, says
 from tenshot.train import optimizers
 from tenshot.train.captions import Captions
 from tenshot.train.options import FineTuneOptions
@@ -76,6 +76,13 @@ def options(given: FineTuneOptions) -> Iterator[str]:
             have = "has" if len(names) == 1 else "have"
             without = need.what if need.what.startswith("beside") else f"without {need.what}"
             yield f"{' and '.join(f'--{name}' for name in names)} {have} no effect {without}"
+
+
+def words(given: FineTuneOptions) -> Iterator[str]:
+    """New words that the drawings during training do not show."""
+    new = getattr(given, "placeholder_token", ())
+    if new and given.validation_prompt and not any(says(given.validation_prompt, word) for word in new):
+        yield f"--validation_prompt does not say {' or '.join(new)}: its drawings will show nothing of what is learned"
 
 
 def captions(given: FineTuneOptions, prompt: str, examples: Sequence[Example], base: Model) -> Iterator[str]:
