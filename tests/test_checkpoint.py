@@ -17,6 +17,7 @@ from tenshot.errors import Refusal
 from tenshot.files import tensors
 from tenshot.train import checkpoint
 from tenshot.train.checkpoint import Checkpoint
+from tests.dreambooth_runs import Ear
 
 
 def sample(step: int) -> Checkpoint:
@@ -121,9 +122,58 @@ def test_the_sweep_takes_only_leftovers(tmp_path: Path):
     assert (tmp_path / "checkpoint-1" / "checkpoint.json").is_file()
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path):
-    place = checkpoint.write(tmp_path, sample(1))
-    weights = place / "unet.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-5])
-    with pytest.raises(Refusal, match="not a whole safetensors file"):
-        checkpoint.read(place)
+def flipped(file: Path, place: int = -5) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut": lambda place: os.truncate(place / "unet.safetensors", 60),
+    "a flipped bit in the weights": lambda place: flipped(place / "unet.safetensors"),
+    "a flipped bit in the optimizer's state": lambda place: flipped(place / "optimizer.safetensors"),
+    "a file is gone": lambda place: (place / "optimizer.safetensors").unlink(),
+    "no JSON": lambda place: os.truncate(place / "checkpoint.json", 30),
+    "JSON of another kind": lambda place: (place / "checkpoint.json").write_text("[1]"),
+    "too deep": lambda place: (place / "checkpoint.json").write_text("[" * 100_000),
+    "no text": lambda place: (place / "checkpoint.json").write_bytes(b"\xff\xfe\x00"),
+    "another rate": lambda place: (place / "checkpoint.json").write_text(
+        (place / "checkpoint.json").read_text().replace('"rate": 0.1', '"rate": 0.2')
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_taken(damage: Callable[[Path], object], tmp_path: Path):
+    for step in (1, 2):
+        checkpoint.write(tmp_path, sample(step))
+    damage(tmp_path / "checkpoint-2")
+    with pytest.raises(Refusal, match="checkpoint-2"):
+        checkpoint.read(tmp_path / "checkpoint-2")
+    ear = Ear()
+    checkpoint.heal(tmp_path, ear)
+    assert ear.said[0].startswith("checkpoint-2 is damaged and was put aside as checkpoint-2.damaged")
+    assert checkpoint.found(tmp_path) == [tmp_path / "checkpoint-1"]
+    damage(tmp_path / "checkpoint-1")
+    with pytest.raises(Refusal, match="checkpoint-1"):
+        checkpoint.heal(tmp_path, ear)
+    assert checkpoint.found(tmp_path) == [tmp_path / "checkpoint-1"]
+
+
+def test_a_checkpoint_under_another_name_is_another(tmp_path: Path):
+    checkpoint.write(tmp_path, sample(1)).rename(tmp_path / "checkpoint-5")
+    with pytest.raises(Refusal, match="after step 1, but its folder is checkpoint-5"):
+        checkpoint.read(tmp_path / "checkpoint-5")
+
+
+@pytest.mark.parametrize("name", ["²", "٣", "007", "-1", "1_0", "", " 1", "9" * 200])
+def test_only_numbers_as_they_are_written_are_steps(name: str, tmp_path: Path):
+    checkpoint.write(tmp_path, sample(1))
+    shutil.copytree(tmp_path / "checkpoint-1", tmp_path / f"checkpoint-{name}")
+    checkpoint.heal(tmp_path, Ear())
+    assert checkpoint.found(tmp_path) == [tmp_path / "checkpoint-1"]
+
+
+def test_before_its_first_step_an_optimizer_has_no_state(tmp_path: Path):
+    empty = Checkpoint(1, {"unet": sample(1).groups["unet"], "optimizer": {}}, {})
+    assert same(checkpoint.read(checkpoint.write(tmp_path, empty)), empty)

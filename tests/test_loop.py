@@ -245,6 +245,43 @@ def test_nans_in_a_row_are_counted_across_a_resume(tmp_path: Path):
     assert ear.steps == [5]
 
 
+def test_without_one_finite_step_nothing_was_learned_and_nothing_is_kept(tmp_path: Path):
+    given = options(tmp_path, max_train_steps=4, checkpointing_steps=2)
+    with pytest.raises(Refusal, match="nothing was learned"):
+        loop.fit(Regression(poisoned=range(4)), given, Ear())
+    assert [place.name for place in checkpoint.found(tmp_path)] == ["checkpoint-2"]  # before any step was finite
+    loop.fit(Regression(poisoned=[2]), given, Ear())
+
+
+@pytest.mark.parametrize("given", [{"learning_rate": 1e38}, {"learning_rate": 1e38, "use_ema": True, "ema_decay": 0.9}])
+def test_weights_that_are_not_finite_are_never_kept(given: dict[str, Any], tmp_path: Path):
+    with pytest.raises(Refusal, match=r"after step 1 .* not finite, as net: 0.weight does(.|\n)*lower --learning_rate"):
+        trained(tmp_path, max_train_steps=3, checkpointing_steps=1, **given)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(Refusal, match="after step 3"):
+        trained(tmp_path, max_train_steps=3, **given)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_run_ends_as_if_nothing_had_been(tmp_path: Path):
+    wanted, _ = trained(tmp_path / "whole", checkpoints_total_limit=1)
+    trained(tmp_path / "cut", max_train_steps=8, checkpointing_steps=4)
+    (tmp_path / "cut" / "checkpoint-8" / "optimizer.safetensors").write_bytes(b"")
+    ear = Ear()
+    found, _ = trained(tmp_path / "cut", ear, checkpointing_steps=1, checkpoints_total_limit=1)
+    assert found == wanted
+    assert ear.steps[0] == 5
+    left = sorted(path.name for path in (tmp_path / "cut").iterdir())
+    assert left == ["checkpoint-12", "checkpoint-8.damaged"]
+
+
+def test_a_checkpoint_of_other_tensors_is_refused(tmp_path: Path):
+    trained(tmp_path, max_train_steps=1)
+    method = Regression()
+    method.net[2].bias.requires_grad_(True)
+    with pytest.raises(Refusal, match="other tensors"):
+        loop.fit(method, options(tmp_path), Ear())
+
+
 class Overflowing(torch.amp.GradScaler):
     """Looks for its scale: at the steps `at` the gradients are infinite."""
 

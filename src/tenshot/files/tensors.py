@@ -69,7 +69,7 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
     """Write a safetensors file atomically: it appears under its name only when it is whole and on disk."""
     with replacing(path) as temporary:
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, temporary, dict(metadata or {}))
+        save_file(whole, temporary, dict(metadata) if metadata else None)  # without tensors {} is no JSON
         _settle(temporary)
 
 
@@ -98,7 +98,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Refusal(Fault(str(path), "no such file", "a JSON file", THERE)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refusal(
             Fault(str(path), f"cannot be read: {error}", "a JSON file", "copy or download it again")
         ) from None

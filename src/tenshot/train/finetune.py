@@ -19,7 +19,18 @@ from tenshot.files import datasets, tensors
 from tenshot.files.cache import root
 from tenshot.files.folder import Example
 from tenshot.model import Model
-from tenshot.train import class_pictures, data, denoise, handover, idle, optimizers, run, texts, trackers
+from tenshot.train import (
+    checkpoint,
+    class_pictures,
+    data,
+    denoise,
+    handover,
+    idle,
+    optimizers,
+    run,
+    texts,
+    trackers,
+)
 from tenshot.train.cache import Cache
 from tenshot.train.captions import Captions, Said
 from tenshot.train.denoise import Latents
@@ -77,8 +88,12 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
     checked = check(way, options, events)
     processes.join(checked.where.type == "cpu")
-    base = model.load(str(checked.place), device=checked.where)
-    return _carry_out(way, base, checked, options, events)
+    with run.alone(options.output_dir):
+        refuse_if(run.folder_faults(options, checked.claim))  # another training may have ended there meanwhile
+        if processes.first():
+            checkpoint.heal(options.output_dir, events)
+        base = model.load(str(checked.place), device=checked.where)
+        return _carry_out(way, base, checked, options, events)
 
 
 def check(way: Way[Options], options: Options, events: Events) -> Checked:

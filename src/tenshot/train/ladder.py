@@ -68,9 +68,16 @@ def climb(method: Thrifty, options: FineTuneOptions, events: Events) -> tuple[Fi
 
 
 def again(options: FineTuneOptions) -> FineTuneOptions:
-    """The options of the rung that an earlier start of this run settled on."""
+    """The options of the rung that an earlier start of this run settled on. Raises Refusal where they are damaged."""
     file = options.output_dir / FITTED
-    return options.model_copy(update=tensors.read_json(file)) if file.is_file() else options
+    if not file.is_file():
+        return options
+    found = tensors.read_json(file)
+    try:
+        return type(options).model_validate({**dict(options), **found})
+    except (TypeError, ValueError):
+        fits, do = "what was settled for this run", "name another folder, or remove this one"
+        raise Refusal(Fault(str(file), "is damaged", fits, do)) from None
 
 
 def _measured(method: Thrifty, options: FineTuneOptions) -> loop.Forecast | None:

@@ -63,6 +63,10 @@ class Looker(Protocol):
 
     def due(self, step: int) -> bool: ...
 
+    def looked(self, step: int) -> bool:
+        """Has it been done, by an earlier start of the run?"""
+        ...
+
     def look(self, step: int) -> None: ...
 
 
@@ -75,31 +79,28 @@ def fit(method: Method, options: LoopOptions, events: Events, looker: Looker | N
     non-finite.
     """
     run = _Run(method, options)
-    folder = options.output_dir
-    step = run.resume(folder)
+    step = run.resume(options.output_dir, events)
     if run.precision != options.mixed_precision:
         events.say(f"computing in {device.PRECISIONS[run.precision]}: {options.mixed_precision} is slower here")
     events.begin("training", options.max_train_steps, step)
     try:
-        while step < options.max_train_steps and not run.learned():
+        if step and looker and (looker.due(step) or run.over(step)) and not looker.looked(step):
+            run.show(step, looker)
+        while not run.over(step):
             figures = run.step(step)
             step += 1
             events.step(step, **figures)
             events.advance(step, **figures)
-            if looker and looker.due(step):
-                with run.as_saved():
-                    looker.look(step)
             run.look(step)
-            stop = run.agreed(events.cancelled())
-            last = step == options.max_train_steps or run.learned()
-            if stop or last or step % options.checkpointing_steps == 0:
-                state = run.state(step)
-                if processes.first():
-                    checkpoint.write(folder, state, options.checkpoints_total_limit)
-                processes.wait()
+            stop = run.agreed(events.cancelled()) and not run.over(step)
+            shown = looker if looker and (looker.due(step) or run.over(step)) else None
+            if stop or shown or run.over(step) or step % options.checkpointing_steps == 0:
+                run.keep(step)
                 events.checkpoint(step)
-            if stop and not last:
+            if stop:
                 raise Cancelled(f"stopped after step {step}; the same command continues from there")
+            if shown:
+                run.show(step, shown)
         if step < options.max_train_steps:
             events.say(f"learned after step {step}: the loss on fixed inputs lies still")
     finally:
@@ -214,7 +215,8 @@ class _Run:
         self.schedule.step()
         self.optimizer.zero_grad()
         if self.unfinite >= PATIENCE:
-            raise Refusal(_diverged(self.options, loss))
+            found = f"the loss was {loss} for {PATIENCE} steps in a row; the last checkpoint is untouched"
+            raise Refusal(_diverged(self.options, found, "a finite loss"))
         return norm
 
     @torch.no_grad()
@@ -244,6 +246,9 @@ class _Run:
     def learned(self) -> bool:
         return self.options.stop_when_learned and dvar.learned(self.looks)
 
+    def over(self, step: int) -> bool:
+        return step >= self.options.max_train_steps or self.learned()
+
     def agreed(self, stop: bool) -> bool:
         """Does any of the processes want to stop?"""
         return self._mean(float(stop)) > 0
@@ -271,17 +276,40 @@ class _Run:
             for name, value in shadow.items():
                 self.named[part][name].copy_(value)
 
-    def resume(self, folder: Path) -> int:
-        """Load the newest checkpoint of `folder`; the number of steps it holds, 0 without one."""
+    def show(self, step: int, looker: Looker) -> None:
+        """Let it look at the parameters as they would be saved now."""
+        with self.as_saved():
+            try:
+                looker.look(step)
+            except Cancelled:
+                if processes.count() == 1:
+                    raise Cancelled(f"stopped after step {step}; the same command continues from there") from None
+                # else the others are at the next step already; all stop after it
+
+    def resume(self, folder: Path, events: Events) -> int:
+        """Load the newest whole checkpoint of `folder`; the number of steps it holds, 0 without one."""
         if processes.first():
             tensors.sweep(folder)
+            checkpoint.heal(folder, events)
         processes.wait()
         places = checkpoint.found(folder)
         if not places:
             return 0
         saved = checkpoint.read(places[-1])
-        self._load(saved)
+        self._load(saved, places[-1])
         return saved.step
+
+    def keep(self, step: int) -> None:
+        """Write a checkpoint. Raises Refusal where what it would hold is of no use."""
+        state = self.state(step)
+        if wrong := state.unfinite():
+            found = f"after step {step} {len(wrong)} tensors hold numbers that are not finite, as {wrong[0]} does"
+            raise Refusal(_diverged(self.options, f"{found}; nothing was kept of them", "finite numbers"))
+        if self.over(step) and not self.optimizer.state:
+            raise Refusal(_diverged(self.options, "no step had a finite loss: nothing was learned", "finite losses"))
+        if processes.first():
+            checkpoint.write(self.options.output_dir, state, self.options.checkpoints_total_limit)
+        processes.wait()
 
     def state(self, step: int) -> Checkpoint:
         optimizer = self.optimizer.state_dict()
@@ -306,7 +334,13 @@ class _Run:
         return Checkpoint(step, groups, {name: _plain(value) for name, value in facts.items()})
 
     @torch.no_grad()
-    def _load(self, saved: Checkpoint) -> None:
+    def _load(self, saved: Checkpoint, place: Path) -> None:
+        wanted = {part: _shapes(named) for part, named in self.named.items()}
+        wanted |= {f"{part}.ema": _shapes(named) for part, named in self.ema.items()}
+        found = {part: _shapes(named) for part, named in saved.groups.items() if part != "optimizer"}
+        if found != wanted:
+            told = "holds other tensors than those that train now"
+            raise Refusal(Fault(str(place), told, "a checkpoint of this run", "name another --output_dir"))
         for part, named in self.named.items():
             for name, parameter in named.items():
                 parameter.copy_(sharding.like(parameter, saved.groups[part][name]))
@@ -330,6 +364,10 @@ class _Run:
         self.looks = list(saved.facts["looks"])
 
 
+def _shapes(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in named.items()}
+
+
 def _plain(value: Any) -> Any:
     """`value` without what JSON cannot hold (the schedule's lambdas, which follow from the options)."""
     if isinstance(value, Mapping):
@@ -337,10 +375,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _diverged(options: LoopOptions, loss: float) -> Fault:
-    return Fault(
-        str(options.output_dir),
-        f"the loss was {loss} for {PATIENCE} steps in a row; the last checkpoint is untouched",
-        "a finite loss",
-        f"lower --learning_rate (now {options.learning_rate:g}), or use --mixed_precision bf16 or no",
-    )
+def _diverged(options: LoopOptions, found: str, fits: str) -> Fault:
+    do = f"lower --learning_rate (now {options.learning_rate:g}), or use --mixed_precision bf16 or no"
+    return Fault(f"--output_dir {options.output_dir}", found, fits, do)

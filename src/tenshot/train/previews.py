@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from tenshot import device, judge, sampling
+from tenshot import device, judge, processes, sampling
+from tenshot.errors import Refusal
 from tenshot.events import Events
 from tenshot.files import tensors
 from tenshot.files.images import infotext, write_png
@@ -18,7 +19,7 @@ from tenshot.sampling import Request, Settings
 from tenshot.train.learner import Learner, put_away_idle
 from tenshot.train.options import FineTuneOptions
 
-BEST, SCORE = "best", "score.json"
+SHOWN, BEST, SCORE = "validation", "best", "score.json"
 MOST = 32  # given pictures that the judge looks at
 
 
@@ -36,22 +37,29 @@ class Previews:
         self.settings = Settings(size=(options.resolution, options.resolution) if options.resolution else None)
 
     def due(self, step: int) -> bool:
-        return step % self.every == 0 or step == self.options.max_train_steps
+        return step % self.every == 0
+
+    def looked(self, step: int) -> bool:
+        return self._file(step, self.options.num_validation_images - 1).is_file()
+
+    def _file(self, step: int, number: int) -> Path:
+        return self.options.output_dir / SHOWN / f"step-{step:06d}-{number}.png"
 
     def look(self, step: int) -> None:
+        if not processes.first():
+            return
         prompt = self.options.validation_prompt or ""
         requests = [Request(prompt, self.options.seed + n) for n in range(self.options.num_validation_images)]
         base = self.learner.model
         with device.autocast(base.device, device.precision(self.options.mixed_precision, base.device)):
-            drawn = sampling.latents(base, requests, self.settings)
+            drawn = sampling.latents(base, requests, self.settings, self.shown, "drawing validation pictures")
         images = sampling.decode(base, drawn)
-        for number, image in enumerate(images):
-            facts = {"Steps": self.settings.steps, "Sampler": self.settings.sampler, "Seed": requests[number].seed}
-            path = self.options.output_dir / "validation" / f"step-{step:06d}-{number}.png"
-            write_png(path, image, infotext(prompt, "", facts))
-            self.shown.picture(f"validation/{number}", step, image)
         if self.options.keep_best:
             self._keep(step, images)
+        for number, image in enumerate(images):
+            facts = {"Steps": self.settings.steps, "Sampler": self.settings.sampler, "Seed": requests[number].seed}
+            write_png(self._file(step, number), image, infotext(prompt, "", facts))
+            self.shown.picture(f"validation/{number}", step, image)
         put_away_idle(self.learner)
 
     def _keep(self, step: int, images: Sequence[Image.Image]) -> None:
@@ -75,6 +83,9 @@ class Previews:
 
 
 def score(folder: Path) -> dict[str, Any] | None:
-    """Step and likeness of what is kept as the best in an output folder; None where nothing is."""
-    file = folder / BEST / SCORE
-    return tensors.read_json(file) if file.is_file() else None
+    """Step and likeness of what is kept as the best in an output folder; None where nothing whole is."""
+    try:
+        found = tensors.read_json(folder / BEST / SCORE)
+        return {"step": int(found["step"]), "likeness": float(found["likeness"])}
+    except (Refusal, ValueError, TypeError, KeyError):
+        return None

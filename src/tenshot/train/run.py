@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from tenshot import __version__, device, processes
-from tenshot.errors import Fault, refuse_if
+from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events, Together
 from tenshot.files import targets, tensors
 from tenshot.options import as_recipe
@@ -22,10 +24,11 @@ from tenshot.train import checkpoint, ladder, loop
 from tenshot.train.ladder import Thrifty
 from tenshot.train.learner import Learner
 from tenshot.train.options import FineTuneOptions, LoopOptions
-from tenshot.train.previews import Previews, score
+from tenshot.train.previews import BEST, SHOWN, Previews, score
 from tenshot.train.trackers import LossLog, Service, TensorBoard
 
-CLAIM, MANIFEST, RECIPE = "run.json", "manifest.json", "recipe.yaml"
+CLAIM, MANIFEST, RECIPE, LOG, LOGS = "run.json", "manifest.json", "recipe.yaml", "loss.jsonl", "logs"
+LOCK = "run.lock"
 PLACES = {
     "output_dir",
     "instance_data_dir",
@@ -46,7 +49,7 @@ FREE = {
     "export",
     *(name for name in FineTuneOptions.model_fields if "validation" in name),
 }  # options that may change between the two halves of a run without changing its result
-OURS = (".part", ".log")  # suffixes of what a run may leave before it has claimed its folder
+OURS = (".part", ".log", ".lock")  # suffixes of what a run may leave before it has claimed its folder
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
 
 
@@ -71,20 +74,77 @@ def folder_faults(options: LoopOptions, wanted: Mapping[str, Any]) -> Iterator[F
     where, do = f"--output_dir {folder}", "name another folder, or remove this one"
     if hurdle := targets.obstacle(folder):
         yield Fault(where, hurdle, "a folder", "name another folder")
-    elif folder.is_dir() and (folder / CLAIM).is_file():
-        if not checkpoint.found(folder) and not (folder / MANIFEST).is_file():
+    elif (folder / CLAIM).exists():
+        found = _claimed(folder / CLAIM)
+        if found is None:
+            fits = "what a training wrote there, or a new folder"
+            yield Fault(where, f"{CLAIM} in it is damaged, or was not written by a training", fits, do)
+            return
+        yield from _obstacles(folder, where)
+        made = [checkpoint.steps(place) for place in checkpoint.found(folder)]
+        if not made and not (folder / MANIFEST).is_file():
             return  # it was refused or stopped before the first checkpoint: nothing is lost
-        found = json.loads((folder / CLAIM).read_text(encoding="utf-8"))
         other = list(_differences({name: found.get(name) for name in wanted}, wanted))
         if other:
             yield Fault(where, "holds another run: " + "; ".join(other), "a new folder, or the same options", do)
-        made = [checkpoint.steps(place) for place in checkpoint.found(folder)]
         if any(step > steps for step in made):
             yield Fault("--max_train_steps", f"{steps}, but {folder} is at step {made[-1]}", f"{made[-1]} or more", do)
     elif folder.is_dir():
         strange = sorted(path.name for path in folder.iterdir() if path.suffix not in OURS)
         if strange:
             yield Fault(where, f"holds other files: {', '.join(strange[:4])}", "a new or empty folder", do)
+
+
+def _claimed(file: Path) -> dict[str, Any] | None:
+    """The identity of the run that owns a folder; None where the file says none."""
+    try:
+        found = tensors.read_json(file)
+    except Refusal:
+        return None
+    return found if isinstance(found, dict) and found.keys() == {"method", "options", "inputs"} else None
+
+
+def _obstacles(folder: Path, where: str) -> Iterator[Fault]:
+    """Files where the run would put folders, and folders where it would put files."""
+    folders = [folder / name for name in (SHOWN, BEST, LOGS)]
+    folders += [path for path in folder.glob(f"{checkpoint.PREFIX}*") if checkpoint.is_step(path)]
+    wrong = [path for path in folders if path.exists() and not path.is_dir()]
+    wrong += [path for path in (folder / name for name in (LOG, RECIPE, MANIFEST, ladder.FITTED)) if path.is_dir()]
+    for path in wrong:
+        found, fits = ("folder", "file") if path.is_dir() else ("file", "folder")
+        yield Fault(where, f"{path.name} in it is a {found}", f"a {fits}, or nothing", "move it away")
+    for path in folders:
+        if path.is_dir() and path.name.startswith(checkpoint.PREFIX) and not (path / checkpoint.FACTS).is_file():
+            found = f"{path.name} in it is no checkpoint: it has no {checkpoint.FACTS}"
+            yield Fault(where, found, "checkpoints as they were written", "move it away")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold `folder`, made if it is not there, for this training; several processes of one launch are one.
+
+    The system lets go of it when the process ends, however it ends. Raises Refusal where another training holds it.
+    """
+    if not processes.first():
+        yield
+        return
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        found, fits = "another training is writing into it now", "a folder for this training alone"
+        raise Refusal(Fault(f"--output_dir {folder}", found, fits, "wait for it, or name another folder")) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # on Windows it stays
+            (folder / LOCK).unlink()
+        lock.release()
+        with suppress(OSError):  # a refusal leaves nothing
+            for each in made:
+                each.rmdir()
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> Iterator[str]:
@@ -199,15 +259,15 @@ def _bytes(count: float) -> str:
 
 
 def _trackers(options: FineTuneOptions) -> Iterator[Events]:
-    yield LossLog(options.output_dir / "loss.jsonl")
+    yield LossLog(options.output_dir / LOG)
     if options.report_to == "tensorboard":
-        yield TensorBoard(options.output_dir / "logs")
+        yield TensorBoard(options.output_dir / LOGS)
     elif options.report_to != "none":
         yield Service(options.report_to, options.tracker_project_name, options.model_dump(mode="json"))
 
 
 def _previews(job: Job, options: FineTuneOptions, shown: Events) -> Previews | None:
-    if not options.validation_prompt or not processes.first():
+    if not options.validation_prompt:
         return None
     every = options.validation_steps or options.validation_epochs * job.per_epoch
     return Previews(job.learner, options, every, shown, job.given)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
+from tenshot.files import tensors
 
 
 class LossLog(Events):
@@ -26,9 +27,8 @@ class LossLog(Events):
     def begin(self, job: str, total: int, done: int = 0) -> None:
         if job != "training":
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = [line for line in read(self.path) if line["step"] <= done]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        tensors.write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def step(self, step: int, **figures: float) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -36,14 +36,15 @@ class LossLog(Events):
 
 
 def read(path: Path) -> list[dict[str, float]]:
-    """The figures in a loss log, oldest first; a line cut off by a kill is left out."""
+    """The figures in a loss log, oldest first, up to a line that was cut off by a kill or damaged."""
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
+            figures = json.loads(line)
+            found.append({name: float(value) for name, value in figures.items()} | {"step": int(figures["step"])})
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             break
     return found
 
