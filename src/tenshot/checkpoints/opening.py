@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-from contextlib import suppress
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from tenshot import __version__
 from tenshot.checkpoints import folders, whole
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
-from tenshot.files import cache, hashes, locks, tensors
+from tenshot.files import cache, locks
 
 STAMP = "source.json"  # beside a folder in the cache: which file it was made of
+OURS = re.compile(r"[0-9a-f]{24}")  # such folders' names
 LIMIT = 30_000_000_000  # bytes of such folders that are kept, besides the one in use
 
 
@@ -29,11 +30,17 @@ def find(name: str, events: Events | None = None) -> Path:
     path = Path(name)
     if name == "pocket" or not path.is_file():
         return folders.find(name)
-    home = cache.root() / "models"
+    home = cache.folder(cache.root() / "models")
     place = home / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24] / path.stem
     with locks.alone(home):
-        if not _facts(path).items() <= _stamp(place).items():
-            _convert(path, place, events or Events())
+        before = _stamp(place)
+        stamp = {**_about(path, before), "files": cache.listed(place, before.get("files", {}))}
+        if why := _unfit(place, stamp, before):
+            if os.path.lexists(place.parent) and events:
+                events.say(f"{path.name}: {why}; it is made anew")
+            stamp["files"] = _convert(path, place, events or Events())
+        if stamp != before:
+            cache.write_json(place.parent / STAMP, stamp)
         (place.parent / STAMP).touch()
         _trim(home, place.parent)
     return place
@@ -41,28 +48,36 @@ def find(name: str, events: Events | None = None) -> Path:
 
 def model_hash(place: Path) -> str | None:
     """The SHA-256 of the file that a folder in the cache was made of; None for other folders."""
-    return _stamp(place).get("sha256") if cache.root() in place.parents else None
+    return _stamp(place).get("source", {}).get("sha256") if cache.holds(place) else None
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    about = path.stat()
-    return {"file": str(path.resolve()), "size": about.st_size, "changed": about.st_mtime_ns, "tenshot": __version__}
+def _about(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
+    return {"tenshot": __version__, "file": str(path.resolve()), "source": cache.seen(path, before.get("source"))}
+
+
+def _unfit(place: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """Why the folder in the cache is not that of the file, in words; empty where it is."""
+    if not before:
+        return "what is known of its folder in the cache is missing or damaged"
+    if now["source"]["sha256"] != before["source"]["sha256"]:
+        return "the file has changed since its folder in the cache was made"
+    return "" if cache.same(now["files"], before["files"]) else "its folder in the cache has missing or altered files"
 
 
 def _stamp(place: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        return json.loads((place.parent / STAMP).read_text(encoding="utf-8"))
-    return {}
+    """What is known of a folder in the cache; nothing where that is damaged, or another version's."""
+    found = cache.read_json(place.parent / STAMP)
+    return found if isinstance(found, dict) and found.get("tenshot") == __version__ else {}
 
 
-def _convert(path: Path, place: Path, events: Events) -> None:
+def _convert(path: Path, place: Path, events: Events) -> dict[str, cache.Seen]:
     try:
         found = whole.read(path)
-        shutil.rmtree(place.parent, ignore_errors=True)
+        cache.clear(place.parent)
         whole.write_folder(found, place, events)
     except Refusal as refusal:
         raise Refusal(*(_here(path, fault) for fault in refusal.faults)) from None
-    tensors.write_json(place.parent / STAMP, {**_facts(path), "sha256": hashes.sha256(path)})
+    return cache.listed(place, {})
 
 
 def _here(path: Path, fault: Fault) -> Fault:
@@ -74,9 +89,14 @@ def _here(path: Path, fault: Fault) -> Fault:
 
 def _trim(home: Path, used: Path) -> None:
     """Let the folders go whose file is gone, and those that were not used for longest."""
-    stamps = sorted(home.glob(f"*/{STAMP}"), key=lambda each: each.stat().st_mtime, reverse=True)
+    others = [each for each in home.iterdir() if OURS.fullmatch(each.name) and each != used]
     total = 0
-    for folder in (stamp.parent for stamp in stamps if stamp.parent != used):
-        total += sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
-        if total > LIMIT or not Path(_stamp(folder / "any").get("file", "?")).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in sorted(others, key=_last_use, reverse=True):
+        total += sum(each.lstat().st_size for each in folder.rglob("*"))
+        if total > LIMIT or not os.path.exists(_stamp(folder / "any").get("file", "")):
+            cache.clear(folder)
+
+
+def _last_use(folder: Path) -> float:
+    stamp = folder / STAMP
+    return stamp.stat().st_mtime if stamp.is_file() else 0.0

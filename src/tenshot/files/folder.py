@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,15 +50,21 @@ class Example:
 
 
 def read_folder(
-    folder: Path, *, option: str = "--instance_data_dir", distinct: bool = False, say: Say = lambda text: None
+    folder: Path,
+    *,
+    option: str = "--instance_data_dir",
+    distinct: bool = False,
+    without: Container[str] = (),
+    say: Say = lambda text: None,
 ) -> list[Example]:
     """The pictures lying in `folder`, sorted by name, each decoded once to know that it is whole.
 
     Raises Refusal with every fault: whatever would be skipped in silence elsewhere is named here, or told to `say`.
     With `distinct` a folder that holds one picture many times over is a fault too. `option`: what the person typed to
-    name the folder.
+    name the folder. `without`: names that are passed over.
     """
     files, folders = listed(folder, option)
+    files = [file for file in files if file.name not in without]
     pictures = [file for file in files if claims(file)]
     if not pictures:
         raise Refusal(_no_pictures(folder, files, folders, option))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -17,10 +16,11 @@ import torch
 from safetensors.torch import save_file
 
 from tenshot.errors import Refusal
-from tenshot.files import tensors
-from tenshot.files.cache import root
+from tenshot.events import Events
+from tenshot.files import cache, tensors
 from tenshot.train.denoise import Posterior
 
+DIGEST = "sha256"  # the name in an entry's metadata
 LIMIT = 20_000_000_000  # bytes kept on disk, besides what the running job needs
 IN_MEMORY = 1_000_000_000  # bytes of latents that a job keeps in memory; more are read when their turn comes
 
@@ -31,29 +31,35 @@ def key(*facts: object) -> str:
 
 
 class Cache:
-    """A folder of named tensors by key. limit: how many bytes `trim` leaves."""
+    """A folder of named tensors by key. limit: how many bytes `trim` leaves. events: hear of what is damaged."""
 
-    def __init__(self, folder: Path | None = None, limit: int = LIMIT) -> None:
-        self.folder = folder or root() / "latents"
+    def __init__(self, folder: Path | None = None, limit: int = LIMIT, events: Events | None = None) -> None:
+        self.folder = folder or cache.root() / "latents"
         self.limit = limit
+        self.events = events or Events()
 
     def path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def read(self, key: str) -> dict[str, torch.Tensor] | None:
-        """What is kept under `key`; None where nothing whole is."""
-        try:
-            return tensors.read(self.path(key))
-        except Refusal:
-            return None
+        """What is kept under `key`; None where nothing is, or not what was written."""
+        path = self.path(key)
+        with contextlib.suppress(Refusal, ValueError):
+            if path.is_file():
+                found = tensors.read(path)
+                if tensors.metadata(path).get(DIGEST) == cache.digest(found, key):
+                    return found
+        if os.path.lexists(path):
+            self.events.say(f"{path} in the cache is damaged; it is made anew")
+            cache.clear(path)
+        return None
 
     def write(self, key: str, named: Mapping[str, torch.Tensor]) -> None:
         path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
-        save_file({each: tensor.contiguous() for each, tensor in named.items()}, name)
-        os.replace(name, path)
+        cache.folder(path.parent)
+        whole = {name: tensor.contiguous() for name, tensor in named.items()}
+        with tensors.replacing(path, lasting=False) as temporary:
+            save_file(whole, temporary, {DIGEST: cache.digest(whole, key)})
 
     def use(self, key: str) -> None:
         """Note that it was wanted: what was wanted last is trimmed last."""
@@ -63,16 +69,16 @@ class Cache:
     def trim(self, wanted: Collection[str]) -> None:
         """Remove what was not used for longest, but nothing `wanted`, until `limit` holds."""
         kept = []
-        for path in self.folder.glob("*/*"):
+        for path in self.folder.glob("*/[!.]*"):
             with contextlib.suppress(OSError):
-                found = path.stat()
+                found = path.lstat()
                 kept.append((found.st_mtime, found.st_size, path))
         spare = self.limit - sum(size for _, size, _ in kept)
         for _, size, path in sorted(kept):
             if spare >= 0:
                 return
             if path.stem not in wanted:
-                path.unlink(missing_ok=True)
+                cache.clear(path)
                 spare += size
 
 

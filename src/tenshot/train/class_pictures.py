@@ -1,11 +1,13 @@
-"""Class pictures for prior preservation: drawn by the untuned model, kept with their latents, never drawn twice."""
+"""Class pictures for prior preservation: drawn by the untuned model, and kept with their latents and digests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ from tenshot import sampling
 from tenshot.device import seed_of
 from tenshot.errors import Cancelled, Fault, Refusal
 from tenshot.events import Events
-from tenshot.files import targets, tensors
+from tenshot.files import cache, targets, tensors
 from tenshot.files.folder import Example, read_folder
 from tenshot.files.images import write_png
+from tenshot.files.pictures import open_picture
 from tenshot.model import Model
 from tenshot.sampling import Request, Settings
-from tenshot.train import cache, data
+from tenshot.train import data
+from tenshot.train.cache import key
 from tenshot.train.denoise import Latents
 
 SETTINGS = Settings(sampler="Euler a", steps=20, guidance=7.5, batch=8)
@@ -48,7 +52,7 @@ def recipe(model_digest: str, prompt: str, side: int) -> Recipe:
 
 def cached(wanted: Recipe, seed: int) -> Path:
     """Where pictures drawn for `wanted` are kept when no folder is named: the same request finds them again."""
-    return cache.root() / "class" / cache.key(json.dumps([vars(wanted), seed]))[:16]
+    return cache.root() / "class" / key(json.dumps([vars(wanted), seed]))[:16]
 
 
 def check_recipe(folder: Path, wanted: Recipe) -> None:
@@ -59,66 +63,132 @@ def check_recipe(folder: Path, wanted: Recipe) -> None:
 
 
 def present(folder: Path, count: int) -> list[Example]:
-    """The class pictures already in `folder`. Raises Refusal where they are damaged or all alike, or count is 0 too."""
+    """The class pictures already in `folder`, without those of ours that have to be drawn again.
+
+    Raises Refusal where they are damaged or all alike, or count is 0 too.
+    """
     if hurdle := targets.obstacle(folder):
         raise Refusal(Fault(f"{OPTION} {folder}", hurdle, "a folder", "name another folder"))
-    if not folder.exists() or not any(path for path in folder.iterdir() if not path.name.startswith(".")):
-        if count:
+    lost = _lost(folder, _pictures(folder))
+    if not folder.exists() or all(path.name.startswith(".") or path.name in lost for path in folder.iterdir()):
+        if count or lost:
             return []
         fits, do = "pictures, or --num_class_images above 0", "leave --num_class_images out, and they are drawn"
         raise Refusal(Fault(f"{OPTION} {folder}", "no class pictures", fits, do))
-    return read_folder(folder, option=OPTION, distinct=True)
+    return read_folder(folder, option=OPTION, distinct=True, without=lost)
 
 
 def brought(have: Sequence[Example]) -> dict[str, str]:
-    """Names and digests of the pictures that were not drawn here."""
-    return {each.path.name: each.digest[:16] for each in have if not DRAWN.fullmatch(each.path.name)}
+    """Names and digests of the pictures that were not drawn here, or changed since."""
+    ours = _pictures(have[0].path.parent) if have else {}
+    drawn = {name: entry["digest"] for name, entry in ours.items()}
+    return {
+        each.path.name: each.digest[:16]
+        for each in have
+        if not DRAWN.fullmatch(each.path.name) or drawn.get(each.path.name, each.digest) != each.digest
+    }
 
 
 def ensure(
     model: Model, folder: Path, wanted: Recipe, count: int, seed: int, batch: int, events: Events
 ) -> tuple[Latents, int]:
-    """At least `count` class pictures in `folder`, as latents, and how many were drawn for it now."""
+    """At least `count` class pictures in `folder`, as latents, and how many were drawn for it now.
+
+    Those drawn before that are gone or damaged are drawn again, each together with those it was drawn with: the same
+    seeds in the same batch are the same picture, to the bit.
+    """
     check_recipe(folder, wanted)
-    unentered = _names(len(_ledger(folder).get("pictures", {})), count, seed)
-    missing = max(0, count - sum(each.path.name not in unentered for each in present(folder, count)))
-    if missing:
-        _draw(model, folder, wanted, missing, seed, batch, events)
-    have = present(folder, count)
-    ledger = _ledger(folder)
-    kept = tensors.read(folder / LATENTS) if ledger else {}
-    drawn = {name for name, entry in ledger.get("pictures", {}).items() if name in kept}
-    ours = [e for e in have if e.path.name in drawn and ledger["pictures"][e.path.name]["digest"] == e.digest]
+    if os.path.lexists(folder / LEDGER) and not _ledger(folder):
+        events.say(f"{folder / LEDGER} is damaged; the pictures that it told of are drawn again")
+    if cache.holds(folder):
+        _tidy(cache.folder(folder))
+    pictures = _pictures(folder)
+    lost = _lost(folder, pictures)
+    if lost:
+        events.say(f"{len(lost)} class pictures in {folder} were gone or damaged; they are drawn again")
+    groups = [
+        {name: entry["seed"] for name, entry in pictures.items() if entry["batch"] == each}
+        for each in sorted({pictures[name]["batch"] for name in lost})
+    ]
+    first, unentered = len(pictures), _names(len(pictures), count, seed)
+    missing = max(0, count - len(lost) - sum(each.path.name not in unentered for each in present(folder, count)))
+    starts = range(first, first + missing, batch)
+    groups += [_names(start, min(batch, first + missing - start), seed) for start in starts]
+    if groups:
+        _draw(model, folder, wanted, groups, pictures.keys() - lost, events)
+    pictures, kept, have = _pictures(folder), _latents(folder), present(folder, count)
+    ours = [e for e in have if e.path.name in pictures and pictures[e.path.name]["digest"] == e.digest]
     theirs = [e for e in have if e not in ours]
     sets = [data.exact(torch.stack([kept[e.path.name] for e in ours]), model.factor)] if ours else []
     if theirs:
         sets.append(data.encoded(model, theirs, data.squares(wanted.side), events)[0])
-    return data.together(*sets), missing
+    return data.together(*sets), missing + len(lost)
 
 
-def _draw(model: Model, folder: Path, wanted: Recipe, count: int, seed: int, batch: int, events: Events) -> None:
-    """Draw `count` more pictures, batch by batch, so that a stop loses one batch at most."""
-    settings = Settings(wanted.sampler, wanted.steps, wanted.guidance, (wanted.side, wanted.side), batch)
+def _draw(
+    model: Model, folder: Path, wanted: Recipe, groups: list[dict[str, int]], whole: Container[str], events: Events
+) -> None:
+    """Draw groups of pictures, from name to seed, but for those that are `whole`. A stop loses one group at most."""
     folder.mkdir(parents=True, exist_ok=True)
     ledger = _ledger(folder) or {"recipe": vars(wanted), "pictures": {}}
-    kept = tensors.read(folder / LATENTS) if (folder / LATENTS).is_file() else {}
-    first = len(ledger["pictures"])
-    events.begin("drawing class pictures", count)
-    for start in range(first, first + count, batch):
+    kept = _latents(folder)
+    done = 0
+    events.begin("drawing class pictures", sum(map(len, groups)))
+    for names in groups:
         if events.cancelled():
             events.end()
             raise Cancelled("stopped; the class pictures drawn so far are kept")
-        names = _names(start, min(batch, first + count - start), seed)
+        side = (wanted.side, wanted.side)
+        settings = Settings(wanted.sampler, wanted.steps, wanted.guidance, side, len(names))
         latents = sampling.latents(model, [Request(wanted.prompt, each) for each in names.values()], settings)
-        images = sampling.decode(model, latents, batch)
+        images = sampling.decode(model, latents, len(names))
         for latent, image, (name, each) in zip(latents, images, names.items(), strict=True):
+            if name in whole:
+                continue
             write_png(folder / name, image, f"{wanted.prompt}\nSteps: {wanted.steps}, Seed: {each}")
             kept[name] = latent
-            ledger["pictures"][name] = {"seed": each, "digest": file_digest(folder / name)}
+            ledger["pictures"][name] = {
+                "seed": each,
+                "batch": next(iter(names)),
+                "digest": file_digest(folder / name),
+                "pixels": _pixels(folder / name),
+                "latents": cache.digest({"": latent}),
+            }
         tensors.write(folder / LATENTS, kept)
-        tensors.write_json(folder / LEDGER, ledger)
-        events.advance(min(start + batch, first + count) - first)
+        cache.write_json(folder / LEDGER, ledger)
+        events.advance(done := done + len(names))
     events.end()
+
+
+def _lost(folder: Path, pictures: Mapping[str, Any]) -> set[str]:
+    """Those of our pictures that are gone or damaged, they or their latents.
+
+    One that was painted over is lost in the cache only: elsewhere it is the user's own by now.
+    """
+    kept = _latents(folder) if pictures else {}
+    lost = set()
+    for name, entry in pictures.items():
+        same = (folder / name).is_file() and file_digest(folder / name) == entry["digest"]
+        if not same and not cache.holds(folder) and _pixels(folder / name) not in (None, entry["pixels"]):
+            continue
+        if not same or name not in kept or cache.digest({"": kept[name]}) != entry["latents"]:
+            lost.add(name)
+    return lost
+
+
+def _pixels(path: Path) -> str | None:
+    """A digest of what a picture shows; None where it is none."""
+    with suppress(Refusal):
+        return hashlib.sha256(open_picture(path).tobytes()).hexdigest()
+    return None
+
+
+def _tidy(folder: Path) -> None:
+    """Let all go that is not an entered picture, in a folder that is ours alone."""
+    ours = {LEDGER, LATENTS, *_pictures(folder)}
+    for path in folder.iterdir():
+        if path.name not in ours or path.is_symlink() or not path.is_file():
+            cache.clear(path)
 
 
 def _names(first: int, count: int, seed: int) -> dict[str, int]:
@@ -131,8 +201,19 @@ def _names(first: int, count: int, seed: int) -> dict[str, int]:
 
 
 def _ledger(folder: Path) -> dict[str, Any]:
-    path = folder / LEDGER
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """What is known of the pictures drawn into a folder; nothing where that is damaged."""
+    return cache.read_json(folder / LEDGER) or {}
+
+
+def _pictures(folder: Path) -> dict[str, Any]:
+    """From name to seed, first picture of the batch, and digests of the file, of what it shows and of its latents."""
+    return dict(_ledger(folder).get("pictures", {}))
+
+
+def _latents(folder: Path) -> dict[str, torch.Tensor]:
+    with suppress(Refusal):
+        return tensors.read(folder / LATENTS) if (folder / LATENTS).is_file() else {}
+    return {}
 
 
 def file_digest(path: Path) -> str:

@@ -114,7 +114,7 @@ def _kept(
     coder = model.digest(base.place, "vae")
     keys = [key(examples[number].digest, SEEN, view, coder, base["vae"].dtype) for number, view in shown]
     kept = Kept(cache, keys, again)
-    missing = [row for row, each in enumerate(keys) if not cache.path(each).is_file()]
+    missing = [row for row, each in enumerate(keys) if cache.read(each) is None]
     for row in watched(missing, JOB, len(missing), events):
         cache.write(keys[row], named(again(row)))
     for each in keys:

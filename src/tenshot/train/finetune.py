@@ -161,7 +161,7 @@ def _carry_out(way: Way[Options], base: Model, checked: Checked, options: Option
     if processes.first():
         tensors.write_json(options.output_dir / run.CLAIM, claim)
     with processes.first_goes_first():
-        pictures, shown = data.encoded(base, examples, views(options, side), events, Cache())
+        pictures, shown = data.encoded(base, examples, views(options, side), events, Cache(events=events))
     own = [examples[number].caption or prompt for number in shown]
     captions = Captions(own, options.proportion_empty_prompts, options.shuffle_tags, options.keep_tags)
     kept = None
@@ -172,7 +172,7 @@ def _carry_out(way: Way[Options], base: Model, checked: Checked, options: Option
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
     learner = way.learner(_as_trained(base, options), options)
     said = way.texts(options, captions) if way.texts else captions
-    states = States(learner.model, Cache(root() / "texts", texts.LIMIT))
+    states = States(learner.model, Cache(root() / "texts", texts.LIMIT, events))
     method = FineTune(learner, options, pictures, said, kept, states)
     method.settle(events)
     per_epoch = max(1, pictures.epoch // _samples(options))
