@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,8 +47,23 @@ def test_what_is_written_is_whole(sd1: Path, tmp_path: Path):
     assert all(f"<h2>{name}</h2>" in page for name in sections)
     assert min(each or 99 for each in record["pictures"]["psnr"]) > 30  # none: they are equal
     assert any("times as fast" in line for line in said)
+    assert all(key == key.lower() and key.isidentifier() for key in keys(told) | keys(record))
+    low, high = told["pictures"]["speedup_spread"]
+    assert low <= told["pictures"]["speedup"] <= high
+    for rows in record["sections"].values():
+        for row in rows:
+            low, high = row["speedup_spread"]
+            assert low <= round(row["speedup"], 2) <= high
+            assert not row["chosen"] or row["candidate"] == "eager fp32" or low >= 1
     assert not list(tmp_path.glob(".*"))  # nothing half-written is left
     assert tenshot.load(out).family.name == "sd1"
+
+
+def keys(told: Any) -> set[str]:
+    """Every key in it."""
+    if isinstance(told, dict):
+        return set(told) | {key for each in told.values() for key in keys(each)}
+    return {key for each in told for key in keys(each)} if isinstance(told, list) else set()
 
 
 def test_candidates_that_misbehave_are_rows(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -74,8 +90,23 @@ def test_the_budget_ends(sd1: Path, tmp_path: Path):
     assert set(reasons) == {"not tried: the budget is spent (--budget)"}
 
 
+def test_the_budget_is_for_everything(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where recording takes all of it, one batch is recorded, nothing is tried or timed, and nothing is claimed."""
+    clock = iter(range(10**6))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))  # a second goes by at each look
+    asked = {"prompt": ["a cat", "a dog", "a bear"], "also_sizes": ["64x128"], "parts": ["decoder"]}
+    told, said = artifacts.compiled(sd1, tmp_path / "fast", budget=4 / 60, **asked)
+    record = json.loads((tmp_path / "fast/report.json").read_text())
+    assert len(list((tmp_path / "fast/pictures").glob("*-plain.png"))) == 1
+    assert {row["failed"] for row in record["sections"]["decoder"]} == {choose.SPENT}
+    assert record["notes"] == [f"64x128: {choose.SPENT}. torch runs this size."]
+    assert told["chosen"] == {"decoder": "eager fp32"}
+    assert any("Torch itself is kept" in line for line in said)
+
+
 def outcome(name: str, error: float, seconds: float, precision: str = "bf16", failed: str = "") -> Outcome:
-    return Outcome(Candidate(name, precision), failed, error, seconds=seconds, plain=1.0)
+    spread = (0.9 / seconds, 1.1 / seconds) if seconds else None
+    return Outcome(Candidate(name, precision), failed, error, seconds=seconds, plain=1.0, spread=spread)
 
 
 def test_the_fastest_within_the_error_is_kept():
@@ -88,6 +119,7 @@ def test_the_fastest_within_the_error_is_kept():
     assert choose.best(everything, 0.005) is slow
     assert choose.best(everything, 0.0005) is None
     assert choose.best([outcome("slower", 0, 2.0)], 1) is None
+    assert choose.best([outcome("perhaps faster", 0, 0.95)], 1) is None  # 0.95 to 1.16 times
 
 
 def test_what_is_far_behind_is_not_built_again():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ def pictures(
 
 def stream(
     model: Model, requests: Sequence[Request], settings: Settings, events: Events | None = None, job: str = "drawing"
-) -> Iterator[Image.Image]:
+) -> Generator[Image.Image]:
     """Like `pictures`, each as soon as its batch is drawn. Weights that are exchanged meanwhile count from the next."""
     model = model.still()
     for drawn in _batches(model, requests, settings, events or Events(), job):

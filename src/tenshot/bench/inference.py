@@ -209,10 +209,10 @@ def _trial(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "candidate": row["candidate"],
         "seconds": round(row["seconds"], 4),
-        "times as fast": round(row["times as fast"], 2),
+        "times as fast": round(row["speedup"], 2),
         "error": f"{row['error']:.1e}",
-        "build s": round(row["build"], 1),
-        "load s": round(row["load"], 2),
-        "swap s": round(row["swap"], 2),
-        "peak GB": round(row["peak"] / 1e9, 2),
+        "build s": round(row["build_seconds"], 1),
+        "load s": round(row["load_seconds"], 2),
+        "swap s": round(row["swap_seconds"], 2),
+        "peak GB": round(row["peak_memory_bytes"] / 1e9, 2),
     }

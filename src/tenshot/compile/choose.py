@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from tenshot.compile import trial
+from tenshot.compile import timing, trial
 from tenshot.compile.options import CompileOptions
 from tenshot.compile.trajectories import Calls
 from tenshot.compile.trial import Outcome, Trial
@@ -22,6 +23,7 @@ from tenshot.fast.backend import BACKENDS, Candidate, backend
 
 PLAIN = Candidate("eager", "fp32")  # what everything is measured against
 SHARE = 0.6
+SPENT = "not tried: the budget is spent (--budget)"
 LEAST = 300.0  # seconds that a trial gets at least, while there is budget: full-size UNets take minutes
 
 
@@ -46,13 +48,17 @@ def candidates(options: CompileOptions, where: torch.device) -> Iterator[Candida
 
 
 def contests(
-    options: CompileOptions, folder: Path, recorded: Mapping[str, Calls], where: torch.device, events: Events
+    options: CompileOptions,
+    folder: Path,
+    recorded: Mapping[str, Calls],
+    where: torch.device,
+    events: Events,
+    end: float = math.inf,
 ) -> Iterator[Contest]:
-    """One section after the other; each may take SHARE of the budget that is left, the last one all of it.
+    """One section after the other; each may take SHARE of the time that is left until `end`, the last one all of it.
 
     What is far behind in the first one, the UNet, is not built for the others.
     """
-    end = time.monotonic() + 60 * options.budget
     tried = list(candidates(options, where))
     total = len(recorded) * len(tried)
     ticks = watched(range(total), "trying", total, events)
@@ -68,8 +74,8 @@ def contests(
                 each = Outcome(each, failed=behind[each.backend])
             elif isinstance(each, Candidate):
                 place = folder / "trials" / f"{section}-{number}"
-                job = _trial(folder, section, each, place, options.rounds, where)
-                each = _tried(job, until - time.monotonic(), len(tried) - number, events)
+                job = _trial(folder, section, each, place, options.turns, where)
+                each = _tried(job, until - time.monotonic(), len(tried) - number, events.cancelled)
             outcomes.append(each)
             events.say(f"{section}: {spoken(each)}")
         outcomes += _with_gains(options, folder, section, best(outcomes, options.max_error), where, until, events)
@@ -94,7 +100,9 @@ def _with_gains(
     for name in gains.fitting(trial.opened(folder, section, where)):
         each = replace(found.candidate, gains=(*found.candidate.gains, name))
         place = folder / "trials" / f"{section}-{'-'.join(each.gains)}"
-        new = _tried(_trial(folder, section, each, place, options.rounds, where), until - time.monotonic(), 1, events)
+        new = _tried(
+            _trial(folder, section, each, place, options.turns, where), until - time.monotonic(), 1, events.cancelled
+        )
         events.say(f"{section}: {spoken(new)}")
         yield new
         found = best([found, new], options.max_error) or found
@@ -103,17 +111,17 @@ def _with_gains(
 def _contest(section: str, outcomes: Sequence[Outcome], max_error: float) -> Contest:
     """With a row for torch itself, against which all were timed."""
     plain = [each.plain for each in outcomes if each.plain]
-    itself = [Outcome(PLAIN, seconds=median(plain), plain=median(plain))] if plain else []
+    itself = [Outcome(PLAIN, seconds=median(plain), plain=median(plain), spread=(1.0, 1.0))] if plain else []
     return Contest(section, [*outcomes, *itself], best(outcomes, max_error))
 
 
 def far_behind(contest: Contest, max_error: float) -> dict[str, str]:
     """Each backend whose best was less than half as fast as the fastest, and how that is told."""
-    fastest = contest.chosen.faster if contest.chosen else 0.0
+    fastest = contest.chosen.speedup if contest.chosen else 0.0
     found: dict[str, float] = {}
     for each in contest.outcomes:
         if not each.failed and each.error <= max_error:
-            found[each.candidate.backend] = max(found.get(each.candidate.backend, 0.0), each.faster)
+            found[each.candidate.backend] = max(found.get(each.candidate.backend, 0.0), each.speedup)
     told = f"not tried: in {contest.section} it was less than half as fast as"
     return {
         name: f"{told} {contest.chosen.candidate}"
@@ -127,24 +135,24 @@ def _trial(folder: Path, section: str, candidate: Candidate, place: Path, rounds
     return Trial(folder, section, candidate, folder / f"{section}.calls", place, rounds, str(where))
 
 
-def _tried(job: Trial, rest: float, left: int, events: Events) -> Outcome:
+def _tried(job: Trial, rest: float, left: int, cancelled: Callable[[], bool]) -> Outcome:
     """rest: seconds for the `left` trials of a section; one may take twice its even share."""
     if rest <= 0:
-        return Outcome(job.candidate, failed="not tried: the budget is spent (--budget)")
-    return trial.run(job, min(rest, max(LEAST, 2 * rest / left)), events.cancelled)
+        return Outcome(job.candidate, failed=SPENT)
+    return trial.run(job, min(rest, max(LEAST, 2 * rest / left)), cancelled)
 
 
 def best(outcomes: Sequence[Outcome], max_error: float) -> Outcome | None:
-    """The fastest with an error of at most `max_error`; None where nothing is faster than torch in float32."""
+    """The fastest with an error of at most `max_error`; None where none is for certain faster than torch in float32."""
     fitting = [each for each in outcomes if not each.failed and each.error <= max_error and each.candidate != PLAIN]
-    fastest = max(fitting, key=lambda each: each.faster, default=None)
-    return fastest if fastest and fastest.faster > 1 else None
+    return max((each for each in fitting if each.faster), key=lambda each: each.speedup, default=None)
 
 
 def spoken(each: Outcome) -> str:
     if each.failed:
         return f"{each.candidate}: {each.failed}"
-    return f"{each.candidate}: {each.seconds:.4f} s, {each.faster:.2f} times as fast, error {each.error:.1e}"
+    speed = timing.told(each.speedup, each.spread)
+    return f"{each.candidate}: {each.seconds:.4f} s, {speed}, error {each.error:.1e}"
 
 
 def kept(folder: Path, contest: Contest, calls: Calls) -> Section | None:
@@ -156,7 +164,7 @@ def kept(folder: Path, contest: Contest, calls: Calls) -> Section | None:
     contest.chosen.folder.rename(folder / name)
     found = contest.chosen
     program = Program(found.candidate, shapes_of(calls), name)
-    return Section((program,), found.error, found.seconds, found.faster)
+    return Section((program,), found.error, found.seconds, found.speedup)
 
 
 def shapes_of(calls: Calls) -> tuple[tuple[int, ...], ...]:
@@ -164,7 +172,7 @@ def shapes_of(calls: Calls) -> tuple[tuple[int, ...], ...]:
 
 
 def further(
-    options: CompileOptions, folder: Path, section: Section, name: str, calls: Calls, where: torch.device
+    options: CompileOptions, folder: Path, section: Section, name: str, calls: Calls, where: torch.device, end: float
 ) -> Program | Outcome:
     """The same way to run it, for another size, without our gains where they do not fit; or how that failed."""
     size = "x".join(map(str, calls.inputs[0][0].shape[2:]))
@@ -173,7 +181,7 @@ def further(
     found = Outcome(choice, failed="not tried")
     for each in dict.fromkeys((choice, replace(choice, gains=()))):
         place = folder / PARTS / f"{name}-{size}"
-        found = trial.run(_trial(folder, name, each, place, 0, where), 60 * options.budget)
+        found = _tried(_trial(folder, name, each, place, 0, where), end - time.monotonic(), 1, lambda: False)
         if not found.failed and found.error <= options.max_error:
             return Program(each, shapes_of(calls), f"{PARTS}/{name}-{size}")
         shutil.rmtree(place)

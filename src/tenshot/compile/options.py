@@ -39,7 +39,10 @@ class CompileOptions(Options):
     )
     gains: bool = Field(True, description="try our own gains on the best; kept where they measure faster")
     budget: float = Field(
-        30, gt=0, le=100_000, description="minutes for all trials; what does not come to its turn is a row"
+        30,
+        gt=0,
+        le=100_000,
+        description="minutes for everything: recording, trials, proof; what does not come to its turn is a row",
     )
     prompt: list[str] = Field(
         ["a 3d emoji of a cat on a blue background", "a flat emoji of a panda on a white background"],
@@ -47,7 +50,9 @@ class CompileOptions(Options):
         description="what the pictures show that errors are measured on",
     )
     steps: int = Field(20, ge=1, le=1000, description="denoising steps of those pictures")
-    rounds: Few = Field(3, description="how often each candidate and torch take turns when they are timed")
+    rounds: Few = Field(
+        3, description="how often each candidate and torch take turns when they are timed; 1 counts as 2"
+    )
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     overwrite: bool = Field(False, description="replace the folder")
 
@@ -61,6 +66,11 @@ class CompileOptions(Options):
             if not all(int(side) % 8 == 0 and int(side) <= 16384 for side in sides):
                 raise ValueError("both sides are multiples of 8, to 16384, like 512x768")
         return given
+
+    @property
+    def turns(self) -> int:
+        """One turn alone has no spread."""
+        return max(2, self.rounds)
 
     def allows(self, precision: str) -> bool:
         """May something run in it?"""

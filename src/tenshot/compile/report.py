@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from tenshot.compile import timing
 from tenshot.compile.choose import PLAIN, Contest
+from tenshot.compile.timing import Spread, Turns
 from tenshot.compile.trial import Outcome
 from tenshot.files.tensors import write_json, write_text
 from tenshot.html import Html, el, page
@@ -19,20 +21,23 @@ PAGE, RECORD, PICTURES = "report.html", "report.json", "pictures"
 
 @dataclass(frozen=True)
 class Proof:
-    """The same pictures by torch and by the artifact; seconds for all of them; psnr and ssim of each pair."""
+    """The same pictures by torch and by the artifact; psnr and ssim of each pair.
+
+    turns: both draw `timed` of the pictures. swap: seconds to exchange all weights.
+    """
 
     plain: Sequence[Image.Image]
     fast: Sequence[Image.Image]
     prompts: Sequence[str]
-    seconds_plain: float
-    seconds_fast: float
+    timed: int
+    turns: Turns
     swap: float
     psnr: Sequence[float]
     ssim: Sequence[float]
 
     @property
-    def faster(self) -> float:
-        return self.seconds_plain / self.seconds_fast
+    def speedup(self) -> float:
+        return timing.speedup(*self.turns.seconds)
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,9 @@ def _file(number: int, kind: str) -> str:
 
 
 def record(report: Report) -> dict[str, Any]:
-    """Everything in figures."""
+    """Everything in figures: seconds, bytes."""
     proof = report.proof
+    plain, fast = proof.turns.seconds
     return {
         "title": report.title,
         "again": report.again,
@@ -70,21 +76,38 @@ def record(report: Report) -> dict[str, Any]:
         "max_error": report.max_error,
         "sections": {each.section: [_row(each, outcome) for outcome in each.outcomes] for each in report.contests},
         "pictures": {
-            "seconds by torch": round(proof.seconds_plain, 3),
-            "seconds compiled": round(proof.seconds_fast, 3),
-            "times as fast": round(proof.faster, 2),
+            "timed": proof.timed,
+            "seconds_torch": round(plain, 3),
+            "seconds_compiled": round(fast, 3),
+            "speedup": round(proof.speedup, 2),
+            "speedup_spread": rounded(proof.turns.spread),
             "psnr": [round(each, 2) if each != float("inf") else None for each in proof.psnr],
             "ssim": [round(each, 4) for each in proof.ssim],
-            "seconds to swap all weights": round(proof.swap, 3),
+            "swap_seconds": round(proof.swap, 3),
         },
         "notes": list(report.notes),
     }
 
 
+def rounded(spread: Spread | None) -> list[float] | None:
+    return None if spread is None else [round(each, 2) for each in spread]
+
+
 def _row(contest: Contest, outcome: Outcome) -> dict[str, Any]:
-    found = asdict(outcome) | {"candidate": str(outcome.candidate), "chosen": _chosen(contest, outcome)}
-    del found["folder"]
-    return found | {"times as fast": round(outcome.faster, 3)}
+    return {
+        "candidate": str(outcome.candidate),
+        "chosen": _chosen(contest, outcome),
+        "failed": outcome.failed,
+        "error": outcome.error,
+        "seconds": outcome.seconds,
+        "seconds_torch": outcome.plain,
+        "speedup": round(outcome.speedup, 3),
+        "speedup_spread": rounded(outcome.spread),
+        "build_seconds": outcome.build,
+        "load_seconds": outcome.load,
+        "swap_seconds": outcome.swap,
+        "peak_memory_bytes": outcome.peak,
+    }
 
 
 def _chosen(contest: Contest, outcome: Outcome) -> bool:
@@ -98,17 +121,30 @@ def _page(report: Report) -> str:
     return page(report.title, _top(report), _pictures(report.proof), *sections, *rest)
 
 
+def headline(report: Report) -> str:
+    """What was gained for whole pictures. Nothing is claimed that the turns leave open."""
+    proof = report.proof
+    if not any(each.chosen for each in report.contests):
+        return "Torch itself is kept: nothing that was tried is faster for certain within the error allowed."
+    if proof.turns.spread is None:
+        return "How fast whole pictures are was not measured: the budget was spent (--budget)."
+    low, high = proof.turns.spread
+    span = f"{low:.2f} to {high:.2f} in {len(proof.turns.mine)} turns"
+    if low <= 1 <= high:
+        return f"Whether pictures are faster than with torch in float32 the turns leave open: {span}."
+    return f"Pictures {proof.speedup:.2f} times as fast as with torch in float32 ({span})."
+
+
 def _top(report: Report) -> Html:
     proof = report.proof
     worst = min(proof.psnr)
-    like = "bit for bit the same" if worst == float("inf") else f"alike to {worst:.1f} dB at least (PSNR)"
-    verdict = el(
-        "div",
-        el("p", f"Pictures {proof.faster:.2f} times as fast as with torch in float32, and {like}."),
-        el("p", f"{proof.seconds_fast:.2f} s instead of {proof.seconds_plain:.2f} s for {len(proof.fast)} of them."),
-        el("p", f"Another fine-tune takes its place in {proof.swap:.2f} s, with nothing compiled again."),
-        class_=f"verdict {'good' if proof.faster > 1 else 'open'}",
-    )
+    like = "are bit for bit the same" if worst == float("inf") else f"are alike to {worst:.1f} dB at least (PSNR)"
+    plain, fast = proof.turns.seconds
+    gained = any(each.chosen for each in report.contests) and timing.certain(proof.turns.spread)
+    lines = [headline(report), f"The pictures {like}."]
+    lines += [f"{fast:.2f} s instead of {plain:.2f} s for {proof.timed} of them."] if gained else []
+    lines += [f"Another fine-tune takes its place in {proof.swap:.2f} s, with nothing compiled again."]
+    verdict = el("div", *(el("p", line) for line in lines), class_=f"verdict {'good' if gained else 'open'}")
     machine = f"{report.machine['device']}, {report.machine['cores']} cores"
     return el(
         "header",
@@ -144,13 +180,15 @@ def _section(contest: Contest, report: Report) -> Html:
     table = el(
         "table", el("thead", el("tr", *(el("th", name) for name in _HEADS))), el("tbody", *rows), class_="trials"
     )
-    lead = f"In turns with torch in float32. Allowed is an error of {report.max_error:g}."
+    lead = (
+        f"In turns with torch in float32; in brackets from turn to turn. Allowed is an error of {report.max_error:g}."
+    )
     side = el("div", el("h2", contest.section), el("p", lead), class_="side")
     return el("section", side, el("div", table, class_="scroll"))
 
 
 def _sorted(contest: Contest) -> list[Outcome]:
-    return sorted(contest.outcomes, key=lambda each: (bool(each.failed), -each.faster))
+    return sorted(contest.outcomes, key=lambda each: (bool(each.failed), -each.speedup))
 
 
 def _cells(contest: Contest, each: Outcome, max_error: float) -> list[Html]:
@@ -159,7 +197,8 @@ def _cells(contest: Contest, each: Outcome, max_error: float) -> list[Html]:
     if each.failed:
         return [name, el("td", each.failed, colspan=len(_HEADS) - 1, class_="dim")]
     error = f"{each.error:.1e}" + (" too much" if each.error > max_error else "")
-    figures = (f"{each.seconds:.4f} s", f"{each.faster:.2f}", error, *(f"{t:.1f} s" for t in _times(each)))
+    span = f" ({each.spread[0]:.2f} to {each.spread[1]:.2f})" if each.spread else ""
+    figures = (f"{each.seconds:.4f} s", f"{each.speedup:.2f}{span}", error, *(f"{t:.1f} s" for t in _times(each)))
     return [name, *(el("td", figure) for figure in figures), el("td", f"{each.peak / 1e9:.1f} GB")]
 
 

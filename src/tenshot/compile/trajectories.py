@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
@@ -74,15 +77,22 @@ def sections(opened: Model) -> list[str]:
 
 
 def record(
-    opened: Model, prompts: Sequence[str], settings: Settings, events: Events
+    opened: Model, prompts: Sequence[str], settings: Settings, events: Events, until: float = math.inf
 ) -> tuple[dict[str, Calls], list[Image.Image]]:
-    """What every section of `opened` did while it drew `prompts`, a seed each, as torch does it; and the pictures."""
+    """What every section of `opened` did while it drew `prompts`, a seed each, as torch does it; and the pictures.
+
+    until: by time.monotonic; once it has passed, no further batch is begun.
+    """
     heard = {name: Recorder(flat(name, opened[SECTIONS[name]])) for name in sections(opened)}
     listened = {part: _listened(opened[part], part, heard) for part in {*SECTIONS.values()} & opened.parts.keys()}
     spoken = opened.with_parts(**listened)
-    count = -(-len(prompts) // settings.batch) * settings.batch  # whole batches
-    requests = [Request(prompt, seed) for seed, prompt in zip(range(count), cycle(prompts), strict=False)]
-    pictures = sampling.pictures(spoken, requests, settings, events, "drawing what errors are measured on")
+    requests = asked(prompts, settings.batch)
+    pictures = []
+    with closing(sampling.stream(spoken, requests, settings, events, "drawing what errors are measured on")) as drawn:
+        for picture in drawn:
+            pictures.append(picture)
+            if len(pictures) % settings.batch == 0 and time.monotonic() > until:
+                break
     if "encoder" in heard:
         _encode(spoken, pictures, settings.batch)
     if "controlnet" in heard:
@@ -90,6 +100,12 @@ def record(
         with_control = spoken.with_parts(unet=control)
         sampling.latents(with_control, requests[: settings.batch], settings, events, "drawing with the ControlNet")
     return {name: recorder.calls.spread() for name, recorder in heard.items()}, pictures
+
+
+def asked(prompts: Sequence[str], batch: int) -> list[Request]:
+    """A picture of each prompt with a seed of its own, and as many more as fill the last batch."""
+    count = -(-len(prompts) // batch) * batch
+    return [Request(prompt, seed) for seed, prompt in zip(range(count), cycle(prompts), strict=False)]
 
 
 def _listened(part: Any, name: str, heard: Mapping[str, Any]) -> Any:

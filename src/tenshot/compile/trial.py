@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +15,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
 from tenshot import device, model
+from tenshot.compile import timing
+from tenshot.compile.timing import Spread
 from tenshot.compile.trajectories import Tensors
 from tenshot.errors import Cancelled, Refusal
 from tenshot.fast import gains
@@ -27,7 +29,7 @@ from tenshot.fast.artifact import CONTROLNET, MODEL
 from tenshot.fast.backend import Candidate, Job, Runner
 from tenshot.fast.parts import SECTIONS, Flat, flat
 
-SHORT = 0.2  # seconds that a turn of many quick calls takes at least
+PATIENCE = 5.0  # seconds that a process has to end by itself, once it has answered
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Outcome:
     """failed: why there is no program; empty where there is one. error: the largest over all calls, relative.
 
     build, load, swap, seconds, plain: in seconds; plain is torch's time in float32. peak: memory in bytes.
+    spread: of the speedup, from turn to turn; None where nothing was timed.
     """
 
     candidate: Candidate
@@ -60,11 +63,17 @@ class Outcome:
     plain: float = 0.0
     peak: int = 0
     folder: Path = field(default_factory=Path)
+    spread: Spread | None = None
 
     @property
-    def faster(self) -> float:
-        """Times as fast as torch in float32."""
-        return self.plain / self.seconds if self.seconds else 0.0
+    def speedup(self) -> float:
+        """Over torch in float32."""
+        return timing.speedup(self.plain, self.seconds)
+
+    @property
+    def faster(self) -> bool:
+        """Than torch in float32, for certain."""
+        return self.speedup > 1 if self.spread is None else timing.certain(self.spread)
 
 
 def run(trial: Trial, limit: float, cancelled: Callable[[], bool] = lambda: False) -> Outcome:
@@ -80,9 +89,9 @@ def run(trial: Trial, limit: float, cancelled: Callable[[], bool] = lambda: Fals
         process.join()
         found = f"its process died: {_death(process.exitcode)}"
     except BaseException:
-        _end(process)
+        _end(process, 0)
         raise
-    _end(process)
+    _end(process, PATIENCE)
     return Outcome(trial.candidate, failed=found) if isinstance(found, str) else found
 
 
@@ -114,9 +123,9 @@ def _death(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def _end(process: Any) -> None:
+def _end(process: Any, patience: float) -> None:
     """Also what hangs, and the compilers it has started."""
-    process.join(5)
+    process.join(patience)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
@@ -125,6 +134,7 @@ def _end(process: Any) -> None:
 
 def _work(pipe: Connection, trial: Trial, threads: int) -> None:
     os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with _quiet(trial.folder):
         torch.set_num_threads(threads)
         try:
@@ -136,6 +146,14 @@ def _work(pipe: Connection, trial: Trial, threads: int) -> None:
         except Exception as error:
             traceback.print_exc()
             pipe.send(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+
+
+def _end_with_parent() -> None:
+    """Whoever asked for the trial may be killed: then nobody waits for it, nor for the compilers it has started."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.killpg(0, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -154,15 +172,17 @@ def _outcome(trial: Trial) -> Outcome:
     inputs, outputs = told["inputs"], told["outputs"]
     device.reset_peak_memory()
     job = Job(opened(trial.artifact, trial.section, where), [_on(each, where) for each in inputs])
-    build, _ = seconds(partial(gains.build, job, trial.candidate, trial.folder))
+    build, _ = timing.seconds(partial(gains.build, job, trial.candidate, trial.folder))
     del job
     net = opened(trial.artifact, trial.section, where)  # building may have left other numbers in the first
-    load, runner = seconds(lambda: _loaded(gains.open(trial.folder, trial.candidate, net, where), net))
-    swap, _ = seconds(lambda: runner.load(net.weights()))
+    load, runner = timing.seconds(lambda: _loaded(gains.open(trial.folder, trial.candidate, net, where), net))
+    swap, _ = timing.seconds(lambda: runner.load(net.weights()))
     error = max(apart(runner(*_on(given, where)), wanted) for given, wanted in zip(inputs, outputs, strict=True))
     example = _on(inputs[0], where)
-    mine, plain = in_turns(lambda: runner(*example), lambda: _plain(net, example), trial.rounds)
-    return Outcome(trial.candidate, "", error, build, load, swap, mine, plain, device.peak_memory(), trial.folder)
+    turns = timing.in_turns(lambda: _plain(net, example), lambda: runner(*example), trial.rounds)
+    plain, mine = turns.seconds
+    peak = device.peak_memory()
+    return Outcome(trial.candidate, "", error, build, load, swap, mine, plain, peak, trial.folder, turns.spread)
 
 
 def opened(artifact: Path, section: str, where: torch.device) -> Flat:
@@ -197,36 +217,3 @@ def apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> floa
     if error != error or error == float("inf"):
         raise RuntimeError("answers with numbers that are not finite")
     return error
-
-
-def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    found = work()
-    device.wait()
-    return time.perf_counter() - start, found
-
-
-def _count(work: Callable[[], Any]) -> int:
-    """How many calls make a turn; a quick one is called twice before, to warm up."""
-    once, _ = seconds(work)
-    return 1 if once > SHORT else max(1, round(SHORT / max(seconds(work)[0], 1e-6)))
-
-
-def _repeat(work: Callable[[], Any], count: int) -> None:
-    for _ in range(count):
-        work()
-
-
-def in_turns(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[float, float]:
-    """The median seconds of a call of each, measured in turns; the first turn is for warming up."""
-    if not rounds:
-        return 0.0, 0.0
-    works = (one, other)
-    counts = [_count(work) for work in works]
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
-        for work, count, found in zip(works, counts, times, strict=True):
-            if count > 1:
-                work()  # so that the other's threads have gone to sleep
-            found.append(seconds(partial(_repeat, work, count))[0] / count)
-    return median(times[0]), median(times[1])

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tenshot import __version__, device, measures, model, sampling
 from tenshot.checkpoints import opening
-from tenshot.compile import choose, report, trajectories
+from tenshot.compile import choose, report, timing, trajectories
 from tenshot.compile.options import CompileOptions
 from tenshot.compile.report import Proof, Report
 from tenshot.compile.trajectories import Calls
@@ -24,7 +24,7 @@ from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.families import layout
 from tenshot.families.family import Family
-from tenshot.fast import artifact, fingerprint
+from tenshot.fast import artifact, fingerprint, weights
 from tenshot.fast import model as fast
 from tenshot.fast.artifact import CONTROLNET, MODEL, Manifest, Section
 from tenshot.fast.backend import backend
@@ -32,7 +32,9 @@ from tenshot.fast.parts import SECTIONS
 from tenshot.files import targets, tensors
 from tenshot.model import Model
 from tenshot.options import as_words
-from tenshot.sampling import Request, Settings
+from tenshot.sampling import Settings
+
+RECORDING, FINISHING = 0.25, 0.3  # shares of the budget: no further picture is begun after, and kept for the end
 
 
 def compile(options: CompileOptions, events: Events) -> dict[str, Any]:
@@ -74,35 +76,48 @@ def _part_faults(options: CompileOptions, family: Family) -> Iterator[Fault]:
 def _compiled(
     options: CompileOptions, folder: Path, family: Family, where: torch.device, events: Events
 ) -> dict[str, Any]:
-    shutil.copytree(opening.find(options.model), folder / MODEL)
+    begun = time.monotonic()
+    _copy(opening.find(options.model), folder / MODEL)
     if options.controlnet is not None:
-        shutil.copytree(options.controlnet, folder / CONTROLNET)
+        _copy(options.controlnet, folder / CONTROLNET)
     opened = _opened(folder, where)
     size = options.height or opened.resolution, options.width or opened.resolution
     settings = Settings(steps=options.steps, size=size, batch=options.batch)
-    begun = time.perf_counter()
-    recorded, _ = trajectories.record(opened, options.prompt, settings, events)
+    budget = 60 * options.budget
+    drawing = time.monotonic()
+    recorded, plain = trajectories.record(opened, options.prompt, settings, events, begun + RECORDING * budget)
+    prompts = options.prompt[: len(plain)]
     recorded = {name: calls for name, calls in recorded.items() if _wanted(name, options)}
-    plain = _timed(opened, options.prompt, settings)
-    other = {each: _other(opened, options, settings, each, events) for each in options.sizes if each != size}
+    # As many pictures as recorded, and two in every turn, each as slow as these were.
+    finishing = (time.monotonic() - drawing) * (1 + 2 * options.turns * options.batch / len(plain))
+    end = begun + budget - min(finishing, FINISHING * budget)
+    sizes = [each for each in options.sizes if each != size]
+    other = {each: _other(opened, options, settings, each, events) for each in sizes if time.monotonic() < end}
     del opened
-    sections, contests, notes = {}, [], []
-    for contest in choose.contests(options, folder, recorded, where, events):
+    sections, contests = {}, []
+    notes = [f"{width}x{height}: {choose.SPENT}. torch runs this size." for height, width in sizes[len(other) :]]
+    for contest in choose.contests(options, folder, recorded, where, events, end):
         contests.append(contest)
         if kept := choose.kept(folder, contest, recorded[contest.section]):
-            programs, failed = _further(options, folder, contest.section, kept, other, where)
+            programs, failed = _further(options, folder, contest.section, kept, other, where, end)
             sections[contest.section] = replace(kept, programs=programs)
             notes += failed
     _tidy(folder)
     again = command(options)
     prints = fingerprint.here(artifact.backends(sections), where)
     artifact.write(folder, Manifest(family.name, again, prints, sections, version=__version__))
-    proof = _proof(folder, where, options, settings, plain)
+    proof = _proof(folder, where, prompts, plain, settings, options.turns, begun + budget)
     title = f"{Path(options.model).name} for {device.describe()['device']}"
     told = Report(title, again, device.describe(), options.max_error, contests, proof, notes)
     report.write(told, folder)
-    events.say(f"{options.out / report.PAGE} shows everything; {time.perf_counter() - begun:.0f} s in all")
-    return _result(options, sections, told)
+    events.say(report.headline(told))
+    events.say(f"{options.out / report.PAGE} shows everything; {time.monotonic() - begun:.0f} s in all")
+    return _result(options, told, time.monotonic() - begun)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with weights.steady(source):
+        shutil.copytree(source, target)
 
 
 def _opened(folder: Path, where: torch.device) -> Model:
@@ -115,18 +130,6 @@ def _opened(folder: Path, where: torch.device) -> Model:
 def _wanted(section: str, options: CompileOptions) -> bool:
     """The UNet comes with and without a ControlNet's answers."""
     return not options.parts or section in options.parts or section.removesuffix("_controlled") in options.parts
-
-
-def _timed(opened: Model, prompts: Sequence[str], settings: Settings) -> tuple[float, list[Image.Image]]:
-    """For the pictures of all prompts, one batch after the other, after one step to warm up."""
-    _draw(opened, prompts[:1], replace(settings, steps=1))
-    start = time.perf_counter()
-    drawn = _draw(opened, prompts, settings)
-    return time.perf_counter() - start, drawn
-
-
-def _draw(opened: Model, prompts: Sequence[str], settings: Settings) -> list[Image.Image]:
-    return sampling.pictures(opened, [Request(prompt, seed) for seed, prompt in enumerate(prompts)], settings)
 
 
 def _other(
@@ -145,13 +148,14 @@ def _further(
     section: Section,
     other: Mapping[tuple[int, int], Mapping[str, Calls]],
     where: torch.device,
+    end: float,
 ) -> tuple[tuple[artifact.Program, ...], list[str]]:
     """The programs of all sizes, and what is to be said of those that failed."""
     programs, notes = list(section.programs), []
     for (height, width), recorded in other.items():
         if name not in recorded:
             continue
-        found = choose.further(options, folder, section, name, recorded[name], where)
+        found = choose.further(options, folder, section, name, recorded[name], where, end)
         if isinstance(found, Outcome):
             reason = found.failed or f"error {found.error:.1e}"
             notes.append(f"{name} at {width}x{height}: {reason}. torch runs this size.")
@@ -169,20 +173,32 @@ def _tidy(folder: Path) -> None:
 def _proof(
     folder: Path,
     where: torch.device,
-    options: CompileOptions,
+    prompts: Sequence[str],
+    wanted: Sequence[Image.Image],
     settings: Settings,
-    plain: tuple[float, list[Image.Image]],
+    turns: int,
+    until: float,
 ) -> Proof:
-    """The pictures again, by what was just written; all its weights exchanged once for themselves."""
+    """The pictures again, by what was just written; a batch of them timed in turns with torch, which has its weights.
+
+    wanted: as torch drew them. All weights are exchanged once for themselves.
+    """
     opened = fast.load(folder, device=where)
-    assert isinstance(opened, fast.FastModel)
-    start = time.perf_counter()
+    start = time.monotonic()
     opened.load_weights(folder / MODEL)
-    swap = time.perf_counter() - start
-    (seconds_plain, wanted), (seconds, drawn) = plain, _timed(opened, options.prompt, settings)
-    pairs = list(zip(wanted, drawn, strict=True))
+    swap = time.monotonic() - start
+    requests = trajectories.asked(prompts, settings.batch)
+    drawn = sampling.pictures(opened, requests, settings)
+    some = requests[: settings.batch]
+    timed = timing.in_turns(
+        lambda: sampling.pictures(opened.plain(), some, settings),
+        lambda: sampling.pictures(opened, some, settings),
+        turns,
+        until,
+    )
+    pairs = list(zip(wanted[: len(prompts)], drawn, strict=False))
     psnr, ssim = ([measure(*pair) for pair in pairs] for measure in (measures.psnr, measures.ssim))
-    return Proof(wanted, drawn, options.prompt, seconds_plain, seconds, swap, psnr, ssim)
+    return Proof(wanted[: len(prompts)], drawn[: len(prompts)], prompts, len(some), timed, swap, psnr, ssim)
 
 
 def command(options: CompileOptions) -> str:
@@ -190,8 +206,13 @@ def command(options: CompileOptions) -> str:
     return shlex.join(["tenshot", "compile", *as_words(options, leave=["overwrite"]), "--overwrite"])
 
 
-def _result(options: CompileOptions, sections: Mapping[str, Section], told: Report) -> dict[str, Any]:
-    pictures = report.record(told)["pictures"]
-    chosen = {each.section: str(each.chosen.candidate if each.chosen else choose.PLAIN) for each in told.contests}
-    faster = {name: round(each.faster, 2) for name, each in sections.items()}
-    return {"written": str(options.out), "chosen": chosen, "times as fast": faster, "pictures": pictures}
+def _result(options: CompileOptions, told: Report, seconds: float) -> dict[str, Any]:
+    chosen = {each.section: each.chosen for each in told.contests}
+    return {
+        "written": str(options.out),
+        "chosen": {name: str(each.candidate if each else choose.PLAIN) for name, each in chosen.items()},
+        "speedup": {name: round(each.speedup, 2) for name, each in chosen.items() if each},
+        "speedup_spread": {name: report.rounded(each.spread) for name, each in chosen.items() if each},
+        "pictures": report.record(told)["pictures"],
+        "seconds": round(seconds, 1),
+    }

@@ -117,6 +117,11 @@ class FastModel(Model):
             parts = {name: dropin.still(part) for name, part in self.parts.items()}
         return Model(**{each: getattr(self, each) for each in Model.__dataclass_fields__} | {"parts": parts})
 
+    def plain(self) -> Model:
+        """The same weights as `still`, with torch to run all of them."""
+        found = self.still()
+        return found.with_parts(**{name: getattr(part, "eager", part) for name, part in found.parts.items()})
+
     def load_weights(self, place: str | Path) -> None:
         """Run another fine-tune of the same architecture, a folder or a file, with no LoRA.
 
