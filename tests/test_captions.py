@@ -139,6 +139,18 @@ def test_lines_for_pictures_in_folders_with_repeats(tmp_path: Path):
     assert told == ["no repeats by name, metadata.csv speaks for all: 10_az cat"]
 
 
+@pytest.mark.parametrize("name", ["metadata.csv", "Metadata.CSV"])
+def test_a_table_is_known_by_its_name_in_any_case(one: Path, name: str):
+    (one / name).write_text("file_name,text\npicture-0.png,a cat\n")
+    assert read(one) == ({"picture-0.png": "a cat"}, [])
+
+
+def test_captions_in_a_folder_of_their_own_are_told(one: Path):
+    (one / "captions").mkdir()
+    (one / "captions" / "picture-0.txt").write_text("a cat")
+    assert read(one)[1] == ["folders of captions, not read: they belong beside the pictures: captions"]
+
+
 def test_a_column_without_a_table_is_told(one: Path):
     assert "--caption_column said" in read(one, column="said")[1][0]
 

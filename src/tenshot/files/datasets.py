@@ -31,7 +31,7 @@ def read(
     place = _split(folder, option, say)
     found = [table for each in dict.fromkeys((folder, place)) for table in tables.found(listed(each, option)[0])]
     refuse_if(_several(found))
-    if column != tables.COLUMN and not any(table.suffix in tables.WITH_COLUMNS for table in found):
+    if column != tables.COLUMN and not any(tables.has_columns(table) for table in found):
         say(f"--caption_column {column}: there is no {' or '.join(tables.NAMES)}, and nothing else has columns")
     repeated = _repeated(place, option)
     if found:

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def read_folder(
     empty = [said[each.path] for each in examples if each.path in said and each.caption is None]
     tell(say, "empty, as if there were no caption", empty)
     tell(say, "not read for captions", [file for file in files if file.suffix.lower() == ".json"])
+    tell(say, "folders of captions, not read: they belong beside the pictures", list(_texts(folders)))
     return examples
 
 
@@ -163,6 +165,14 @@ def _deeper(folders: Sequence[Path]) -> list[tuple[Path, int]]:
             below += inner
         level = below
     return [(folder, count) for folder, count in counted if count]
+
+
+def _texts(folders: Sequence[Path]) -> Iterator[Path]:
+    """Which of `folders` hold captions."""
+    for folder in folders:
+        with suppress(Refusal):
+            if any(file.suffix.lower() in captions.SUFFIXES for file in listed(folder, "")[0]):
+                yield folder
 
 
 def _example(picture: Path, caption: Path | None) -> Example:

@@ -13,7 +13,6 @@ from tenshot.files import captions, reading
 from tenshot.files.folder import claims, listed
 
 NAMES = ("metadata.jsonl", "metadata.csv")
-WITH_COLUMNS = (".jsonl", ".csv")
 COLUMN = "text"  # where captions stand unless another column is named
 MOST_FAULTS = 50  # told of one table: nobody reads more
 
@@ -22,16 +21,20 @@ Row = tuple[Path, str | None]  #: a picture, and what is said of it
 
 def found(files: Sequence[Path]) -> list[Path]:
     """Those of a folder's files that are tables of captions. Raises Refusal where one is unreadable."""
-    return [file for file in files if file.name in NAMES or (file.suffix.lower() == ".json" and _of_kohya(file))]
+    return [file for file in files if has_columns(file) or (file.suffix.lower() == ".json" and _of_kohya(file))]
+
+
+def has_columns(file: Path) -> bool:
+    return file.name.lower() in NAMES
 
 
 def rows(table: Path, column: str, faults: list[Fault]) -> Iterator[Row]:
     """What stands in a table; what is wrong in it goes to `faults`. Raises Refusal where nothing can be read."""
-    if table.name not in NAMES:
+    if not has_columns(table):
         yield from _kohya_rows(table, faults)
         return
     empty = True
-    for where, row in _csv_rows(table) if table.suffix == ".csv" else _json_rows(table):
+    for where, row in _csv_rows(table) if table.suffix.lower() == ".csv" else _json_rows(table):
         empty = False
         wrong = list(_row_faults(row, column, where, table.parent))
         faults += wrong
