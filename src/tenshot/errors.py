@@ -45,6 +45,10 @@ class Slow(UserWarning):
     """What was asked for is done, but not by a compiled program."""
 
 
+class Noted(UserWarning):
+    """Something in a file is read in a way that whoever gave it should know."""
+
+
 def refuse_if(faults: Iterable[Fault]) -> None:
     """Raise one Refusal with every fault in `faults`, if there is any."""
     faults = dict.fromkeys(faults)  # two checks may meet the same one

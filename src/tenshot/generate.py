@@ -85,7 +85,7 @@ def _attached(opened: fast.FastModel, given: Given) -> fast.FastModel:
         opened = opened.with_word(word.word, word.rows)
     strengths: dict[str | Path, float] = {}
     for each in given.loras:
-        strengths[each.file] = strengths.get(each.file, 0.0) + each.strength
+        strengths[each.place] = strengths.get(each.place, 0.0) + each.strength
     opened.set_loras(strengths)
     return opened
 

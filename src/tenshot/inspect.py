@@ -136,8 +136,8 @@ def _lora(source: Container) -> dict[str, Any]:
         except Refusal as refusal:
             found |= {"family": None, "family_unknown": refusal.faults[0].found}
         found["rank"] = dict(Counter(each.rank for each in read.values() if each.rank))
-        found["alpha"] = dict(Counter(each.alpha for each in read.values() if each.rank))
-        found["dora"] = any(each.magnitude is not None for each in read.values())
+        found["alpha"] = dict(Counter(getattr(each, "alpha", 0.0) for each in read.values() if each.rank))
+        found["dora"] = any(getattr(each, "magnitude", None) is not None for each in read.values())
     return found | readers.of_lora(source, read, family)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tenshot.adapters import factors, lora, reading
-from tenshot.adapters.addition import INSPECT, Addition, Layer, misfits
+from tenshot.adapters import factors, opening, reading
+from tenshot.adapters.addition import INSPECT, Addition, Layer, misfits, parameter, summed
 from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
 from tenshot.checkpoints.whole import Whole
@@ -22,7 +22,7 @@ from tenshot.events import Events
 from tenshot.export import kohya, places, put
 from tenshot.export.kohya import Origin
 from tenshot.export.put import Result
-from tenshot.files import containers, targets, tensors
+from tenshot.files import targets, tensors
 from tenshot.files.containers import Container, Lazy
 from tenshot.records.merge import MergeOptions
 
@@ -51,9 +51,9 @@ def _result(options: MergeOptions) -> Result:
 
 def _opened(path: Path) -> Container | None:
     """The file that holds a LoRA or a model; None for a model folder. Raises Refusal."""
-    if (path / lora.FILE).is_file():
-        return containers.opened(path / lora.FILE)
-    return None if path.is_dir() or str(path) == "pocket" else containers.opened(path)
+    if (path.is_dir() and not opening.files(path)) or str(path) == "pocket":
+        return None
+    return opening.opened(path)
 
 
 def _into(
@@ -66,9 +66,8 @@ def _into(
         what = f"{len(loras)} LoRA in {base.family.title}"
     else:
         others = all_or_refuse(*(partial(whole.read, path, options.config) for path in options.models))
-        merged = of_models(base, others, ratios, options.method)
+        merged = of_models(base, others, ratios, options)
         what = f"{1 + len(others)} models of {base.family.title}"
-    merged = merged.cast(None if options.precision == "keep" else DTYPES[options.precision])
     whole.write(merged, options.save_to, events)
     return {"merged": what, "ratios": list(ratios), "written": str(options.save_to)}
 
@@ -78,6 +77,11 @@ def _faults(options: MergeOptions) -> Iterator[Fault]:
     yield from targets.faults("--save_to", options.save_to, options.overwrite, read)
     result = _result(options)
     yield from places.faults(options.export, [(result.kind, result.name)])
+
+
+def _dtype(options: MergeOptions) -> torch.dtype | None:
+    """None: every tensor as it is."""
+    return None if options.precision == "keep" else DTYPES[options.precision]
 
 
 def strength(options: MergeOptions, number: int, ratio: float, layer: Layer) -> float:
@@ -91,40 +95,37 @@ def strength(options: MergeOptions, number: int, ratio: float, layer: Layer) -> 
 
 def into_model(base: Whole, shares: Shares, options: MergeOptions) -> Whole:
     """W + sum of ratio x difference, layer by layer. Raises Refusal where a LoRA has layers that the model has not."""
-    loras = enumerate((found for found, _ in shares), 1)
-    refuse_if(chain.from_iterable(misfits(f"LoRA {number}", found, base.layers) for number, found in loras))
-    parts = {part: dict(content) for part, content in base.parts.items()}
+    loras = zip(options.models, (found for found, _ in shares), strict=True)
+    refuse_if(chain.from_iterable(misfits(str(place), found, base.layers) for place, found in loras))
+    parts = {part: dict(content) for part, content in base.cast(_dtype(options)).parts.items()}
     touched = sorted({layer for found, _ in shares for layer in found})
     for part, layer in touched:
-        name = f"{layer}.weight"
+        name = parameter(layer)
         mine = [
             (found[part, layer], strength(options, number, ratio, (part, layer)))
             for number, (found, ratio) in enumerate(shares)
             if (part, layer) in found
         ]
-        before = parts[part][name]
-        parts[part][name] = replace(before, read=partial(_added, f"{part} {name}", before, mine))
+        dtype = parts[part][name].dtype
+        added = partial(_added, f"{part} {name}", base.parts[part][name], mine, dtype)
+        parts[part][name] = replace(parts[part][name], read=added)
     return replace(base, parts=parts)
 
 
-def _added(name: str, before: Lazy, shares: Sequence[tuple[Addition, float]]) -> torch.Tensor:
-    weight = before.read()
-    total = weight.float()
-    for each, ratio in shares:
-        total = total + each.change(weight.float(), ratio)
-    return _finite(total.to(weight.dtype), name)
+def _added(name: str, before: Lazy, shares: Sequence[tuple[Addition, float]], dtype: torch.dtype) -> torch.Tensor:
+    return _finite(summed(before.read(), shares).to(dtype), name)
 
 
-def of_models(base: Whole, others: Sequence[Whole], ratios: Sequence[float], method: str) -> Whole:
+def of_models(base: Whole, others: Sequence[Whole], ratios: Sequence[float], options: MergeOptions) -> Whole:
     """Weighted sum or added difference. Raises Refusal where the models do not have the same tensors."""
     refuse_if(_strangers(base, others))
-    shares = [1.0, ratios[0], -ratios[0]] if method == "difference" else [1 - sum(ratios), *ratios]
+    shares = [1.0, ratios[0], -ratios[0]] if options.method == "difference" else [1 - sum(ratios), *ratios]
     parts = {
         part: {
-            name: replace(lazy, read=partial(_mixed, part, name, [base, *others], shares))
+            name: replace(lazy, read=partial(_mixed, part, name, [base, *others], shares, lazy.dtype))
             for name, lazy in content.items()
         }
-        for part, content in base.parts.items()
+        for part, content in base.cast(_dtype(options)).parts.items()
     }
     return replace(base, parts=parts)
 
@@ -140,14 +141,14 @@ def _strangers(base: Whole, others: Sequence[Whole]) -> Iterator[Fault]:
             yield Fault(str(other.place), found, fits, do)
 
 
-def _mixed(part: str, name: str, models: Sequence[Whole], shares: Sequence[float]) -> torch.Tensor:
+def _mixed(part: str, name: str, models: Sequence[Whole], shares: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
     first = models[0].parts[part][name].read()
     if not first.dtype.is_floating_point:
         return first
     total = torch.zeros(first.shape)
     for each, share in zip(models, shares, strict=True):
         total += share * each.parts[part][name].read().float()
-    return _finite(total.to(first.dtype), f"{part} {name}")
+    return _finite(total.to(dtype), f"{part} {name}")
 
 
 def _finite(merged: torch.Tensor, name: str) -> torch.Tensor:
@@ -177,7 +178,11 @@ def _loras(options: MergeOptions, sources: Sequence[Container | None], ratios: S
         exact = merged
         merged = {layer: factors.truncated(each, options.rank) for layer, each in exact.items()}
         error = factors.apart(exact, merged)
-    written = kohya.write_found(merged, options.save_to, made_for)
+    numbers = {each.down.dtype for loras in found for each in loras.values()}
+    kept = [each if each.itemsize > 1 else torch.float16 for each in numbers]
+    dtype = _dtype(options) or reduce(torch.promote_types, kept)
+    rounded = {layer: kohya.cast(each, dtype) for layer, each in merged.items()}
+    written = kohya.write_found(rounded, options.save_to, made_for)
     return {"merged": f"{len(found)} LoRA", "ratios": list(ratios), "relative error": error, **written}
 
 

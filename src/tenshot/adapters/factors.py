@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tenshot.adapters import names
-from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters.addition import Addition, Difference, Layer
 
 METADATA = "lora_adapter_metadata"  # diffusers' name for the settings, as JSON
 
 
 @dataclass(frozen=True)
-class Factors(Addition):
+class Factors(Difference):
     """One layer's addition: scale * up @ down.
 
-    down [rank, in, ...], up [out, rank, ...]; alpha: the scale times the rank.
+    down [rank, in, ...], up [out, rank, ...], whose kernels are 1x1 where it has any.
     """
 
     down: torch.Tensor
@@ -44,15 +44,19 @@ class Factors(Addition):
     @property
     def magnitude_vector(self) -> torch.Tensor | None:
         """As peft keeps it beside a layer: [out], of convolutions [1, out, 1, 1]."""
-        if self.magnitude is None or self.up.ndim == 2:
+        if self.magnitude is None or self.down.ndim == 2:
             return self.magnitude if self.magnitude is None else self.magnitude.flatten()
-        return self.magnitude.reshape(1, -1, *(1,) * (self.up.ndim - 2))
+        return self.magnitude.reshape(1, -1, *(1,) * (self.down.ndim - 2))
 
     def difference(self) -> torch.Tensor:
         """What it adds to the layer's weight, float32, in the weight's own shape."""
-        down, up = self.down.float(), self.up.float()
-        product = up.flatten(1) @ down.flatten(1)
-        return self.scale * product.reshape(up.shape[0], *down.shape[1:])
+        return (self.scale * (self.up.float().flatten(1) @ self.down.float().flatten(1))).reshape(self.shape)
+
+    def shaped(self, weight: Sequence[int]) -> Factors:
+        """The same as a layer beside one with this weight has them."""
+        kernel = (1,) * (len(weight) - 2)
+        down, up = self.down.reshape(self.rank, *weight[1:]), self.up.reshape(weight[0], self.rank, *kernel)
+        return replace(self, down=down, up=up)
 
 
 def truncated(each: Factors, rank: int, keep: float | None = None) -> Factors:
@@ -90,7 +94,7 @@ def _halves(u: torch.Tensor, s: torch.Tensor, v: torch.Tensor, inner: torch.Size
     return Factors(down.contiguous(), up.contiguous(), float(kept))
 
 
-def apart(one: Mapping[Layer, Addition], other: Mapping[Layer, Addition]) -> float:
+def apart(one: Mapping[Layer, Difference], other: Mapping[Layer, Difference]) -> float:
     """How far two LoRAs are from each other: of all differences together, relative to the first."""
     away = sum(
         float((each.difference().flatten() - other[layer].difference().flatten()).square().sum())
@@ -142,5 +146,5 @@ def facts(path: Path, found: Mapping[Layer, Addition]) -> dict[str, Any]:
         "file": str(path),
         "layers": len(found),
         "rank": int(usual(each.rank for each in found.values())),
-        "alpha": usual(each.alpha for each in found.values()),
+        "alpha": usual(getattr(each, "alpha", 0.0) for each in found.values()),
     }

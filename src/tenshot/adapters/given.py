@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tenshot.adapters import embedding, lora
+from tenshot.adapters import embedding, lora, opening
 from tenshot.adapters.embedding import Rows
 from tenshot.adapters.lora import Lora
 from tenshot.errors import Fault, Refusal, all_or_refuse
@@ -18,12 +18,16 @@ from tenshot.model import says
 
 @dataclass(frozen=True)
 class GivenLora:
-    """name: what a prompt calls it. strength: how much it counts."""
+    """name: what a prompt calls it. place: a file, or a folder. strength: how much it counts."""
 
     name: str
-    file: Path
+    place: Path
     strength: float
     content: Lora
+
+    @property
+    def file(self) -> Path:
+        return opening.files(self.place)[0]
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,10 @@ def _lora(given: str, unet: Mapping[str, Any] | None) -> GivenLora:
     if not place.exists():
         do = "write FILE=0.8 for a strength" if ":" in given else "tenshot train lora makes one"
         raise Refusal(Fault("--lora", f"{place}: no such file or folder", "a LoRA file, or its folder", do))
-    file = place / lora.FILE if place.is_dir() else place
-    name = file.resolve().parent.name if file.name == lora.FILE else file.stem
-    return GivenLora(name, file, strength, lora.read(place, unet))
+    name = place.stem
+    if place.is_dir() or place.name in opening.FILES:
+        name = (place if place.is_dir() else place.parent).resolve().name
+    return GivenLora(name, place, strength, lora.read(place, unet))
 
 
 def _strength(given: str) -> tuple[Path, float]:

@@ -1,6 +1,6 @@
-"""Additions in the weights themselves, where peft has no layer to put beside; taking them off is exact.
+"""Additions in a net's own tensors; taking them off is exact, as what a tensor was before is kept.
 
-What a weight was before is kept. The sum is in float32, and rounded once, as in a merged model.
+The sum is in float32 and rounded once, as in a merged model.
 """
 
 from __future__ import annotations
@@ -10,49 +10,37 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from tenshot.adapters.addition import Addition
+from tenshot.adapters.addition import Addition, summed
 
 KEPT = "tenshot_additions"
 
 
 @dataclass
 class Kept:
-    """before: the weight without any. added: name -> the addition, and how much it counts."""
+    """before: the tensor without any, in main memory. added: name -> the addition, and how much it counts."""
 
     before: torch.Tensor
     added: dict[str, tuple[Addition, float]] = field(default_factory=dict)
 
 
-def add(layer: nn.Module, name: str, addition: Addition) -> None:
-    """Add to a layer's weight, under `name`."""
-    layer = _plain(layer)
-    kept = getattr(layer, KEPT, None) or Kept(_weight(layer).detach().clone())
-    kept.added[name] = (addition, 1.0)
-    setattr(layer, KEPT, kept)
-    _apply(layer, kept)
+def add(module: nn.Module, tensor: str, name: str, addition: Addition, ratio: float = 1.0) -> None:
+    """Add to the `tensor` ("weight" or "bias") of a module, under `name`."""
+    module = getattr(module, "base_layer", module)  # where peft has put others beside it
+    everything = module.__dict__.setdefault(KEPT, {})
+    kept = everything.setdefault(tensor, Kept(getattr(module, tensor).detach().cpu().clone()))
+    kept.added[name] = (addition, ratio)
+    _apply(module, tensor, kept)
 
 
-def scale(layer: nn.Module, name: str, ratio: float) -> None:
+def scale(module: nn.Module, name: str, ratio: float) -> None:
     """How strongly what was added under `name` counts from now on, where there is such."""
-    kept = getattr(layer, KEPT, None)
-    if kept and name in kept.added:
-        kept.added[name] = (kept.added[name][0], ratio)
-        _apply(layer, kept)
+    for tensor, kept in module.__dict__.get(KEPT, {}).items():
+        if name in kept.added and kept.added[name][1] != ratio:
+            kept.added[name] = (kept.added[name][0], ratio)
+            _apply(module, tensor, kept)
 
 
 @torch.no_grad()
-def _apply(layer: nn.Module, kept: Kept) -> None:
-    before = kept.before.float()
-    total = before
-    for addition, ratio in kept.added.values():
-        total = total + addition.change(before, ratio) if ratio else total
-    _weight(layer).copy_(total)
-
-
-def _plain(layer: nn.Module) -> nn.Module:
-    """The layer itself, where peft has put others beside it."""
-    return getattr(layer, "base_layer", layer)
-
-
-def _weight(layer: nn.Module) -> torch.Tensor:
-    return layer.weight  # type: ignore[return-value]
+def _apply(module: nn.Module, tensor: str, kept: Kept) -> None:
+    weight = getattr(module, tensor)
+    weight.copy_(summed(kept.before.to(weight.device), kept.added.values()))

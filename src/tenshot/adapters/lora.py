@@ -5,8 +5,8 @@ DoRA: arXiv 2402.09353. Rank-stabilised scaling: arXiv 2312.03732. Files have th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,16 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model,
 from torch import nn
 from transformers import CLIPTextModel
 
-from tenshot.adapters import factors, inside, reading, signs
-from tenshot.adapters.addition import INSPECT, Addition, Layer
+from tenshot.adapters import factors, inside, opening, reading, signs
+from tenshot.adapters.addition import BIAS, INSPECT, Addition, Layer, misfits, parameter
 from tenshot.adapters.factors import Factors
-from tenshot.errors import Fault, Refusal, refuse_if
+from tenshot.adapters.opening import FILE as FILE
+from tenshot.adapters.opening import PARTS
+from tenshot.errors import Fault, refuse_if
 from tenshot.families.family import Family
-from tenshot.files import containers, tensors
+from tenshot.files import tensors
 from tenshot.model import Model
 
-FILE = "pytorch_lora_weights.safetensors"
-PARTS = ("unet", "text_encoder", "text_encoder_2")
 SAME = "a LoRA of the same family"
 LEGACY = "text_model."  # what other versions of transformers put before the names of a text encoder
 SETTINGS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "use_rslora")
@@ -41,12 +41,14 @@ _TEXT = {"attention": ("q_proj", "k_proj", "v_proj", "out_proj"), "transformer":
 class Lora:
     """settings: part -> what peft's LoraConfig is told. weights: part -> {name in peft: tensor}; empty: new ones.
 
-    others: what peft does not put beside a layer, such as LoHa and LoKr.
+    found: what was read, which may be more than peft knows. trains: it lies beside the layers, by peft; or else it is
+    added to their weights.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
     weights: Mapping[str, Mapping[str, torch.Tensor]]
-    others: Mapping[Layer, Addition] = field(default_factory=dict)
+    found: Mapping[Layer, Addition] = field(default_factory=dict)
+    trains: bool = True
 
 
 def targets(part: str, layers: str) -> list[str]:
@@ -65,35 +67,37 @@ def new(settings: Mapping[str, Mapping[str, Any]]) -> Lora:
     return Lora(settings, {part: {} for part in settings})
 
 
-def attach(model: Model, lora: Lora, name: str = "default") -> None:
-    """Put `lora` beside the layers of `model`, under `name`. New weights follow from torch's seed.
+def attach(model: Model, lora: Lora, name: str = "default", weight: float = 1.0) -> None:
+    """Give `model` the additions of `lora`, under `name`, each as strong as `weight` says.
 
-    Raises Refusal, with the model untouched, where it does not fit.
+    One that trains is put beside its layers; new weights follow from torch's seed. Any other is added to the weights,
+    by the sum that merges it. Raises Refusal, with the model untouched, where it does not fit.
     """
-    refuse_if(_misfits(model, lora))
-    for part, settings in lora.settings.items():
+    shapes = _shapes(model)
+    refuse_if(_misfits(model, lora, shapes))
+    for part, settings in lora.settings.items() if lora.trains else ():
         net = model[part]
         inject_adapter_in_model(LoraConfig(**settings), net, adapter_name=name)
-        if lora.weights[part]:
-            named = {_here(net, layer): tensor for layer, tensor in lora.weights[part].items()}
-            left = getattr(set_peft_model_state_dict(net, named, adapter_name=name), "unexpected_keys", [])
-            if left:
-                found = f"{len(left)} tensors fit nowhere: {left[0]}, ..."
-                raise Refusal(Fault(f"LoRA for {part}", found, SAME, INSPECT))
-    for (part, layer), addition in lora.others.items():
-        inside.add(model[part].get_submodule(_here(model[part], layer)), name, addition)
-    for module in _layers(model):
-        module.set_adapter(list(module.scaling))
+        if begun := {layer: each for layer, each in lora.found.items() if layer[0] == part}:
+            shaped = {layer: each.shaped(shapes[layer]) for layer, each in begun.items() if isinstance(each, Factors)}
+            named = {_here(net, key): tensor for key, tensor in _as_peft(shaped)[part].items()}
+            set_peft_model_state_dict(net, named, adapter_name=name)
+    for (part, layer), addition in () if lora.trains else lora.found.items():
+        module, _, tensor = _here(model[part], parameter(layer)).rpartition(".")
+        inside.add(model[part].get_submodule(module), tensor, name, addition, weight)
 
 
 def scale(model: Model, name: str, weight: float) -> None:
-    """How strongly the LoRA called `name` counts from now on; 0 is as if it were not there."""
-    for layer in _layers(model):
-        if name in layer.scaling:
-            layer.set_scale(name, weight)
+    """How strongly what was read and attached as `name` counts from now on; 0 is as if it were not there."""
     for part in PARTS:
         for module in model[part].modules() if part in model.parts else ():
             inside.scale(module, name, weight)
+
+
+def to_train(lora: Lora, place: Path) -> Lora:
+    """What was read at `place`, as it can go on training. Raises Refusal where peft has no such layers."""
+    refuse_if(_untrainable(lora, place))
+    return replace(lora, trains=True)
 
 
 def current(model: Model, settings: Mapping[str, Mapping[str, Any]], name: str = "default") -> Lora:
@@ -113,15 +117,21 @@ def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module], family: Family 
 
 
 def read(place: Path, unet: Mapping[str, Any] | None = None) -> Lora:
-    """A LoRA file with whatever names, LoHa and LoKr too, or the folder it lies in. Raises Refusal where it is none.
+    """What a file or folder holds, whatever its names and its kind. Raises Refusal where that is no adapter.
 
     unet: the configuration whose blocks original names count; default: Stable Diffusion XL's.
     """
-    file = place / FILE if place.is_dir() else place
-    source = containers.opened(file)
-    all_found = reading.read(source, unet)
-    found = {layer: each for layer, each in all_found.items() if isinstance(each, Factors)}
-    others = {layer: each for layer, each in all_found.items() if not isinstance(each, Factors)}
+    source = opening.opened(place)
+    found = reading.read(source, unet)
+    low_rank = {layer: each for layer, each in found.items() if isinstance(each, Factors)}
+    told = {part: _known(each) for part, each in reading.settings(source).items()}
+    settings = settings_of(low_rank)
+    said = {part: told[part] for part in settings if told.get(part, {}).keys() >= {"r", "target_modules"}}
+    return Lora(settings | said, _as_peft(low_rank), found, trains=False)
+
+
+def _as_peft(found: Mapping[Layer, Factors]) -> dict[str, dict[str, torch.Tensor]]:
+    """part -> {name in peft: tensor}"""
     weights: dict[str, dict[str, torch.Tensor]] = {}
     for (part, layer), each in found.items():
         kept = weights.setdefault(part, {})
@@ -129,8 +139,7 @@ def read(place: Path, unet: Mapping[str, Any] | None = None) -> Lora:
         kept[f"{layer}.lora_B.weight"] = each.up
         if (magnitude := each.magnitude_vector) is not None:
             kept[f"{layer}.lora_magnitude_vector"] = magnitude
-    told = {part: _known(each) for part, each in reading.settings(source).items() if part in weights}
-    return Lora(settings_of(found) | {part: each for part, each in told.items() if each}, weights, others)
+    return weights
 
 
 def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,67 +167,59 @@ def _settings(found: Mapping[Layer, Factors], wanted: str) -> dict[str, Any]:
     }
 
 
-def _misfits(model: Model, lora: Lora) -> Iterator[Fault]:
-    parts = dict.fromkeys((*lora.settings, *(part for part, _ in lora.others)))
-    for part in parts:
-        if part not in model.parts:
+def _misfits(model: Model, lora: Lora, shapes: Mapping[Layer, Sequence[int]]) -> Iterator[Fault]:
+    parts = dict.fromkeys((*lora.settings, *(part for part, _ in lora.found)))
+    if missing := [part for part in parts if part not in model.parts]:
+        for part in missing:
             yield Fault(f"LoRA for {part}", f"{model.family.title} has no such part", SAME, INSPECT)
-            continue
-        modules = dict(model[part].named_modules())
-        others = {layer: each for (where, layer), each in lora.others.items() if where == part}
-        faults = (*_strange_factors(modules, lora.weights.get(part, {})), *_strange_others(modules, others))
-        if faults:
-            yield Fault(f"LoRA for {part}", faults[0], SAME, INSPECT)
-            continue
-        targets = list(lora.settings.get(part, {}).get("target_modules", ()))
-        if targets and not any(targeted(name, targets) for name in modules):
+        return
+    yield from misfits("LoRA", lora.found, shapes)
+    for part, settings in lora.settings.items():
+        targets = list(settings.get("target_modules", ()))
+        if targets and not any(targeted(layer, targets) for where, layer in shapes if where == part):
             yield Fault(f"LoRA for {part}", "none of its layers is in the model", SAME, INSPECT)
 
 
-def _strange_factors(modules: Mapping[str, nn.Module], weights: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    for name, tensor in weights.items():
-        layer, _, kind = name.partition(".lora_")
-        module = _layer(modules, layer)
-        if module is None:
-            yield f"{layer}: the model has no such layer"
-        elif kind in ("A.weight", "B.weight"):
-            side = 1 if kind == "A.weight" else 0
-            if tensor.shape[side] != _shape(module)[side]:
-                yield f"{name}: width {tensor.shape[side]}, the model's is {_shape(module)[side]}"
+def _untrainable(lora: Lora, place: Path) -> Iterator[Fault]:
+    """What keeps what was read from training on by peft, whose settings are those of a whole part."""
+    others = {layer: each for layer, each in lora.found.items() if not isinstance(each, Factors)}
+    if others:
+        found = f"{len(others)} of {len(lora.found)} layers are no LoRA: {' '.join(next(iter(others)))}, ..."
+        yield Fault(str(place), found, "a LoRA", f"tenshot resize {place} makes one where there is one")
+    for part in lora.settings:
+        magnitudes = [each for (where, _), each in lora.found.items() if where == part and isinstance(each, Factors)]
+        with_one = [each for each in magnitudes if each.magnitude is not None]
+        do = "tenshot convert --bake_dora makes a plain LoRA of it"
+        if with_one and len(with_one) < len(magnitudes):
+            found = f"{part}: {len(with_one)} of {len(magnitudes)} layers have a dora_scale"
+            yield Fault(str(place), found, "a magnitude (DoRA) in every layer of a part, or in none", do)
+        if any(each.by_input for each in with_one):
+            yield Fault(str(place), f"{part}: magnitudes of inputs", "magnitudes of outputs, as peft has them", do)
 
 
-def _strange_others(modules: Mapping[str, nn.Module], others: Mapping[str, Addition]) -> Iterator[str]:
-    for layer, each in others.items():
-        module = _layer(modules, layer)
-        if module is None:
-            yield f"{layer}: the model has no such layer"
-        elif not each.fits(_shape(module)):
-            yield f"{layer}: {list(each.shape)}, the model's is {list(_shape(module))}"
+def _shapes(model: Model) -> dict[Layer, tuple[int, ...]]:
+    """Part and layer -> the shape of its weight, and of its bias."""
+    found: dict[Layer, tuple[int, ...]] = {}
+    for part in PARTS:
+        for name, module in model[part].named_modules() if part in model.parts else ():
+            layer = getattr(module, "base_layer", module)
+            weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+            if isinstance(weight, torch.Tensor):
+                found[part, name.removeprefix(LEGACY)] = _shape(layer)
+            if isinstance(bias, torch.Tensor):
+                found[part, name.removeprefix(LEGACY) + BIAS] = tuple(bias.shape)
+    return found
 
 
-def _shape(module: Any) -> tuple[int, ...]:
+def _shape(layer: Any) -> tuple[int, ...]:
     """Of a layer's weight, which may be kept in fewer bits."""
-    return (module.out_features, module.in_features) if isinstance(module, nn.Linear) else tuple(module.weight.shape)
-
-
-def _layer(modules: Mapping[str, nn.Module], layer: str) -> Any:
-    """The linear layer or convolution of that name; None where there is none."""
-    bare = layer.removeprefix(LEGACY)
-    module = modules.get(bare, modules.get(LEGACY + bare))
-    module = getattr(module, "base_layer", module)
-    return module if isinstance(module, nn.Linear | nn.Conv2d) else None
+    return (layer.out_features, layer.in_features) if isinstance(layer, nn.Linear) else tuple(layer.weight.shape)
 
 
 def _here(net: nn.Module, name: str) -> str:
     """A layer's name in this version of transformers, which may put `text_model.` before it."""
     bare = name.removeprefix(LEGACY)
     return f"{LEGACY}{bare}" if hasattr(net, LEGACY.rstrip(".")) else bare
-
-
-def _layers(model: Model) -> Iterator[Any]:
-    for part in PARTS:
-        if part in model.parts:
-            yield from (module for module in model[part].modules() if hasattr(module, "set_scale"))
 
 
 def _prefix(net: nn.Module) -> str:

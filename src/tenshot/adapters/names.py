@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tenshot.families import original, released
 
-Kind = str  #: down, up, mid, alpha, magnitude, or LyCORIS' own: hada_w1_a, lokr_t2
+Kind = str  #: down, up, mid, alpha, magnitude, or LyCORIS' own: hada_w1_a, lokr_t2, diff_b, w_norm
 
 
 class Place(NamedTuple):
@@ -25,8 +25,9 @@ class Place(NamedTuple):
 
 
 _PRODUCTS = r"hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t[12])"  # of LyCORIS and peft
-_TENSORS = rf"lora_down\.weight|lora_up\.weight|lora_mid\.weight|alpha|dora_scale|{_PRODUCTS}"
-_KOHYA = re.compile(rf"(lora_unet|lora_te2|lora_te1|lora_te|lycoris)_(.+)\.({_TENSORS})")
+_LYCORIS = rf"{_PRODUCTS}|diff|diff_b|w_norm|b_norm|oft_blocks|rescale|on_input"
+_TENSORS = rf"lora_down\.weight|lora_up\.weight|lora_mid\.weight|alpha|dora_scale|[ab][12]\.weight|weight|{_LYCORIS}"
+_KOHYA = re.compile(rf"(lora_unet|lora_te2|lora_te1|lora_te|lycoris)_([^.]+)\.({_TENSORS})")
 _KINDS = {"lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid", "dora_scale": "magnitude"}
 _KOHYA_PARTS = {
     "lora_unet": "unet",
@@ -39,11 +40,13 @@ _TEXT = ("text_model.", "encoder.layers.")  # how layers of text encoders begin,
 _DOTTED: tuple[tuple[str, Kind], ...] = (
     (r"\.lora_A(?:\.\w+)?\.weight", "down"),
     (r"\.lora_B(?:\.\w+)?\.weight", "up"),
+    (r"\.lora_B(?:\.\w+)?\.bias", "up_bias"),
     (r"\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?", "magnitude"),
     (r"\.(?:lora|lora_linear_layer)\.down\.weight", "down"),
     (r"\.(?:lora|lora_linear_layer)\.up\.weight", "up"),
     (r"\.lora_down\.weight", "down"),
     (r"\.lora_up\.weight", "up"),
+    (r"\.lora_mid\.weight", "mid"),
     (r"\.dora_scale", "magnitude"),
     (r"\.alpha", "alpha"),
 )
@@ -53,6 +56,7 @@ _PARTS = ("unet", "text_encoder_2", "text_encoder")
 # Names within names that hold an underscore of their own; all else is letters and digits.
 _WORDS = re.compile(
     r"down_blocks|up_blocks|mid_block|transformer_blocks|time_emb_proj|conv_shortcut|conv_in|conv_norm_out|conv_out"
+    r"|layer_norm[12]|final_layer_norm"
     r"|time_embedding|add_embedding|linear_[12]|proj_in|proj_out|to_[qkv]|to_out|[qkv]_proj|out_proj|self_attn|text_model"
     r"|text_projection|input_blocks|output_blocks|middle_block|in_layers|out_layers|emb_layers|skip_connection"
     r"|time_embed|label_emb|[a-z0-9]+"
@@ -73,7 +77,7 @@ def place_of(name: str, unet: Mapping[str, Any] | None = None) -> Place | None:
         return Place(
             part, f"{match[1]}.{match[2].replace('to_out', 'to_out.0')}", "down" if match[3] == "down" else "up"
         )
-    if match := re.fullmatch(rf"(.+?)\.({_PRODUCTS})", bare):
+    if match := re.fullmatch(rf"(.+?)\.({_LYCORIS})", bare):
         return Place(part, _ours(part, match[1], unet), match[2])
     for pattern, kind in _DOTTED:
         if match := re.fullmatch(f"(.+?){pattern}", bare):

@@ -5,14 +5,17 @@ LoHa: FedPara, arXiv 2108.06098. LoKr and the names in files: LyCORIS, arXiv 230
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
-from tenshot.adapters.addition import Addition
+from tenshot.adapters.addition import Difference
 
 Tensors = Mapping[str, torch.Tensor]
+Alpha = Callable[[int], float]  #: rank -> a layer's alpha
+HADAMARD = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
+KRONECKER = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Hadamard(Addition):
+class Hadamard(Difference):
     """LoHa: scale * (one ∘ other), entry by entry."""
 
     one: Pair
@@ -69,8 +72,8 @@ class Hadamard(Addition):
 
 
 @dataclass(frozen=True)
-class Kronecker(Addition):
-    """LoKr: scale * (outer ⊗ inner). Each is whole or a pair; where both are whole, the scale is 1."""
+class Kronecker(Difference):
+    """LoKr: scale * (outer ⊗ inner). Each is whole or a pair; where both are whole, alpha is the scale itself."""
 
     outer: torch.Tensor | Pair
     inner: torch.Tensor | Pair
@@ -89,26 +92,26 @@ class Kronecker(Addition):
     def difference(self) -> torch.Tensor:
         outer, inner = (each.product() if isinstance(each, Pair) else each.float() for each in (self.outer, self.inner))
         product = torch.kron(outer.reshape(*outer.shape, *(1,) * (inner.ndim - 2)).contiguous(), inner.contiguous())
-        return product * (self.alpha / self.rank) if self.rank else product
+        return product * (self.alpha / (self.rank or 1))
 
 
-def hadamard(found: Tensors, alpha: float | None) -> Hadamard | None:
+def hadamard(found: Tensors, alpha: Alpha) -> Hadamard | None:
     """None where the tensors do not belong together."""
     if not {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= found.keys():
         return None
     one, other = (Pair(found[f"hada_w{n}_a"], found[f"hada_w{n}_b"], found.get(f"hada_t{n}")) for n in (1, 2))
     if not (one.whole and other.whole and one.shape == other.shape):
         return None
-    return Hadamard(one, other, one.rank if alpha is None else alpha, found.get("magnitude"))
+    return Hadamard(one, other, alpha(one.rank), found.get("magnitude"))
 
 
-def kronecker(found: Tensors, alpha: float | None) -> Kronecker | None:
+def kronecker(found: Tensors, alpha: Alpha) -> Kronecker | None:
     """None where the tensors do not belong together."""
     outer, inner = (_whole_or_pair(found, f"lokr_w{n}", f"lokr_t{n}") for n in (1, 2))
     if outer is None or inner is None or len(outer.shape) != 2 or len(inner.shape) not in (2, 4):
         return None
-    made = Kronecker(outer, inner, 0.0, found.get("magnitude"))
-    return replace(made, alpha=float(made.rank) if alpha is None or not made.rank else alpha)
+    made = Kronecker(outer, inner, 1.0, found.get("magnitude"))
+    return replace(made, alpha=alpha(made.rank))
 
 
 def _whole_or_pair(found: Tensors, name: str, core: str) -> torch.Tensor | Pair | None:

@@ -1,25 +1,67 @@
-"""A file's adapters, layer by layer: LoRA, LoHa, LoKr, whatever names they have."""
+"""A file's adapters, layer by layer: LoRA and all that LyCORIS has, whatever names they have."""
 
 from __future__ import annotations
 
-import json
+import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tenshot.adapters import names, products, signs
-from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters import lycoris, names, products, signs
+from tenshot.adapters.addition import BIAS, Addition, Layer
 from tenshot.adapters.factors import METADATA, Factors
-from tenshot.errors import Fault, Refusal, refuse_if
+from tenshot.adapters.lycoris import Alpha, Full, Tensors
+from tenshot.errors import Fault, Noted, Refusal, refuse_if
 from tenshot.families import table
 from tenshot.files import containers, tensors
 from tenshot.files.containers import Container
 
-Tensors = Mapping[str, torch.Tensor]
-KINDS = {"down": "LoRA", "hada_w1_a": "LoHa", "lokr_w1": "LoKr", "lokr_w1_a": "LoKr"}
+
+class Kind(NamedTuple):
+    """made: of a layer's tensors, of which `has` may be there; None where they do not belong together."""
+
+    title: str
+    made: Callable[[Tensors, Alpha], Addition | None]
+    has: frozenset[str]
+
+
+def _low_rank(found: Tensors, alpha: Alpha) -> Factors | None:
+    down, up, middle = found["down"], found.get("up"), found.get("mid")
+    if up is None or down.ndim not in (2, 4) or up.ndim not in (2, 4) or not down.shape[0] or up.shape[2:].numel() != 1:
+        return None
+    if middle is not None:  # LyCORIS keeps a convolution's kernel apart (Tucker): [rank, rank, k, k]
+        if middle.ndim != 4 or middle.shape[1] != down.shape[0] or down.shape[2:].numel() != 1:
+            return None
+        down = torch.einsum("ijkl,jn->inkl", middle.float(), down.float().flatten(1)).to(down.dtype)
+    if down.shape[0] != up.shape[1]:
+        return None
+    return Factors(down, up, alpha(down.shape[0]), found.get("magnitude"))
+
+
+_USUAL = {"alpha", "magnitude"}
+_LOKR = Kind("LoKr", products.kronecker, frozenset({*products.KRONECKER, *_USUAL}))
+#: The tensor by which a layer's adapter is known -> what it is.
+KINDS = {
+    "down": Kind("LoRA", _low_rank, frozenset({"down", "up", "mid", "up_bias", *_USUAL})),
+    "hada_w1_a": Kind("LoHa", products.hadamard, frozenset({*products.HADAMARD, *_USUAL})),
+    "lokr_w1": _LOKR,
+    "lokr_w1_a": _LOKR,
+    "diff": Kind("full", lycoris.full, frozenset({"diff"})),
+    "diff_b": Kind("bias", lycoris.full, frozenset({"diff_b"})),
+    "w_norm": Kind("norm", lycoris.full, frozenset({"w_norm"})),
+    "b_norm": Kind("norm", lycoris.full, frozenset({"b_norm"})),
+    "oft_blocks": Kind("OFT", lycoris.orthogonal, frozenset({"oft_blocks", "rescale", "alpha"})),
+    "a1.weight": Kind(
+        "GLoRA", lycoris.generalized, frozenset({"a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha"})
+    ),
+    "on_input": Kind("IA3", lycoris.scales, frozenset({"on_input", "weight"})),
+}
+BIASES = ("diff_b", "b_norm")
 
 
 def is_lora(tensors: Iterable[str]) -> bool:
@@ -29,7 +71,7 @@ def is_lora(tensors: Iterable[str]) -> bool:
 def kinds(tensors: Iterable[str]) -> dict[str, int]:
     """What the layers have, by the names alone: {"LoRA": 192}."""
     places = (names.place_of(name) for name in tensors)
-    return dict(Counter(KINDS[place.kind] for place in places if place and place.kind in KINDS))
+    return dict(Counter(KINDS[place.kind].title for place in places if place and place.kind in KINDS))
 
 
 def read(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Addition]:
@@ -39,7 +81,8 @@ def read(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer
     """
     refuse_if(signs.contradiction(source, table.of(unet)) if unet else ())
     found = layers(source, unet)
-    if names := broken(source) or [layer for (_, layer), each in found.items() if not isfinite(each.alpha)]:
+    infinite = [layer for (_, layer), each in found.items() if not isfinite(getattr(each, "alpha", 0.0))]
+    if names := broken(source) or infinite:
         told = f"NaN or infinite numbers in {len(names)} places: {', '.join(names[:3])}"
         do = "take an earlier checkpoint, or train again: a lower --learning_rate, or --mixed_precision no"
         raise Refusal(Fault(str(source.place), told, "finite numbers", do))
@@ -51,27 +94,32 @@ def broken(source: Container) -> list[str]:
     return [name for name, lazy in source.tensors.items() if not tensors.finite(lazy.read())]
 
 
+def key(place: names.Place) -> Layer:
+    """What a tensor is about: a layer, or the bias of one."""
+    return place.part, place.layer + (BIAS if place.kind in BIASES else "")
+
+
 def layers(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Addition]:
     """The same, whatever its numbers are."""
     places = {name: names.place_of(name, unet) for name in source.tensors}
     strange = [name for name, place in places.items() if place is None]
     if strange or not places:
         found = f"{len(strange)} tensors of another kind: {', '.join(strange[:3])}" if strange else "no tensor"
-        do = f"tenshot inspect {source.place} says what it is"
-        raise Refusal(Fault(str(source.place), found, "a LoRA, LoHa or LoKr: factors and their alphas", do))
+        fits = f"{', '.join(dict.fromkeys(kind.title for kind in KINDS.values()))}: their tensors, and nothing else"
+        raise Refusal(Fault(str(source.place), found, fits, f"tenshot inspect {source.place} says what it is"))
     by_layer: dict[Layer, dict[str, torch.Tensor]] = {}
     for name, place in places.items():
         assert place is not None
         tensor = source.tensors[name].read()
-        by_layer.setdefault((place.part, place.layer), {})[place.kind] = (
-            tensor.flatten() if "vector" in name else tensor
-        )
+        by_layer.setdefault(key(place), {})[place.kind] = tensor.flatten() if "vector" in name else tensor
     told = settings(source)
-    made = {layer: _addition(each, _alpha(layer, told)) for layer, each in by_layer.items()}
+    made = {layer: _addition(each, _alpha(layer, each, told.get(layer[0]))) for layer, each in by_layer.items()}
     if torn := [layer for (_, layer), each in made.items() if each is None]:
-        found = f"{len(torn)} layers have no factors that belong together: {', '.join(torn[:3])}"
+        found = f"{len(torn)} layers have no tensors that belong together: {', '.join(torn[:3])}"
         raise Refusal(Fault(str(source.place), found, "down [rank, in] and up [out, rank] for each", "copy it again"))
-    return {layer: each for layer, each in made.items() if each is not None}
+    _say_zeros(source, by_layer, told)
+    whole = {layer: each for layer, each in made.items() if each is not None}
+    return whole | _biases(by_layer, whole)
 
 
 def low_rank(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Factors]:
@@ -85,84 +133,93 @@ def low_rank(source: Container, unet: Mapping[str, Any] | None = None) -> dict[L
     return lora
 
 
-def _addition(found: Tensors, usual: float | None) -> Addition | None:
+def _addition(found: Tensors, alpha: Alpha) -> Addition | None:
     """What a layer's tensors make; None where they do not belong together."""
-    alpha = float(found["alpha"].flatten()[0]) if "alpha" in found and found["alpha"].numel() else usual
-    if "down" in found:
-        return _factors(found, alpha)
-    return products.hadamard(found, alpha) or products.kronecker(found, alpha)
+    kind = next((KINDS[name] for name in KINDS if name in found), None)
+    return kind.made(found, alpha) if kind and found.keys() <= kind.has else None
 
 
-def _factors(found: Tensors, alpha: float | None) -> Factors | None:
-    down, up, middle = found["down"], found.get("up"), found.get("mid")
-    if up is None or down.ndim != up.ndim or down.ndim not in (2, 4) or not down.shape[0]:
-        return None
-    if middle is not None:  # LyCORIS keeps a convolution's kernel apart (Tucker): [rank, rank, k, k]
-        if middle.ndim != 4 or down.ndim != 4 or middle.shape[1] != down.shape[0]:
-            return None
-        down = torch.einsum("ijkl,jn->inkl", middle.float(), down.float()[:, :, 0, 0]).to(down.dtype)
-    if down.shape[0] != up.shape[1]:
-        return None
-    return Factors(down, up, down.shape[0] if alpha is None else alpha, found.get("magnitude"))
+def _biases(by_layer: Mapping[Layer, Tensors], found: Mapping[Layer, Addition]) -> dict[Layer, Addition]:
+    """What peft's `lora_bias` adds: a bias behind the factors, as strong as they are."""
+    return {
+        (part, layer + BIAS): Full(each.scale * by_layer[part, layer]["up_bias"].float())
+        for (part, layer), each in found.items()
+        if isinstance(each, Factors) and "up_bias" in by_layer[part, layer]
+    }
+
+
+class Settings(BaseModel):
+    """What peft's settings of a part say of the strength of its layers; the defaults are peft's."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    r: int = Field(ge=1)
+    lora_alpha: float = 8
+    alpha: float = 8  # of LoHa and LoKr
+    use_rslora: bool = False
+    use_dora: bool = False
+    target_modules: str | list[str] | None = None
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+
+    def alpha_of(self, layer: str, rank: int, lora: bool) -> float:
+        """As if it were divided by the rank; where there is none, as it counts."""
+        alpha = _matching(self.alpha_pattern or {}, layer, self.lora_alpha if lora else self.alpha)
+        if not rank:
+            return alpha / _matching(self.rank_pattern or {}, layer, self.r)
+        return alpha * (rank**0.5 if self.use_rslora else 1)
+
+
+def _matching(patterns: Mapping[str, float], layer: str, otherwise: float) -> float:
+    """The value of the first pattern that a layer's name ends with, in any version of transformers."""
+    names = (layer, f"text_model.{layer}")
+    found = (value for pattern, value in patterns.items() for name in names if re.match(rf"(.*\.)?({pattern})$", name))
+    return next(found, otherwise)
 
 
 def settings(source: Container) -> dict[str, dict[str, Any]]:
-    """part -> what diffusers' metadata tell of it; empty where a file has none. Raises Refusal where it is no sense."""
-    parts: dict[str, dict[str, Any]] = {}
+    """part -> what the header tells of it, in peft's words; empty where a file has none. Raises Refusal."""
     told = containers.said(source.about, METADATA)
-    wrong = [f"{METADATA} is no JSON object"] if source.about.get(METADATA) and not told else []
-    for key, value in told.items():
-        part, _, name = key.partition(".")
+    parts: dict[str, dict[str, Any]] = {}
+    for name, value in told.items():
+        part, _, name = name.partition(".")
         parts.setdefault(part, {})[name] = value
-        if name in _SENSIBLE and not _SENSIBLE[name](value):
-            wrong.append(f"{key} = {json.dumps(value)[:40]}")
-    wrong += [f"{part} has no r" for part, mine in parts.items() if mine.get("use_rslora") and "r" not in mine]
-    if wrong:
-        found = f"its header tells what cannot be: {', '.join(wrong[:3])}"
-        raise Refusal(Fault(str(source.place), found, "the settings that peft wrote there", "copy it again"))
+    try:
+        if source.about.get(METADATA) and not told:
+            Settings.model_validate("no JSON object")
+        for each in parts.values():
+            valid = Settings.model_validate(each)
+            for pattern in (*(valid.rank_pattern or {}), *(valid.alpha_pattern or {})):
+                re.compile(pattern)
+    except (ValidationError, re.error) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("pattern",), "msg": str(error)}
+        found = f"its header tells what cannot be: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise Refusal(Fault(str(source.place), found, "the settings that peft wrote there", "copy it again")) from None
     return parts
 
 
-def _is_rank(value: Any) -> bool:
-    return type(value) is int and value > 0
+def _alpha(layer: Layer, found: Tensors, told: Mapping[str, Any] | None) -> Alpha:
+    """A layer's alpha by its rank: of a tensor, of settings, or the rank. 0 is the rank, as kohya's scripts read it."""
+
+    def alpha(rank: int) -> float:
+        if "alpha" in found and found["alpha"].numel():
+            return float(found["alpha"].flatten()[0]) or float(rank) if rank else 1.0
+        if told is None:
+            return float(rank or 1)
+        return Settings.model_validate(told).alpha_of(layer[1], rank, "down" in found)
+
+    return alpha
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value)
-
-
-def _all(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
-
-
-_SENSIBLE: Mapping[str, Callable[[Any], bool]] = {
-    "r": _is_rank,
-    "lora_alpha": _is_number,
-    "rank_pattern": _all(_is_rank),
-    "alpha_pattern": _all(_is_number),
-    "target_modules": _is_text,
-    "use_dora": lambda value: isinstance(value, bool),
-    "use_rslora": lambda value: isinstance(value, bool),
-}
-
-
-def _alpha(layer: Layer, told: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """The alpha that settings tell for a layer, as if it were divided by the rank."""
-    mine = told.get(layer[0])
-    if not mine or "lora_alpha" not in mine:
-        return None
-    pattern = {**mine.get("alpha_pattern", {})}
-    alpha = next((value for name, value in pattern.items() if _named(layer[1], name)), mine["lora_alpha"])
-    if not mine.get("use_rslora"):
-        return float(alpha)
-    rank = next((value for name, value in mine.get("rank_pattern", {}).items() if _named(layer[1], name)), mine["r"])
-    return float(alpha) * float(rank) ** 0.5
-
-
-def _named(layer: str, pattern: str) -> bool:
-    bare = pattern.removeprefix("text_model.")
-    return layer == bare or layer.endswith(f".{bare}")
+def _say_zeros(source: Container, by_layer: Mapping[Layer, Tensors], told: Mapping[str, Mapping[str, Any]]) -> None:
+    """No effect, or one by a rule of others, is not had in silence."""
+    zero = [
+        each for each in by_layer.values() if "alpha" in each and "oft_blocks" not in each and not each["alpha"].any()
+    ]
+    if zero:
+        text = f"{source.place}: alpha is 0 in {len(zero)} layers: it is taken for the rank, as kohya's scripts do"
+        warnings.warn(f"{text}; ComfyUI and AUTOMATIC1111 give them no effect", Noted, stacklevel=2)
+    silent = [part for part, each in told.items() if each.get("lora_alpha") == 0]
+    if silent:
+        text = f"{source.place}: lora_alpha is 0 in {', '.join(silent)}: peft gives it no effect, and so it is here"
+        warnings.warn(text, Noted, stacklevel=2)

@@ -48,12 +48,12 @@ class Whole:
 
     @property
     def layers(self) -> dict[tuple[str, str], tuple[int, ...]]:
-        """Part and layer -> the shape of its weight."""
+        """Part and layer -> the shape of its weight; followed by .bias -> of its bias."""
         return {
             (part, name.removesuffix(".weight")): lazy.shape
             for part, content in self.parts.items()
             for name, lazy in content.items()
-            if name.endswith(".weight")
+            if name.endswith((".weight", ".bias"))
         }
 
     def cast(self, dtype: torch.dtype | None) -> Whole:

@@ -24,7 +24,7 @@ def convert_lora(
 ) -> dict[str, Any]:
     """Kohya's names become diffusers', all others kohya's, unless --form says it. LoHa and LoKr stay what they are."""
     found = reading.read(source, kohya.config_of(options.config))
-    if any(each.magnitude is not None for each in found.values()):
+    if any(getattr(each, "magnitude", None) is not None for each in found.values()):
         events.say("this is a DoRA: ComfyUI and diffusers read it, AUTOMATIC1111 does not; for that one, merge it")
     plain = all(isinstance(each, Factors) for each in found.values())
     other = "diffusers" if _is_kohya(source) and plain else "kohya"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tenshot import device, model
-from tenshot.adapters import embedding, lora, reading
+from tenshot.adapters import embedding, opening, reading
 from tenshot.checkpoints import whole
 from tenshot.checkpoints.nets import Read
 from tenshot.checkpoints.nets import of_file as net_of_file
@@ -19,22 +19,22 @@ from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events
 from tenshot.export import sidecar
 from tenshot.export.places import FOLDERS, Shown, accompany, companions, phrase
-from tenshot.files import containers, targets
+from tenshot.files import targets
 from tenshot.files.containers import Container
 
 
 def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     refuse_if(options.faults())
-    source = _file(options.src)
+    source = options.src if opening.files(options.src) else embedding.file_in(options.src)
     dtype = options.torch_dtype
     if str(source) == "pocket" or (source / "model_index.json").is_file():
         found = whole.of_folder(model.find(str(source)))
         name = found.place.resolve().name
         return _whole(found, options, _target(options, "checkpoint", f"{name}.safetensors"), events)
-    if source.is_dir():
+    if source.is_dir() and not opening.files(source):
         return _net(read_net(source, options.config), options, f"{source.resolve().name}.safetensors", events)
-    return _of_file(containers.opened(source), options, dtype, events)
+    return _of_file(opening.opened(source), options, dtype, events)
 
 
 def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | None, events: Events) -> dict[str, Any]:
@@ -86,13 +86,6 @@ def _told(options: ConvertOptions, told: dict[str, Any], target: Path) -> dict[s
         return told
     shown = Shown(options.trigger, options.preview)
     return {**told, **accompany(place, target, shown, str(told.get("family", "")))}
-
-
-def _file(source: Path) -> Path:
-    """The file that a folder with nothing else stands for: a LoRA's, or a learned word's."""
-    names = (lora.FILE, "pytorch_lora_weights.bin")
-    found = (source / name for name in names if source.is_dir() and (source / name).is_file())
-    return next(found, embedding.file_in(source))
 
 
 def _target(options: ConvertOptions, kind: str, usual: str) -> Path:

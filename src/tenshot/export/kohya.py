@@ -109,10 +109,11 @@ def _as_they_are(
     named = {}
     for name, lazy in source.tensors.items():
         place = names.place_of(name, unet)
-        if place and (place.part, place.layer) in layers:
+        if place and reading.key(place) in layers:
             kind = "dora_scale" if place.kind == "magnitude" else place.kind
             tensor = lazy.read()
-            named[f"{names.kohya(place.part, place.layer, originals)}.{kind}"] = tensor.to(dtype or tensor.dtype)
+            kept = dtype if tensor.is_floating_point() else None
+            named[f"{names.kohya(place.part, place.layer, originals)}.{kind}"] = tensor.to(kept or tensor.dtype)
     return named
 
 
@@ -131,7 +132,7 @@ def _about(
         **told,
         "ss_network_module": "networks.lora" if reading.kinds(named).keys() == {"LoRA"} else "lycoris.kohya",
         "ss_network_dim": str(int(factors.usual(each.rank for each in found.values()))),
-        "ss_network_alpha": str(factors.usual(each.alpha for each in found.values())),
+        "ss_network_alpha": str(factors.usual(getattr(each, "alpha", 0.0) for each in found.values())),
         **signs.saying(family),
         "ss_v2": str(family.name == "sd2"),
         "ss_output_name": target.stem,

@@ -9,7 +9,7 @@ from typing import Any
 
 from tenshot import __version__
 from tenshot.adapters import embedding, names, reading, signs
-from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters.addition import Addition, Difference, Layer
 from tenshot.checkpoints import whole
 from tenshot.errors import Refusal
 from tenshot.families import dialects, table
@@ -135,7 +135,8 @@ def _stem(name: str) -> str:
 
 def _decomposed(found: Mapping[Layer, Addition]) -> Iterator[tuple[str, str]]:
     """What programs make of DoRA's magnitudes, which stand for rows here, or, as LyCORIS has them, for columns."""
-    magnitudes = [each.magnitude for each in found.values() if each.magnitude is not None]
+    differences = [each for each in found.values() if isinstance(each, Difference)]
+    magnitudes = [each.magnitude for each in differences if each.magnitude is not None]
     if not magnitudes:
         return
     bake = "tenshot convert FILE --bake_dora MODEL makes a LoRA without magnitudes, tenshot merge a model"

@@ -10,13 +10,13 @@ from tenshot.families import dialects, original, table
 
 @cache
 def layers(family: str) -> Mapping[tuple[str, str], tuple[int, ...]]:
-    """Part and layer -> the shape of its weight, in the family of that name."""
+    """Part and layer -> the shape of its weight, and of its bias, in the family of that name."""
     made = next(each for each in table.FAMILIES if each.name == family)
     return {
         (part, tensor.removesuffix(".weight")): shape
         for part, config in made.released.items()
         for tensor, shape in dialects.skeleton(made.parts[part], config).items()
-        if tensor.endswith(".weight")
+        if tensor.endswith((".weight", ".bias"))
     }
 
 

@@ -15,7 +15,8 @@ import torch
 
 from tenshot import device as devices
 from tenshot import model
-from tenshot.adapters import embedding, lora, reading
+from tenshot.adapters import embedding, reading
+from tenshot.adapters import opening as adapters
 from tenshot.adapters.addition import misfits
 from tenshot.checkpoints import opening
 from tenshot.errors import Fault, Refusal, Slow, all_or_refuse, refuse_if
@@ -28,7 +29,6 @@ from tenshot.fast.backend import backend
 from tenshot.fast.compiled import Bucket, Compiled
 from tenshot.fast.parts import SECTIONS, Flat, flat
 from tenshot.fast.weights import Share, Stack
-from tenshot.files import containers
 from tenshot.model import Model
 
 LoraFile = str | Path
@@ -164,9 +164,8 @@ class FastModel(Model):
     def _lora(self, place: Path, ratio: float) -> Share:
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not isfinite(ratio):
             raise Refusal(Fault(str(place), f"a strength of {ratio!r}", "a finite number", "1 is as it was trained"))
-        file = place / lora.FILE if place.is_dir() else place
-        with weights.steady(file):
-            found = reading.read(containers.opened(file), self["unet"].config)
+        with weights.steady(place):
+            found = reading.read(adapters.opened(place), self["unet"].config)
         refuse_if(misfits(str(place), found, weights.layers(self._nets)))
         return found, float(ratio)
 

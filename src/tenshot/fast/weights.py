@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters.addition import BIAS, Addition, Layer, parameter, summed
 from tenshot.checkpoints import whole
 from tenshot.checkpoints.whole import Whole
 from tenshot.errors import Fault, Refusal, refuse_if
@@ -48,12 +48,12 @@ def own(net: Any) -> dict[str, torch.Tensor]:
 
 
 def layers(parts: Mapping[str, Any]) -> dict[Layer, tuple[int, ...]]:
-    """Part and layer -> the shape of its weight."""
+    """Part and layer -> the shape of its weight, and of its bias."""
     return {
         (part, name.removesuffix(".weight")): tuple(tensor.shape)
         for part, net in parts.items()
         for name, tensor in own(net).items()
-        if name.endswith(".weight")
+        if name.endswith((".weight", BIAS))
     }
 
 
@@ -77,7 +77,7 @@ def with_loras(parts: Mapping[str, Any], stack: Stack, loras: Sequence[Share]) -
 
     Raises Refusal where that gives numbers that are not finite.
     """
-    wanted = {(part, f"{layer}.weight") for found, _ in loras for part, layer in found}
+    wanted = {(part, parameter(layer)) for found, _ in loras for part, layer in found}
     kept: Kept = {}
     changes: Changes = {}
     base = _Numbers(stack.place)
@@ -100,9 +100,8 @@ def with_loras(parts: Mapping[str, Any], stack: Stack, loras: Sequence[Share]) -
 
 
 def _sum(weight: torch.Tensor, key: tuple[str, str], loras: Sequence[Share]) -> torch.Tensor:
-    """In float32: the weight, and what every LoRA adds to it."""
     layer = (key[0], key[1].removesuffix(".weight"))
-    return sum((found[layer].change(weight, ratio) for found, ratio in loras if layer in found), weight)
+    return summed(weight, [(found[layer], ratio) for found, ratio in loras if layer in found])
 
 
 def _like(old: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,7 @@ class Learner:
                 base[part].requires_grad_(False)
         if options.quantize_base:
             quantize.quantize(base["unet"], options.quantize_base)
-        begun = lora.read(options.start_from) if options.start_from else None
+        begun = lora.to_train(lora.read(options.start_from), options.start_from) if options.start_from else None
         self.settings = begun.settings if begun else _settings(base, options)
         lora.attach(base, begun or lora.new(self.settings))
         self.parts: Mapping[str, nn.Module] = {part: base[part] for part in self.settings}
@@ -134,14 +134,11 @@ def _unsaid(options: LoraOptions, examples: Sequence[Example]) -> Iterator[Fault
 
 def _start_faults(options: LoraOptions) -> Iterator[Fault]:
     try:
-        begun = lora.read(options.start_from or Path())
+        place = options.start_from or Path()
+        begun = lora.to_train(lora.read(place), place)
     except Refusal as refusal:
         yield from refusal.faults
         return
-    if begun.others:
-        yield Fault(
-            "--start_from", f"{options.start_from} is a LoHa or LoKr", "a LoRA", "tenshot resize makes one of it"
-        )
     fields = LoraOptions.model_fields
     for name in SHAPES:
         if getattr(options, name) != fields[name].default:
