@@ -105,7 +105,7 @@ def test_the_same_factors_in_other_shapes(how: str, sd1: Path, pictures: Path, t
     options = Bench(sd1, pictures, tmp_path, "lora").options("out", start_from=str(other))
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
     assert torch.allclose(answers(training.Learner(model.load(str(sd1)), options).model), expected, atol=2e-5)
-    resize(other, "--rank", 3, "--out", tmp_path / "resized.safetensors")
+    resize(other, "--rank", 3, "--config", sd1, "--out", tmp_path / "resized.safetensors")
     assert torch.allclose(answers(adapted(sd1, (tmp_path / "resized.safetensors", 1.0))), expected, atol=1e-4)
 
 
@@ -180,7 +180,17 @@ def test_the_numbers_of_merged_loras(sd1: Path, tmp_path: Path):
     save_file({name: tensor.half() for name, tensor in load_file(one).items()}, tmp_path / "half.safetensors")
     for precision, dtype in (("keep", torch.float32), ("fp16", torch.float16)):
         target = tmp_path / f"{precision}.safetensors"
-        merge("--models", one, tmp_path / "half.safetensors", "--precision", precision, "--save_to", target)
+        merge(
+            "--models",
+            one,
+            tmp_path / "half.safetensors",
+            "--precision",
+            precision,
+            "--config",
+            sd1,
+            "--save_to",
+            target,
+        )
         assert {t.dtype for n, t in load_file(target).items() if "alpha" not in n} == {dtype}
-    merge("--models", tmp_path / "half.safetensors", "--save_to", tmp_path / "kept.safetensors")
+    merge("--models", tmp_path / "half.safetensors", "--config", sd1, "--save_to", tmp_path / "kept.safetensors")
     assert load_file(tmp_path / "kept.safetensors").popitem()[1].dtype == torch.float16

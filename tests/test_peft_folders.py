@@ -93,8 +93,8 @@ def test_other_verbs_take_the_folder(sd1: Path, tmp_path: Path):
     saved(sd1, tmp_path / "it", **SETTINGS["patterns"])
     expected = answers(adapted(sd1, (tmp_path / "it", 1.0)))
     convert(tmp_path / "it", tmp_path / "kohya.safetensors", "--form", "kohya", "--config", sd1)
-    resize(tmp_path / "it", "--rank", 4, "--out", tmp_path / "resized.safetensors")
-    merge("--models", tmp_path / "it", "--save_to", tmp_path / "merged.safetensors")
+    resize(tmp_path / "it", "--rank", 4, "--config", sd1, "--out", tmp_path / "resized.safetensors")
+    merge("--models", tmp_path / "it", "--config", sd1, "--save_to", tmp_path / "merged.safetensors")
     for name in ("kohya", "resized", "merged"):
         assert torch.allclose(answers(adapted(sd1, (tmp_path / f"{name}.safetensors", 1.0))), expected, atol=2e-4)
 
