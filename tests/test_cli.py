@@ -251,6 +251,32 @@ def test_ctrl_c_ends_the_loop_cleanly(out: Path, capfd: pytest.CaptureFixture[st
     assert "stopped after step 1" in (out / "tenshot.log").read_text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_a_service_manager_sends_however_often_is_a_ctrl_c(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+    with Interrupt() as interrupt:
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        assert interrupt.cancelled()
+        with pytest.raises(KeyboardInterrupt):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(number) is before
+    assert capfd.readouterr().err.count("stopping at the next safe moment") == 1
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt.cancelled()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_second_ctrl_c_stops_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["hang", "--json"]) == 130
     assert json.loads(capfd.readouterr().out)["error"] == "cancelled"

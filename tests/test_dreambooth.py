@@ -16,10 +16,10 @@ from safetensors import safe_open
 from tenshot import generate, judge
 from tenshot.errors import Cancelled, Refusal
 from tenshot.files import tensors
-from tenshot.options import read_recipe, resolve
+from tenshot.options import entries, read_recipe, resolve
 from tenshot.train import class_pictures, data
 from tenshot.train.dreambooth import train
-from tenshot.train.options import DreamBoothOptions
+from tenshot.train.options import DreamBoothOptions, FullOptions, LoraOptions, TextualInversionOptions
 from tests import plain_dreambooth, tiny
 from tests.dreambooth_runs import PRIOR, TEXT, UNET, Bench, Ear, files, losses, same_weights
 
@@ -98,6 +98,35 @@ def test_other_families_learn_and_can_be_trained_further(family: str, bench: Ben
 def test_gradient_checkpointing_changes_nothing_but_memory(bench: Bench):
     plain = losses(bench.run("plain", train_text_encoder=True))
     assert losses(bench.run("thrifty", train_text_encoder=True, gradient_checkpointing=True)) == pytest.approx(plain)
+
+
+def test_a_compiled_step_learns_the_same(bench: Bench, guided: Path):
+    given = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    folder = bench.run("out", **given)
+    assert losses(folder) == pytest.approx(losses(guided), rel=1e-4)
+    assert (folder / UNET).stat().st_size == (guided / UNET).stat().st_size  # under the same names
+    assert bench.refused("other", torch_compile=True, torch_compile_backend="gcc") == ["--torch_compile_backend"]
+
+
+EXTREMES = {
+    "train_batch_size": 2**63 - 1, "huber_c": 1e308, "resolution": 1_000_000, "max_train_steps": 2**62,
+    "seed": 2**64, "learning_rate": 1e38, "num_class_images": 10**12, "lora_alpha": 1e300, "rank": 10**9,
+    "validation_epochs": 2**62, "max_grad_norm": 1e300, "noise_offset": 1e30, "adam_weight_decay": 1e30,
+}  # fmt: skip
+
+
+def test_every_number_has_its_bounds():
+    for kind in (LoraOptions, TextualInversionOptions, FullOptions, DreamBoothOptions):
+        for name, entry in entries(kind).items():
+            for each in entry.alternatives:
+                if each.get("type") in ("integer", "number"):
+                    assert {"maximum", "exclusiveMaximum"} & each.keys(), name
+    told = {"instance_data_dir": ".", "instance_prompt": "az"} | EXTREMES
+    with pytest.raises(Refusal) as caught:
+        resolve(LoraOptions, told)
+    faults = {fault.where.removeprefix("--"): fault.fits for fault in caught.value.faults}
+    assert faults.keys() == EXTREMES.keys()
+    assert faults["resolution"].startswith("a whole number, from 8, to 4096") or "to 4096" in faults["resolution"]
 
 
 def test_the_running_average_is_what_is_saved(bench: Bench, guided: Path):

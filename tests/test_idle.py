@@ -32,7 +32,7 @@ def lines(**given: Any) -> list[str]:
     ({"validation_epochs": 2}, {"validation_prompt": "a cat"}),
     ({"ema_decay": 0.9}, {"use_ema": True}),
     ({"huber_c": 0.2}, {"loss_type": "huber"}),
-    ({"lr_warmup_steps": 10}, {"lr_scheduler": "constant_with_warmup"}),
+    ({"torch_compile_backend": "eager"}, {"torch_compile": True}),
     ({"lr_num_cycles": 2}, {"lr_scheduler": "cosine_with_restarts"}),
     ({"lr_power": 2}, {"lr_scheduler": "polynomial"}),
     ({"bucket_step": 8}, {"aspect_ratio_buckets": True}),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tenshot import device
 from tenshot.errors import Cancelled, Refusal
 from tenshot.events import Events
 from tenshot.options import resolve
@@ -18,6 +19,7 @@ from tenshot.train import checkpoint, loop
 from tenshot.train.draws import Draws
 from tenshot.train.options import LoopOptions, Schedule
 
+WILD = 1e38  # a learning rate that no option takes, but that ruins the weights at once
 TABLE = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
 
 
@@ -62,7 +64,8 @@ class Ear(Events):
 
 def options(folder: Path, **given: Any) -> LoopOptions:
     base = {"output_dir": folder, "max_train_steps": 12, "learning_rate": 0.01, "seed": 5, "checkpointing_steps": 100}
-    return resolve(LoopOptions, base | given)
+    wild = {name: value for name, value in given.items() if value == WILD}
+    return resolve(LoopOptions, {n: v for n, v in (base | given).items() if n not in wild}).model_copy(update=wild)
 
 
 def weights(method: Regression) -> dict[str, list[float]]:
@@ -81,8 +84,6 @@ def close(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def rate(schedule: str, step: int, warmup: int, total: int, cycles: int) -> float:
     """The factor on the learning rate, as diffusers' example scripts define it."""
-    if schedule == "constant":
-        return 1.0
     if step < warmup:
         return step / warmup
     progress = (step - warmup) / (total - warmup)
@@ -137,6 +138,7 @@ def plain(o: LoopOptions) -> tuple[nn.Module, dict[str, torch.Tensor], list[floa
     {"lr_scheduler": "linear", "lr_warmup_steps": 3},
     {"lr_scheduler": "cosine_with_restarts", "lr_num_cycles": 2},
     {"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 5},
+    {"lr_warmup_steps": 5},
     {"use_ema": True, "ema_decay": 0.8},
     {"seed": 2**40},
 ], ids=str)  # fmt: skip
@@ -253,7 +255,7 @@ def test_without_one_finite_step_nothing_was_learned_and_nothing_is_kept(tmp_pat
     loop.fit(Regression(poisoned=[2]), given, Ear())
 
 
-@pytest.mark.parametrize("given", [{"learning_rate": 1e38}, {"learning_rate": 1e38, "use_ema": True, "ema_decay": 0.9}])
+@pytest.mark.parametrize("given", [{"learning_rate": WILD}, {"learning_rate": WILD, "use_ema": True, "ema_decay": 0.9}])
 def test_weights_that_are_not_finite_are_never_kept(given: dict[str, Any], tmp_path: Path):
     with pytest.raises(Refusal, match=r"after step 1 .* not finite, as net: 0.weight does(.|\n)*lower --learning_rate"):
         trained(tmp_path, max_train_steps=3, checkpointing_steps=1, **given)
@@ -335,6 +337,31 @@ def test_a_finite_step_forgives(tmp_path: Path):
     run.step(3)
     assert run.unfinite == 0
     assert weights(run.method) != before
+
+
+def test_a_gpu_computes_in_sixteen_bits_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    gpu = torch.device("cuda")
+    for native, halves in ((True, ["fp16", "bf16"]), (False, ["fp16"])):
+        monkeypatch.setattr(device, "bf16_is_native", lambda native=native: native)
+        assert device.halves(gpu) == halves
+        assert device.precision(None, gpu) == halves[-1]
+        assert device.precision("no", gpu) == "no"
+    assert device.precision(None, torch.device("cpu")) == "no"
+
+
+def test_tf32_is_allowed_on_a_gpu_and_said(tmp_path: Path):
+    torch.backends.cuda.matmul.allow_tf32 = False  # as it is by itself
+    assert not device.allow_tf32(torch.device("cpu"))
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert device.allow_tf32(torch.device("cuda"))
+    assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    said: list[str] = []
+    run = loop._Run(Regression(), options(tmp_path))
+    run.tf32, run.precision, ear = True, "bf16", Ear()
+    ear.say = said.append  # type: ignore[method-assign]
+    run.tell_precision(ear)
+    assert "computing in bf16, chosen for this GPU" in said[0] and "TF32" in said[0]
 
 
 def test_the_forecast_leaves_no_trace(tmp_path: Path):

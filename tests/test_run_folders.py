@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tenshot.errors import Refusal
-from tenshot.train import ladder, previews, run
-from tests.dreambooth_runs import UNET, Bench, Ear, files, same_weights
+from tenshot.train import finetune, ladder, previews, run
+from tests.dreambooth_runs import UNET, WAYS, Bench, Ear, files, same_weights
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,8 @@ def test_what_is_not_finite_never_gets_its_name(way: str, sd1: Path, pictures: P
     bench = Bench(sd1, pictures, tmp_path, way)
     words = {"placeholder_token": ["<az>"], "initializer_token": ["baby"]} if way == "inversion" else {}
     with pytest.raises(Refusal, match="not finite"):
-        bench.run("out", learning_rate="1e38", max_train_steps="1", **words)
+        options = bench.options("out", max_train_steps="1", **words).model_copy(update={"learning_rate": 1e38})
+        finetune.train(WAYS[way][0], options, Ear())
     assert sorted(files(tmp_path / "out")) == ["loss.jsonl", "recipe.yaml", "run.json"]
 
 

@@ -222,30 +222,42 @@ def _outcome(error: BaseException | None) -> str:
     return "failed: " + "".join(traceback.format_exception(error)).rstrip()
 
 
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+
+
 class Interrupt(Events):
-    """Inside its `with` the first Ctrl-C asks the job to stop where it is safe, the second stops it at once."""
+    """Inside its `with` the first Ctrl-C asks the job to stop where it is safe, the second stops it at once.
+
+    The end that a service manager or a closing terminal asks for is a Ctrl-C too. They may ask several times: only a
+    person's second one means at once.
+    """
 
     def __init__(self) -> None:
         self.asked = False
-        self.before: Any = None
+        self.before: dict[int, Any] = {}
 
     def cancelled(self) -> bool:
         return self.asked
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGINT, self._first)
+            heard = [each for each in STOPS if each == signal.SIGINT or signal.getsignal(each) != signal.SIG_IGN]
+            self.before = {each: signal.signal(each, self._stop) for each in heard}  # nohup's wish is heard
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
-    def _first(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        # Not through sys.stderr: the signal may have come in the middle of a print.
-        os.write(2, b"\nstopping at the next safe moment; press Ctrl-C again to stop at once\n")
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        first, self.asked = not self.asked, True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if first:
+            again = b"; press Ctrl-C again to stop at once" if number == signal.SIGINT else b""
+            with suppress(OSError):  # its terminal may be gone
+                # Not through sys.stderr: the signal may have come in the middle of a print.
+                os.write(2, b"\nstopping at the next safe moment" + again + b"\n")
 
 
 def named(figures: Mapping[str, float]) -> str:

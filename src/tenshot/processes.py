@@ -111,8 +111,9 @@ def launch(words: Sequence[str], processes: int) -> int:
         own = {"OMP_NUM_THREADS": threads} | shared | {"RANK": number, "LOCAL_RANK": number}
         environment = os.environ | {name: str(value) for name, value in own.items()}
         running.append(subprocess.Popen([sys.executable, "-m", "tenshot", *words], env=environment))
-    # Each of them hears Ctrl-C and stops in its own good time; SIGTERM reaches only this one.
-    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    # Each of them hears Ctrl-C and a closing terminal and stops in its own good time; SIGTERM may reach only this one.
+    everyones = [getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in everyones}
     before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: _terminate(running))
     try:
         return _worst(running)

@@ -126,6 +126,7 @@ def _check_inputs(
         lambda: refuse_if((*_way_faults(way, options), *way.faults(options))),
         lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
         lambda: optimizers.check(options, options.device),
+        lambda: optimizers.check_compiler(options),
         lambda: trackers.check(options.report_to),
         lambda: put.check(options.export, way.results(options)),
     )

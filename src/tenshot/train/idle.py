@@ -39,7 +39,9 @@ NEEDS = (
     Need(("ema_decay",), "--use_ema", lambda options: options.use_ema),
     Need(("huber_c",), "--loss_type huber or smooth_l1", lambda options: options.loss_type != "l2"),
     Need(
-        ("lr_warmup_steps",), "--lr_scheduler constant_with_warmup", lambda options: options.lr_scheduler != "constant"
+        ("torch_compile_backend",),
+        "--torch_compile",
+        lambda options: options.torch_compile,
     ),
     Need(
         ("lr_num_cycles",),

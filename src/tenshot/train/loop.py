@@ -80,8 +80,7 @@ def fit(method: Method, options: LoopOptions, events: Events, looker: Looker | N
     """
     run = _Run(method, options)
     step = run.resume(options.output_dir, events)
-    if run.precision != options.mixed_precision:
-        events.say(f"computing in {device.PRECISIONS[run.precision]}: {options.mixed_precision} is slower here")
+    run.tell_precision(events)
     events.begin("training", options.max_train_steps, step)
     try:
         if step and looker and (looker.due(step) or run.over(step)) and not looker.looked(step):
@@ -148,10 +147,11 @@ class _Run:
         self.parameters = [p for group in self.named.values() for p in group.values()]
         self.device = self.parameters[0].device
         self.precision = device.precision(options.mixed_precision, self.device)
+        self.tf32 = device.allow_tf32(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.optimizer = optimizers.make(options, self._groups())
         self.schedule = get_scheduler(
-            options.lr_scheduler,
+            optimizers.schedule(options),
             self.optimizer,
             num_warmup_steps=options.lr_warmup_steps,
             num_training_steps=options.max_train_steps,
@@ -245,6 +245,15 @@ class _Run:
 
     def learned(self) -> bool:
         return self.options.stop_when_learned and dvar.learned(self.looks)
+
+    def tell_precision(self, events: Events) -> None:
+        """Say what is computed in where that is not what was asked for, or not what fp32 was once."""
+        asked, used = self.options.mixed_precision, device.PRECISIONS[self.precision]
+        if asked and asked != self.precision:
+            events.say(f"computing in {used}: {asked} is slower here")
+        elif self.tf32:
+            chosen = "" if asked else ", chosen for this GPU (--mixed_precision no: fp32)"
+            events.say(f"computing in {used}{chosen}; products that stay in fp32 are rounded to TF32")
 
     def over(self, step: int) -> bool:
         return step >= self.options.max_train_steps or self.learned()

@@ -47,6 +47,8 @@ class FineTune(loop.Method):
         self.states = states or States(learner.model)
         if options.gradient_checkpointing:
             self.checkpoint_gradients()
+        unet = learner.model["unet"]  # as it trains; what draws is not compiled
+        self.denoiser = torch.compile(unet, backend=options.torch_compile_backend) if options.torch_compile else unet
         self.precision = device.precision(options.mixed_precision, learner.model.device)
         if self.precision != "no":
             for part in {"unet", *learner.parts}:
@@ -83,10 +85,9 @@ class FineTune(loop.Method):
         whole = denoise.joined(*batches) if len(batches) == 2 else None
         if whole:
             batches, texts = [whole], [texts[0] + texts[1]]
-        unet = self.learner.model["unet"]
         error = torch.cat(
             [
-                denoise.losses(unet, self.aim, batch, self._condition(words, batch.frames))
+                denoise.losses(self.denoiser, self.aim, batch, self._condition(words, batch.frames))
                 for batch, words in zip(batches, texts, strict=True)
             ]
         )

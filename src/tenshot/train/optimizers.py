@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, get_args
 
+import torch
+
 from tenshot import device
 from tenshot.errors import Fault, Refusal
-from tenshot.train.options import LoopOptions, Optimizer
+from tenshot.train.options import FineTuneOptions, LoopOptions, Optimizer
 
 EXTRA = 'pip install "tenshot[optimizers]"'
 
@@ -55,6 +57,12 @@ def chosen(options: LoopOptions) -> str:
     return "adamw8bit" if options.use_8bit_adam else options.optimizer
 
 
+def schedule(options: LoopOptions) -> str:
+    """The course of the learning rate by its name in diffusers, whose constant one knows no warm-up."""
+    warms = options.lr_scheduler == "constant" and options.lr_warmup_steps
+    return "constant_with_warmup" if warms else options.lr_scheduler
+
+
 def check(options: LoopOptions, where: str) -> None:
     """Refuse an optimizer that is not installed, or that cannot do what is asked. where: the device's name."""
     name = chosen(options)
@@ -87,6 +95,24 @@ def check(options: LoopOptions, where: str) -> None:
         faults.append(Fault(f"--optimizer {name}", f"{package} is not installed", fits, EXTRA))
     if faults:
         raise Refusal(*faults)
+
+
+def check_compiler(options: FineTuneOptions) -> None:
+    """Refuse a --torch_compile_backend that torch does not know, or that finds no compiler here."""
+    if not options.torch_compile:
+        return
+    known = torch._dynamo.list_backends(None)
+    where, name = "--torch_compile_backend", options.torch_compile_backend
+    if name not in known:
+        raise Refusal(Fault(where, repr(name), ", ".join(known), "leave it out for inductor"))
+    if name == "inductor":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except RuntimeError:
+            do = "install g++, or leave --torch_compile out"
+            raise Refusal(Fault(where, "inductor finds no C++ compiler here", "a compiler", do)) from None
 
 
 def make(options: LoopOptions, groups: Sequence[Mapping[str, Any]]) -> Any:

@@ -4,67 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from tenshot.errors import Fault
 from tenshot.export.options import ExportOptions
 from tenshot.options import Options
-from tenshot.records.kinds import Device, FolderPath, Model, SomePath
+from tenshot.records.kinds import Device, Few, FolderPath, Model, Rank, SomePath
 
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedulefree"]
 Loss = Literal["l2", "huber", "smooth_l1"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
 Layers = Literal["attention", "transformer", "all"]
+Word = Annotated[str, Field(min_length=1)]
+MOST_STEPS, MOST_PIXELS = 100_000_000, 4096
 
 
 class LoopOptions(Options):
     """What the loop itself needs, whatever is trained."""
 
     output_dir: Path = Field(Path("out/train"), description="folder for the result, its checkpoints and its log")
-    seed: int = Field(0, description="all noise, timesteps and order follow from it")
-    train_batch_size: int = Field(1, ge=1, description="examples in a batch")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="batches in an optimizer step")
-    max_train_steps: int = Field(800, ge=1, description="optimizer steps in all")
+    seed: int = Field(0, ge=0, lt=2**62, description="all noise, timesteps and order follow from it")
+    train_batch_size: int = Field(1, ge=1, le=4096, description="examples in a batch")
+    gradient_accumulation_steps: int = Field(1, ge=1, le=65_536, description="batches in an optimizer step")
+    max_train_steps: int = Field(800, ge=1, le=MOST_STEPS, description="optimizer steps in all")
     stop_when_learned: bool = Field(False, description="stop earlier, once the loss on fixed inputs lies still")
-    learning_rate: float = Field(5e-6, gt=0, description="step size of the optimizer")
+    learning_rate: float = Field(5e-6, gt=0, le=100, description="step size of the optimizer")
     lr_scheduler: Schedule = Field("constant", description="course of the learning rate")
-    lr_warmup_steps: int = Field(0, ge=0, description="optimizer steps in which the rate rises to its full value")
-    lr_num_cycles: int = Field(1, ge=1, description="restarts of cosine_with_restarts")
-    lr_power: float = Field(1.0, gt=0, description="exponent of polynomial")
+    lr_warmup_steps: int = Field(
+        0, ge=0, le=MOST_STEPS, description="optimizer steps in which the rate rises to its full value"
+    )
+    lr_num_cycles: int = Field(1, ge=1, le=1_000_000, description="restarts of cosine_with_restarts")
+    lr_power: float = Field(1.0, gt=0, le=100, description="exponent of polynomial")
     optimizer: Optimizer = Field("adamw", description="how gradients become steps")
     use_8bit_adam: bool = Field(False, description="the same as --optimizer adamw8bit")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment")
-    adam_weight_decay: float = Field(1e-2, ge=0, description="weight decay, decoupled from the gradient")
-    adam_epsilon: float = Field(1e-8, gt=0, description="what keeps the division by the second moment finite")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
-    mixed_precision: Literal["no", "fp16", "bf16"] = Field(
-        "no", description="number format of the forward pass; on a CPU bf16 where it has that, else fp32"
+    adam_weight_decay: float = Field(1e-2, ge=0, le=100, description="weight decay, decoupled from the gradient")
+    adam_epsilon: float = Field(1e-8, gt=0, le=1, description="what keeps the division by the second moment finite")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e9, description="gradients are scaled down to this norm")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = Field(
+        None, description="number format of the forward pass; default: bf16 or fp16 on a GPU, else no (fp32)"
     )
+    torch_compile: bool = Field(False, description="compile the denoiser for its training steps (torch.compile)")
+    torch_compile_backend: str = Field("inductor", min_length=1, description="of torch.compile, by torch's names")
     use_ema: bool = Field(False, description="keep a running average of the weights, and save that")
     ema_decay: float = Field(0.9999, gt=0, lt=1, description="decay of the running average")
-    checkpointing_steps: int = Field(500, ge=1, description="optimizer steps between checkpoints")
-    checkpoints_total_limit: int | None = Field(2, ge=1, description="how many checkpoints are kept; null: all")
+    checkpointing_steps: int = Field(500, ge=1, le=MOST_STEPS, description="optimizer steps between checkpoints")
+    checkpoints_total_limit: int | None = Field(
+        2, ge=1, le=1_000_000, description="how many checkpoints are kept; null: all"
+    )
 
 
 class PictureOptions(Options):
     """Pictures and captions."""
 
-    resolution: int | None = Field(None, ge=8, multiple_of=8, description="side in pixels; default: the model's own")
+    resolution: int | None = Field(
+        None, ge=8, le=MOST_PIXELS, multiple_of=8, description="side in pixels; default: the model's own"
+    )
     center_crop: bool = Field(False, description="crop oblong pictures at the centre only, not at both ends too")
     random_flip: bool = Field(False, description="learn every picture mirrored, too")
     aspect_ratio_buckets: bool = Field(False, description="keep oblong pictures oblong, grouped by shape")
     bucket_step: int | None = Field(
-        None, ge=8, multiple_of=8, description="sides of the shapes are multiples of this, pixels; default: by the side"
+        None,
+        ge=8,
+        le=MOST_PIXELS,
+        multiple_of=8,
+        description="sides of the shapes are multiples of this, pixels; default: by the side",
     )
     mask_dir: FolderPath | None = Field(None, description="folder of masks by the pictures' names: white is learned")
     caption_column: str = Field("text", min_length=1, description="of metadata.jsonl or metadata.csv")
     proportion_empty_prompts: float = Field(0.0, ge=0, le=1, description="share of captions left out")
     shuffle_tags: bool = Field(False, description="mix the order of a caption's comma-separated parts")
-    keep_tags: int = Field(1, ge=0, description="how many parts keep their place at the front")
+    keep_tags: int = Field(1, ge=0, le=10_000, description="how many parts keep their place at the front")
 
 
 class ClassOptions(Options):
@@ -73,18 +87,18 @@ class ClassOptions(Options):
     with_prior_preservation: bool = Field(False, description="keep the class as it was, by class pictures")
     class_prompt: str | None = Field(None, description='the class without the subject, as in "a photo of a cat"')
     class_data_dir: Path | None = Field(None, description="folder of class pictures; missing ones are drawn into it")
-    num_class_images: int = Field(100, ge=0, description="class pictures wanted at least")
-    prior_loss_weight: float = Field(1.0, ge=0, description="how much class pictures count")
-    sample_batch_size: int = Field(8, ge=1, description="class pictures drawn at once")
+    num_class_images: int = Field(100, ge=0, le=1_000_000, description="class pictures wanted at least")
+    prior_loss_weight: float = Field(1.0, ge=0, le=1e6, description="how much class pictures count")
+    sample_batch_size: Few = Field(8, description="class pictures drawn at once")
 
 
 class ObjectiveOptions(Options):
     """Noise and loss."""
 
-    snr_gamma: float | None = Field(None, gt=0, description="min-SNR weighting, usually 5; default: none")
-    noise_offset: float = Field(0.0, ge=0, description="shift the noise of whole channels, usually 0.05 to 0.1")
+    snr_gamma: float | None = Field(None, gt=0, le=1e6, description="min-SNR weighting, usually 5; default: none")
+    noise_offset: float = Field(0.0, ge=0, le=100, description="shift the noise of whole channels, usually 0.05 to 0.1")
     loss_type: Loss = Field("l2", description="how an error counts")
-    huber_c: float = Field(0.1, gt=0, description="the error above which huber and smooth_l1 grow linearly")
+    huber_c: float = Field(0.1, gt=0, le=1e6, description="the error above which huber and smooth_l1 grow linearly")
     rescale_betas_zero_snr: bool = Field(False, description="end the schedule in pure noise; v-prediction only")
 
 
@@ -92,9 +106,11 @@ class WatchOptions(Options):
     """Watching."""
 
     validation_prompt: str | None = Field(None, description="draw this prompt during training")
-    num_validation_images: int = Field(4, ge=1, description="pictures drawn each time")
-    validation_steps: int | None = Field(None, ge=1, description="optimizer steps between drawings")
-    validation_epochs: int = Field(50, ge=1, description="or: rounds through the pictures between drawings")
+    num_validation_images: Few = Field(4, description="pictures drawn each time")
+    validation_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="optimizer steps between drawings")
+    validation_epochs: int = Field(
+        50, ge=1, le=1_000_000, description="or: rounds through the pictures between drawings"
+    )
     keep_best: bool = Field(False, description="keep what was learned when drawings were most like your pictures")
     report_to: Tracker = Field("tensorboard", description="where loss and pictures are shown")
     tracker_project_name: str = Field("tenshot", min_length=1, description="the project's name at a tracking service")
@@ -105,10 +121,10 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
 
     pretrained_model_name_or_path: Model = Field("pocket", description="pocket, a model folder, or a checkpoint file")
     train_text_encoder: bool = Field(False, description="train the text encoder along with the UNet")
-    text_encoder_lr: float | None = Field(None, gt=0, description="its own learning rate; default: the same")
+    text_encoder_lr: float | None = Field(None, gt=0, le=100, description="its own learning rate; default: the same")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     fit_memory: bool = Field(False, description="if it does not fit: checkpoint, accumulate, then another optimizer")
-    num_processes: int = Field(1, ge=1, description="processes on this machine, each with a GPU of its own, or on CPUs")
+    num_processes: Few = Field(1, description="processes on this machine, each with a GPU of its own, or on CPUs")
     fsdp: bool = Field(False, description="split weights, gradients and optimizer over the processes")
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 
@@ -146,7 +162,7 @@ class FullOptions(FineTuneOptions):
 
     train_data_dir: FolderPath = Field(description="folder of pictures with captions")
     output_dir: Path = Field(Path("out/full"), description="folder for the result, its checkpoints and its log")
-    learning_rate: float = Field(1e-5, gt=0, description="step size of the optimizer")
+    learning_rate: float = Field(1e-5, gt=0, le=100, description="step size of the optimizer")
 
 
 class LoraOptions(FineTuneOptions):
@@ -156,12 +172,16 @@ class LoraOptions(FineTuneOptions):
     instance_prompt: str | None = Field(None, min_length=1, description='names it, as in "a photo of az cat"')
     train_data_dir: FolderPath | None = Field(None, description="folder of pictures with captions")
     output_dir: Path = Field(Path("out/lora"), description="folder for the result, its checkpoints and its log")
-    learning_rate: float = Field(1e-4, gt=0, description="step size of the optimizer")
-    rank: int = Field(4, ge=1, description="width of the adapter")
-    lora_alpha: float | None = Field(None, gt=0, description="strength is alpha / rank; default: the rank")
+    learning_rate: float = Field(1e-4, gt=0, le=100, description="step size of the optimizer")
+    rank: Rank = Field(4, description="width of the adapter")
+    lora_alpha: float | None = Field(None, gt=0, le=1e6, description="strength is alpha / rank; default: the rank")
     layers: Layers = Field("attention", description="attention; transformer: all its linear layers; all: convolutions")
-    block_ranks: dict[str, int] = Field({}, description="other ranks for parts of the net, by their names")
-    block_rates: dict[str, float] = Field({}, description="factors on the learning rate, by names")
+    block_ranks: dict[str, Annotated[int, Field(le=65_536)]] = Field(
+        {}, description="other ranks for parts of the net, by their names"
+    )
+    block_rates: dict[str, Annotated[float, Field(le=1e6)]] = Field(
+        {}, description="factors on the learning rate, by names"
+    )
     use_dora: bool = Field(False, description="train magnitude and direction apart (DoRA)")
     use_rslora: bool = Field(False, description="strength is alpha / sqrt(rank) (rank-stabilised)")
     quantize_base: Literal["nf4", "int8"] | None = Field(None, description="keep the UNet's matrices in 4 or 8 bits")
@@ -189,10 +209,10 @@ class TextualInversionOptions(FineTuneOptions):
     """Teach new words only (textual inversion): the model itself stays as it is."""
 
     train_data_dir: FolderPath = Field(description="folder with the pictures of your subject or style")
-    placeholder_token: list[str] = Field(min_length=1, description="the new word or words")
+    placeholder_token: list[Word] = Field(min_length=1, description="the new word or words")
     initializer_token: list[str] = Field(min_length=1, description="what each of them means at first, as in toy")
-    num_vectors: int = Field(1, ge=1, description="how many embedding vectors each new word has")
+    num_vectors: int = Field(1, ge=1, le=75, description="how many embedding vectors each new word has")
     learnable_property: Literal["object", "style"] = Field("object", description="what the pictures have in common")
     output_dir: Path = Field(Path("out/inversion"), description="folder for the result, its checkpoints and its log")
-    learning_rate: float = Field(5e-3, gt=0, description="step size of the optimizer")
-    adam_weight_decay: float = Field(0.0, ge=0, description="weight decay, decoupled from the gradient")
+    learning_rate: float = Field(5e-3, gt=0, le=100, description="step size of the optimizer")
+    adam_weight_decay: float = Field(0.0, ge=0, le=100, description="weight decay, decoupled from the gradient")
