@@ -15,8 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tenshot import model
+from tenshot.checkpoints import whole
 from tenshot.errors import Fault, Refusal
+from tenshot.events import Events
 from tenshot.families import layout
+from tests.test_reading import THINGS
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -251,3 +254,42 @@ def test_a_tokenizer_of_vocabulary_and_merges(folder: Path):
     tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
     (folder / "tokenizer/tokenizer.json").unlink()
     assert model.load(str(folder))["tokenizer"]("A cat").input_ids == tokenizer("A cat").input_ids
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "tokenizer/merges.txt", UNET, TEXT])
+@pytest.mark.parametrize("thing", ["a pipe", "a device without end", "a socket", "a loop"])
+def test_what_is_no_file_in_it_is_refused_by_name(folder: Path, name: str, thing: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    (folder / name).unlink(missing_ok=True)
+    THINGS[thing](folder / name)
+    assert any(place in (name, str(Path(name).parent)) for place in places(folder))
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "text_encoder/config.json", "tokenizer/tokenizer.json"])
+@pytest.mark.parametrize("depth", [200, 100_000])
+def test_nesting_without_end_is_refused_by_name(folder: Path, name: str, depth: int):
+    (folder / name).write_text('{"a":' + "[" * depth + "]" * depth + "}")
+    assert places(folder) == [name]
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_packed_numbers_are_refused_by_name(folder: Path, part: str):
+    edit(folder / part / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    (fault,) = faults(folder)
+    assert "bitsandbytes" in fault.found
+    assert "fp16" in fault.do
+
+
+def test_tensors_that_nothing_would_read_are_refused(folder: Path):
+    save_file(load_file(folder / UNET) | {"conv_in.scale_weight": torch.ones(1)}, folder / UNET, {"format": "pt"})
+    (fault,) = faults(folder)
+    assert "conv_in.scale_weight" in fault.found
+
+
+def test_what_text_encoders_are_stored_with_is_no_fault(folder: Path, tmp_path: Path):
+    idle = {"logit_scale": torch.ones(()), "text_projection.weight": torch.ones(1, 1), "vision_model.x": torch.ones(1)}
+    save_file(load_file(folder / TEXT) | idle, folder / TEXT, {"format": "pt"})
+    found = whole.of_folder(folder)
+    assert not idle.keys() & found.parts["text_encoder"].keys()
+    whole.write_folder(found, tmp_path / "again", Events())
+    assert layout.examine(tmp_path / "again").name == "sd1"

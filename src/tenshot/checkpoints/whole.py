@@ -80,10 +80,15 @@ def family_of(source: Container) -> Family | None:
 
 def of_folder(place: Path) -> Whole:
     family = layout.examine(place)
+    configs = {part: _config(place / part) for part in family.original}
+    parts = {}
+    for part, config in configs.items():
+        wanted = dialects.skeleton(family.parts[part], config)
+        parts[part] = {name: lazy for name, lazy in layout.contents(place / part).items() if name in wanted}
     return Whole(
         family,
-        {part: layout.contents(place / part) for part in family.original},
-        {part: _config(place / part) for part in family.original},
+        parts,
+        configs,
         tensors.read_json(place / "scheduler" / "scheduler_config.json"),
         {name: tokenizers.told(place / name, padding) for name, padding in family.paddings.items()},
         place,

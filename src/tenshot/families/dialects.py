@@ -63,6 +63,8 @@ REASONS = {
     r"(first_stage_model\.)?loss\.": "a loss for training the autoencoder",
     r"first_stage_model\.model_ema\.": "the autoencoder's running average",
     r"v_pred|ztsnr|edm_.*": "a sign of what the UNet answers",
+    r".*\.(scale_input|input_scale)": "for programs that calculate with eight-bit numbers",
+    r"(.*\.)?scaled_fp8": "a sign that weights have scales, with which they are multiplied now",
     r"(optimizer|lr_scheduler|callbacks|loops)\b.*": "the state of a training",
     r"embedding_manager\.|control_model\.": "another model beside this one",
 }
@@ -191,6 +193,7 @@ def from_table(
     used: set[str] = set()
     missing: list[str] = []
     wrong: list[str] = []
+    packed: list[str] = []
     for line in table:
         if line.theirs not in tensors:
             missing.append(line.theirs)
@@ -198,6 +201,8 @@ def from_table(
         source = tensors[line.theirs]
         shape = original.shape_of(line.form, [wanted[name] for name in line.ours])
         used.add(line.theirs)
+        if not source.dtype.is_floating_point:
+            packed.append(f"{line.theirs} {str(source.dtype).removeprefix('torch.')}")
         if _bare(source.shape) != _bare(shape):
             wrong.append(f"{line.theirs} {list(source.shape)} instead of {list(shape)}")
         for place, name in enumerate(line.ours):
@@ -207,6 +212,7 @@ def from_table(
     counts = (
         (missing, "are missing", f"a whole {title}", OTHER),
         (wrong, "have another shape", "shapes that belong together", OTHER),
+        (packed, "hold whole numbers", "floats of 8, 16 or 32 bits", "take the same model in fp16 or bf16"),
         (strange, f"have no place in {title}", "only what it has", OTHER),
     )
     refuse_if(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.families import table
 from tenshot.families.family import Family
 from tenshot.families.sd import SD1
-from tenshot.files import containers, tensors
+from tenshot.files import containers, reading, tensors
 from tenshot.files.containers import Lazy
 
 AGAIN = "copy or download the model folder again"
@@ -25,6 +26,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 #: Plain, of a variant (.fp16), in shards (-00001-of-00002), and both, in the two orders that were ever written.
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(-\d+-of-\d+)?(?:\.(\w+))?\.safetensors", re.ASCII)
+
+
+#: What text encoders are stored with, and do not need to read text.
+_IDLE = re.compile(r"(.*\.)?position_ids|logit_scale|text_projection\.|visual_projection\.|vision_model\.")
 
 
 def examine(place: Path) -> Family:
@@ -101,6 +106,11 @@ def _tokenizer_faults(part: Path) -> Iterator[Fault]:
     faults: list[Fault] = []
     for path in sorted(part.glob("*.json")):
         _object(path, faults)
+    if os.path.lexists(merges := part / "merges.txt"):
+        try:
+            reading.text(merges, "a text file", reading.JSON)
+        except Refusal as refusal:
+            faults += [Fault(each.where, each.found, each.fits, AGAIN) for each in refusal.faults]
     yield from faults
 
 
@@ -120,6 +130,11 @@ def _net_faults(part: Path, kind: Any, config: Mapping[str, Any] | None) -> Iter
             damaged += refusal.faults
     yield from damaged
     if damaged or config is None:
+        return
+    if how := config.get("quantization_config"):
+        how = how.get("quant_method", "some program") if isinstance(how, dict) else how
+        do = "take the same model in fp16 or bf16"
+        yield Fault(str(part), f"numbers packed by {how}", "floats of 8, 16 or 32 bits", do)
         return
     try:
         want = _expected(part, kind)
@@ -158,6 +173,11 @@ def _shape_faults(part: Path, want: Shapes, have: Shapes) -> Iterator[Fault]:
         shapes = [f"{name} {list(have[name])} instead of {list(want[name])}" for name in wrong]
         found = f"{len(wrong)} of {len(want)} tensors have another shape: {_some(shapes)}"
         yield Fault(str(part), found, "weights and config.json that belong together", AGAIN)
+    strange = [name for name in have if name not in want and not _IDLE.match(name)]
+    if strange:
+        found = f"{len(strange)} tensors beside the {len(want)} that its config.json speaks of: {_some(strange)}"
+        do = "they would be without effect: copy the folder again, or take them out of the file"
+        yield Fault(str(part), found, "weights and config.json that belong together", do)
 
 
 def _some(names: list[str]) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from tenshot.errors import Fault, Refusal, refuse_if
 
 CAPTION = 64 << 10  # bytes; a text encoder reads some hundred
 TABLE = 256 << 20
+JSON = 64 << 20  # a tokenizer's vocabulary has some four million
+TENSORS = 1 << 40
+DEPTH = 100  # of lists and objects in JSON; a configuration has some four
 
 _SPECIAL = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -73,8 +76,11 @@ def text(path: Path, fits: str, most: int) -> str:
 def json_value(written: str, where: str, fits: str) -> Any:
     """What a JSON text says. Raises Refusal where it is none, or says what no text can hold."""
     do = "correct it, or write it again"
+    deep = Refusal(Fault(where, "no JSON that can be read: nested too deeply", fits, do))
     try:
         value = json.loads(written)
+        if _deeper(value, DEPTH):
+            raise deep
         if _SURROGATE.search(written) or "\\u0000" in written:
             plain = json.dumps(value, ensure_ascii=False)
             plain.encode()
@@ -83,7 +89,19 @@ def json_value(written: str, where: str, fits: str) -> Any:
     except UnicodeEncodeError:
         raise Refusal(Fault(where, "half a surrogate pair, which is no character", fits, do)) from None
     except RecursionError:
-        raise Refusal(Fault(where, "no JSON that can be read: nested too deeply", fits, do)) from None
+        raise deep from None
     except ValueError as error:  # also a number of more digits than Python reads
         raise Refusal(Fault(where, f"no JSON: {error}", fits, do)) from None
     return value
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """Are there lists and objects more than `depth` within each other?"""
+    level = [value]
+    for _ in range(depth):
+        level = [part for each in level if isinstance(each, dict | list) for part in _parts(each)]
+    return any(isinstance(each, dict | list) for each in level)
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tenshot.errors import Fault, Refusal
+from tenshot.files import containers, reading
 from tenshot.files.locks import LOCK
 
 NEW, OLD = "new", "old"
-THERE = "correct the path, or copy the file there"
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
@@ -43,11 +43,10 @@ def metadata(path: Path) -> dict[str, str]:
 
 @contextmanager
 def _opened(path: Path):
+    containers.read_header(path)
     try:
         with safe_open(path, "pt") as file:
             yield file
-    except FileNotFoundError:
-        raise Refusal(Fault(str(path), "no such file", "a safetensors file", THERE)) from None
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size if path.is_file() else 0
         raise Refusal(
@@ -94,14 +93,7 @@ def write_text(path: Path, text: str) -> None:
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file. Raises Refusal where it is missing or no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Refusal(Fault(str(path), "no such file", "a JSON file", THERE)) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise Refusal(
-            Fault(str(path), f"cannot be read: {error}", "a JSON file", "copy or download it again")
-        ) from None
+    return reading.json_value(reading.text(path, "a JSON file", reading.JSON), str(path), "a JSON file")
 
 
 def write_json(path: Path, value: object) -> None:
