@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -88,7 +88,11 @@ class Model:
     @property
     def factor(self) -> int:
         """Pixels a latent stands for, along one side."""
-        return 2 ** (len(self["vae"].config.block_out_channels) - 1)
+        return _factor(self["vae"])
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self["vae"].config.latent_channels)
 
     @property
     def resolution(self) -> int:
@@ -167,6 +171,8 @@ def load(name: str, *, device: torch.device | str = "cpu", precision: str = "fp3
     dtypes = dict.fromkeys(NETS, DTYPES[precision]) | ({"vae": torch.float32} if precision == "fp16" else {})
     makers = {part: partial(_open, place / part, kind, dtypes.get(part), device) for part, kind in family.parts.items()}
     parts = Shelf(makers)
+    makers["unet"] = partial(_completed, makers["unet"], parts)
+    parts.makers["unet"] = makers["unet"]
     for part in parts:
         parts[part]  # now, not when it is asked for: a fault shows at once
     return Model(family, parts, schedule, place, bool(index.get(ZEROS, family.index.get(ZEROS))))
@@ -184,7 +190,7 @@ def write_into(model: Model, folder: Path) -> None:
         with tensors.replacing_folder(folder / name) as temporary:
             folders.save_part(part, temporary)
     tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(model.schedule))
-    about = folders.index(model.family, model.schedule, model.zeros_without_negative)
+    about = folders.index(model.family, model.schedule, model.zeros_without_negative, model["unet"].config.in_channels)
     tensors.write_json(folder / "model_index.json", about)
 
 
@@ -221,6 +227,44 @@ def _open(place: Path, kind: Any, dtype: torch.dtype | None, device: torch.devic
     variant, _ = layout.weights(place)
     net = kind.from_pretrained(place, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True)
     return _apart(net.to(device)).eval()
+
+
+def _completed(make: Callable[[], Any], parts: Mapping[str, Any]) -> Any:
+    """A UNet that takes latents alone, also where it was trained to see more beside them.
+
+    Inpainting models (9 channels) see what may change, and what lies under it: here everything may, and nothing does.
+    Models that edit (8 channels, InstructPix2Pix) see a picture: here none.
+    """
+    unet = make()
+    known: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def complete(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        x, vae = given[0], parts["vae"]
+        if x.shape[1] == unet.config.in_channels:
+            return None
+        if x.shape[2:] not in known:
+            known[x.shape[2:]] = _beside(vae, x.shape[2:], unet.config.in_channels)
+        more = known[x.shape[2:]].to(x.device, x.dtype).expand(len(x), -1, -1, -1)
+        return (torch.cat([x, more], 1), *given[1:])
+
+    if unet.config.in_channels != parts["vae"].config.latent_channels:
+        unet.register_forward_pre_hook(complete)
+    return unet
+
+
+@torch.no_grad()
+def _beside(vae: Any, size: Sequence[int], channels: int) -> torch.Tensor:
+    """What a UNet sees beside latents of `size`: nothing, or that all is to be painted. [1, channels beside, h, w]"""
+    latent = vae.config.latent_channels
+    if channels == 2 * latent:
+        return torch.zeros(1, latent, *size)
+    grey = torch.zeros(1, 3, *(_factor(vae) * side for side in size), device=vae.device, dtype=vae.dtype)
+    under = vae.encode(grey).latent_dist.mode().float().cpu() * vae.config.scaling_factor
+    return torch.cat([torch.ones(1, 1, *size), under], 1)
+
+
+def _factor(vae: Any) -> int:
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
 def _apart(net: Any) -> Any:

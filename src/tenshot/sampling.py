@@ -103,7 +103,7 @@ def _denoise(
     dice = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     more = {"generator": dice} if "generator" in inspect.signature(scheduler.step).parameters else {}
     height, width = (side // model.factor for side in settings.size_for(model))
-    shape = (unet.config.in_channels, height, width)
+    shape = (model.latent_channels, height, width)
     x = torch.stack([torch.randn(shape, generator=die) for die in dice]) * scheduler.init_noise_sigma
     for timestep, _ in zip(scheduler.timesteps, ticks, strict=False):
         seen = scheduler.scale_model_input(x, timestep).to(model.device, model.dtype)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import transformers
 
 import tenshot
@@ -46,9 +47,15 @@ def save_part(part: Any, folder: Path) -> None:
         tensors.write(file, named, {"format": "pt"})
 
 
-def index(family: Family, schedule: Mapping[str, Any], zeros: bool | None = None) -> dict[str, Any]:
-    """What model_index.json says. zeros: no negative prompt means zeros, in families that know the difference."""
+def index(family: Family, schedule: Mapping[str, Any], zeros: bool | None = None, channels: int = 4) -> dict[str, Any]:
+    """What model_index.json says. zeros: no negative prompt means zeros, in families that know the difference.
+
+    channels: that the UNet takes, which tell inpainting and editing models.
+    """
     parts = {name: [kind.__module__.split(".")[0], kind.__name__] for name, kind in family.parts.items()}
     scheduler = ["diffusers", schedule.get("_class_name", "PNDMScheduler")]
-    found = {**family.index, **parts, "scheduler": scheduler}
+    purpose = {9: "InpaintPipeline", 8: "InstructPix2PixPipeline"}.get(channels, "Pipeline")
+    name = family.index["_class_name"].removesuffix("Pipeline") + purpose
+    told = {"_class_name": name, "_diffusers_version": diffusers.__version__}
+    found = {**family.index, **told, **parts, "scheduler": scheduler}
     return found if zeros is None or ZEROS not in family.index else {**found, ZEROS: zeros}

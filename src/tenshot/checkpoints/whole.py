@@ -111,9 +111,19 @@ def of_file(source: Container, family: Family, config: Path | None, ema: bool) -
         told = said(source)
     configs = dialects.configured(family, source.tensors, told.get("configs", {}))
     parts, ledger = dialects.to_parts(family, source.tensors, configs, ema)
-    schedule = told.get("schedule") or {**family.schedule, "prediction_type": prediction(source, family)}
+    schedule = told.get("schedule") or schedule_of(source, family)
     words = {name: told.get("tokenizers", {}).get(name, {}) for name in family.paddings}
     return Whole(family, parts, configs, schedule, words, source.place, told.get(ZEROS), ledger)
+
+
+def schedule_of(source: Container, family: Family) -> dict[str, Any]:
+    """The noise schedule of a file that does not say it: as the family was released."""
+    found = {**family.schedule, "prediction_type": prediction(source, family)}
+    if found["prediction_type"] == "v_prediction" and family.name == "sd2":
+        found["_class_name"] = "DDIMScheduler"
+    if "ztsnr" in source.tensors:
+        found["rescale_betas_zero_snr"] = True
+    return found
 
 
 def said(source: Container) -> dict[str, Any]:
@@ -199,7 +209,8 @@ def write_folder(whole: Whole, target: Path, events: Events) -> None:
             size = whole.configs[name.replace("tokenizer", "text_encoder")]["vocab_size"]
             folders.save_part(tokenizers.made(whole.words[name], padding, size, str(whole.place)), folder / name)
         tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(whole.schedule))
-        tensors.write_json(folder / "model_index.json", folders.index(family, whole.schedule, whole.zeros))
+        channels = whole.configs["unet"].get("in_channels", 4)
+        tensors.write_json(folder / "model_index.json", folders.index(family, whole.schedule, whole.zeros, channels))
 
 
 def write_net(folder: Path, kind: Any, config: Mapping[str, Any], content: Mapping[str, Lazy], events: Events) -> None:

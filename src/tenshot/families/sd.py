@@ -53,6 +53,7 @@ NOISE = {
     "set_alpha_to_one": False,
     "skip_prk_steps": True,
     "steps_offset": 1,
+    "clip_sample": False,
     "prediction_type": "epsilon",
 }
 UNET, VAE = ("model.diffusion_model.", "unet"), ("first_stage_model.", "vae")
