@@ -5,20 +5,25 @@ A launcher (`--num_processes`, `accelerate launch`, torchrun) says through the e
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 if TYPE_CHECKING:
     import torch
 
+TIED = "TENSHOT_TIED"  # set in processes whose standard input ends when their launcher does
 PATIENCE = timedelta(days=1)  # with the first process, while it alone draws, encodes or writes
 BUCKET = 25_000_000  # numbers summed in one message
 
@@ -44,6 +49,8 @@ def first() -> bool:
 def join(cpu: bool) -> None:
     """Meet the others. cpu: compute on CPUs, where there are GPUs too."""
     if count() > 1:
+        if os.environ.pop(TIED, ""):
+            tie(lambda: os.read(0, 1))
         _state(cpu)
 
 
@@ -108,9 +115,10 @@ def launch(words: Sequence[str], processes: int) -> int:
     shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     running = []
     for number in range(processes):
-        own = {"OMP_NUM_THREADS": threads} | shared | {"RANK": number, "LOCAL_RANK": number}
+        own = {"OMP_NUM_THREADS": threads} | shared | {"RANK": number, "LOCAL_RANK": number, TIED: 1}
         environment = os.environ | {name: str(value) for name, value in own.items()}
-        running.append(subprocess.Popen([sys.executable, "-m", "tenshot", *words], env=environment))
+        command = [sys.executable, "-m", "tenshot", *words]
+        running.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE))
     # Each of them hears Ctrl-C and a closing terminal and stops in its own good time; SIGTERM may reach only this one.
     everyones = [getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
     before = {each: signal.signal(each, signal.SIG_IGN) for each in everyones}
@@ -151,3 +159,40 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def tie(parent: Callable[[], object] | None = None) -> None:
+    """End this process, and all that it has started, when its parent ends, however that comes about.
+
+    parent: returns when that has ended; None: this process was made by multiprocessing, which knows.
+    """
+    made_by = multiprocessing.parent_process()
+    wait = parent or (made_by.join if made_by else None)
+
+    def watch() -> None:
+        assert wait is not None
+        wait()
+        end(os.getpid())
+
+    if wait is not None:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def end(pid: int) -> None:
+    """End a process with all that it has started; where it leads a group, also what of that outlived its own parent."""
+    family: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        family = psutil.Process(pid).children(recursive=True)
+        family.append(psutil.Process(pid))
+    for each in family[:-1]:
+        _kill(each)
+    if hasattr(os, "killpg"):
+        with suppress(OSError):
+            os.killpg(pid, signal.SIGKILL)
+    for each in family[-1:]:
+        _kill(each)
+
+
+def _kill(process: psutil.Process) -> None:
+    with suppress(psutil.Error):
+        process.kill()

@@ -1,0 +1,97 @@
+"""Nothing goes on working for a process that is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tenshot import processes
+
+SRC = Path(processes.__file__).parents[1]
+MADE = """
+import multiprocessing, os, subprocess, sys, time
+from tenshot import processes
+
+def work():
+    processes.tie()
+    compiler = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    print(os.getpid(), compiler.pid, flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    multiprocessing.get_context({!r}).Process(target=work).start()
+    time.sleep(60)
+"""
+LAUNCHED = """
+import sys
+from pathlib import Path
+from tenshot import processes
+sys.executable = str(Path(__file__).with_name("worker"))
+processes.launch(["train"], 2)
+"""
+WORKER = """#!{}
+import os, time
+from tenshot import processes
+processes._state = lambda cpu: None
+processes.join(True)
+os.write(1, f"{{os.getpid()}}\\n".encode())
+time.sleep(60)
+"""
+
+
+def numbers(parent: subprocess.Popen[str], count: int) -> list[psutil.Process]:
+    """The processes that tell their numbers on the parent's standard output."""
+    told: list[str] = []
+    while len(told) < count:
+        assert parent.stdout is not None
+        line = parent.stdout.readline()
+        assert line, "it ended before"
+        told += line.split()
+    return [psutil.Process(int(each)) for each in told]
+
+
+def started(file: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(SRC)}
+    return subprocess.Popen([sys.executable, str(file)], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGHUP))
+@pytest.mark.parametrize("method", ("spawn", "forkserver"))
+def test_what_a_process_made_ends_with_it(method: str, number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(MADE.format(method))
+    with started(tmp_path / "parent.py") as parent:
+        family = numbers(parent, 2)
+        parent.send_signal(number)
+        assert parent.wait() == -number
+        assert psutil.wait_procs(family, timeout=20)[1] == []
+
+
+def test_what_a_launcher_started_ends_with_it(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(LAUNCHED)
+    (tmp_path / "worker").write_text(WORKER.format(sys.executable))
+    (tmp_path / "worker").chmod(0o755)
+    with started(tmp_path / "parent.py") as parent:
+        family = numbers(parent, 2)
+        parent.kill()
+        parent.wait()
+        assert psutil.wait_procs(family, timeout=20)[1] == []
+
+
+def test_what_outlived_a_dead_process_of_its_group_ends_too() -> None:
+    code = "import os, subprocess; os.setsid(); print(subprocess.Popen(['sleep', '60'], stdout=-3).pid, flush=True)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as leader:
+        (left,) = numbers(leader, 1)
+        leader.wait()
+        assert left.is_running()
+        processes.end(leader.pid)
+        deadline = time.monotonic() + 20
+        while left.is_running() and left.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
