@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 
 from tenshot import help, verbs
 from tenshot.commands import _load
-from tenshot.options import MISSING, entries
+from tenshot.errors import Refusal
+from tenshot.options import MISSING, entries, gather
+from tenshot.train.options import DreamBoothOptions, FineTuneOptions, FullOptions, LoraOptions, TextualInversionOptions
 
 TENSHOT = [sys.executable, "-m", "tenshot"]
 
@@ -99,3 +102,41 @@ def test_a_signal_while_libraries_are_imported_ends_at_once(number: signal.Signa
     assert started.returncode == 130
     assert b"Traceback" not in err
     assert json.loads(out) == {"error": "cancelled", "message": "stopped before the work began"}
+
+
+COPIED = (
+    "--enable_xformers_memory_efficient_attention --allow_tf32 --push_to_hub --hub_token=abc --local_rank -1"
+    " --resume_from_checkpoint=latest --set_grads_to_none --dataloader_num_workers=4 --logging_dir logs"
+    " --revision main --variant fp16 --num_train_epochs 3 --max_train_steps 10 --save_model_as=safetensors"
+)
+
+
+def test_options_of_copied_commands_that_need_nothing_are_taken_with_a_line(tmp_path: Path) -> None:
+    said: list[str] = []
+    own = f"--network_dim 8 --instance_data_dir {tmp_path} --instance_prompt 'az cat'"
+    options = gather(LoraOptions, [*COPIED.split(), *shlex.split(own)], said.append)
+    assert options.rank == 8 and options.max_train_steps == 10
+    names = {word.partition("=")[0] for word in COPIED.split() if word.startswith("--")} - {"--max_train_steps"}
+    assert {line.split(" ")[0] for line in said if line.startswith("--")} == names
+    assert any("emoji" in line for line in said)
+
+
+def test_everything_wrong_with_a_copied_command_is_told_at_once() -> None:
+    words = (
+        "--resume_from_checkpoint checkpoint-9 --scale_lr --num_train_epochs 3 --lerning_rate 1 --rank 0 --device no"
+    )
+    files = "--pretrained_model_name_or_path somebody/model --instance_data_dir nowhere --start_from no --embeddings no"
+    with pytest.raises(Refusal) as caught:
+        gather(LoraOptions, [*words.split(), *files.split(), "--export", "webui"])
+    faults = {fault.where: fault for fault in caught.value.faults}
+    given = {word for word in f"{words} {files}".split() if word.startswith("--")}
+    assert faults.keys() == {*given, "--export", "--instance_prompt"}
+    assert "--learning_rate" in faults["--lerning_rate"].fits
+    assert "not downloaded" in faults["--pretrained_model_name_or_path"].do
+    assert "newest whole checkpoint" in faults["--resume_from_checkpoint"].fits
+
+
+@pytest.mark.parametrize("kind", [DreamBoothOptions, TextualInversionOptions, FullOptions, LoraOptions])
+def test_no_option_is_both_ours_and_only_others(kind: type[FineTuneOptions]) -> None:
+    assert not kind.elsewhere.keys() & (kind.model_fields.keys() | kind.also.keys())
+    assert set(kind.also.values()) <= kind.model_fields.keys()

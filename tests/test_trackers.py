@@ -35,7 +35,11 @@ def test_a_service_hears_every_step_and_sees_every_picture(name: str, bench: Ben
     assert last == ("finish", None)
 
 
-def test_a_service_that_is_not_installed_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def test_a_service_that_is_not_installed_is_said_and_tensorboard_stands_in(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert bench.refused("out", report_to="wandb") == ["--report_to"]
-    assert not (bench.folder / "out").exists()
+    options = bench.options("out", report_to="wandb")
+    (said,) = options.notes()
+    assert "pip install wandb" in said
+    assert list((bench.run("out", report_to="wandb") / "logs").glob("events*"))

@@ -27,7 +27,6 @@ SAME = 1e-6  # a layer whose weights differ by less, relative to their size, was
 
 def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
-    refuse_if(options.faults())
     _, tuned, base = all_or_refuse(
         lambda: refuse_if(_taken(options, options.tuned, options.base, options.config)),
         lambda: whole.read(options.tuned, options.config),
@@ -55,7 +54,6 @@ def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
 
 def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
-    refuse_if(options.faults())
     _, source = all_or_refuse(
         lambda: refuse_if(_taken(options, options.file)),
         lambda: opening.opened(options.file),
@@ -92,6 +90,7 @@ def _rank(options: RankOptions) -> int:
 
 
 def _taken(options: RankOptions, *sources: Path | None) -> Iterator[Fault]:
+    yield from options.faults()
     yield from targets.faults("--out", options.out, options.overwrite, sources)
 
 

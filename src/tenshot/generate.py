@@ -31,7 +31,6 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
 
     Raises Refusal before anything is written; Cancelled, where the pictures drawn so far are kept.
     """
-    refuse_if(options.faults())
     where, place, given, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _found(options.model, events),
@@ -117,6 +116,7 @@ def facts(opened: Model, request: Request, settings: Settings) -> dict[str, obje
 
 
 def _faults(options: GenerateOptions) -> Iterator[Fault]:
+    yield from options.faults()
     if hurdle := targets.misnamed(options.out) or targets.obstacle(_folder(options)):
         yield Fault("--out", hurdle, "a folder, or a .png file", "choose another name")
     elif options.names_a_png and options.out.exists() and not _drawn_here(options.out):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from os.path import exists, isdir, isfile
 from typing import Any
@@ -14,22 +14,26 @@ from tenshot.errors import Fault
 class Elsewhere:
     """An option that commands of other programs have. why: why nothing is lost without it. do: what does the same here.
 
-    fine: the values that need nothing here; empty: any. One with no `why` is never fine.
+    fine: the values that need nothing here; empty: any. One with no `why` is never fine, nor one without the option
+    `beside` it, where that is named.
     """
 
     why: str = ""
     do: str = ""
     fine: tuple[str, ...] = ()
+    beside: str = ""
 
-    def take(self, where: str, values: Any) -> str | Fault:
+    def take(self, where: str, values: Any, others: Container[str]) -> str | Fault:
         """What is to be said where the option is ignored; a fault where that would change the result."""
         given = [str(each) for each in (values if isinstance(values, list | tuple) else [values])]
         if given in (["False"], ["false"], ["None"], ["null"]):
             return f"{where} {given[0]}: nothing to do here"
-        if self.why and (not self.fine or all(each in self.fine for each in given)):
+        in_company = not self.beside or self.beside in others
+        if self.why and in_company and (not self.fine or all(each in self.fine for each in given)):
             return f"{where} is not needed here: {self.why}"
         found = f"{' '.join(given)}: there is no such option here".removeprefix(": ")
-        return Fault(where, found, self.why or "an option listed under --help", self.do or "leave it out")
+        fits = f"{' or '.join(self.fine)}: {self.why}" if self.fine and self.why else "an option listed under --help"
+        return Fault(where, found, fits, self.do or "leave it out")
 
 
 @dataclass(frozen=True)

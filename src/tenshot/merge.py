@@ -31,7 +31,6 @@ Shares = Sequence[tuple[dict[Layer, Addition], float]]
 
 def merge(options: MergeOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
-    refuse_if(options.faults())
     _, base, *sources = all_or_refuse(
         lambda: refuse_if(_faults(options)),
         lambda: options.sd_model and whole.read(options.sd_model, options.config),
@@ -73,6 +72,7 @@ def _into(
 
 
 def _faults(options: MergeOptions) -> Iterator[Fault]:
+    yield from options.faults()
     read = (options.sd_model, *options.models, options.config)
     yield from targets.faults("--save_to", options.save_to, options.overwrite, read)
     result = _result(options)

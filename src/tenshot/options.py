@@ -29,9 +29,8 @@ class Options(BaseModel):
     elsewhere: ClassVar[Mapping[str, Elsewhere]] = {}  #: options that only other programs have
 
     def faults(self) -> Iterator[Fault]:
-        """What can be told from the options alone: files that are not there, options that do not go together."""
-        for name, value in self:
-            yield from _absent(type(self), name, value)
+        """What can be told from the options alone: those that do not go together."""
+        return iter(())
 
     def notes(self) -> Iterator[str]:
         """What whoever chose these options should know beforehand."""
@@ -184,7 +183,7 @@ def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] 
     chosen = {**recipe, **given}
     notes = []
     for name in [name for name in chosen if name in kind.elsewhere and name not in kind.model_fields]:
-        there = kind.elsewhere[name].take(places.get(name, f"--{name}"), chosen.pop(name))
+        there = kind.elsewhere[name].take(places.get(name, f"--{name}"), chosen.pop(name), chosen)
         if isinstance(there, Fault):
             faults.append(there)
         else:
@@ -193,9 +192,8 @@ def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] 
     faults += [each for each in wrong if each.where not in {fault.where for fault in faults}]
     if options:
         faults += [each for each in options.faults() if each.where.removeprefix("--") not in names]
-    else:
-        for name in chosen.keys() & kind.model_fields.keys() - names:
-            faults += _absent(kind, name, chosen[name])
+    for name in [name for name in kind.model_fields if name in chosen and name not in names]:
+        faults += _absent(kind, name, chosen[name])
     refuse_if(faults)
     assert options is not None
     for note in (*notes, *options.notes()):

@@ -39,7 +39,6 @@ RECORDING, FINISHING = 0.25, 0.3  # shares of the budget: no further picture is 
 
 def compile(options: CompileOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal before anything is tried; Cancelled. Either way nothing is written."""
-    refuse_if(options.faults())
     where, family, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _family(options.model),

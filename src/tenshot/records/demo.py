@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
 
 from tenshot.options import Options
-from tenshot.records.kinds import Device, Few, FolderPath, Model
+from tenshot.records.kinds import POCKET, Device, Few, FolderPath, Model
 
 
 class DemoOptions(Options):
@@ -32,3 +33,7 @@ class DemoOptions(Options):
     @property
     def home(self) -> Path:
         return self.out
+
+    def notes(self) -> Iterator[str]:
+        if self.model == "pocket":
+            yield POCKET

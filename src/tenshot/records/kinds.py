@@ -11,6 +11,9 @@ from pydantic import AfterValidator, Field
 from tenshot.fast.backends import BACKENDS
 from tenshot.marks import There
 
+#: What to expect of the model that is built in.
+POCKET = "pocket draws emoji of 128 pixels, and what photographs teach it comes out as emoji: for photos give a model"
+
 
 def _device(name: str) -> str:
     if not re.fullmatch(r"auto|mps|cpu|(cuda|xpu)(:[0-9]{1,2})?", name):

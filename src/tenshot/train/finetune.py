@@ -19,18 +19,7 @@ from tenshot.files import datasets, tensors
 from tenshot.files.cache import root
 from tenshot.files.folder import Example
 from tenshot.model import Model
-from tenshot.train import (
-    checkpoint,
-    class_pictures,
-    data,
-    denoise,
-    handover,
-    idle,
-    optimizers,
-    run,
-    texts,
-    trackers,
-)
+from tenshot.train import checkpoint, class_pictures, data, denoise, handover, idle, optimizers, run, texts
 from tenshot.train.cache import Cache
 from tenshot.train.captions import Captions, Said
 from tenshot.train.denoise import Latents
@@ -98,7 +87,6 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
 
 def check(way: Way[Options], options: Options, events: Events) -> Checked:
     """Look at all that a training would read and where it would write. Raises Refusal with everything wrong."""
-    refuse_if(options.faults())
     try:
         where, place, examples, brought = _check_inputs(way, options, events)
     except Refusal as refusal:
@@ -123,11 +111,10 @@ def _check_inputs(
         lambda: device.pick(options.device),
         lambda: _model_folder(options, events),
         lambda: _examples(way, options, events),
-        lambda: refuse_if((*_way_faults(way, options), *way.faults(options))),
+        lambda: refuse_if((*options.faults(), *_way_faults(way, options), *way.faults(options))),
         lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
         lambda: optimizers.check(options, options.device),
         lambda: optimizers.check_compiler(options),
-        lambda: trackers.check(options.report_to),
         lambda: put.check(options.export, way.results(options)),
     )
     refuse_if(_not_yours(options, examples, brought or ()))

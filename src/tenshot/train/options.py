@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from tenshot.errors import Fault
 from tenshot.export.options import ExportOptions
+from tenshot.marks import Elsewhere
 from tenshot.options import Options
-from tenshot.records.kinds import Device, Few, FolderPath, Model, Rank, SomePath
+from tenshot.records.kinds import POCKET, Device, Few, FolderPath, Model, Rank, SomePath
+from tenshot.train import copied
 
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedulefree"]
@@ -119,6 +122,9 @@ class WatchOptions(Options):
 class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOptions, WatchOptions, ExportOptions):
     """What fine-tuning a model on pictures needs besides."""
 
+    also: ClassVar[Mapping[str, str]] = copied.ALSO
+    elsewhere: ClassVar[Mapping[str, Elsewhere]] = copied.ELSEWHERE
+
     pretrained_model_name_or_path: Model = Field("pocket", description="pocket, a model folder, or a checkpoint file")
     train_text_encoder: bool = Field(False, description="train the text encoder along with the UNet")
     text_encoder_lr: float | None = Field(None, gt=0, le=100, description="its own learning rate; default: the same")
@@ -127,6 +133,19 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
     num_processes: Few = Field(1, description="processes on this machine, each with a GPU of its own, or on CPUs")
     fsdp: bool = Field(False, description="split weights, gradients and optimizer over the processes")
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+
+    @property
+    def tracker(self) -> Tracker:
+        """--report_to, where that is installed."""
+        missing = self.report_to in ("wandb", "trackio") and find_spec(self.report_to) is None
+        return "tensorboard" if missing else self.report_to
+
+    def notes(self) -> Iterator[str]:
+        if self.tracker != self.report_to:
+            name = self.report_to
+            yield f"{name} is not installed (pip install {name}): TensorBoard's files tell the same"
+        if self.pretrained_model_name_or_path == "pocket":
+            yield POCKET
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
@@ -167,6 +186,8 @@ class FullOptions(FineTuneOptions):
 
 class LoraOptions(FineTuneOptions):
     """Teach a small adapter (LoRA), on a subject or on captioned pictures."""
+
+    also: ClassVar[Mapping[str, str]] = {**copied.ALSO, **copied.ALSO_LORA}
 
     instance_data_dir: FolderPath | None = Field(None, description="folder with the pictures of your subject; or:")
     instance_prompt: str | None = Field(None, min_length=1, description='names it, as in "a photo of az cat"')

@@ -260,10 +260,10 @@ def _bytes(count: float) -> str:
 
 def _trackers(options: FineTuneOptions) -> Iterator[Events]:
     yield LossLog(options.output_dir / LOG)
-    if options.report_to == "tensorboard":
+    if options.tracker == "tensorboard":
         yield TensorBoard(options.output_dir / LOGS)
-    elif options.report_to != "none":
-        yield Service(options.report_to, options.tracker_project_name, options.model_dump(mode="json"))
+    elif options.tracker != "none":
+        yield Service(options.tracker, options.tracker_project_name, options.model_dump(mode="json"))
 
 
 def _previews(job: Job, options: FineTuneOptions, shown: Events) -> Previews | None:

@@ -6,14 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.files import tensors
 
@@ -78,13 +76,6 @@ class Service(Events):
         if self.open:
             self.library.finish()
             self.open = False
-
-
-def check(name: str) -> None:
-    """Refuse a tracker that is not installed."""
-    if name in ("wandb", "trackio") and find_spec(name) is None:
-        do = f"pip install {name}"
-        raise Refusal(Fault("--report_to", f"{name} is not installed", "tensorboard, none, or an installed one", do))
 
 
 class TensorBoard(Events):
