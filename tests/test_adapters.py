@@ -125,7 +125,7 @@ def test_the_model_hash_is_the_files(sd1: Path, tmp_path: Path):
 
 
 def test_all_that_is_wrong_is_told_at_once(sd1: Path, tmp_path: Path):
-    given = {"lora": ["none.safetensors", f"{sd1}=strong"], "embedding": ["no.pt"], "sampler": "none"}
+    given = {"lora": ["none.safetensors", f"{sd1}=strong"], "embedding": ["no.pt"], "num_images": 2}
     with pytest.raises(Refusal) as refused:
         draw(tmp_path / "nowhere", tmp_path / "out.png", **given)
     assert len(refused.value.faults) == 5

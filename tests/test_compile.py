@@ -174,7 +174,11 @@ def test_every_fault_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     words = ["compile", str(tmp_path / "nothing"), "--out", str(tmp_path / "mine"), "--backend", "magic"]
     assert cli.main([*words, "--controlnet", str(tmp_path / "none"), "--overwrite"]) == 2
     told = capsys.readouterr().err
-    assert all(text in told for text in ("nothing", "magic", "holds notes.txt", "config.json"))
+    assert all(text in told for text in ("nothing", "magic", "--controlnet"))
+    words = ["compile", str(tmp_path / "mine"), "--out", str(tmp_path / "mine"), "--controlnet", str(tmp_path)]
+    assert cli.main([*words, "--overwrite"]) == 2
+    told = capsys.readouterr().err
+    assert all(text in told for text in ("model_index.json", "config.json", "is read for it"))
     assert (tmp_path / "mine/notes.txt").read_text() == "keep me"
 
 
