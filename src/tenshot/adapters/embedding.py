@@ -1,7 +1,7 @@
 """Learned words (textual inversion, Gal et al., arXiv 2208.01618): new rows beside a text encoder's own; their files.
 
-A file holds one tensor [vectors, width]. User interfaces take the file's name for the word, whatever the tensor is called;
-diffusers takes the tensor's. SDXL: `clip_l` and `clip_g` in one file; in diffusers two files with a tensor each,
+A file holds one tensor [vectors, width]. User interfaces take the file's name for the word, whatever the tensor is
+called; diffusers takes the tensor's. SDXL: `clip_l` and `clip_g` in one file; in diffusers two files with a tensor each,
 `learned_embeds` and `learned_embeds_2`.
 """
 
@@ -158,7 +158,7 @@ def file_in(place: Path) -> Path:
 
 
 def of(source: Container) -> tuple[str, Rows]:
-    """The word and its vectors, in any layout; joined with the file beside it where diffusers made two of an SDXL word."""
+    """The word and its vectors, in any layout; of diffusers' two files of an SDXL word both, where both are there."""
     word, rows = alone(source)
     other = partner(source.place)
     if len(rows) == 1 and other and is_embedding(beside := containers.opened(other)):
