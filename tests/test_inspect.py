@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from tenshot.checkpoints import whole
 from tenshot.cli import main
+from tenshot.events import Events
 from tenshot.export import readers
 from tenshot.families import dialects
-from tenshot.families.sd import SD1
-from tenshot.families.sdxl import FULL, SDXL
+from tenshot.families.family import Family
+from tenshot.families.sd import SD1, SD2
+from tenshot.families.sdxl import SDXL
 from tenshot.files import containers
 from tenshot.files.containers import Container, Lazy
 from tests.test_adapter_files import a_lora, without_numbers
@@ -126,11 +130,56 @@ def test_folders(sd1: Path, tmp_path: Path, told: Any):
     assert main(["inspect", str(tmp_path), "--json"]) == 2
 
 
-@pytest.mark.parametrize(("family", "config"), [(SD1, {"cross_attention_dim": 768}), (SDXL, FULL)], ids=("sd1", "sdxl"))
-def test_released_sizes_load_everywhere(family: Any, config: dict[str, Any], tmp_path: Path, monkeypatch: Any):
-    only = {"unet": family.original["unet"]}
-    source = released(family, config, tmp_path / "one.safetensors")
-    shapes = {name.removeprefix(only["unet"][0]): lazy.shape for name, lazy in source.tensors.items()}
-    unet = dialects.DIALECTS["unet"].config(shapes)
-    monkeypatch.setattr(readers.dialects, "configured", lambda *_: {"unet": unet})
-    assert readers.of_checkpoint(source, family) == readers.told({})
+@pytest.fixture
+def full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """What is said of a checkpoint whose UNet has the released size. spread: of the norm that ComfyUI looks at."""
+
+    def ask(family: Family, said: str = "", signs: Sequence[str] = (), spread: float | None = None) -> dict[str, Any]:
+        start = family.original["unet"][0]
+        source = released(family, dict(family.released["unet"]), tmp_path / "one.safetensors")
+        shapes = {name.removeprefix(start): lazy.shape for name, lazy in source.tensors.items()}
+        unet = dialects.DIALECTS["unet"].config(shapes)
+        monkeypatch.setattr(readers.dialects, "configured", lambda *_: {"unet": unet})
+        nothing = Lazy((0,), torch.float32, lambda: torch.zeros(0))
+        tensors = {**source.tensors, **dict.fromkeys(signs, nothing)}
+        if spread is not None:
+            norm = torch.tensor([spread, -spread])  # whose deviation is that
+            tensors[whole.NORM] = Lazy((2,), torch.float32, lambda: norm)
+        about = {"modelspec.prediction_type": said} if said else {}
+        return readers.of_checkpoint(Container(source.place, "safetensors", tensors, about), family)
+
+    return ask
+
+
+@pytest.mark.parametrize(("family", "spread"), [(SD1, None), (SD2, 0.05), (SDXL, None)], ids=("sd1", "sd2", "sdxl"))
+def test_released_sizes_load_everywhere(family: Family, spread: float | None, full_size: Callable[..., dict[str, Any]]):
+    found = full_size(family, spread=spread)
+    assert found["loads_in"] == list(readers.ALL) and "not_in" not in found
+    assert found["comfyui_takes_it_for"] == "epsilon"
+
+
+def test_what_comfyui_takes_a_v_prediction_for(full_size: Callable[..., dict[str, Any]]):
+    """SD1 never for one; SD2 by one norm's deviation; SDXL by a tensor v_pred: as its code has it."""
+    comfy, web = readers.COMFY, readers.WEBUI
+    one = full_size(SD1, "v", ("v_pred", "ztsnr"))["not_in"]
+    assert "ModelSamplingDiscrete (v_prediction)" in one[comfy] and "every SD1" in one[comfy]
+    assert "--to webui" in one[web]
+    low = full_size(SD2, "v", spread=0.05)
+    assert "0.05" in low["not_in"][comfy] and low["spread"] == pytest.approx(0.05)
+    high = full_size(SD2, spread=0.2)
+    assert high["comfyui_takes_it_for"] == "v_prediction" and comfy in high["loads_in"]
+    assert "ModelSamplingDiscrete (eps)" in full_size(SD2, "epsilon", spread=0.2)["not_in"][comfy]
+    assert comfy in full_size(SDXL, "v", ("v_pred",))["loads_in"]
+    assert "no tensor v_pred" in full_size(SDXL, "v")["not_in"][comfy]
+
+
+def test_handing_a_v_prediction_to_comfyui_says_what_it_takes_it_for(
+    sd2_v: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    heard: list[str] = []
+    monkeypatch.setattr(Events, "say", lambda _, text: heard.append(text))
+    monkeypatch.setitem(readers.RELEASED, "sd2", (32, 64))
+    monkeypatch.setitem(readers.TEXT, "sd2", 32)
+    (tmp_path / "models").mkdir()
+    run(sd2_v, "--to", "comfyui", tmp_path)
+    assert any("ModelSamplingDiscrete" in text for text in heard)

@@ -176,6 +176,19 @@ def test_half_an_effect_is_told_in_numbers(tmp_path: Path, told: Any):
     assert "without effect" in why["AUTOMATIC1111 and Forge"]
 
 
+@pytest.mark.parametrize("rows", [True, False], ids=["by rows", "by columns"])
+def test_what_programs_make_of_a_dora(rows: bool, tmp_path: Path, told: Any):
+    named = dict(CASES["sd1, by LyCORIS"][0]()) | of("sd1", "unet", "attn2.to_k", kohya("unet"))
+    named = {name: tensor for name, tensor in named.items() if name.startswith("lora_unet")}
+    for name in [name for name in named if "lora_up" in name]:
+        side = named[name].shape[0] if rows else 768
+        named[name.replace("lora_up.weight", "dora_scale")] = torch.ones((side, 1) if rows else (1, side))
+    found = told(file_of(named, tmp_path / "a.safetensors"))
+    assert found["dora"] and all("--bake_dora" in why for why in found["not_in"].values())
+    wrong = ["diffusers", "AUTOMATIC1111 and Forge", "ComfyUI"] if rows else ["diffusers"]
+    assert list(found["not_in"]) == wrong
+
+
 def test_webui_hides_an_xl_that_does_not_say_it(tmp_path: Path, told: Any):
     named = CASES["xl, self-attention"][0]()
     assert "not_in" not in told(file_of(named, tmp_path / "a.safetensors"))

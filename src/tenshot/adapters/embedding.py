@@ -1,8 +1,8 @@
 """Learned words (textual inversion, Gal et al., arXiv 2208.01618): new rows beside a text encoder's own; their files.
 
 A file holds one tensor [vectors, width]. User interfaces take the file's name for the word, whatever the tensor is
-called; diffusers takes the tensor's. SDXL: `clip_l` and `clip_g` in one file; in diffusers two files with a tensor each,
-`learned_embeds` and `learned_embeds_2`.
+called; diffusers takes the tensor's. SDXL: `clip_l` and `clip_g` in one file; in diffusers two files with a tensor
+each, `learned_embeds` and `learned_embeds_2`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tenshot.adapters.factors import Factors
 from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
-from tenshot.export import kohya
+from tenshot.export import kohya, readers
 from tenshot.export.places import phrase
 from tenshot.families.sdxl import SDXL
 from tenshot.files import tensors
@@ -24,8 +24,8 @@ def convert_lora(
 ) -> dict[str, Any]:
     """Kohya's names become diffusers', all others kohya's, unless --form says it. LoHa and LoKr stay what they are."""
     found = reading.read(source, kohya.config_of(options.config))
-    if any(getattr(each, "magnitude", None) is not None for each in found.values()):
-        events.say("this is a DoRA: ComfyUI and diffusers read it, AUTOMATIC1111 does not; for that one, merge it")
+    for program, why in readers.decomposed(source, found):
+        events.say(f"{program}: {why}")
     plain = all(isinstance(each, Factors) for each in found.values())
     other = "diffusers" if _is_kohya(source) and plain else "kohya"
     if options.to or (options.form or other) == "kohya":

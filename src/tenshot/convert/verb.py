@@ -17,7 +17,7 @@ from tenshot.convert import adapters, nets
 from tenshot.convert.options import ConvertOptions
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events
-from tenshot.export import sidecar
+from tenshot.export import readers, sidecar
 from tenshot.export.places import FOLDERS, Shown, accompany, companions, phrase
 from tenshot.files import targets
 from tenshot.files.containers import Container
@@ -75,8 +75,11 @@ def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Ev
         "ledger": ledger,
         "peak memory": peak,
     }
-    if (place := options.place) and place.program == "webui":
-        sidecar.write(found, target)
+    if place := options.place:
+        if place.program == "webui":
+            sidecar.write(found, target)
+        if why := readers.mistaken_at(target, found.family, place.program):
+            events.say(why)
     return _told(options, told, target)
 
 

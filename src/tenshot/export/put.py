@@ -10,7 +10,7 @@ from tenshot.adapters import embedding
 from tenshot.checkpoints import whole
 from tenshot.errors import refuse_if
 from tenshot.events import Events
-from tenshot.export import kohya, sidecar
+from tenshot.export import kohya, readers, sidecar
 from tenshot.export.places import Place, Shown, accompany, faults, phrase, places
 from tenshot.families import layout
 from tenshot.files import containers
@@ -62,6 +62,8 @@ def _put(
         whole.write_file(found, target, events, about=about)
         if place.program == "webui":
             sidecar.write(found, target)
+        if why := readers.mistaken_at(target, found.family, place.program):
+            events.say(why)
         family = found.family.title
     use = accompany(place, target, Shown(result.trigger, preview), family)
     events.say("; ".join([f"put at {target}", *(f"{name}: {text}" for name, text in use.items())]))

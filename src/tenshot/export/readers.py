@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tenshot import __version__
@@ -14,6 +15,7 @@ from tenshot.checkpoints import whole
 from tenshot.errors import Refusal
 from tenshot.families import dialects, table
 from tenshot.families.family import Family
+from tenshot.files import containers
 from tenshot.files.containers import Container
 
 WEBUI, COMFY, DIFFUSERS, TENSHOT = "AUTOMATIC1111 and Forge", "ComfyUI", "diffusers", "tenshot"
@@ -61,22 +63,31 @@ def of_checkpoint(source: Container, family: Family) -> dict[str, Any]:
     predicts = whole.prediction(source, family)
     if predicts == "v_prediction" and family.name != "sd2" and not source.place.with_suffix(".yaml").is_file():
         reasons.setdefault(WEBUI, "takes it for one that predicts noise: tenshot convert FILE --to webui DIR")
-    if (taken := comfy_takes(source, family)) != predicts:
+    taken = comfy_takes(source, family, unet["in_channels"])
+    if taken != predicts:
         reasons.setdefault(COMFY, mistaken(source, family, predicts, taken))
-    return told(reasons)
+    spread = whole.spread(source) if family.name == "sd2" else None
+    return told(reasons) | {"comfyui_takes_it_for": taken} | ({"spread": spread} if spread is not None else {})
 
 
-def comfy_takes(source: Container, family: Family) -> str:
+def comfy_takes(source: Container, family: Family, channels: int) -> str:
     """What ComfyUI believes that a checkpoint predicts: of each family it looks at something else."""
     if family.name == "sdxl":
         return "v_prediction" if "v_pred" in source.tensors else "epsilon"
-    spread = whole.spread(source) if family.name == "sd2" else None
+    spread = whole.spread(source) if family.name == "sd2" and channels == 4 else None
     return "v_prediction" if spread is not None and spread > whole.V_PREDICTION else "epsilon"
+
+
+def mistaken_at(target: Path, family: Family, program: str) -> str | None:
+    """What that user interface makes of a checkpoint that was put there, where that is not what was meant."""
+    name = COMFY if program == "comfyui" else WEBUI
+    why = of_checkpoint(containers.opened(target), family).get("not_in", {}).get(name)
+    return f"{name} {why}" if why else None
 
 
 def mistaken(source: Container, family: Family, predicts: str, taken: str) -> str:
     """Why ComfyUI takes a checkpoint for what it is not, and what helps."""
-    spread = whole.spread(source)
+    spread = whole.spread(source) if family.name == "sd2" else None
     by = "has no such norm" if spread is None else f"has {spread:.3f}"
     why = {
         "sd1": "every SD1 it does",
@@ -84,7 +95,8 @@ def mistaken(source: Container, family: Family, predicts: str, taken: str) -> st
         "sdxl": "there is no tensor v_pred, which tenshot convert FILE FOLDER and back writes",
     }[family.name]
     node = f"put the node ModelSamplingDiscrete ({'v_prediction' if taken == 'epsilon' else 'eps'}) behind the loader"
-    return f"takes it for {taken}, it predicts {predicts}: {why}; {node}, or load it with its yaml in models/configs"
+    yaml = "load it with config, by the yaml that tenshot convert FILE --to webui DIR writes, in models/configs"
+    return f"takes it for {taken}, it predicts {predicts}: {why}; {node}, or {yaml}"
 
 
 def of_lora(source: Container, found: Mapping[Layer, Addition], family: Family | None) -> dict[str, Any]:
@@ -102,7 +114,7 @@ def of_lora(source: Container, found: Mapping[Layer, Addition], family: Family |
         reasons |= dict.fromkeys(ALL, f"NaN or infinite numbers in {len(broken)} tensors: {', '.join(broken[:3])}")
     if reading.kinds(source.tensors).keys() != {"LoRA"}:
         reasons[DIFFUSERS] = "reads no LoHa and no LoKr: tenshot resize makes a LoRA of it"
-    return told(reasons | {program: why for program, why in _decomposed(found) if program not in reasons})
+    return told(reasons | {program: why for program, why in decomposed(source, found) if program not in reasons})
 
 
 def _lost(source: Container, known: re.Pattern[str]) -> str:
@@ -133,7 +145,7 @@ def _stem(name: str) -> str:
     return _FACTOR.sub("", name)
 
 
-def _decomposed(found: Mapping[Layer, Addition]) -> Iterator[tuple[str, str]]:
+def decomposed(source: Container, found: Mapping[Layer, Addition]) -> Iterator[tuple[str, str]]:
     """What programs make of DoRA's magnitudes, which stand for rows here, or, as LyCORIS has them, for columns."""
     differences = [each for each in found.values() if isinstance(each, Difference)]
     magnitudes = [each.magnitude for each in differences if each.magnitude is not None]
@@ -141,8 +153,10 @@ def _decomposed(found: Mapping[Layer, Addition]) -> Iterator[tuple[str, str]]:
         return
     bake = "tenshot convert FILE --bake_dora MODEL makes a LoRA without magnitudes, tenshot merge a model"
     if any(each.ndim > 1 and each.shape[0] == 1 for each in magnitudes):
-        yield DIFFUSERS, f"knows DoRA by rows only, and this is by columns: {bake}"
+        yield DIFFUSERS, f"leaves out DoRA's magnitudes, and knows none of columns: {bake}"
         return
+    if any(name.endswith("dora_scale") for name in source.tensors):
+        yield DIFFUSERS, f"leaves out magnitudes called dora_scale: tenshot convert FILE --form diffusers; {bake}"
     yield WEBUI, f"AUTOMATIC1111 takes DoRA's magnitudes for those of columns, Forge divides by the norms of W: {bake}"
     yield COMFY, f"divides DoRA's magnitudes by the norms of W, not of W + dW; interpolates at other strengths: {bake}"
 
