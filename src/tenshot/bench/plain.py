@@ -32,7 +32,7 @@ def steps(
     schedule = DDPMScheduler.from_config(dict(base.schedule))
     for part in ("vae", *base.family.encoders):
         base[part].requires_grad_(False)
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.mixed_precision, torch.float32)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.mixed_precision or "no", torch.float32)
     unet.requires_grad_()
     if isinstance(options, LoraOptions):
         unet.requires_grad_(False).to(dtype=half)
@@ -68,7 +68,7 @@ def steps(
             clean = (posterior.mean + posterior.std * torch.cat(grains).to(where, half)) * vae.config.scaling_factor
             condition = base.condition(prompts, (side, side))
         wanted, when = torch.cat(noise).to(where), torch.cat(times).to(where)
-        with autocast(where, options.mixed_precision):
+        with autocast(where, options.mixed_precision or "no"):
             answer = unet(schedule.add_noise(clean.float(), wanted, when), when, **condition).sample
         halves = zip(answer.float().chunk(len(sets)), wanted.chunk(len(sets)), strict=True)
         losses = [F.mse_loss(a, b) for a, b in halves]

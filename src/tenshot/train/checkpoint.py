@@ -88,12 +88,12 @@ def heal(folder: Path, events: Events) -> None:
     else:
         if damaged:
             do = "remove these checkpoints to begin anew, or name another folder"
-            raise Refusal(*(Fault(f.where, f.found, f.fits, do) for _, refusal in damaged for f in refusal.faults))
-    for place, refusal in damaged:
+            raise Refusal(*(Fault(f.where, f.found, f.fits, do) for _, why in damaged for f in why.faults))
+    for place, why in damaged:
         aside = place.with_name(place.name + DAMAGED)
         shutil.rmtree(aside, ignore_errors=True)
         place.rename(aside)
-        events.say(f"{place.name} is damaged and was put aside as {aside.name} ({refusal.faults[0].found})")
+        events.say(f"{place.name} is damaged and was put aside as {aside.name} ({why.faults[0].found})")
 
 
 def _checked(place: Path) -> dict[str, Any]:

@@ -48,7 +48,9 @@ class FineTune(loop.Method):
         if options.gradient_checkpointing:
             self.checkpoint_gradients()
         unet = learner.model["unet"]  # as it trains; what draws is not compiled
-        self.denoiser = torch.compile(unet, backend=options.torch_compile_backend) if options.torch_compile else unet
+        self.denoiser: Any = unet
+        if options.torch_compile:
+            self.denoiser = torch.compile(unet, backend=options.torch_compile_backend)
         self.precision = device.precision(options.mixed_precision, learner.model.device)
         if self.precision != "no":
             for part in {"unet", *learner.parts}:
