@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,21 @@ def test_options_are_checked(sd1: Path, tmp_path: Path, capsys: pytest.CaptureFi
     told = capsys.readouterr().err
     assert "there is none in Stable Diffusion 1" in told
     assert "--controlnet" in told
+
+
+def test_a_compiled_model_is_replaced_with_all_that_it_holds_and_nothing_else(sd1: Path, tmp_path: Path):
+    """Models come with more than Tenshot would write, and compile keeps it."""
+    place, out = Path(shutil.copytree(sd1, tmp_path / "model")), tmp_path / "fast"
+    (place / "safety_checker").mkdir()
+    (place / "safety_checker/config.json").write_text("{}")
+    asked = {"backend": ["torchscript"], "parts": ["decoder"], "budget": 1e-9}
+    artifacts.compiled(place, out, **asked)
+    artifacts.compiled(place, out, **asked, overwrite=True)
+    assert (out / "model/safety_checker/config.json").is_file()
+    assert list((out / "pictures").iterdir())
+    (out / "model/mine.txt").write_text("keep me")
+    with pytest.raises(Refusal, match=r"mine\.txt"):
+        artifacts.compiled(place, out, **asked, overwrite=True)
 
 
 def test_a_compiled_model_is_not_compiled_again(sd1: Path, tmp_path: Path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tenshot.errors import Fault
@@ -20,7 +22,9 @@ _MODEL = "|".join(
         rf"tokenizer(_2)?/({_WORDS})",
     )
 )
-_ARTIFACT = rf"manifest\.json|report\.(html|json)|parts/.+|model/({_MODEL})|controlnet/({_NET})"
+_ARTIFACT = (
+    rf"manifest\.json|report\.(html|json)|pictures/\d+-(plain|fast)\.png|parts/.+|model/({_MODEL})|controlnet/({_NET})"
+)
 #: A result's folder: the file that tells what it is, and the names of all that such a result holds.
 KINDS = {
     "model_index.json": re.compile(_MODEL),
@@ -100,8 +104,16 @@ def _strange_in(folder: Path, kinds: Sequence[str]) -> str:
         return ""
     known = next((KINDS[mark] for mark in kinds if (folder / mark).is_file()), None)
     names = (path.relative_to(folder).as_posix() for path in held)
-    strange = [name for name in names if known is None or not known.fullmatch(name)]
+    listed = _listed(folder) if "manifest.json" in kinds else set()
+    strange = [name for name in names if known is None or not (known.fullmatch(name) or name in listed)]
     return f"holds {', '.join(strange[:3])}{', ...' if len(strange) > 3 else ''}" if strange else ""
+
+
+def _listed(folder: Path) -> set[str]:
+    """What a compiled model's manifest names: it may hold more of a model than Tenshot itself would write."""
+    with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
+        return set(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"])
+    return set()
 
 
 def _hurt(target: Path, sources: list[Path]) -> Path | None:
