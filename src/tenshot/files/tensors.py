@@ -21,6 +21,7 @@ from tenshot.files import containers, reading
 from tenshot.files.locks import LOCK
 
 NEW, OLD = "new", "old"
+WINDOWS = os.name == "nt"
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
@@ -190,9 +191,9 @@ def _cleared(room: Path) -> None:
 
 def flush(path: Path) -> None:
     """fsync a file or a folder, so that a rename after it cannot be seen before it. Windows flushes files only."""
-    if os.name == "nt" and path.is_dir():
+    if WINDOWS and path.is_dir():
         return
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
