@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from tenshot import device, model
+from tenshot import device, model, processes
 from tenshot.compile import timing
 from tenshot.compile.timing import Spread
 from tenshot.compile.trajectories import Tensors
@@ -126,15 +125,14 @@ def _death(code: int | None) -> str:
 def _end(process: Any, patience: float) -> None:
     """Also what hangs, and the compilers it has started."""
     process.join(patience)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
+    processes.end(process.pid)
     process.join()
 
 
 def _work(pipe: Connection, trial: Trial, threads: int) -> None:
-    os.setsid()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(os, "setsid"):
+        os.setsid()  # a group of its own, by which its compilers are found even when it is dead
+    processes.tie()
     with _quiet(trial.folder):
         torch.set_num_threads(threads)
         try:
@@ -146,14 +144,6 @@ def _work(pipe: Connection, trial: Trial, threads: int) -> None:
         except Exception as error:
             traceback.print_exc()
             pipe.send(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
-
-
-def _end_with_parent() -> None:
-    """Whoever asked for the trial may be killed: then nobody waits for it, nor for the compilers it has started."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.killpg(0, signal.SIGKILL)
 
 
 @contextlib.contextmanager
