@@ -1,4 +1,4 @@
-"""LoHa and LoKr against peft's own, and against LyCORIS' where that is installed (pip install lycoris-lora)."""
+"""LoHa and LoKr against peft's own; test_lycoris.py has them against LyCORIS'."""
 
 from __future__ import annotations
 
@@ -143,31 +143,3 @@ def test_torn_ones_are_refused(lost: str, sd1: Path, tmp_path: Path):
     save_file(found, tmp_path / "torn.safetensors")
     with pytest.raises(Refusal, match="belong together"):
         lora.read(tmp_path / "torn.safetensors")
-
-
-@pytest.mark.parametrize("given", [
-    {"algo": "loha"}, {"algo": "loha", "use_tucker": True}, {"algo": "loha", "dora_wd": True},
-    {"algo": "loha", "rs_lora": True},
-    {"algo": "lokr"}, {"algo": "lokr", "use_tucker": True, "factor": 2},
-    {"algo": "lokr", "decompose_both": True, "factor": 8}, {"algo": "lokr", "dora_wd": True, "wd_on_output": False},
-    {"algo": "lokr", "full_matrix": True}, {"algo": "locon"}, {"algo": "locon", "use_tucker": True},
-], ids=str)  # fmt: skip
-def test_lycoris_own_files(given: dict[str, Any], sd1: Path, tmp_path: Path):
-    lycoris = pytest.importorskip("lycoris")
-    opened = model.load(str(sd1))
-    torch.manual_seed(3)
-    lycoris.LycorisNetwork.apply_preset({"target_module": ["Transformer2DModel", "ResnetBlock2D", "Downsample2D"]})
-    sizes = {"linear_dim": 3, "linear_alpha": 2, "conv_dim": 2, "conv_alpha": 2}
-    network = lycoris.create_lycoris(opened["unet"], 1.0, **sizes, **given)
-    network.apply_to()
-    named = {}
-    for each in network.loras:
-        with torch.no_grad():
-            for parameter in each.parameters():
-                parameter.add_(0.05 * torch.randn(parameter.shape))
-        start = each.lora_name.replace("lycoris_", "lora_unet_")
-        named |= {f"{start}.{name}": tensor.detach().clone() for name, tensor in each.custom_state_dict().items()}
-    save_file(named, tmp_path / "it.safetensors")
-    expected = answers(opened)  # as its training has it; its merge_to counts the scale of a LoHa twice
-    assert (answers(model.load(str(sd1))) - expected).abs().max() > 1e-2
-    assert torch.allclose(answers(adapted(sd1, (tmp_path / "it.safetensors", 1.0))), expected, atol=3e-5)

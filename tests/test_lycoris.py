@@ -1,0 +1,70 @@
+"""All that LyCORIS trains, against its own package: drawn with, merged, swapped, converted and inspected."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tenshot import model
+from tenshot.adapters import opening, reading
+from tenshot.cli import main
+from tenshot.errors import Refusal
+from tenshot.fast import model as fast
+from tests.test_adapter_files import run as convert
+from tests.test_extract import run_resize as resize
+from tests.test_merge import adapted, answers
+from tests.test_merge import run as merge
+
+lycoris = pytest.importorskip("lycoris")
+OFT = {"algo": "diag-oft", "linear_dim": 4, "conv_dim": 4}
+BOFT = {"algo": "boft", "linear_dim": 8, "conv_dim": 8}
+GIVEN: list[tuple[dict[str, Any], float]] = [
+    ({"algo": "loha"}, 1.0), ({"algo": "loha", "use_tucker": True}, 1.0), ({"algo": "loha", "dora_wd": True}, 1.0),
+    ({"algo": "loha", "rs_lora": True}, 1.0),
+    ({"algo": "lokr"}, 0.6), ({"algo": "lokr", "use_tucker": True, "factor": 2}, 1.0),
+    ({"algo": "lokr", "decompose_both": True, "factor": 8}, 1.0),
+    ({"algo": "lokr", "dora_wd": True, "wd_on_output": False}, 1.0), ({"algo": "lokr", "full_matrix": True}, 1.0),
+    ({"algo": "locon"}, 0.6), ({"algo": "locon", "use_tucker": True}, 1.0),
+    ({"algo": "full"}, 1.0), ({"algo": "full", "train_norm": True}, 1.0), ({"algo": "locon", "train_norm": True}, 0.6),
+    (OFT, 1.0), (OFT, 0.6), (OFT | {"constraint": 1e-3}, 1.0), (OFT | {"rescaled": True}, 1.0),
+    (OFT | {"rescaled": True}, 0.6),
+    (BOFT, 1.0), (BOFT, 0.6), (BOFT | {"constraint": 1e-3}, 1.0), (BOFT | {"rescaled": True}, 0.6),
+    ({"algo": "glora"}, 1.0), ({"algo": "glora"}, 0.6),
+    ({"algo": "ia3"}, 1.0), ({"algo": "ia3", "train_on_input": True}, 0.6),
+]  # fmt: skip
+
+
+def trained(folder: Path, file: Path, given: dict[str, Any], multiplier: float = 1.0) -> Any:
+    """A model in which LyCORIS' random modules are active, as its training has it; written as its training does."""
+    opened = model.load(str(folder))
+    torch.manual_seed(3)
+    lycoris.LycorisNetwork.apply_preset({"target_module": ["Transformer2DModel", "ResnetBlock2D", "Downsample2D"]})
+    sizes = {"linear_dim": 3, "linear_alpha": 2, "conv_dim": 2, "conv_alpha": 2}
+    network = lycoris.create_lycoris(opened["unet"], multiplier, **(sizes | given))
+    network.apply_to()
+    named = {}
+    for each in network.loras:
+        with torch.no_grad():
+            for parameter in each.parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape))
+        start = each.lora_name.replace("lycoris_", "lora_unet_")
+        content = each.custom_state_dict() or each.state_dict()
+        named |= {f"{start}.{name}": tensor.detach().clone().contiguous() for name, tensor in content.items()}
+    save_file(named, file, {"ss_network_module": "lycoris.kohya"})
+    return opened
+
+
+@pytest.mark.parametrize(("given", "multiplier"), GIVEN, ids=str)
+def test_the_effect_is_that_of_its_own_package(given: dict[str, Any], multiplier: float, sd1: Path, tmp_path: Path):
+    file = tmp_path / "it.safetensors"
+    expected = answers(trained(sd1, file, given, multiplier))  # its merge_to counts the scale of a LoHa twice
+    assert (answers(model.load(str(sd1))) - expected).abs().max() > 1e-3
+    found = answers(adapted(sd1, (file, multiplier)))
+    assert torch.allclose(found, expected, atol=1e-4)
+    merge("--sd_model", sd1, "--models", file, "--ratios", multiplier, "--save_to", tmp_path / "merged")
+    assert torch.equal(answers(model.load(str(tmp_path / "merged"))), found)
