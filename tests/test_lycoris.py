@@ -68,3 +68,68 @@ def test_the_effect_is_that_of_its_own_package(given: dict[str, Any], multiplier
     assert torch.allclose(found, expected, atol=1e-4)
     merge("--sd_model", sd1, "--models", file, "--ratios", multiplier, "--save_to", tmp_path / "merged")
     assert torch.equal(answers(model.load(str(tmp_path / "merged"))), found)
+
+
+@pytest.mark.parametrize("given", [OFT | {"rescaled": True}, BOFT, {"algo": "glora"}, {"algo": "ia3"},
+                                   {"algo": "full", "train_norm": True}], ids=str)  # fmt: skip
+def test_other_verbs_take_it_as_it_is_or_say_why_not(
+    given: dict[str, Any], sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    file = tmp_path / "it.safetensors"
+    trained(sd1, file, given)
+    convert(file, tmp_path / "kohya.safetensors", "--form", "kohya", "--config", sd1)
+    before, after = load_file(file), load_file(tmp_path / "kohya.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert main(["inspect", str(file), "--json"]) == 0
+    title = {"diag-oft": "OFT", "boft": "OFT", "glora": "GLoRA", "ia3": "IA3", "full": "full"}[given["algo"]]
+    assert json.loads(capsys.readouterr().out)["kinds"][title] > 10
+    for verb in (
+        lambda out: convert(file, out, "--form", "diffusers", "--config", sd1),
+        lambda out: merge("--models", file, file, "--config", sd1, "--save_to", out),
+        lambda out: resize(file, "--rank", 2, "--config", sd1, "--out", out),
+    ):
+        with pytest.raises(Refusal, match=title if given["algo"] != "full" else "norm"):
+            verb(tmp_path / "no.safetensors")
+    assert not (tmp_path / "no.safetensors").exists()
+
+
+def test_a_swap_adds_the_same(sd1: Path, tmp_path: Path):
+    file = tmp_path / "it.safetensors"
+    trained(sd1, file, {"algo": "full", "train_norm": True})
+    opened = fast.load(sd1)
+    opened.set_loras({file: 0.7})
+    assert torch.equal(answers(opened), answers(adapted(sd1, (file, 0.7))))
+    opened.clear_loras()
+    assert torch.equal(answers(opened), answers(model.load(str(sd1))))
+
+
+@pytest.mark.parametrize("name", ["norm1.w_norm", "conv1.diff_b"])
+def test_what_a_model_has_no_tensor_for_is_refused(name: str, sd1: Path, tmp_path: Path):
+    layer, _, kind = name.partition(".")
+    found = {f"lora_unet_mid_block_resnets_0_{layer}.{kind}": torch.ones(63)}
+    found["lora_unet_mid_block_resnets_0_conv1.diff"] = torch.zeros(64, 64, 3, 3)
+    save_file(found, tmp_path / "it.safetensors")
+    with pytest.raises(Refusal, match="63"):
+        adapted(sd1, (tmp_path / "it.safetensors", 1.0))
+    found["lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.diff_b"] = torch.ones(64)
+    save_file(found, tmp_path / "it.safetensors")
+    with pytest.raises(Refusal, match=r"attn1\.to_q\.bias"):
+        merge("--sd_model", sd1, "--models", tmp_path / "it.safetensors", "--save_to", tmp_path / "merged")
+
+
+def test_norms_of_text_encoders_have_their_names(tmp_path: Path):
+    start = "lora_te_text_model_encoder_layers_0_layer_norm1"
+    save_file({f"{start}.w_norm": torch.ones(4), f"{start}.b_norm": torch.ones(4)}, tmp_path / "it.safetensors")
+    found = reading.read(opening.opened(tmp_path / "it.safetensors"))
+    assert found.keys() == {("text_encoder", f"encoder.layers.0.layer_norm1{end}") for end in ("", ".bias")}
+
+
+def test_tensors_that_belong_to_nothing_are_refused(sd1: Path, tmp_path: Path):
+    file = tmp_path / "it.safetensors"
+    trained(sd1, file, {"algo": "locon"})
+    named = load_file(file)
+    start = next(name for name in named if "lora_up" in name).partition(".")[0]
+    save_file(named | {f"{start}.diff": torch.ones(2, 2)}, file)
+    with pytest.raises(Refusal, match="belong together"):
+        reading.read(opening.opened(file))

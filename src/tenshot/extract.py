@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tenshot.adapters import factors, opening, reading
-from tenshot.adapters.addition import Addition, Difference, Layer
+from tenshot.adapters.addition import Difference, Layer
 from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
 from tenshot.checkpoints.whole import Whole
@@ -19,7 +19,6 @@ from tenshot.events import Events, watched
 from tenshot.export import kohya
 from tenshot.export.kohya import Origin
 from tenshot.files import targets, tensors
-from tenshot.files.containers import Container
 from tenshot.records.extract import ExtractOptions, RankOptions, ResizeOptions
 
 SAME = 1e-6  # a layer whose weights differ by less, relative to their size, was not trained
@@ -59,23 +58,12 @@ def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
         lambda: opening.opened(options.file),
     )
     found = reading.read(source, kohya.config_of(options.config))
-    before = {layer: each for layer, each in found.items() if isinstance(each, Difference) and len(each.shape) > 1}
-    refuse_if(_bound(source, {layer: each for layer, each in found.items() if layer not in before}))
+    refuse_if(reading.bound(source, found))
+    before = {layer: each for layer, each in found.items() if isinstance(each, Difference)}
     made_for = kohya.origin(options.config, source, before)
     after = {layer: _smaller(each, options) for layer, each in before.items()}
     told = kohya.write_found(after, options.out, made_for, source.about)
     return {**told, "relative error": factors.apart(before, after)}
-
-
-def _bound(source: Container, others: Mapping[Layer, Addition]) -> Iterator[Fault]:
-    """What no factors can say: biases, norms, and what multiplies the weights of a model."""
-    if others:
-        (part, layer), each = next(iter(others.items()))
-        found = f"{len(others)} layers that no LoRA can say: {part} {layer} ({type(each).__name__}), ..."
-        do = (
-            "tenshot merge puts it in a model, as it is; tenshot extract makes a LoRA of that, without norms and biases"
-        )
-        yield Fault(str(source.place), found, "a LoRA, LoHa, LoKr, or whole differences of layers", do)
 
 
 def _smaller(each: Difference, options: RankOptions) -> Factors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tenshot.adapters import lycoris, names, products, signs
-from tenshot.adapters.addition import BIAS, Addition, Layer
+from tenshot.adapters.addition import BIAS, Addition, Difference, Layer
 from tenshot.adapters.factors import METADATA, Factors
 from tenshot.adapters.lycoris import Alpha, Full, Tensors
 from tenshot.errors import Fault, Noted, Refusal, refuse_if
@@ -127,10 +127,21 @@ def low_rank(source: Container, unet: Mapping[str, Any] | None = None) -> dict[L
     found = read(source, unet)
     lora = {layer: each for layer, each in found.items() if isinstance(each, Factors)}
     if len(lora) < len(found):
+        refuse_if(bound(source, found))
         told = " and ".join(each for each in kinds(source.tensors) if each != "LoRA")
         do = f"tenshot resize {source.place} --rank 32 --out FILE.safetensors makes the nearest LoRA"
         raise Refusal(Fault(str(source.place), told, "a LoRA", do))
     return lora
+
+
+def bound(source: Container, found: Mapping[Layer, Addition]) -> Iterator[Fault]:
+    """What no factors can say: biases, norms, and what multiplies the weights of a model."""
+    others = [layer for layer, each in found.items() if not isinstance(each, Difference) or len(each.shape) < 2]
+    if others:
+        titles = " and ".join(title for title in kinds(source.tensors) if title not in ("LoRA", "LoHa", "LoKr"))
+        told = f"{titles}: {len(others)} tensors that no factors can stand for, {' '.join(others[0])}, ..."
+        do = "tenshot merge puts all of it in a model; tenshot extract makes a LoRA of that, without norms and biases"
+        yield Fault(str(source.place), told, "LoRA, LoHa, LoKr, or whole differences of layers", do)
 
 
 def _addition(found: Tensors, alpha: Alpha) -> Addition | None:
