@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tenshot.adapters import factors, opening, reading
+from tenshot.adapters import bundle, factors, opening, reading
 from tenshot.adapters.addition import Difference, Layer
 from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
@@ -62,7 +62,7 @@ def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
     before = {layer: each for layer, each in found.items() if isinstance(each, Difference)}
     made_for = kohya.origin(options.config, source, before)
     after = {layer: _smaller(each, options) for layer, each in before.items()}
-    told = kohya.write_found(after, options.out, made_for, source.about)
+    told = kohya.write_found(after, options.out, made_for, source.about, bundle.kept(source))
     return {**told, "relative error": factors.apart(before, after)}
 
 

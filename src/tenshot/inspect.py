@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tenshot.adapters import embedding, lora, names, reading, signs
+from tenshot.adapters import bundle, embedding, lora, names, reading, signs
 from tenshot.checkpoints import nets, whole
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
@@ -123,6 +123,8 @@ def _lora(source: Container) -> dict[str, Any]:
     found: dict[str, Any] = {"what": "lora", "kinds": kinds, "names": "kohya" if kohya else "diffusers or peft"}
     layers = {(place.part, place.layer) for name in source.tensors if (place := names.place_of(name))}
     found["layers"] = dict(Counter(part for part, _ in sorted(layers)))
+    if words := bundle.names(source):
+        found["words"] = words
     try:
         signs.stranger(source, layers)
     except Refusal as refusal:

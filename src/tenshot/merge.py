@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tenshot.adapters import factors, opening, reading
+from tenshot.adapters import bundle, factors, opening, reading
 from tenshot.adapters.addition import INSPECT, Addition, Layer, misfits, parameter, summed
 from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
@@ -59,8 +59,12 @@ def _into(
     options: MergeOptions, base: Whole, sources: Sequence[Container | None], ratios: Sequence[float], events: Events
 ) -> dict[str, Any]:
     files = [each for each in sources if each and reading.is_lora(each.tensors)]
+    words: bundle.Words = {}
+    folder = options.save_to.parent
     if len(files) == len(sources):
         loras = all_or_refuse(*(partial(reading.read, each, base.configs["unet"]) for each in files))
+        words = bundle.of_all(files)
+        refuse_if(bundle.faults("--save_to", words, folder, options.overwrite))
         merged = into_model(base, list(zip(loras, ratios, strict=True)), options)
         what = f"{len(loras)} LoRA in {base.family.title}"
     else:
@@ -68,7 +72,7 @@ def _into(
         merged = of_models(base, others, ratios, options)
         what = f"{1 + len(others)} models of {base.family.title}"
     whole.write(merged, options.save_to, events)
-    return {"merged": what, "ratios": list(ratios), "written": str(options.save_to)}
+    return {"merged": what, "ratios": list(ratios), "written": str(options.save_to), **bundle.write(words, folder)}
 
 
 def _faults(options: MergeOptions) -> Iterator[Fault]:
@@ -182,7 +186,9 @@ def _loras(options: MergeOptions, sources: Sequence[Container | None], ratios: S
     kept = [each if each.itemsize > 1 else torch.float16 for each in numbers]
     dtype = _dtype(options) or reduce(torch.promote_types, kept)
     rounded = {layer: kohya.cast(each, dtype) for layer, each in merged.items()}
-    written = kohya.write_found(rounded, options.save_to, made_for)
+    bundle.of_all(files)
+    words = {name: tensor for file in files for name, tensor in bundle.kept(file, dtype).items()}
+    written = kohya.write_found(rounded, options.save_to, made_for, others=words)
     return {"merged": f"{len(found)} LoRA", "ratios": list(ratios), "relative error": error, **written}
 
 

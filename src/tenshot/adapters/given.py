@@ -32,9 +32,12 @@ class GivenLora:
 
 @dataclass(frozen=True)
 class GivenWord:
+    """file: its own, or the LoRA's that has it within."""
+
     word: str
     file: Path
     rows: Rows
+    within: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Given:
 
     def facts(self, prompts: Sequence[str]) -> Mapping[str, object]:
         """What infotext says of the LoRAs, and of the words that are in the prompts."""
-        said = [each for each in self.words if any(says(prompt, each.word) for prompt in prompts)]
+        words = [each for each in self.words if not each.within]
+        said = [each for each in words if any(says(prompt, each.word) for prompt in prompts)]
         found = {
             "Lora hashes": [f"{each.name}: {hashes.of_lora(each.file)}" for each in self.loras],
             "TI hashes": [f"{each.file.stem}: {hashes.sha256(each.file)[:12]}" for each in said],
@@ -63,7 +67,8 @@ class Given:
 def read(loras: Sequence[str], words: Sequence[Path], unet: Mapping[str, Any] | None = None) -> Given:
     """loras: FILE, FOLDER, or FILE=0.8. unet: the model's configuration. Raises Refusal with the faults of all."""
     *found, said = all_or_refuse(*(partial(_lora, each, unet) for each in loras), lambda: embedding.read_all(words))
-    return Given(found, [GivenWord(*each) for each in said])
+    within = [GivenWord(word, each.place, rows, True) for each in found for word, rows in each.content.words.items()]
+    return Given(found, [*(GivenWord(*each) for each in said), *within])
 
 
 def _lora(given: str, unet: Mapping[str, Any] | None) -> GivenLora:

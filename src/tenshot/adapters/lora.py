@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model,
 from torch import nn
 from transformers import CLIPTextModel
 
-from tenshot.adapters import factors, inside, opening, reading, signs
+from tenshot.adapters import bundle, factors, inside, opening, reading, signs
 from tenshot.adapters.addition import BIAS, INSPECT, Addition, Layer, misfits, parameter
 from tenshot.adapters.factors import Factors
 from tenshot.adapters.opening import FILE as FILE
@@ -42,13 +42,14 @@ class Lora:
     """settings: part -> what peft's LoraConfig is told. weights: part -> {name in peft: tensor}; empty: new ones.
 
     found: what was read, which may be more than peft knows. trains: it lies beside the layers, by peft; or else it is
-    added to their weights.
+    added to their weights. words: learned ones in the same file, which no weights can say.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
     weights: Mapping[str, Mapping[str, torch.Tensor]]
     found: Mapping[Layer, Addition] = field(default_factory=dict)
     trains: bool = True
+    words: bundle.Words = field(default_factory=dict)
 
 
 def targets(part: str, layers: str) -> list[str]:
@@ -127,7 +128,7 @@ def read(place: Path, unet: Mapping[str, Any] | None = None) -> Lora:
     told = {part: _known(each) for part, each in reading.settings(source).items()}
     settings = settings_of(low_rank)
     said = {part: told[part] for part in settings if told.get(part, {}).keys() >= {"r", "target_modules"}}
-    return Lora(settings | said, _as_peft(low_rank), found, trains=False)
+    return Lora(settings | said, _as_peft(low_rank), found, False, bundle.words(source))
 
 
 def _as_peft(found: Mapping[Layer, Factors]) -> dict[str, dict[str, torch.Tensor]]:
@@ -182,6 +183,9 @@ def _misfits(model: Model, lora: Lora, shapes: Mapping[Layer, Sequence[int]]) ->
 
 def _untrainable(lora: Lora, place: Path) -> Iterator[Fault]:
     """What keeps what was read from training on by peft, whose settings are those of a whole part."""
+    if lora.words:
+        do = f"tenshot convert {place} --form diffusers takes them out; --embeddings gives them to the training"
+        yield Fault(str(place), f"holds learned words: {', '.join(lora.words)}", "a LoRA alone", do)
     others = {layer: each for layer, each in lora.found.items() if not isinstance(each, Factors)}
     if others:
         found = f"{len(others)} of {len(lora.found)} layers are no LoRA: {' '.join(next(iter(others)))}, ..."

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tenshot.adapters import lycoris, names, products, signs
+from tenshot.adapters import bundle, lycoris, names, products, signs
 from tenshot.adapters.addition import BIAS, Addition, Difference, Layer
 from tenshot.adapters.factors import METADATA, Factors
 from tenshot.adapters.lycoris import Alpha, Full, Tensors
@@ -101,7 +101,7 @@ def key(place: names.Place) -> Layer:
 
 def layers(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Addition]:
     """The same, whatever its numbers are."""
-    places = {name: names.place_of(name, unet) for name in source.tensors}
+    places = {name: names.place_of(name, unet) for name in source.tensors if not bundle.is_of_word(name)}
     strange = [name for name, place in places.items() if place is None]
     if strange or not places:
         found = f"{len(strange)} tensors of another kind: {', '.join(strange[:3])}" if strange else "no tensor"
@@ -124,10 +124,14 @@ def layers(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Lay
 
 def low_rank(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Factors]:
     """The same of a file that is a LoRA and nothing else. Raises Refusal for others, too."""
-    found = read(source, unet)
+    return only_factors(source, read(source, unet))
+
+
+def only_factors(source: Container, found: Mapping[Layer, Addition]) -> dict[Layer, Factors]:
+    """What was found in a file, where that is a LoRA and nothing else. Raises Refusal for others."""
+    refuse_if(bound(source, found))
     lora = {layer: each for layer, each in found.items() if isinstance(each, Factors)}
     if len(lora) < len(found):
-        refuse_if(bound(source, found))
         told = " and ".join(each for each in kinds(source.tensors) if each != "LoRA")
         do = f"tenshot resize {source.place} --rank 32 --out FILE.safetensors makes the nearest LoRA"
         raise Refusal(Fault(str(source.place), told, "a LoRA", do))

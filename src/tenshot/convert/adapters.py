@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tenshot.adapters import embedding, factors, lora, reading, signs
+from tenshot.adapters import bundle, embedding, factors, lora, reading, signs
+from tenshot.adapters.addition import Addition, Layer
 from tenshot.adapters.factors import Factors
+from tenshot.convert import baking
 from tenshot.convert.options import ConvertOptions
-from tenshot.errors import Fault, Refusal
+from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.events import Events
 from tenshot.export import kohya, readers
 from tenshot.export.places import phrase
@@ -22,20 +25,49 @@ from tenshot.files.containers import Container
 def convert_lora(
     source: Container, options: ConvertOptions, target: Path, dtype: torch.dtype | None, events: Events
 ) -> dict[str, Any]:
-    """Kohya's names become diffusers', all others kohya's, unless --form says it. LoHa and LoKr stay what they are."""
-    found = reading.read(source, kohya.config_of(options.config))
-    for program, why in readers.decomposed(source, found):
+    """Kohya's names become diffusers', all others kohya's, unless --form says it. What is no LoRA stays what it is.
+
+    Learned words within it stay there, too, and get a file of their own where that is not read.
+    """
+    config = options.config or options.bake_dora
+    found = reading.read(source, kohya.config_of(config))
+    baked, told = (
+        baking.baked(source, found, options.bake_dora, options.rank, events) if options.bake_dora else ({}, {})
+    )
+    for program, why in readers.decomposed(source, {**found, **baked}):
         events.say(f"{program}: {why}")
     plain = all(isinstance(each, Factors) for each in found.values())
-    other = "diffusers" if _is_kohya(source) and plain else "kohya"
-    if options.to or (options.form or other) == "kohya":
-        return kohya.write(source, target, options.config, dtype, phrase(options.trigger))
-    only = reading.low_rank(source, kohya.config_of(options.config))
-    family = kohya.origin(options.config, source, only).family
-    written = {layer: kohya.cast(each, dtype) for layer, each in only.items()}
+    other = "diffusers" if _is_kohya(source) and plain and not baked else "kohya"
+    as_kohya = options.to or (options.form or other) == "kohya"
+    apart = target.parent if not as_kohya else None
+    if options.place and options.place.program == "comfyui":
+        apart = options.place.file("embedding", "word").parent
+    words = bundle.words(source) if apart else {}
+    refuse_if(bundle.faults("the word", words, apart or target.parent, options.overwrite))
+    if as_kohya:
+        written = kohya.write(source, target, config, dtype, phrase(options.trigger), baked)
+    else:
+        written = _as_diffusers(source, {**found, **baked}, options, target, dtype)
+    return {**written, **told, **bundle.write(words, apart or target.parent)}
+
+
+def _as_diffusers(
+    source: Container, found: Mapping[Layer, Addition], options: ConvertOptions, target: Path, dtype: torch.dtype | None
+) -> dict[str, Any]:
+    low_rank = reading.only_factors(source, found)
+    refuse_if(_by_inputs(source, low_rank))
+    family = kohya.origin(options.config or options.bake_dora, source, low_rank).family
+    written = {layer: kohya.cast(each, dtype) for layer, each in low_rank.items()}
     about = {**factors.metadata(lora.settings_of(written)), **signs.saying(family)}
     tensors.write(target, factors.to_diffusers(written), about)
-    return {"what": "lora", "family": family.title, "form": "diffusers", **factors.facts(target, found)}
+    return {"what": "lora", "family": family.title, "form": "diffusers", **factors.facts(target, low_rank)}
+
+
+def _by_inputs(source: Container, found: Mapping[Layer, Factors]) -> Iterator[Fault]:
+    if layers := [layer for layer, each in found.items() if each.by_input]:
+        told = f"{len(layers)} layers have magnitudes of inputs: {' '.join(layers[0])}, ..."
+        do = "--form kohya keeps them; --bake_dora MODEL makes a plain LoRA"
+        yield Fault(str(source.place), told, "magnitudes of outputs, as diffusers has them", do)
 
 
 def _is_kohya(source: Container) -> bool:

@@ -12,7 +12,7 @@ from pydantic import Field
 from tenshot.errors import Fault
 from tenshot.export.places import FOLDERS, Place, places
 from tenshot.options import Options
-from tenshot.records.kinds import FilePath, ModelPath
+from tenshot.records.kinds import FilePath, ModelPath, Rank
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,10 @@ class ConvertOptions(Options):
     name: str | None = Field(None, min_length=1, description="with --to: how the result is called there")
     trigger: str = Field("", description="with --to: the words that call it up, beside it for the user interface")
     preview: FilePath | None = Field(None, description="with --to: a picture that the user interface shows for it")
+    bake_dora: ModelPath | None = Field(
+        None, description="of a DoRA: a plain LoRA for this model, the nearest there is"
+    )
+    rank: Rank | None = Field(None, description="with --bake_dora: of the result; default: that of each layer")
     use_safetensors: bool = Field(False, description="DST is safetensors, whatever its name says")
     half: bool = Field(False, description="the same as --dtype fp16")
     overwrite: bool = Field(False, description="replace DST")
@@ -58,6 +62,9 @@ class ConvertOptions(Options):
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
+        if self.rank and not self.bake_dora:
+            do = "tenshot resize changes a LoRA's rank"
+            yield Fault("--rank", "is given without --bake_dora", "--bake_dora MODEL", do)
         if not self.to:
             for name in ("name", "trigger", "preview"):
                 if getattr(self, name):

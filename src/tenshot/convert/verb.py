@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tenshot.files.containers import Container
 def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     refuse_if(options.faults())
+    refuse_if(_not_to_bake(options))
     source = options.src if opening.files(options.src) else embedding.file_in(options.src)
     dtype = options.torch_dtype
     if str(source) == "pocket" or (source / "model_index.json").is_file():
@@ -35,6 +37,13 @@ def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
     if source.is_dir() and not opening.files(source):
         return _net(read_net(source, options.config), options, f"{source.resolve().name}.safetensors", events)
     return _of_file(opening.opened(source), options, dtype, events)
+
+
+def _not_to_bake(options: ConvertOptions) -> Iterator[Fault]:
+    """What is wrong with --bake_dora: it is about LoRAs."""
+    there = options.bake_dora and (options.src.is_file() or opening.files(options.src))
+    if options.bake_dora and not (there and reading.is_lora(opening.opened(options.src).tensors)):
+        yield Fault("--bake_dora", f"{options.src} is no LoRA", "a DoRA", "leave it out")
 
 
 def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | None, events: Events) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tenshot import model
-from tenshot.adapters import factors, names, reading, signs
+from tenshot.adapters import bundle, factors, names, reading, signs
 from tenshot.adapters.addition import Addition, Layer, misfits
 from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
@@ -45,17 +45,19 @@ def write(
     base: Path | None,
     dtype: torch.dtype | None,
     about: Mapping[str, str] | None = None,
+    instead: Mapping[Layer, Factors] | None = None,
 ) -> dict[str, Any]:
-    """A whole file. base: the model it belongs to, where its shapes do not say it. about: more than it says itself.
+    """A whole file, with other factors `instead` of some layers' own.
 
-    Raises Refusal.
+    base: the model it belongs to, where its shapes do not say it. about: more than it says itself. Raises Refusal.
     """
     unet = config_of(base)
-    found = reading.read(source, unet)
+    found = {**reading.read(source, unet), **(instead or {})}
     low_rank = {layer: cast(each, dtype) for layer, each in found.items() if isinstance(each, Factors)}
     made_for = origin(base, source, found)
     others = {layer for layer in found if layer not in low_rank}
     as_they_are = _as_they_are(source, unet, others, made_for.originals, dtype) if others else {}
+    as_they_are |= bundle.kept(source, dtype)
     return write_found({**found, **low_rank}, target, made_for, {**source.about, **(about or {})}, as_they_are)
 
 

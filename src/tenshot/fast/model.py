@@ -15,11 +15,11 @@ import torch
 
 from tenshot import device as devices
 from tenshot import model
-from tenshot.adapters import embedding, reading
+from tenshot.adapters import bundle, embedding, reading
 from tenshot.adapters import opening as adapters
 from tenshot.adapters.addition import misfits
 from tenshot.checkpoints import opening
-from tenshot.errors import Fault, Refusal, Slow, all_or_refuse, refuse_if
+from tenshot.errors import Fault, Noted, Refusal, Slow, all_or_refuse, refuse_if
 from tenshot.events import Events
 from tenshot.families import layout
 from tenshot.families.family import Family
@@ -165,7 +165,11 @@ class FastModel(Model):
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not isfinite(ratio):
             raise Refusal(Fault(str(place), f"a strength of {ratio!r}", "a finite number", "1 is as it was trained"))
         with weights.steady(place):
-            found = reading.read(adapters.opened(place), self["unet"].config)
+            source = adapters.opened(place)
+            found = reading.read(source, self["unet"].config)
+        for word in set(bundle.names(source)) - set(self.spellings):
+            text = f"{place} holds the learned word {word}: with_word, or tenshot generate, makes a model know it"
+            warnings.warn(text, Noted, stacklevel=3)
         refuse_if(misfits(str(place), found, weights.layers(self._nets)))
         return found, float(ratio)
 
