@@ -72,7 +72,8 @@ def test_open_clip_reads_the_same_text(written: tuple[Any, dict[str, torch.Tenso
     ).eval()
     mine = {name.removeprefix(start): tensor for name, tensor in found.items() if name.startswith(start)}
     told = theirs.load_state_dict(mine, strict=False)
-    assert not told.unexpected_keys and set(told.missing_keys) <= {"attn_mask", "text_projection"}
+    assert set(told.unexpected_keys) <= {"logit_scale", "text_projection"}  # of its class for text and pictures
+    assert set(told.missing_keys) <= {"attn_mask", "text_projection"}
     ids = torch.randint(0, config.vocab_size - 2, (2, 77), generator=torch.Generator().manual_seed(1))
     ids[:, 40:] = config.eos_token_id
     states = theirs.token_embedding(ids) + theirs.positional_embedding

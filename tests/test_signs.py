@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tenshot.adapters import names, reading
+from tenshot.adapters import lora, names, reading
 from tenshot.adapters.signs import BASE
 from tenshot.errors import Refusal
+from tenshot.export import readers
 from tenshot.families import original, released
 from tenshot.families.sd import SD1
 from tenshot.families.sdxl import FULL
@@ -174,6 +175,16 @@ def test_half_an_effect_is_told_in_numbers(tmp_path: Path, told: Any):
     why = told(file_of(renamed, tmp_path / "a.safetensors"))["not_in"]
     assert "154 of 282 layers of unet" in why["ComfyUI"] and "0 of 72 layers of text_encoder" in why["ComfyUI"]
     assert "without effect" in why["AUTOMATIC1111 and Forge"]
+
+
+def test_layers_that_kohya_has_no_module_for_are_named(tmp_path: Path, told: Any):
+    everything = of("sd1", "unet", "", kohya("unet"))
+    said = told(file_of(everything, tmp_path / "a.safetensors"))["left_out"]
+    assert "no module for 4 of 282 layers" in said and "unet.conv_in, unet.conv_out, unet.time_embedding" in said
+    trained = lora.targets("unet", "all")
+    layers = [("unet", layer) for part, layer in released.layers("sd1") if part == "unet" and "norm" not in layer]
+    ours = [layer for layer in layers if lora.targeted(layer[1], trained)]
+    assert len(ours) == 278 and not readers.without_module(ours)
 
 
 @pytest.mark.parametrize("rows", [True, False], ids=["by rows", "by columns"])

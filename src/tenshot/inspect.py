@@ -140,6 +140,9 @@ def _lora(source: Container) -> dict[str, Any]:
         found["rank"] = dict(Counter(each.rank for each in read.values() if each.rank))
         found["alpha"] = dict(Counter(getattr(each, "alpha", 0.0) for each in read.values() if each.rank))
         found["dora"] = any(getattr(each, "magnitude", None) is not None for each in read.values())
+    if lacking := readers.without_module(layers):
+        told = f"{readers.KOHYA} have no module for {len(lacking)} of {len(layers)} layers: {', '.join(lacking)}"
+        found["left_out"] = told
     return found | readers.of_lora(source, read, family)
 
 

@@ -19,12 +19,14 @@ from tenshot.files import containers
 from tenshot.files.containers import Container
 
 WEBUI, COMFY, DIFFUSERS, TENSHOT = "AUTOMATIC1111 and Forge", "ComfyUI", "diffusers", "tenshot"
+KOHYA = "kohya's sd-scripts"
 ALL = (WEBUI, COMFY, DIFFUSERS, TENSHOT)
 #: Which versions all that is said here is of, and how it is known.
 KNOWN = {
     WEBUI: "AUTOMATIC1111 1.9.4: how it names layers was run, all else read; Forge: read",
     COMFY: "0.3.64: checkpoints, LoRAs and embeddings were run, samplers read",
     DIFFUSERS: "0.42: run",
+    KOHYA: "of February 2026: read",
     TENSHOT: __version__,
 }
 RELEASED = {family.name: tuple(family.released["unet"]["block_out_channels"]) for family in table.FAMILIES}
@@ -115,6 +117,12 @@ def of_lora(source: Container, found: Mapping[Layer, Addition], family: Family |
     if reading.kinds(source.tensors).keys() != {"LoRA"}:
         reasons[DIFFUSERS] = "reads no LoHa and no LoKr: tenshot resize makes a LoRA of it"
     return told(reasons | {program: why for program, why in decomposed(source, found) if program not in reasons})
+
+
+def without_module(layers: Iterable[Layer]) -> list[str]:
+    """Those that kohya's scripts leave out in silence: they make modules in blocks and text layers only."""
+    inside = re.compile(r"(down_blocks|up_blocks|mid_block|encoder\.layers)\..+")
+    return sorted(f"{part}.{layer}" for part, layer in layers if not inside.fullmatch(layer))
 
 
 def _lost(source: Container, known: re.Pattern[str]) -> str:

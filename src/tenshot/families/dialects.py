@@ -16,7 +16,7 @@ import diffusers
 import torch
 
 from tenshot.errors import Fault, Refusal, refuse_if
-from tenshot.families import original, shapes
+from tenshot.families import original, shapes, unread
 from tenshot.families.family import Family
 from tenshot.families.original import Line
 from tenshot.files.containers import Lazy
@@ -151,7 +151,8 @@ def to_original(family: Family, parts: Mapping[str, Tensors], configs: Configs) 
             do = "keep it as a folder: diffusers and tenshot load that"
             raise Refusal(Fault(part, found, f"a {family.title} of released architecture", do)) from None
         result |= {line.theirs: as_theirs(line, tensors) for line in table}
-    return result, Ledger(sum(map(len, parts.values())))
+    dtype = next(iter(parts["text_encoder"].values())).dtype
+    return unread.of(family, configs, dtype) | result, Ledger(sum(map(len, parts.values())))
 
 
 def as_theirs(line: Line, tensors: Tensors) -> Lazy:
