@@ -12,7 +12,9 @@ from PIL import Image
 
 from tenshot.errors import Refusal
 from tenshot.files import datasets
+from tenshot.train import finetune
 from tests import tiny
+from tests.dreambooth_runs import Bench
 
 
 @pytest.fixture
@@ -143,6 +145,17 @@ def test_lines_for_pictures_in_folders_with_repeats(tmp_path: Path):
 def test_a_table_is_known_by_its_name_in_any_case(one: Path, name: str):
     (one / name).write_text("file_name,text\npicture-0.png,a cat\n")
     assert read(one) == ({"picture-0.png": "a cat"}, [])
+
+
+def test_a_picture_may_stand_in_several_lines(one: Path, sd1: Path, tmp_path: Path):
+    """Each is learned, and a run knows all of them as its own."""
+    bench = Bench(sd1, one, tmp_path, "full")
+    for said in ("a cat", "a small cat"):
+        (one / "metadata.csv").write_text(f"file_name,text\npicture-0.png,{said}\npicture-0.png,a pet\n")
+        examples = datasets.read(one, option="")
+        assert [each.caption for each in examples] == [said, "a pet"]
+        claim = finetune._inputs(bench.options("out"), one, sd1, examples, [])
+        assert claim["captions"] == {"picture-0.png": [said, "a pet"]}
 
 
 def test_captions_in_a_folder_of_their_own_are_told(one: Path):

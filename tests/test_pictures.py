@@ -190,6 +190,16 @@ def test_a_bomb_is_known_by_its_header(tmp_path, monkeypatch, size):
     assert Image.MAX_IMAGE_PIXELS == 89_478_485
 
 
+def test_pillow_says_nothing_of_its_own(tmp_path, caplog):
+    content = bytearray(encoded(noise(), "TIFF"))
+    samples = content.index(b"\x15\x01\x03\x00")  # the tag SamplesPerPixel
+    content[samples + 8 : samples + 10] = b"\xff\x07"
+    (tmp_path / "a.tiff").write_bytes(content)
+    with pytest.raises(Refusal):
+        open_picture(tmp_path / "a.tiff")
+    assert not caplog.records
+
+
 def test_a_jpeg_that_would_take_minutes_is_refused(tmp_path):
     """By hand: the last scan of a progressive one, a thousand times over."""
     whole = encoded(noise(), "JPEG", progressive=True)

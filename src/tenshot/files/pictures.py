@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -254,6 +255,12 @@ def _white(mode: str, pixels: np.ndarray) -> float:
 @contextmanager
 def pillow_silent() -> Iterator[None]:
     """Pillow's warnings say less than our faults do, and none that it gives changes what is read."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\b")
-        yield
+    logger = logging.getLogger("PIL")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\b")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -311,11 +311,20 @@ def _inputs(
         "files": {name: _digests(value) for name, value in options if name in run.FILES and value},
         "model": model.digest(place),
         "pictures": {names[each.path]: each.digest[:16] for each in examples},
-        "captions": {names[each.path]: each.caption for each in examples if each.caption},
+        "captions": _captions(names, examples),
         "repeats": {names[each.path]: each.repeats for each in examples if each.repeats != 1},
         "masks": {names[each.path]: class_pictures.file_digest(each.mask)[:16] for each in examples if each.mask},
         "class_pictures": class_pictures.brought(brought),
     }
+
+
+def _captions(names: Mapping[Path, str], examples: Sequence[Example]) -> dict[str, Any]:
+    """What is said of each picture; a list where a table says several things."""
+    found: dict[str, list[str]] = {}
+    for each in examples:
+        if each.caption:
+            found.setdefault(names[each.path], []).append(each.caption)
+    return {name: said if len(said) > 1 else said[0] for name, said in found.items()}
 
 
 def _digests(files: Path | Sequence[Path]) -> list[str]:
