@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tenshot.checkpoints import nets
@@ -195,3 +197,55 @@ def test_nets_of_another_kind_are_refused(made: tuple[Any, Path]) -> None:
     with pytest.raises(Refusal, match=type(net).__name__):
         nets.read(folder, kind=other)
     assert nets.read(folder, kind=type(net)).content
+
+
+@pytest.fixture(scope="module")
+def vae(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with another VAE of the same size."""
+    folder = tmp_path_factory.mktemp("vae") / "vae"
+    net = AutoencoderKL.from_pretrained(sd1 / "vae")
+    with torch.no_grad():
+        net.decoder.conv_out.bias += 0.5
+    net.save_pretrained(folder)
+    return folder
+
+
+def test_a_vae_completes_a_checkpoint(sd1: Path, vae: Path, tmp_path: Path, pictures: Path) -> None:
+    bare, alone = tmp_path / "bare.safetensors", tmp_path / "vae.safetensors"
+    assert main(["convert", str(sd1), str(tmp_path / "sd1.safetensors")]) == 0
+    with safe_open(tmp_path / "sd1.safetensors", "pt") as whole:
+        told = json.loads(whole.metadata()["tenshot"])
+    del told["configs"]["vae"]
+    named = without(load_file(tmp_path / "sd1.safetensors"), "first_stage_model.")
+    save_file(named, bare, {"tenshot": json.dumps(told)})
+    assert main(["convert", str(vae), str(alone)]) == 0
+    wanted = load_file(vae / "diffusion_pytorch_model.safetensors")
+    for number, given in enumerate((vae, alone)):
+        out = tmp_path / f"folder{number}"
+        assert main(["convert", str(bare), str(out), "--vae", str(given)]) == 0
+        found = load_file(out / "vae" / "diffusion_pytorch_model.safetensors")
+        assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in found)
+        config = json.loads((out / "vae" / "config.json").read_text())
+        assert config["scaling_factor"] == 0.18215
+    draw = ["--prompt", "a cat", "--steps", "1", "--seed", "1"]
+    for name, model in (("bare", bare), ("folder", sd1), ("whole", out)):
+        more = [] if name == "whole" else ["--vae", str(alone)]
+        assert main(["generate", "--model", str(model), *more, *draw, "--out", str(tmp_path / f"{name}.png")]) == 0
+    shown = [Image.open(tmp_path / f"{name}.png").tobytes() for name in ("bare", "folder", "whole")]
+    assert shown[0] == shown[1] == shown[2]
+    assert main(["generate", "--model", str(sd1), *draw, "--out", str(tmp_path / "own.png")]) == 0
+    assert Image.open(tmp_path / "own.png").tobytes() != shown[0]
+    lora = ["--instance_data_dir", str(pictures), "--instance_prompt", "a photo of az cat", "--max_train_steps", "1"]
+    lora += ["--device", "cpu", "--report_to", "none", "--output_dir", str(tmp_path / "lora")]
+    assert main(["train", "lora", "--pretrained_model_name_or_path", str(bare), "--vae", str(vae), *lora]) == 0
+    merged = ["--models", str(tmp_path / "lora"), "--save_to", str(tmp_path / "merged.safetensors")]
+    assert main(["merge", "--sd_model", str(bare), "--vae", str(vae), *merged]) == 0
+
+
+def test_what_is_no_vae_is_refused(sd1: Path, made: tuple[Any, Path], tmp_path: Path, capsys) -> None:
+    net, folder = made
+    if isinstance(net, AutoencoderKL):
+        pytest.skip("is one")
+    line = ["generate", "--model", str(sd1), "--prompt", "x", "--vae", str(folder), "--out", str(tmp_path / "x.png")]
+    assert main([*line, "--json"]) == 2
+    assert type(net).__name__ in json.loads(capsys.readouterr().out)["faults"][0]["found"]

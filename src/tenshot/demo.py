@@ -89,7 +89,10 @@ def demo(options: DemoOptions, events: Events) -> dict[str, Any]:
     given = _check(options, folder, list(trainings.values()), events)
     events.say(f"looked at {len(given)} pictures in {folder.name}: {_sizes(given)}")
     runs = {row: _train(row, training, events) for row, training in trainings.items()}
-    places = {UNTUNED: options.model, **{row: run["result"] for row, run in runs.items()}}
+    places = {
+        UNTUNED: str(model.find(options.model, events, options.vae)),
+        **{row: run["result"] for row, run in runs.items()},
+    }
     drawn = {row: _draw(options, ways, place, row, events) for row, place in places.items()}
     measures = _measure(options, ways, given, drawn)
     made = Report(
@@ -159,6 +162,7 @@ def _train(row: str, training: DreamBoothOptions, events: Events) -> dict[str, A
 def _training(options: DemoOptions, ways: Ways, pictures: Path, *, prior: bool) -> DreamBoothOptions:
     given: dict[str, Any] = {
         "pretrained_model_name_or_path": options.model,
+        "vae": options.vae,
         "instance_data_dir": pictures,
         "instance_prompt": _instance(options),
         "output_dir": options.out / FOLDERS[WITH_PRIOR if prior else WITHOUT_PRIOR],

@@ -28,8 +28,8 @@ def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     _, tuned, base = all_or_refuse(
         lambda: refuse_if(_taken(options, options.tuned, options.base, options.config)),
-        lambda: whole.read(options.tuned, options.config),
-        lambda: whole.read(options.base, options.config),
+        lambda: whole.read(options.tuned, options.config, vae=options.vae),
+        lambda: whole.read(options.base, options.config, vae=options.vae),
     )
     refuse_if(_strangers(tuned, base))
     layers = [(part, name) for part, content in base.parts.items() if part != "vae" for name in content]

@@ -33,7 +33,7 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
     """
     where, place, given, *_ = all_or_refuse(
         lambda: device.pick(options.device),
-        lambda: _found(options.model, events),
+        lambda: _found(options, events),
         lambda: _given(options),
         lambda: refuse_if(_faults(options)),
     )
@@ -61,8 +61,8 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
     return {"pictures": written}
 
 
-def _found(name: str, events: Events) -> Path:
-    place = fast.find(name, events)
+def _found(options: GenerateOptions, events: Events) -> Path:
+    place = fast.find(options.model, events, options.vae)
     fast.examine(place)
     return place
 
@@ -75,7 +75,7 @@ def _given(options: GenerateOptions) -> Given | None:
 
     unet: dict[str, Any] | None = None
     with suppress(Refusal):  # told elsewhere
-        unet = tensors.read_json(fast.folder(fast.find(options.model)) / "unet" / "config.json")
+        unet = tensors.read_json(fast.folder(fast.find(options.model, vae=options.vae)) / "unet" / "config.json")
     return given.read(options.lora, options.embedding, unet)
 
 

@@ -33,7 +33,7 @@ def merge(options: MergeOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     _, base, *sources = all_or_refuse(
         lambda: refuse_if(_faults(options)),
-        lambda: options.sd_model and whole.read(options.sd_model, options.config),
+        lambda: options.sd_model and whole.read(options.sd_model, options.config, vae=options.vae),
         *(partial(_opened, path) for path in options.models),
     )
     ratios = options.ratios or [1.0] * len(options.models)
@@ -68,7 +68,7 @@ def _into(
         merged = into_model(base, list(zip(loras, ratios, strict=True)), options)
         what = f"{len(loras)} LoRA in {base.family.title}"
     else:
-        others = all_or_refuse(*(partial(whole.read, path, options.config) for path in options.models))
+        others = all_or_refuse(*(partial(whole.read, path, options.config, vae=options.vae) for path in options.models))
         merged = of_models(base, others, ratios, options)
         what = f"{1 + len(others)} models of {base.family.title}"
     whole.write(merged, options.save_to, events)

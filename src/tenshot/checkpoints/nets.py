@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
-from tenshot.checkpoints import whole
+from tenshot.checkpoints import header
 from tenshot.errors import Fault, Refusal
 from tenshot.families import dialects, incomplete, layout, original, shapes
 from tenshot.families.dialects import Ledger
@@ -124,7 +124,7 @@ def _config(source: Container, net: Net, config: Path | None, inner: Mapping[str
     if config:
         return dict(tensors.read_json(config / "config.json"))
     beside = source.place.parent / "config.json"
-    told = whole.said(source).get("configs", {}).get("net", {})
+    told = header.said(source).get("configs", {}).get("net", {})
     if not told and not net.original and beside.is_file():
         said = tensors.read_json(beside)
         told = said if isinstance(said, dict) and said.get("_class_name") == net.kind.__name__ else {}

@@ -21,24 +21,28 @@ OURS = re.compile(r"[0-9a-f]{24}")  # such folders' names
 LIMIT = 30_000_000_000  # bytes of such folders that are kept, besides the one in use
 
 
-def find(name: str, events: Events | None = None) -> Path:
+def find(name: str, events: Events | None = None, vae: Path | None = None) -> Path:
     """The folder of the model called `name`: "pocket", a folder, or a checkpoint file of the original layout.
 
-    A file's folder is made once and kept in the cache until the file changes. Raises Refusal where there is no such
-    model, or the file is none.
+    vae: a file or folder whose VAE takes the place of the model's own. A file's folder, and one with another VAE, is
+    made once and kept in the cache until what it is made of changes. Raises Refusal where there is no such model, or
+    the file is none.
     """
     path = Path(name)
     if name == "pocket" or not path.is_file():
-        return folders.find(name)
+        path = folders.find(name)
+        if vae is None:
+            return path
     home = cache.folder(cache.root() / "models")
-    place = home / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24] / path.stem
+    of = "\n".join(str(each.resolve()) for each in (path, vae) if each)
+    place = home / hashlib.sha256(of.encode()).hexdigest()[:24] / path.stem
     with locks.alone(home):
         before = _stamp(place)
-        stamp = {**_about(path, before), "files": cache.listed(place, before.get("files", {}))}
+        stamp = {**_about(path, vae, before), "files": cache.listed(place, before.get("files", {}))}
         if why := _unfit(place, stamp, before):
             if os.path.lexists(place.parent) and events:
                 events.say(f"{path.name}: {why}; it is made anew")
-            stamp["files"] = _convert(path, place, events or Events())
+            stamp["files"] = _convert(path, vae, place, events or Events())
         if stamp != before:
             cache.write_json(place.parent / STAMP, stamp)
         (place.parent / STAMP).touch()
@@ -51,15 +55,25 @@ def model_hash(place: Path) -> str | None:
     return _stamp(place).get("source", {}).get("sha256") if cache.holds(place) else None
 
 
-def _about(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
-    return {"tenshot": __version__, "file": str(path.resolve()), "source": cache.seen(path, before.get("source"))}
+def _about(path: Path, vae: Path | None, before: Mapping[str, Any]) -> dict[str, Any]:
+    told = {"tenshot": __version__, "file": str(path.resolve()), "source": _seen(path, before.get("source"))}
+    return {**told, "vae": vae and _seen(vae, before.get("vae"))}
+
+
+def _seen(path: Path, before: cache.Seen | None) -> cache.Seen:
+    """The digest of a file; of a folder, one over those of its files."""
+    if path.is_file():
+        return cache.seen(path, before)
+    files = cache.listed(path, (before or {}).get("files", {}))
+    told = "\n".join(f"{name} {each['sha256']}" for name, each in sorted(files.items()))
+    return {"files": files, "sha256": hashlib.sha256(told.encode()).hexdigest()}
 
 
 def _unfit(place: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     """Why the folder in the cache is not that of the file, in words; empty where it is."""
     if not before:
         return "what is known of its folder in the cache is missing or damaged"
-    if now["source"]["sha256"] != before["source"]["sha256"]:
+    if any((now[name] or {}).get("sha256") != (before[name] or {}).get("sha256") for name in ("source", "vae")):
         return "the file has changed since its folder in the cache was made"
     return "" if cache.same(now["files"], before["files"]) else "its folder in the cache has missing or altered files"
 
@@ -70,9 +84,9 @@ def _stamp(place: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) and found.get("tenshot") == __version__ else {}
 
 
-def _convert(path: Path, place: Path, events: Events) -> dict[str, cache.Seen]:
+def _convert(path: Path, vae: Path | None, place: Path, events: Events) -> dict[str, cache.Seen]:
     try:
-        found = whole.read(path)
+        found = whole.read(path, vae=vae)
         cache.clear(place.parent)
         whole.write_folder(found, place, events)
     except Refusal as refusal:

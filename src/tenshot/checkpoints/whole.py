@@ -12,7 +12,8 @@ import torch
 import transformers
 
 from tenshot import __version__
-from tenshot.checkpoints import folders, tokenizers
+from tenshot.checkpoints import folders, nets, tokenizers
+from tenshot.checkpoints.header import TOLD, said
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.families import dialects, incomplete, layout, table
@@ -21,7 +22,6 @@ from tenshot.families.family import ZEROS, Family
 from tenshot.files import containers, tensors, writing
 from tenshot.files.containers import Container, Lazy
 
-TOLD = "tenshot"  # the metadata with what the original layout cannot say, as JSON
 V_PREDICTION = 0.09  # above it lies the spread of a norm's bias in Stable Diffusion 2 models that predict v
 NORM = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
@@ -60,22 +60,44 @@ class Whole:
         return replace(self, parts={part: dialects.cast(content, dtype) for part, content in self.parts.items()})
 
 
-def read(place: Path, config: Path | None = None, ema: bool = False) -> Whole:
-    """A model folder, or one file. config: a model folder that tells what a file cannot. Raises Refusal."""
+def read(place: Path, config: Path | None = None, ema: bool = False, vae: Path | None = None) -> Whole:
+    """A model folder, or one file. Raises Refusal.
+
+    config: a model folder that tells what a file cannot. vae: a file or folder whose VAE takes the place of its own,
+    which it then need not have.
+    """
     if place.is_dir() or str(place) == "pocket":
-        return of_folder(folders.find(str(place)))
+        found = of_folder(folders.find(str(place)))
+        return with_vae(found, vae) if vae else found
     source = containers.opened(place)
-    family = family_of(source)
+    family = family_of(source, vae)
     if family is None:
         incomplete.refuse(place, source.tensors)
         names = ", ".join(sorted(source.tensors)[:3]) or "no tensor"
-        found, do = f"is no checkpoint of a known family ({names}, ...)", f"tenshot inspect {place} says what it is"
-        raise Refusal(Fault(str(place), found, "a model folder or file", do))
-    return of_file(source, family, config, ema)
+        found_, do = f"is no checkpoint of a known family ({names}, ...)", f"tenshot inspect {place} says what it is"
+        raise Refusal(Fault(str(place), found_, "a model folder or file", do))
+    return of_file(source, family, config, ema, vae)
 
 
-def family_of(source: Container) -> Family | None:
-    return dialects.recognised(source.tensors, table.FAMILIES)
+def family_of(source: Container, vae: Path | None = None) -> Family | None:
+    """Of a checkpoint whose every part is there; with another `vae`, but for its own."""
+    return dialects.recognised(source.tensors, table.FAMILIES, besides=("vae",) if vae else ())
+
+
+def with_vae(whole: Whole, vae: Path) -> Whole:
+    """The same model with another VAE. Raises Refusal where it is none, or of another kind of latents."""
+    found = nets.read(vae, kind=whole.family.parts["vae"])
+    channels, wanted = found.config.get("latent_channels", 4), whole.configs["unet"].get("out_channels", 4)
+    if channels != wanted:
+        told = f"has latents of {channels} channels, the UNet has {wanted}"
+        raise Refusal(Fault(f"--vae {vae}", told, f"a VAE of {whole.family.title}", "name another"))
+    config = {
+        **found.config,
+        "scaling_factor": whole.configs.get("vae", {}).get("scaling_factor", whole.family.scaling),
+    }
+    contents, configs = {**whole.parts, "vae": found.content}, {**whole.configs, "vae": config}
+    parts = {part: contents[part] for part in whole.family.original}
+    return replace(whole, parts=parts, configs={part: configs[part] for part in parts})
 
 
 def of_folder(place: Path) -> Whole:
@@ -100,7 +122,15 @@ def _config(part: Path) -> dict[str, Any]:
     return {name: value for name, value in tensors.read_json(part / "config.json").items() if name != "_name_or_path"}
 
 
-def of_file(source: Container, family: Family, config: Path | None, ema: bool) -> Whole:
+def of_file(
+    source: Container, family: Family, config: Path | None = None, ema: bool = False, vae: Path | None = None
+) -> Whole:
+    if vae:
+        root, _ = family.original["vae"]
+        original = {part: place for part, place in family.original.items() if part != "vae"}
+        named = {name: lazy for name, lazy in source.tensors.items() if not name.startswith(root)}
+        bare = of_file(replace(source, tensors=named), replace(family, original=original), config, ema)
+        return with_vae(replace(bare, family=family), vae)
     if config:
         other = of_folder(folders.find(str(config)))
         if other.family is not family:
@@ -123,18 +153,6 @@ def schedule_of(source: Container, family: Family) -> dict[str, Any]:
         found["_class_name"] = "DDIMScheduler"
     if "ztsnr" in source.tensors:
         found["rescale_betas_zero_snr"] = True
-    return found
-
-
-def said(source: Container) -> dict[str, Any]:
-    """What our own files say beside their tensors. Raises Refusal where that is damaged."""
-    text = source.about.get(TOLD) or source.rest.get(TOLD) or "{}"
-    found = containers.said({TOLD: text}, TOLD)
-    mappings = [found, *(found.get(name, {}) for name in ("configs", "schedule", "tokenizers"))]
-    mappings += [each for outer in mappings[1::2] if isinstance(outer, dict) for each in outer.values()]
-    if (text != "{}" and not found) or not all(isinstance(each, dict) for each in mappings):
-        do = "copy it again, or name the folder of a model like it: --config FOLDER"
-        raise Refusal(Fault(str(source.place), f"{TOLD} in its header is damaged", "what tenshot wrote there", do))
     return found
 
 

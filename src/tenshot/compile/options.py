@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from tenshot.options import Options
-from tenshot.records.kinds import Backend, Device, Few, FolderPath, Model, Side
+from tenshot.records.kinds import Backend, Device, Few, FolderPath, Model, Side, SomePath
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 QUANTISED = ("int8",)
@@ -24,6 +24,7 @@ class CompileOptions(Options):
     also: ClassVar[Mapping[str, str]] = {"output_dir": "out"}
 
     model: Model = Field(description="pocket, or a model folder in the diffusers layout")
+    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     out: Path = Field(description="the folder to write; generate --model takes it")
     parts: list[Part] = Field([], description="what to compile (default: everything there is)")
     backend: list[Backend] = Field([], description="which may be used (default: all that this machine has)")

@@ -41,7 +41,7 @@ def compile(options: CompileOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal before anything is tried; Cancelled. Either way nothing is written."""
     where, family, *_ = all_or_refuse(
         lambda: device.pick(options.device),
-        lambda: _family(options.model),
+        lambda: _family(options),
         lambda: refuse_if(_faults(options)),
         *((lambda name=name: backend(name)) for name in options.backend),
     )
@@ -50,15 +50,16 @@ def compile(options: CompileOptions, events: Events) -> dict[str, Any]:
         return _compiled(options, folder, family, where, events)
 
 
-def _family(name: str) -> Family:
+def _family(options: CompileOptions) -> Family:
+    name = options.model
     if artifact.is_one(Path(name)):
         do = f"to compile it anew, name the model in it: {Path(name) / MODEL}"
         raise Refusal(Fault(name, "is compiled already", "a model that is not compiled", do))
-    return layout.examine(opening.find(name))
+    return layout.examine(opening.find(name, vae=options.vae))
 
 
 def _faults(options: CompileOptions) -> Iterator[Fault]:
-    read = (Path(options.model), options.controlnet)
+    read = (Path(options.model), options.vae, options.controlnet)
     yield from targets.faults("--out", options.out, options.overwrite, read, targets.ARTIFACTS)
     if options.controlnet is not None and not (options.controlnet / "config.json").is_file():
         found, do = f"{options.controlnet} has no config.json", "tenshot convert FILE FOLDER makes one of a single file"
@@ -76,7 +77,7 @@ def _compiled(
     options: CompileOptions, folder: Path, family: Family, where: torch.device, events: Events
 ) -> dict[str, Any]:
     begun = time.monotonic()
-    _copy(opening.find(options.model), folder / MODEL)
+    _copy(opening.find(options.model, vae=options.vae), folder / MODEL)
     if options.controlnet is not None:
         _copy(options.controlnet, folder / CONTROLNET)
     opened = _opened(folder, where)

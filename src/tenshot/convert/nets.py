@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tenshot.checkpoints import whole
+from tenshot.checkpoints.header import TOLD
 from tenshot.checkpoints.nets import NETS, Read
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
@@ -30,10 +31,10 @@ def write(found: Read, dtype: torch.dtype | None, target: Path, events: Events, 
         told, do = f"{error} has no original name", "keep it as a folder: diffusers loads that"
         raise Refusal(Fault(str(found.place), told, "a released architecture", do)) from None
     made = {net.root + line.theirs: dialects.as_theirs(line, found.content) for line in table}
-    about = {"format": "pt", whole.TOLD: json.dumps({"configs": {"net": dict(found.config)}}, sort_keys=True)}
+    about = {"format": "pt", TOLD: json.dumps({"configs": {"net": dict(found.config)}}, sort_keys=True)}
     made = dialects.cast(made, dtype)
     if target.suffix == ".ckpt":
-        writing.write_pickle(target, made, {whole.TOLD: about[whole.TOLD]})
+        writing.write_pickle(target, made, {TOLD: about[TOLD]})
     else:
         writing.write(target, made, about, events)
     return {"what": kind, "file": str(target), "ledger": {"used": len(found.content)}}

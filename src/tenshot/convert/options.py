@@ -12,7 +12,7 @@ from pydantic import Field
 from tenshot.errors import Fault
 from tenshot.export.places import FOLDERS, Place, places
 from tenshot.options import Options
-from tenshot.records.kinds import FilePath, ModelPath, Rank
+from tenshot.records.kinds import FilePath, ModelPath, Rank, SomePath
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ class ConvertOptions(Options):
     config: ModelPath | None = Field(
         None, description="a model folder whose configurations and tokenizer are those of SRC"
     )
+    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     form: Literal["kohya", "diffusers"] | None = Field(
         None, description="a LoRA's names, default: the other ones; diffusers, of an SDXL word: two files in a folder"
     )

@@ -31,7 +31,7 @@ def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
     source = options.src if opening.files(options.src) else embedding.file_in(options.src)
     dtype = options.torch_dtype
     if str(source) == "pocket" or (source / "model_index.json").is_file():
-        found = whole.of_folder(model.find(str(source)))
+        found = whole.read(model.find(str(source)), vae=options.vae)
         name = found.place.resolve().name
         return _whole(found, options, _target(options, "checkpoint", f"{name}.safetensors"), events)
     if source.is_dir() and not opening.files(source):
@@ -56,8 +56,8 @@ def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | No
         usual = embedding.file_name(embedding.of(opened)[0]) if unnamed else f"{stem}.safetensors"
         target = _target(options, "embedding", usual)
         return _told(options, adapters.convert_embedding(opened, options, target, dtype), target)
-    if family := whole.family_of(opened):
-        found = whole.of_file(opened, family, options.config, options.ema)
+    if family := whole.family_of(opened, options.vae):
+        found = whole.of_file(opened, family, options.config, options.ema, options.vae)
         return _whole(found, options, _target(options, "checkpoint", stem), events)
     return _net(net_of_file(opened, options.config), options, stem, events)
 

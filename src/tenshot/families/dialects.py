@@ -7,7 +7,7 @@ it is made: tensors are read one after the other when the result is written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -83,10 +83,11 @@ class Ledger:
         return {"used": self.used, "left over": {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}}
 
 
-def recognised(tensors: Tensors, families: Iterable[Family]) -> Family | None:
-    """The family of an original checkpoint: the one whose every part is there."""
+def recognised(tensors: Tensors, families: Iterable[Family], besides: Collection[str] = ()) -> Family | None:
+    """The family of an original checkpoint: the one whose every part is there, but for those `besides`."""
     for family in families:
-        marks = [root + DIALECTS[dialect].landmark for root, dialect in family.original.values()]
+        places = [place for part, place in family.original.items() if part not in besides]
+        marks = [root + DIALECTS[dialect].landmark for root, dialect in places]
         if all(mark in tensors for mark in marks):
             return family
     return None
@@ -101,7 +102,7 @@ def configured(family: Family, tensors: Tensors, told: Configs) -> dict[str, dic
     if "text_encoder" not in told and family.original["text_encoder"][1] == "open_clip":
         layers = found["text_encoder"]["num_hidden_layers"]
         found["text_encoder"]["num_hidden_layers"] = 23 if layers == 24 else layers  # it reads the last but one
-    if "vae" not in told:
+    if "vae" in found and "vae" not in told:
         found["vae"]["scaling_factor"] = family.scaling
     if "unet" not in told:
         found["unet"]["sample_size"] = family.resolution // 8

@@ -182,9 +182,14 @@ class FastModel(Model):
         self.state.decide(Swap(contents, stack))
 
 
-def find(name: str, events: Events | None = None) -> Path:
+def find(name: str, events: Events | None = None, vae: Path | None = None) -> Path:
     """The folder of the model called `name`: a compiled one, or what `checkpoints.opening.find` finds."""
-    return Path(name) if artifact.is_one(Path(name)) else opening.find(name, events)
+    if not artifact.is_one(Path(name)):
+        return opening.find(name, events, vae)
+    if vae is not None:
+        do = "compile the model with it: tenshot compile MODEL --vae FILE"
+        raise Refusal(Fault(f"--vae {vae}", f"{name} is compiled with its own", "a model that is not compiled", do))
+    return Path(name)
 
 
 def examine(place: Path) -> Family:
@@ -198,14 +203,20 @@ def folder(place: Path) -> Path:
 
 
 def load(
-    name: str | Path, *, device: torch.device | str = "cpu", precision: str = "fp32", fallback: bool = False
+    name: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    fallback: bool = False,
+    vae: str | Path | None = None,
 ) -> FastModel:
     """Open a model: "pocket", a model folder, a checkpoint file, or what `tenshot compile` made.
 
-    precision: of what is not compiled. fallback: where an artifact is not for this machine, let torch run it and say
-    so. Raises Refusal: the folder's faults; or, without fallback, what differs here and the command that rebuilds.
+    precision: of what is not compiled. vae: a file or folder with one in place of the model's own. fallback: where an
+    artifact is not for this machine, let torch run it and say so. Raises Refusal: the folder's faults; or, without
+    fallback, what differs here and the command that rebuilds.
     """
-    place = find(str(name))
+    place = find(str(name), vae=Path(vae) if vae is not None else None)
     if not artifact.is_one(place):
         with weights.steady(place):
             plain = model.load(str(place), device=device, precision=precision)

@@ -36,6 +36,7 @@ class ExtractOptions(RankOptions):
 
     tuned: ModelPath = Field(description="the fine-tuned model: a folder or a file")
     base: ModelPath = Field(description="the model it was made of")
+    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of both models' own")
     config: ModelPath | None = Field(None, description="a model folder that tells what a file cannot")
 
 

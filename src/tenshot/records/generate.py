@@ -25,6 +25,7 @@ class GenerateOptions(Options):
     """Make pictures from a prompt. The same seed gives the same picture, alone or in a batch."""
 
     model: Model = Field("pocket", description="pocket, a model folder, a checkpoint file, or what compile made")
+    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     prompt: list[str] = Field(min_length=1, description="what to draw; give it again for more prompts")
     lora: list[LoraPath] = Field([], description="a LoRA (LoHa, LoKr) file or its folder; FILE=0.8: at that strength")
     embedding: list[SomePath] = Field(

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tenshot.errors import Fault
 from tenshot.export.options import ExportOptions
-from tenshot.records.kinds import ModelPath, Rank
+from tenshot.records.kinds import ModelPath, Rank, SomePath
 
 
 class MergeOptions(ExportOptions):
@@ -31,6 +31,7 @@ class MergeOptions(ExportOptions):
     rank: Rank | None = Field(None, description="of LoRAs merged into one; default: exact, all ranks together")
     precision: Literal["keep", "fp32", "fp16", "bf16"] = Field("keep", description="numbers in the result")
     config: ModelPath | None = Field(None, description="a model folder that tells what a file cannot")
+    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of every model's own")
     save_to: Path = Field(description="the result: a .safetensors or .ckpt file, or else a folder")
     overwrite: bool = Field(False, description="replace the result")
 

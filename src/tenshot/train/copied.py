@@ -75,8 +75,6 @@ _FINE = {  # name -> the values that need nothing, why, and what else to do
 _ELSE = {  # name -> what does the same here
     "scale_lr": "multiply --learning_rate by batch size, accumulation and processes yourself, and leave it out",
     "tokenizer_name": "the model's own is used: put the other into a copy of the model's folder",
-    "pretrained_vae_model_name_or_path": "give a model folder with that VAE in it, as its folder vae/",
-    "vae": "give a model folder with that VAE in it, as its folder vae/",
     "dataset_name": "nothing is downloaded: --train_data_dir FOLDER",
     "dataset_config_name": "nothing is downloaded: --train_data_dir FOLDER",
     "dataset_config": "--train_data_dir FOLDER; its folders may be called 10_az cat",
@@ -130,6 +128,7 @@ ALSO = {
     "bucket_reso_steps": "bucket_step",
     "shuffle_caption": "shuffle_tags",
     "keep_tokens": "keep_tags",
+    "pretrained_vae_model_name_or_path": "vae",
     "caption_dropout_rate": "proportion_empty_prompts",
 }
 #: The same, of a LoRA.

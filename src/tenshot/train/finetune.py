@@ -280,7 +280,7 @@ def _split_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
 
 
 def _model_folder(options: FineTuneOptions, events: Events) -> Path:
-    place = model.find(options.pretrained_model_name_or_path, events)
+    place = model.find(options.pretrained_model_name_or_path, events, options.vae)
     layout.examine(place)
     schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
     denoise.check_schedule(schedule, options.rescale_betas_zero_snr)

@@ -153,7 +153,7 @@ def _start_faults(options: LoraOptions) -> Iterator[Fault]:
 def _block_faults(options: LoraOptions) -> Iterator[Fault]:
     """Names that no trained layer contains."""
     try:
-        place = model.find(options.pretrained_model_name_or_path)
+        place = model.find(options.pretrained_model_name_or_path, vae=options.vae)
         names = list(_layers(options, place))
     except Refusal:
         return  # told elsewhere

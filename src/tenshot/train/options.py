@@ -126,6 +126,7 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
     elsewhere: ClassVar[Mapping[str, Elsewhere]] = copied.ELSEWHERE
 
     pretrained_model_name_or_path: Model = Field("pocket", description="pocket, a model folder, or a checkpoint file")
+    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     train_text_encoder: bool = Field(False, description="train the text encoder along with the UNet")
     text_encoder_lr: float | None = Field(None, gt=0, le=100, description="its own learning rate; default: the same")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")

@@ -36,6 +36,7 @@ PLACES = {
     "class_data_dir",
     "mask_dir",
     "pretrained_model_name_or_path",
+    "vae",
 }  # digests speak for them
 FILES = {"start_from", "embeddings"}  # so do theirs
 FREE = {
