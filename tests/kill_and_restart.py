@@ -26,13 +26,14 @@ import psutil
 from tests.kill_and_resume import forked, over, wait
 
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# No error is small enough for compile, so that what it keeps does not depend on how busy the machine is.
 VERBS: dict[str, tuple[str, ...]] = {
     "convert": ("convert", "sd1", "out/result", "--dtype", "fp16", "--overwrite"),
     "file": ("convert", "sd1", "out/result.safetensors", "--overwrite"),
     "merge": ("merge", "--sd_model", "sd1", "--models", "lora.safetensors", "--save_to", "out/result", "--overwrite"),
     "extract": ("extract", "--base", "sd1", "--tuned", "other", "--out", "out/result.safetensors", "--overwrite"),
     "compile": (
-        "compile", "sd1", "--out", "out/result", "--parts", "decoder", "--backend", "eager", "torchscript",
+        "compile", "sd1", "--out", "out/result", "--parts", "decoder", "--backend", "eager", "--max_error", "1e-30",
         "--steps", "2", "--rounds", "1", "--device", "cpu", "--overwrite",
     ),
 }  # fmt: skip

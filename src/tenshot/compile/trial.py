@@ -80,9 +80,9 @@ def run(trial: Trial, limit: float, cancelled: Callable[[], bool] = lambda: Fals
     context = _context()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(there, trial, torch.get_num_threads()))
-    process.start()
-    there.close()
     try:
+        process.start()
+        there.close()
         found = here.recv() if _ready(here, limit, cancelled) else f"was not done after {limit:.0f} s"
     except EOFError:
         process.join()
@@ -100,7 +100,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["tenshot.compile.server"])
     return context
 
 
@@ -124,9 +124,10 @@ def _death(code: int | None) -> str:
 
 def _end(process: Any, patience: float) -> None:
     """Also what hangs, and the compilers it has started."""
-    process.join(patience)
-    processes.end(process.pid)
-    process.join()
+    if process.pid is not None:
+        process.join(patience)
+        processes.end(process.pid)
+        process.join()
 
 
 def _work(pipe: Connection, trial: Trial, threads: int) -> None:
