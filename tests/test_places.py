@@ -59,6 +59,17 @@ def test_what_cannot_be_is_refused_together(sd1: Path, tmp_path: Path):
     assert len(refused.value.faults) == 3
 
 
+@pytest.mark.parametrize("content", [b"no picture", b"\x89PNG\r\n\x1a\n cut", b""])
+def test_a_preview_that_is_no_picture_is_refused_before_anything_is_written(content: bytes, sd1: Path, tmp_path: Path):
+    place = tmp_path / "ui"
+    (place / "models").mkdir(parents=True)
+    (tmp_path / "a.png").write_bytes(content)
+    for source in (a_lora(sd1, tmp_path / "az.safetensors"), sd1):
+        with pytest.raises(Refusal, match=r"a\.png"):
+            run(source, "--to", "webui", place, "--preview", tmp_path / "a.png")
+    assert not [path for path in place.rglob("*") if path.is_file()]
+
+
 def interface(folder: Path) -> Path:
     (folder / "models").mkdir(parents=True)
     return folder

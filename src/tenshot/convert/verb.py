@@ -22,12 +22,15 @@ from tenshot.export import readers, sidecar
 from tenshot.export.places import FOLDERS, Shown, accompany, companions, phrase
 from tenshot.files import targets
 from tenshot.files.containers import Container
+from tenshot.files.pictures import open_picture
 
 
 def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     refuse_if(options.faults())
     refuse_if(_not_to_bake(options))
+    if options.preview:
+        open_picture(options.preview)  # what is no picture is refused now, not beside a finished file
     source = options.src if opening.files(options.src) else embedding.file_in(options.src)
     dtype = options.torch_dtype
     if str(source) == "pocket" or (source / "model_index.json").is_file():

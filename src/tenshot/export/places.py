@@ -95,19 +95,18 @@ def phrase(trigger: str) -> dict[str, str]:
 
 def accompany(place: Place, target: Path, shown: Shown, family: str) -> dict[str, Any]:
     """Write the picture and the facts that the user interface shows with a file. How it is used comes back."""
-    from PIL import Image
-
     from tenshot.files import tensors
+    from tenshot.files.pictures import open_picture
 
     beside = {
         "activation text": shown.trigger,
         "preferred weight": 1.0,
         "sd version": VERSIONS.get(family, "Unknown"),
     }
+    small = open_picture(shown.preview) if shown.preview else None
     tensors.write_json(target.with_suffix(".json"), beside)
-    if shown.preview:
-        with Image.open(shown.preview) as picture, tensors.replacing(target.with_suffix(".png")) as temporary:
-            small = picture.convert("RGB")
+    if small:
+        with tensors.replacing(target.with_suffix(".png")) as temporary:
             small.thumbnail((PREVIEW, PREVIEW))
             small.save(temporary, "PNG")
     kind = next((kind for kind, folder in FOLDERS[place.program].items() if target.parent.match(folder)), "")
