@@ -126,7 +126,7 @@ def test_idle_parts_are_away_and_come_back(
     bench, ear = Bench(sd1, pictures, tmp_path, way), Ear()
     shown = {"validation_prompt": "a photo of a baby", "validation_steps": "1", "num_validation_images": "1"}
     folder = bench.run("out", ear, **shown, **given)
-    assert len(seen) == 2 + 3  # the forecast's, too
+    assert len(seen) == 1 + 3 + 3  # the forecast's, too
     assert seen == [here] * len(seen)
     assert len(list((folder / "validation").glob("*.png"))) == 3
     if way == "dreambooth" and not given:

@@ -42,6 +42,19 @@ class Events:
         return False
 
 
+class Within(Events):
+    """Hears a job within another: its units count as units of the outer one, after the `done` ones there."""
+
+    def __init__(self, outer: Events, done: int) -> None:
+        self.outer, self.done = outer, done
+
+    def advance(self, done: int, **figures: float) -> None:
+        self.outer.advance(self.done + done, **figures)
+
+    def cancelled(self) -> bool:
+        return self.outer.cancelled()
+
+
 class Together(Events):
     """Several listeners as one."""
 

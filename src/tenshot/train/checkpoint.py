@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def heal(folder: Path, events: Events) -> None:
     else:
         if damaged:
             do = "remove these checkpoints to begin anew, or name another folder"
-            raise Refusal(*(Fault(f.where, f.found, f.fits, do) for _, why in damaged for f in why.faults))
+            raise Refusal(*(replace(fault, do=do) for _, why in damaged for fault in why.faults))
     for place, why in damaged:
         aside = place.with_name(place.name + DAMAGED)
         shutil.rmtree(aside, ignore_errors=True)

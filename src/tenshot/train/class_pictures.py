@@ -17,7 +17,7 @@ import torch
 from tenshot import sampling
 from tenshot.device import seed_of
 from tenshot.errors import Cancelled, Fault, Refusal
-from tenshot.events import Events
+from tenshot.events import Events, Within
 from tenshot.files import cache, targets, tensors
 from tenshot.files.folder import Example, read_folder
 from tenshot.files.images import write_png
@@ -132,15 +132,16 @@ def _draw(
     folder.mkdir(parents=True, exist_ok=True)
     ledger = _ledger(folder) or {"recipe": vars(wanted), "pictures": {}}
     kept = _latents(folder)
-    done = 0
-    events.begin("drawing class pictures", sum(map(len, groups)))
-    for names in groups:
-        if events.cancelled():
-            events.end()
-            raise Cancelled("stopped; the class pictures drawn so far are kept")
+    events.begin("drawing class pictures", len(groups) * wanted.steps)
+    for number, names in enumerate(groups):
         side = (wanted.side, wanted.side)
         settings = Settings(wanted.sampler, wanted.steps, wanted.guidance, side, len(names))
-        latents = sampling.latents(model, [Request(wanted.prompt, each) for each in names.values()], settings)
+        requests = [Request(wanted.prompt, each) for each in names.values()]
+        try:
+            latents = sampling.latents(model, requests, settings, Within(events, number * wanted.steps))
+        except Cancelled:
+            events.end()
+            raise Cancelled("stopped; the class pictures drawn so far are kept") from None
         images = sampling.decode(model, latents, len(names))
         for latent, image, (name, each) in zip(latents, images, names.items(), strict=True):
             if name in whole:
@@ -156,7 +157,6 @@ def _draw(
             }
         tensors.write(folder / LATENTS, kept)
         cache.write_json(folder / LEDGER, ledger)
-        events.advance(done := done + len(names))
     events.end()
 
 

@@ -11,7 +11,7 @@ import torch
 
 from tenshot import device, model, processes
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
-from tenshot.events import Events
+from tenshot.events import Events, Together
 from tenshot.export import put
 from tenshot.export.put import Result
 from tenshot.families import layout, table
@@ -19,7 +19,19 @@ from tenshot.files import datasets, tensors
 from tenshot.files.cache import root
 from tenshot.files.folder import Example
 from tenshot.model import Model
-from tenshot.train import checkpoint, class_pictures, data, denoise, handover, idle, optimizers, run, texts
+from tenshot.sampling import Settings
+from tenshot.train import (
+    checkpoint,
+    class_pictures,
+    data,
+    denoise,
+    handover,
+    idle,
+    optimizers,
+    outlook,
+    run,
+    texts,
+)
 from tenshot.train.cache import Cache
 from tenshot.train.captions import Captions, Said
 from tenshot.train.denoise import Latents
@@ -75,6 +87,8 @@ class Checked:
 
 def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
+    phases = outlook.Phases()
+    events = Together(events, phases)
     checked = check(way, options, events)
     processes.join(checked.where.type == "cpu")
     with run.alone(options.output_dir):
@@ -82,7 +96,8 @@ def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]
         if processes.first():
             checkpoint.heal(options.output_dir, events)
         base = model.load(str(checked.place), device=checked.where)
-        return _carry_out(way, base, checked, options, events)
+        told = _carry_out(way, base, checked, options, events)
+        return {**told, "seconds_by_phase": phases.told()}
 
 
 def check(way: Way[Options], options: Options, events: Events) -> Checked:
@@ -148,6 +163,8 @@ def _carry_out(way: Way[Options], base: Model, checked: Checked, options: Option
         events.say(line)
     if processes.first():
         tensors.write_json(options.output_dir / run.CLAIM, claim)
+        if ahead := _ahead(base, checked, options, side):
+            events.say(outlook.words(ahead, "the whole") + "; more exactly once it trains")
     with processes.first_goes_first():
         pictures, shown = data.encoded(base, examples, views(options, side), events, Cache(events=events))
     own = [examples[number].caption or prompt for number in shown]
@@ -166,12 +183,36 @@ def _carry_out(way: Way[Options], base: Model, checked: Checked, options: Option
     per_epoch = max(1, pictures.epoch // _samples(options))
     trained = sum(p.numel() for part in learner.parts.values() for p in part.parameters() if p.requires_grad)
     given = [each.path for each in examples]
-    job = run.Job(method, learner, claim, plan(examples, pictures, kept, options), per_epoch, trained, given)
+    saved = 4 * (sum(layout.numbers(checked.place / part) for part in model.NETS) if way.saves_model else trained)
+    job = run.Job(method, learner, claim, plan(examples, pictures, kept, options), per_epoch, trained, given, saved)
     told = run.carry_out(job, options, events)
     if options.export and processes.first():
         about = handover.about(options, base, len(examples), captions.texts, told["steps"])
         told["exported"] = handover.hand_over(options, way.results(options), base, about, events)
     return told
+
+
+def _ahead(base: Model, checked: Checked, options: FineTuneOptions, side: int) -> dict[str, outlook.Part]:
+    """Seconds that each phase will take, reckoned from the pace of drawing; empty where no class pictures are drawn."""
+    if not checked.stock:
+        return {}
+    folder, recipe = checked.stock
+    missing = max(0, options.num_class_images - len(class_pictures.present(folder, options.num_class_images)))
+    if not missing:
+        return {}
+    pace = outlook.pace(base, (side, side))
+    drawing = pace.drawing(missing, Settings(recipe.sampler, recipe.steps, recipe.guidance))
+    seconds = {
+        "class pictures": drawing,
+        "encoding pictures": pace.decode * sum(len(views(options, side)(each.size)) for each in checked.examples),
+        "training": pace.training(options.max_train_steps, 2 * _samples(options)),
+    }
+    if options.validation_prompt:
+        epoch = sum(each.repeats for each in checked.examples) // _samples(options)
+        every = options.validation_steps or options.validation_epochs * max(1, epoch)
+        looks = -(-options.max_train_steps // every)
+        seconds["validation pictures"] = looks * pace.drawing(options.num_validation_images, Settings())
+    return {name: outlook.about(each, outlook.GUESSED) for name, each in seconds.items()}
 
 
 def views(options: FineTuneOptions, side: int) -> data.Views:

@@ -24,6 +24,7 @@ from tenshot.train.checkpoint import Checkpoint
 from tenshot.train.draws import Draws
 from tenshot.train.options import LoopOptions
 
+MEASURED = 3  # steps for a forecast
 PATIENCE = 5  # steps in a row whose loss may be non-finite before the run stops
 
 
@@ -52,10 +53,12 @@ class Fit:
 
 @dataclass(frozen=True)
 class Forecast:
-    """seconds_per_step and peak memory in bytes, measured on one real step."""
+    """Of a step and peak memory in bytes, measured on a few real steps; seconds_per_step: their mean."""
 
     seconds_per_step: float
     peak_bytes: int
+    seconds_at_least: float = 0.0
+    seconds_at_most: float = 0.0
 
 
 class Looker(Protocol):
@@ -94,7 +97,7 @@ def fit(method: Method, options: LoopOptions, events: Events, looker: Looker | N
             stop = run.agreed(events.cancelled()) and not run.over(step)
             shown = looker if looker and (looker.due(step) or run.over(step)) else None
             if stop or shown or run.over(step) or step % options.checkpointing_steps == 0:
-                run.keep(step)
+                run.keep(step, events)
                 events.checkpoint(step)
             if stop:
                 raise Cancelled(f"stopped after step {step}; the same command continues from there")
@@ -116,16 +119,15 @@ def steps(method: Method, options: LoopOptions) -> Iterator[dict[str, float]]:
 
 
 def forecast(method: Method, options: LoopOptions, step: int = 0) -> Forecast:
-    """Make one real step, number `step`, to warm up and once more to measure; then the weights are as they were."""
+    """Make real steps from number `step` on, the first once more to warm up; then the weights are as they were."""
     device.reset_peak_memory()
     run = _Run(method, options)
     own = [sharding.own(p.detach()) for p in run.parameters]
     before = [(values, values.to("cpu", copy=True)) for values in own]
     try:
         run.step(step)
-        start = time.perf_counter()
-        run.step(step)
-        return Forecast(time.perf_counter() - start, device.peak_memory())
+        seconds = [run.step(step + n)["seconds"] for n in range(min(MEASURED, options.max_train_steps))]
+        return Forecast(sum(seconds) / len(seconds), device.peak_memory(), min(seconds), max(seconds))
     finally:
         with torch.no_grad():
             for values, value in before:
@@ -308,7 +310,7 @@ class _Run:
         self._load(saved, places[-1])
         return saved.step
 
-    def keep(self, step: int) -> None:
+    def keep(self, step: int, events: Events) -> None:
         """Write a checkpoint. Raises Refusal where what it would hold is of no use."""
         state = self.state(step)
         if wrong := state.unfinite():
@@ -317,7 +319,10 @@ class _Run:
         if self.over(step) and not self.optimizer.state:
             raise Refusal(_diverged(self.options, "no step had a finite loss: nothing was learned", "finite losses"))
         if processes.first():
+            events.begin("writing a checkpoint", 1)
             checkpoint.write(self.options.output_dir, state, self.options.checkpoints_total_limit)
+            events.advance(1)
+            events.end()
         processes.wait()
 
     def state(self, step: int) -> Checkpoint:

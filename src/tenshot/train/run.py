@@ -17,13 +17,15 @@ from filelock import FileLock, Timeout
 
 from tenshot import __version__, device, processes
 from tenshot.errors import Fault, Refusal, refuse_if
-from tenshot.events import Events, Together
+from tenshot.events import Events, Together, watched
 from tenshot.files import targets, tensors
 from tenshot.options import as_recipe
-from tenshot.train import checkpoint, ladder, loop
+from tenshot.sampling import Settings
+from tenshot.train import checkpoint, ladder, loop, outlook
 from tenshot.train.ladder import Thrifty
-from tenshot.train.learner import Learner
+from tenshot.train.learner import Learner, put_away_idle
 from tenshot.train.options import FineTuneOptions, LoopOptions
+from tenshot.train.outlook import GUESSED, MEASURED
 from tenshot.train.previews import BEST, SHOWN, Previews, score
 from tenshot.train.trackers import LossLog, Service, TensorBoard
 
@@ -181,7 +183,7 @@ def check_disk(options: LoopOptions, trained_bytes: int, model_bytes: int) -> No
 class Job:
     """learner: what the method trains. claim: who owns the folder. per_epoch: steps in a round of the data.
 
-    trained: how many numbers train. given: the pictures to learn from.
+    trained: how many numbers train. given: the pictures to learn from. saved: bytes of the result.
     """
 
     method: Thrifty
@@ -191,6 +193,7 @@ class Job:
     per_epoch: int
     trained: int
     given: Sequence[Path]
+    saved: int
 
 
 def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, Any]:
@@ -199,18 +202,23 @@ def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, A
     if processes.first():
         tensors.write_json(folder / CLAIM, job.claim)
     events.say(job.plan)
-    options, expected = _forecast(job, options, events)
+    options, expected, whole = _forecast(job, options, events)
     if processes.first():
         tensors.write_text(folder / RECIPE, as_recipe(options))
     started = time.perf_counter()
+    if whole:
+        every = _every(job, options) if options.validation_prompt else None
+        after = 2 * job.saved / outlook.DISK
+        events = Together(events, outlook.Revised(events, options.max_train_steps, whole, every, after))
     trackers = Together(*_trackers(options), events) if processes.first() else events
     fit = loop.fit(job.method, options, trackers, _previews(job, options, trackers))
     seconds = time.perf_counter() - started
     job.method.gather()
     if processes.first():
-        job.learner.save(folder)
-        job.learner.prove(folder)
+        for part in watched((job.learner.save, job.learner.prove), "saving", 2, events):
+            part(folder)
     processes.wait()
+    best = score(folder)
     result = {
         "result": str(folder),
         "steps": fit.step,
@@ -218,7 +226,7 @@ def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, A
         "peak_bytes": device.peak_memory(),
         "plan": job.plan,
         "forecast": expected and vars(expected),
-        "best": score(folder),
+        **({"best": best} if best else {}),
     }
     about = {
         "machine": device.describe(),
@@ -230,24 +238,50 @@ def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, A
     return result
 
 
-def _forecast(job: Job, options: FineTuneOptions, events: Events) -> tuple[FineTuneOptions, loop.Forecast | None]:
-    """The options to train with, and what was measured on a real step and said aloud; None for a run that continues."""
+def _forecast(
+    job: Job, options: FineTuneOptions, events: Events
+) -> tuple[FineTuneOptions, loop.Forecast | None, outlook.Part | None]:
+    """The options to train with, what was measured on real steps, and what all will take, which was said aloud.
+
+    A run that continues knows neither.
+    """
     done = checkpoint.found(options.output_dir)
     if done:
         options = ladder.again(options)
         if options.gradient_checkpointing:
             job.method.checkpoint_gradients()
         events.say(f"continuing from {done[-1].name}")
-        return options, None
+        return options, None, None
     if options.fit_memory:
         options, expected = ladder.climb(job.method, options, events)
     else:
         expected = loop.forecast(job.method, options, job.method.heaviest_step(*_batches(options)))
-    minutes, peak = expected.seconds_per_step * options.max_train_steps / 60, expected.peak_bytes
     kept = job.trained * 4 * (4 if options.use_ema else 3)
-    sizes = f"{_bytes(peak)} of memory at the peak, {_bytes(kept)} on disk for a checkpoint"
-    events.say(f"forecast from one step: {minutes:.1f} minutes, {sizes}")
-    return options, expected
+    sizes = f"{_bytes(expected.peak_bytes)} of memory at the peak, {_bytes(kept)} on disk for a checkpoint"
+    parts = _parts(job, options, expected, kept)
+    events.say(f"{outlook.words(parts, 'the training')}; {sizes}")
+    return options, expected, outlook.total(list(parts.values()))
+
+
+def _parts(
+    job: Job, options: FineTuneOptions, expected: loop.Forecast, checkpoint_bytes: int
+) -> dict[str, outlook.Part]:
+    """Seconds that each phase from now on will take."""
+    steps, low, high = options.max_train_steps, expected.seconds_at_least, expected.seconds_at_most
+    parts = {"training steps": (MEASURED[0] * steps * low, MEASURED[1] * steps * high)}
+    if options.validation_prompt and processes.first():
+        side = (options.resolution, options.resolution) if options.resolution else None
+        one = outlook.pace(job.learner.model, side).drawing(options.num_validation_images, Settings())
+        put_away_idle(job.learner)
+        parts["validation pictures"] = outlook.about(-(-steps // _every(job, options)) * one, MEASURED)
+    written = 2 * job.saved + -(-steps // options.checkpointing_steps) * checkpoint_bytes
+    parts["saving"] = outlook.about(written / outlook.DISK, GUESSED)
+    return parts
+
+
+def _every(job: Job, options: FineTuneOptions) -> int:
+    """Steps between validation pictures."""
+    return options.validation_steps or options.validation_epochs * job.per_epoch
 
 
 def _batches(options: FineTuneOptions) -> tuple[int, int]:
@@ -270,5 +304,4 @@ def _trackers(options: FineTuneOptions) -> Iterator[Events]:
 def _previews(job: Job, options: FineTuneOptions, shown: Events) -> Previews | None:
     if not options.validation_prompt:
         return None
-    every = options.validation_steps or options.validation_epochs * job.per_epoch
-    return Previews(job.learner, options, every, shown, job.given)
+    return Previews(job.learner, options, _every(job, options), shown, job.given)

@@ -57,10 +57,12 @@ class Service(Events):
         self.library = import_module(name)
         self.project, self.config = project, dict(config)
         place = str(Path(str(config["output_dir"])).absolute())
+        self.within = 0
         self.same = {"id": hashlib.sha256(place.encode()).hexdigest()[:16]} if name == "wandb" else {}
         self.open = False
 
     def begin(self, job: str, total: int, done: int = 0) -> None:
+        self.within += self.open
         if job == "training":
             name = Path(str(self.config["output_dir"])).name
             self.library.init(project=self.project, name=name, config=self.config, resume="allow", **self.same)
@@ -73,7 +75,9 @@ class Service(Events):
         self.library.log({tag: self.library.Image(np.asarray(image))}, step=step)
 
     def end(self) -> None:
-        if self.open:
+        if self.within:
+            self.within -= 1
+        elif self.open:
             self.library.finish()
             self.open = False
 
@@ -84,8 +88,10 @@ class TensorBoard(Events):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.writer: Any = None
+        self.within = 0
 
     def begin(self, job: str, total: int, done: int = 0) -> None:
+        self.within += self.writer is not None
         if job == "training":
             from torch.utils.tensorboard import SummaryWriter
 
@@ -99,5 +105,7 @@ class TensorBoard(Events):
         self.writer.add_image(tag, np.asarray(image), step, dataformats="HWC")
 
     def end(self) -> None:
-        if self.writer:
+        if self.within:
+            self.within -= 1
+        elif self.writer:
             self.writer.close()
