@@ -102,6 +102,11 @@ def test_the_same_factors_in_other_shapes(how: str, sd1: Path, pictures: Path, t
     agrees(sd1, other)
     expected = answers(adapted(sd1, (plain, 1.0)))
     assert torch.equal(answers(adapted(sd1, (other, 1.0))), expected)
+    for form in ("kohya", "diffusers"):  # written as those programs want it that are strict
+        one, two = (tmp_path / f"{form}-{name}.safetensors" for name in ("plain", "other"))
+        for source_file, target in ((plain, one), (other, two)):
+            convert(source_file, target, "--form", form, "--config", sd1)
+        assert all(torch.equal(tensor, load_file(one)[name]) for name, tensor in load_file(two).items())
     options = Bench(sd1, pictures, tmp_path, "lora").options("out", start_from=str(other))
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
     assert torch.allclose(answers(training.Learner(model.load(str(sd1)), options).model), expected, atol=2e-5)

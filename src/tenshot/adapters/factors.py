@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ class Factors(Difference):
         kernel = (1,) * (len(weight) - 2)
         down, up = self.down.reshape(self.rank, *weight[1:]), self.up.reshape(weight[0], self.rank, *kernel)
         return replace(self, down=down, up=up)
+
+
+def as_in(shapes: Mapping[Layer, Sequence[int]], found: Mapping[Layer, Factors]) -> dict[Layer, Factors]:
+    """The same, each with kernels where the layer in `shapes` has them and without where it has none."""
+    made = {}
+    for layer, each in found.items():
+        kernel, own = tuple(shapes.get(layer, each.shape)[2:]), tuple(each.down.shape[2:])
+        wide = each.down.flatten(1).shape[1]
+        flat = own == () and wide % prod(kernel) == 0
+        fits = own == kernel or (flat if prod(kernel) > 1 else prod(own) == 1)
+        made[layer] = each.shaped((each.up.shape[0], wide // prod(kernel), *kernel)) if fits else each
+    return made
 
 
 def truncated(each: Factors, rank: int, keep: float | None = None) -> Factors:

@@ -90,7 +90,7 @@ def _opened(turn: Turn, where: torch.device) -> Model:
     if turn.task == "lora":
         from tenshot.adapters import lora
 
-        lora.attach(opened, lora.read(turn.place / LORA))
+        lora.attach(opened, lora.to_train(lora.read(turn.place / LORA), turn.place / LORA))  # beside, as in diffusers
     if who.precision != "fp32" or who.way == "torch.compile":
         for part in ("unet", "vae"):
             opened[part].to(memory_format=torch.channels_last)

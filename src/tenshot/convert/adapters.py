@@ -56,8 +56,9 @@ def _as_diffusers(
 ) -> dict[str, Any]:
     low_rank = reading.only_factors(source, found)
     refuse_if(_by_inputs(source, low_rank))
-    family = kohya.origin(options.config or options.bake_dora, source, low_rank).family
-    written = {layer: kohya.cast(each, dtype) for layer, each in low_rank.items()}
+    made_for = kohya.origin(options.config or options.bake_dora, source, low_rank)
+    family = made_for.family
+    written = {layer: kohya.cast(each, dtype) for layer, each in made_for.shaped(low_rank).items()}
     about = {**factors.metadata(lora.settings_of(written)), **signs.saying(family)}
     tensors.write(target, factors.to_diffusers(written), about)
     return {"what": "lora", "family": family.title, "form": "diffusers", **factors.facts(target, low_rank)}

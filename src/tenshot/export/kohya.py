@@ -15,7 +15,7 @@ from tenshot.adapters.addition import Addition, Layer, misfits
 from tenshot.adapters.factors import Factors
 from tenshot.checkpoints import whole
 from tenshot.errors import refuse_if
-from tenshot.families import layout, original
+from tenshot.families import layout, original, released
 from tenshot.families.family import Family
 from tenshot.families.sdxl import SDXL
 from tenshot.files import tensors
@@ -37,6 +37,10 @@ class Origin(NamedTuple):
         if self.family is not SDXL:
             return None
         return original.unet_modules(self.unet or SDXL.released["unet"])
+
+    def shaped(self, found: Mapping[Layer, Factors]) -> dict[Layer, Factors]:
+        """Factors with kernels where the family's layers have them, and only there: some programs want it so."""
+        return factors.as_in(released.layers(self.family.name), found)
 
 
 def write(
@@ -69,7 +73,7 @@ def write_found(
     others: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, Any]:
     """What was written, in words. about: what is known of the training. others: tensors of what is no LoRA."""
-    low_rank = {layer: each for layer, each in found.items() if isinstance(each, Factors)}
+    low_rank = made_for.shaped({layer: each for layer, each in found.items() if isinstance(each, Factors)})
     named = {**factors.to_kohya(low_rank, made_for.originals), **(others or {})}
     tensors.write(target, named, _about(target, named, found, made_for.family, about or {}))
     return {"what": "lora", "family": made_for.family.title, "form": "kohya", **factors.facts(target, found)}
