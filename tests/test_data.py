@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from tenshot import model
+from tenshot.errors import Refusal
 from tenshot.events import Events, watched
 from tenshot.families.family import Frame
 from tenshot.families.sdxl import SDXL
@@ -84,6 +85,14 @@ def test_what_is_lost_or_damaged_is_encoded_again(base: Model, pictures: Path, t
         for one, two in zip(latents.each, plain.each, strict=True)
         for a, b in zip(one, two, strict=True)
     )
+
+
+def test_a_picture_that_changed_meanwhile_never_passes_for_the_old_one(base: Model, tmp_path: Path):
+    examples = read_folder(tiny.pictures(tmp_path / "own", 1))
+    tiny.pictures(tmp_path / "own", 1, seed=7)
+    with pytest.raises(Refusal, match="changed"):
+        data.encoded(base, examples, data.squares(64), Events(), Cache(tmp_path / "cache"))
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 def _write(folder: str) -> None:

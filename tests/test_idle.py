@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tenshot import model
 from tenshot.files.folder import read_folder
@@ -79,6 +80,21 @@ def test_prompts_and_captions(sd1: Path, tmp_path: Path):
     assert "--instance_prompt is said of no picture" in said("a cat")[0]
     assert "--learnable_property has no effect" in said("", **style)[0]
     assert "longer than" in said("", with_prior_preservation=True, class_prompt="x" * 100)[0]
+
+
+@pytest.mark.parametrize(("size", "given", "told"), [
+    ((192, 64), {}, 0),
+    ((64, 200), {}, 1),
+    ((64, 200), {"center_crop": True}, 0),
+    ((128, 64), {"aspect_ratio_buckets": True}, 0),
+    ((200, 64), {"aspect_ratio_buckets": True}, 1),
+])  # fmt: skip
+def test_pictures_of_which_parts_are_never_seen(
+    size: tuple[int, int], given: dict[str, Any], told: int, tmp_path: Path
+):
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    lines = list(idle.pictures(resolve(LoraOptions, given), read_folder(tmp_path), 64))
+    assert lines == ["so oblong that parts of them are not learned: a.png"] * told
 
 
 def test_small_and_square_pictures(tmp_path: Path):

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.files import captions, reading
 from tenshot.files.pictures import FITS, MOST_BYTES, SUFFIXES, is_animated, open_picture
@@ -97,9 +99,22 @@ def read_folder(
 def read_picture(path: Path, caption: str | None) -> Example:
     """The picture at `path`, decoded once to know that it is whole. Raises Refusal as `open_picture`."""
     size = open_picture(path).size
+    return Example(path, caption or None, digest(path), size, is_animated(path))
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a picture's bytes, in hex. Raises Refusal where it cannot be read."""
     with reading.opened(path, FITS, MOST_BYTES) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Example(path, caption or None, digest, size, is_animated(path))
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unchanged(example: Example) -> Image.Image:
+    """The picture of an example. Raises Refusal where it is another by now: kept, it would pass for the first."""
+    image = open_picture(example.path)
+    if digest(example.path) != example.digest:
+        found, do = "it changed while the training began", "run the same command again"
+        raise Refusal(Fault(str(example.path), found, "pictures that stay as they are", do))
+    return image
 
 
 def claims(file: Path) -> bool:

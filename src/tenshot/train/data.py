@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from tenshot import model
 from tenshot.events import Events, watched
 from tenshot.families.family import Frame
-from tenshot.files.folder import Example
-from tenshot.files.pictures import as_tensor, covering, fit_picture, open_mask, open_picture
+from tenshot.files.folder import Example, unchanged
+from tenshot.files.pictures import as_tensor, covering, fit_picture, open_mask
 from tenshot.model import Model
 from tenshot.train.cache import Cache, Kept, key, named
 from tenshot.train.denoise import Latents, Posterior
@@ -128,7 +128,7 @@ def _again(base: Model, examples: Sequence[Example], shown: Sequence[tuple[int, 
     """Encode one view, scaled as the UNet knows it, float32 on the CPU."""
     number, view = shown[row]
     vae = base["vae"]
-    pixels = as_tensor(view.of(open_picture(examples[number].path)))
+    pixels = as_tensor(view.of(unchanged(examples[number])))
     with torch.autocast(vae.device.type, enabled=False):  # it may be asked for in the middle of a training step
         posterior = vae.encode(pixels[None].to(vae.device, vae.dtype)).latent_dist
     scaled = (part[0].float().cpu() * vae.config.scaling_factor for part in (posterior.mean, posterior.std))

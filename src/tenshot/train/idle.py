@@ -13,6 +13,10 @@ from tenshot.train.captions import Captions
 from tenshot.train.options import FineTuneOptions
 
 MOST = 2000  # captions looked through for their length
+LONGEST_SHAPE, LONGEST_OF_SQUARES = (
+    2.5,
+    3,
+)  # proportions: of --aspect_ratio_buckets, with a fifth lost; of three squares
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,10 @@ def pictures(given: FineTuneOptions, examples: Sequence[Example], side: int) -> 
     """Pictures that hold less than is asked of them."""
     said: list[str] = []
     tell(said.append, f"smaller than {side} pixels, enlarged", [e.path for e in examples if min(e.size) < side])
+    least = LONGEST_SHAPE if given.aspect_ratio_buckets else LONGEST_OF_SQUARES
+    if not given.center_crop:
+        lost = [each.path for each in examples if max(each.size) > least * min(each.size)]
+        tell(said.append, "so oblong that parts of them are not learned", lost)
     if given.aspect_ratio_buckets and all(width == height for width, height in (each.size for each in examples)):
         said.append("--aspect_ratio_buckets has no effect: all pictures are square")
     yield from said
