@@ -178,7 +178,13 @@ def _hurt(dice: random.Random, named: dict[str, torch.Tensor], name: str) -> Non
         kind = dice.choice((torch.int8, torch.int64, torch.bool, torch.float64, torch.bfloat16, torch.float8_e4m3fn))
         named[name] = tensor.to(kind)
     elif way == 4:
-        named[name] = tensor.reshape(-1)[:0] if dice.random() < 0.5 else tensor.reshape(-1)[:1].sum()
+        named[name] = (
+            tensor.reshape(-1)[:0]
+            if dice.random() < 0.5
+            else tensor.reshape(-1)[0].clone()
+            if tensor.numel()
+            else tensor
+        )
     elif way == 5:
         named[name] = tensor.T if tensor.ndim == 2 else tensor[None]
     elif way == 6:
