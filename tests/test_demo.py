@@ -66,11 +66,19 @@ def test_an_earlier_demo_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     begun = tmp_path / door.FOLDERS[door.WITH_PRIOR]
     monkeypatch.setattr(door.dreambooth, "train", stop)
+    monkeypatch.setattr(door.outlook, "pace", lambda base: door.outlook.Pace(1.0, 1.0))
+    said: list[str] = []
+    monkeypatch.setattr(Events, "say", lambda self, text: said.append(text))
     for made in (begun / "tenshot.log", tmp_path / "class" / ".half.part", begun / "run.json", tmp_path / "index.html"):
         made.parent.mkdir(exist_ok=True)
-        made.write_text("{}")
+        made.write_text('{"method": "dreambooth", "options": {}, "inputs": {}}')
         with pytest.raises(InterruptedError):
             demo(DemoOptions(out=tmp_path), Events())
+    forecast = [text for text in said if text.startswith("the demo will take")]
+    assert len(forecast) == 2  # before it has begun
+    # 48 class pictures, 300 steps of 8 and 4, and 3 times 10 prompts with 4 seeds: 40 calls and one decoding each
+    assert forecast[0] == "the demo will take 3 to 9 hours: class pictures 20 to 59 minutes, training 2 to 5 hours, " \
+        "pictures before and after 0.8 to 2 hours"  # fmt: skip
 
 
 def test_its_log_lies_beside_the_page(tmp_path: Path) -> None:

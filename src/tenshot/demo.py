@@ -23,7 +23,7 @@ from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Repo
 from tenshot.report.verdict import verdict
 from tenshot.report.write import write
 from tenshot.sampling import Request, Settings
-from tenshot.train import class_pictures, dreambooth, trackers
+from tenshot.train import class_pictures, dreambooth, outlook, trackers
 from tenshot.train.options import DreamBoothOptions
 from tenshot.train.run import CLAIM, OURS
 
@@ -88,6 +88,8 @@ def demo(options: DemoOptions, events: Events) -> dict[str, Any]:
     trainings = {row: _training(options, ways, folder, prior=row == WITH_PRIOR) for row in (WITH_PRIOR, WITHOUT_PRIOR)}
     given = _check(options, folder, list(trainings.values()), events)
     events.say(f"looked at {len(given)} pictures in {folder.name}: {_sizes(given)}")
+    if not (trainings[WITH_PRIOR].output_dir / CLAIM).is_file():
+        events.say(outlook.words(_ahead(options, ways, trainings, events), "the demo"))
     runs = {row: _train(row, training, events) for row, training in trainings.items()}
     places = {
         UNTUNED: str(model.find(options.model, events, options.vae)),
@@ -116,6 +118,22 @@ def demo(options: DemoOptions, events: Events) -> dict[str, Any]:
     for sentence in verdict(made):
         events.say(sentence)
     return {"page": str(page), "measures": measures, "tuned": runs[WITH_PRIOR]["result"]}
+
+
+def _ahead(
+    options: DemoOptions, ways: Ways, trainings: Mapping[str, DreamBoothOptions], events: Events
+) -> dict[str, outlook.Part]:
+    """Seconds that each phase will take, reckoned from the pace of drawing here."""
+    base = model.load(str(model.find(options.model, events, options.vae)), device=device.pick(options.device))
+    pace, stock = outlook.pace(base), class_pictures.SETTINGS
+    samples = sum(each.train_batch_size * (1 + each.with_prior_preservation) for each in trainings.values())
+    drawn = (len(ways.contexts) + 4) * options.seeds * (1 + len(trainings))
+    seconds = {
+        "class pictures": pace.drawing(options.num_class_images, stock),
+        "training": pace.training(trainings[WITH_PRIOR].max_train_steps, samples),
+        "pictures before and after": pace.drawing(drawn, Settings()),
+    }
+    return {name: outlook.about(each, outlook.GUESSED) for name, each in seconds.items()}
 
 
 def _check(
