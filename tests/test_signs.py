@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tenshot.adapters import lora, names, reading
+from tenshot.adapters import lora, names, reading, signs
 from tenshot.adapters.signs import BASE
 from tenshot.errors import Refusal
 from tenshot.export import readers
 from tenshot.families import original, released
-from tenshot.families.sd import SD1
+from tenshot.families.sd import SD1, SD2
 from tenshot.families.sdxl import FULL
 from tenshot.files import containers
 from tests.test_adapter_files import a_lora
@@ -152,6 +153,30 @@ def test_a_model_settles_what_stays_open(sd2_v: Path, sdxl: Path, tmp_path: Path
     assert not (tmp_path / "c.safetensors").exists()
 
 
+@pytest.mark.parametrize("case", ["flux's text encoder", "xl, first text encoder"])
+def test_a_header_counts_where_the_layers_would_fit_another_model(case: str, tmp_path: Path):
+    """A text encoder that several models share: the layers alone would be taken."""
+    named = (OPEN | CASES)[case][0]()
+    said = OPEN[case][1] if case in OPEN else {BASE: "sdxl_base_v1-0"}
+    source = containers.opened(file_of(named, tmp_path / "a.safetensors", said))
+    with pytest.raises(Refusal, match=r"Flux|is for Stable Diffusion XL"):
+        reading.read(source, SD1.released["unet"])
+
+
+def test_layers_count_where_a_header_is_wrong(tmp_path: Path):
+    named, about, _ = CASES["xl, against a header"]
+    source = containers.opened(file_of(named(), tmp_path / "a.safetensors", about))
+    assert reading.read(source, FULL)
+
+
+def test_a_textual_part_by_peft_and_biases(tmp_path: Path):
+    peft = of("sd2", "text_encoder", "q_proj", lambda layer: f"base_model.model.text_model.{layer}")
+    biases = {"lora_unet_conv_in.diff_b": torch.ones(320)}
+    for number, named in enumerate((peft, biases | CASES["sd1, original names"][0]())):
+        source = containers.opened(file_of(named, tmp_path / f"{number}.safetensors"))
+        assert signs.family_of(source, reading.read(source)) is (SD2, SD1)[number]
+
+
 def test_loras_of_two_families_do_not_become_one(tmp_path: Path):
     files = [
         file_of(CASES[case][0](), tmp_path / f"{number}.safetensors")
@@ -182,7 +207,11 @@ def test_layers_that_kohya_has_no_module_for_are_named(tmp_path: Path, told: Any
     said = told(file_of(everything, tmp_path / "a.safetensors"))["left_out"]
     assert "no module for 4 of 282 layers" in said and "unet.conv_in, unet.conv_out, unet.time_embedding" in said
     trained = lora.targets("unet", "all")
-    layers = [("unet", layer) for part, layer in released.layers("sd1") if part == "unet" and "norm" not in layer]
+    layers = [
+        ("unet", layer)
+        for part, layer in released.layers("sd1")
+        if part == "unet" and not re.search("norm|bias", layer)
+    ]
     ours = [layer for layer in layers if lora.targeted(layer[1], trained)]
     assert len(ours) == 278 and not readers.without_module(ours)
 

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from tenshot import model
 from tenshot.adapters import embedding
 from tenshot.errors import Refusal
-from tenshot.events import Events
 from tenshot.export.readers import ALL, COMFY, DIFFUSERS, WEBUI
 from tests.test_adapter_files import pipeline, run
 from tests.test_adapters import draw
@@ -119,17 +118,6 @@ def test_a_word_without_numbers_is_refused(sd1: Path, tmp_path: Path, told: Any)
         with pytest.raises(Refusal, match="NaN"):
             act()
     assert not told(file)["loads_in"]
-
-
-def test_a_word_that_no_prompt_says_is_told(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    heard: list[str] = []
-    monkeypatch.setattr(Events, "say", lambda _, text: heard.append(text))
-    file = save(tmp_path / "az.safetensors", 16)
-    draw(sd1, tmp_path / "a.png", embedding=[str(file)], prompt=["a photo of az"])
-    assert any(WORD in each and "changes nothing" in each for each in heard)
-    heard.clear()
-    draw(sd1, tmp_path / "b.png", embedding=[str(file)])
-    assert not any("changes nothing" in each for each in heard)
 
 
 def test_inspect_says_what_it_is_called_where(tmp_path: Path, told: Any):

@@ -46,8 +46,6 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
         for number in range(options.num_images)
     ]
     _say_what_is_cut(opened, options, events)
-    for each in given.unsaid([*options.prompt, options.negative_prompt]) if given else ():
-        events.say(f"no prompt says {each.word}, the word in {each.file}: it changes nothing")
     for each in given.words if given else ():
         if not any(model.says(prompt, each.word) for prompt in (*options.prompt, options.negative_prompt)):
             events.say(f"no prompt says {each.word!r}: {each.file} has no effect")

@@ -49,10 +49,6 @@ class Given:
         """As one writes it in AUTOMATIC1111, with the LoRAs that were active."""
         return " ".join([prompt, *(f"<lora:{each.name}:{each.strength:g}>" for each in self.loras)])
 
-    def unsaid(self, prompts: Sequence[str]) -> list[GivenWord]:
-        """The words that no prompt says, which change nothing."""
-        return [each for each in self.words if not any(says(prompt, each.word) for prompt in prompts)]
-
     def facts(self, prompts: Sequence[str]) -> Mapping[str, object]:
         """What infotext says of the LoRAs, and of the words that are in the prompts."""
         words = [each for each in self.words if not each.within]

@@ -89,6 +89,8 @@ def _part(name: str) -> tuple[str, str]:
     for part in _PARTS:
         if name.startswith(f"{part}."):
             return part, name.removeprefix(f"{part}.")
+    if name.startswith(_TEXT):  # peft's, of a text encoder alone
+        return "text_encoder", name
     for start in ("model.diffusion_model.", "diffusion_model."):
         name = name.removeprefix(start)
     return "unet", name

@@ -79,8 +79,9 @@ def read(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer
 
     unet: of the model that it is for; default: any, and original names count the blocks of the released ones.
     """
-    refuse_if(signs.contradiction(source, table.of(unet)) if unet else ())
     found = layers(source, unet)
+    signs.stranger(source, found)
+    refuse_if(signs.contradiction(source, found, table.of(unet)) if unet else ())
     infinite = [layer for (_, layer), each in found.items() if not isfinite(getattr(each, "alpha", 0.0))]
     if names := broken(source) or infinite:
         told = f"NaN or infinite numbers in {len(names)} places: {', '.join(names[:3])}"

@@ -15,16 +15,17 @@ from tenshot.files.containers import Container
 BASE, ARCHITECTURE = "ss_base_model_version", "modelspec.architecture"
 VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}  # as kohya's scripts write them
 _SAID = {
-    "sd1": r"sd_?v?1|stable-diffusion-v1",
-    "sd2": r"sd_?v?2|stable-diffusion-v2",
-    "sdxl": r"(sdxl|stable-diffusion-xl)(?!.*refiner)",
+    "sd1": r"sd[ _-]?v?1|stable[ -]diffusion[ -]v?1",
+    "sd2": r"sd[ _-]?v?2|stable[ -]diffusion[ -]v?2",
+    "sdxl": r"(sdxl|stable[ -]diffusion[ -]xl)(?!.*refiner)",
 }
 _OTHERS = {
     "the refiner of Stable Diffusion XL": r".*refiner",
     "Flux": r"flux|chroma",
-    "Stable Diffusion 3": r"sd_?v?3|stable-diffusion-v?3",
+    "Stable Diffusion 3": r"sd[ _-]?v?3|stable[ -]diffusion[ -]v?3",
     "Stable Cascade": r"stable.?cascade|wurstchen",
-    "another model": r"lumina|hunyuan|anima|qwen|wan|kolors|pixart|auraflow|hidream|ltx|cosmos|z.?image|omnigen|sana",
+    "another model": r"(lumina|hunyuan|anima|qwen|wan|kolors|pixart|auraflow|hidream|ltx|cosmos|z.?image|omnigen|sana)"
+    r"(?![a-z])",
 }
 #: What is in the names of layers that only other models have.
 _STRANGE = {
@@ -45,7 +46,6 @@ FITS = "a LoRA for " + ", ".join(family.title for family in table.FAMILIES)
 
 def family_of(source: Container, found: Mapping[Layer, Addition]) -> Family:
     """Raises Refusal where the signs leave it open, or are another model's."""
-    stranger(source, found)
     possible = [family for family in table.FAMILIES if _has(family, found)]
     said = claimed(source.about)
     if said and (said in possible or not possible):
@@ -72,10 +72,10 @@ def claimed(about: Mapping[str, str]) -> Family | None:
     return None
 
 
-def contradiction(source: Container, family: Family | None) -> Iterator[Fault]:
-    """What the header says against an adapter's use with a model of that family."""
+def contradiction(source: Container, found: Mapping[Layer, Addition], family: Family | None) -> Iterator[Fault]:
+    """What the header says against a model of that family, unless the layers are that family's and no other's."""
     said = claimed(source.about)
-    if said and family and said is not family:
+    if said and family and said is not family and (_has(said, found) or not _has(family, found)):
         told = f"is for {said.title}, as its header says ({_said(source.about)[0]})"
         yield Fault(str(source.place), told, f"an adapter for {family.title}", "choose a model that it is for")
 
@@ -89,6 +89,10 @@ def stranger(source: Container, found: Iterable[Layer]) -> None:
     if title := next(named, None) or next(called, None) or ("another model" if strange else None):
         told = f"is for {title}: {', '.join(_said(source.about)) or _some(strange or found)}"
         raise Refusal(Fault(str(source.place), told, FITS, "use it in a program for that model"))
+
+
+def _is_known(part: str, layer: str) -> bool:
+    return bool(re.fullmatch(_UNET if part == "unet" else _TEXT, layer.removesuffix(BIAS)))
 
 
 def saying(family: Family) -> dict[str, str]:
