@@ -16,6 +16,7 @@ import pytest
 
 from tenshot.cli import main
 from tenshot.files import tensors, writing
+from tenshot.train import data, loop
 from tests.dreambooth_runs import Bench
 from tests.test_adapter_files import a_lora
 
@@ -146,3 +147,19 @@ def test_what_was_there_is_back_before_anything_is_refused(place: Path) -> None:
     assert main(["convert", "m", "result"]) == 2
     assert (place / "result" / "model_index.json").is_file()
     assert not list(place.glob(".tenshot-*"))
+
+
+@pytest.mark.parametrize("there", (False, True))
+@pytest.mark.parametrize("where", ("encoded", "forecast"))
+def test_a_training_refused_after_all_its_checks_leaves_nothing(
+    where: str, there: bool, place: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr({"encoded": data, "forecast": loop}[where], where, full)
+    if there:
+        (place / "out").mkdir()
+    options = Bench(place / "m", pictures, place).base | {"output_dir": "out"}
+    assert main(["train", "dreambooth", *(f"--{name}={value}" for name, value in options.items())]) == 2
+    assert not (place / "out").exists() or (there and not list((place / "out").iterdir()))

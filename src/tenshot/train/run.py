@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tenshot import __version__, device, processes
-from tenshot.errors import Fault, Refusal, refuse_if
+from tenshot.errors import Cancelled, Fault, Refusal, refuse_if
 from tenshot.events import Events, Together, watched
 from tenshot.files import targets, tensors
 from tenshot.options import as_recipe
@@ -139,8 +139,13 @@ def alone(folder: Path) -> Iterator[None]:
     except Timeout:
         found, fits = "another training is writing into it now", "a folder for this training alone"
         raise Refusal(Fault(f"--output_dir {folder}", found, fits, "wait for it, or name another folder")) from None
+    new = not (folder / CLAIM).exists()
     try:
         yield
+    except Exception as error:
+        if new and not isinstance(error, Cancelled) and not (folder / LOG).exists():
+            (folder / CLAIM).unlink(missing_ok=True)  # it ended before the first step
+        raise
     finally:
         with suppress(OSError):  # on Windows it stays
             (folder / LOCK).unlink()
