@@ -22,12 +22,12 @@ def test_figures_and_their_ratios():
     rounds = [{"losses": [0.5, 0.4], "seconds": [1.0, 3.0, 2.0], "work": [3.0], "peak": 3e9, "libraries": 1e9}]
     better = [{"losses": [0.5, 0.404], "seconds": [1.0, 1.0, 1.0], "work": [2.0], "peak": 2e9, "libraries": 1e9}]
     rows = [train._row("lora", name, each) for name, each in ((train.PLAIN, rounds), (train.OURS, better))]
-    assert (rows[0]["seconds a step"], rows[0]["steps a second"], rows[0]["peak GB"]) == (2.0, 0.5, 3.0)
+    assert (rows[0]["seconds_per_step"], rows[0]["steps_per_second"], rows[0]["peak_memory_bytes"]) == (2.0, 0.5, 3e9)
     assert train._ratio("lora", rows) == {
         "method": "lora",
-        "times the steps a second": 2.0,
-        "by CPU seconds": 1.5,
-        "times the memory": 0.67,
-        "without libraries": 0.5,
-        "losses differ by at most": "1.0e-02",
+        "speedup": 2.0,
+        "speedup_by_cpu_seconds": 1.5,
+        "memory_ratio": 0.67,
+        "memory_ratio_without_libraries": 0.5,
+        "largest_loss_difference": 0.01,
     }

@@ -33,13 +33,13 @@ def test_a_merged_lora_comes_back(name: str, tmp_path: Path, request: pytest.Fix
     one = a_lora(folder, tmp_path / "one.safetensors", rank=3)
     merge("--sd_model", folder, "--models", one, "--save_to", tmp_path / "merged")
     found = run_extract(tmp_path / "merged", "--base", folder, "--out", tmp_path / "back.safetensors", "--rank", 3)
-    assert found["relative error"] < 1e-4
+    assert found["relative_error"] < 1e-4
     unet = json.loads((folder / "unet" / "config.json").read_text())
     before, after = (reading.low_rank(containers.opened(tmp_path / f"{n}.safetensors"), unet) for n in ("one", "back"))
     assert before.keys() == after.keys()
     assert all(torch.allclose(before[k].difference(), after[k].difference(), atol=1e-4) for k in before)
     kept = run_extract(tmp_path / "merged", "--base", folder, "--out", tmp_path / "kept.safetensors", "--keep", 0.9)
-    assert 0 < kept["relative error"] <= 0.1**0.5
+    assert 0 < kept["relative_error"] <= 0.1**0.5
 
 
 def test_a_model_extracted_from_itself_is_refused(sd1: Path, sdxl: Path, tmp_path: Path):
@@ -76,4 +76,4 @@ def test_a_smaller_rank_is_the_nearest_one(sd1: Path, tmp_path: Path):
         u, s, v = torch.linalg.svd(each.difference().flatten(1), full_matrices=False)
         best = (u[:, :2] * s[:2] @ v[:2]).reshape(each.difference().shape)
         assert torch.allclose(after[layer].difference(), best, atol=1e-5)
-    assert (found["rank"], 0 < found["relative error"] < 1) == (2, True)
+    assert (found["rank"], 0 < found["relative_error"] < 1) == (2, True)

@@ -27,7 +27,7 @@ def converted(source: Path, target: Path) -> float:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     ran = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert ran.returncode == 0, ran.stderr
-    return float(json.loads(ran.stdout)["peak memory"].split()[0]) * 1e6
+    return float(json.loads(ran.stdout)["peak_memory_bytes"])
 
 
 @pytest.mark.slow

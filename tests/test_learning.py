@@ -10,7 +10,7 @@ from tenshot.demo import DemoOptions, demo
 from tenshot.events import Events
 from tenshot.model import ASSETS
 from tenshot.options import resolve
-from tenshot.report.record import UNTUNED, WITH_PRIOR, WITHOUT_PRIOR
+from tenshot.report.record import UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, key
 from tenshot.train import dreambooth, finetune
 from tenshot.train.options import DreamBoothOptions
 from tests import test_methods as methods
@@ -37,15 +37,15 @@ def measures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, fl
 
 @pytest.mark.slow
 def test_subject_likeness_rises_clearly(measures: dict[str, dict[str, float]]) -> None:
-    assert measures[WITH_PRIOR]["subject likeness"] > measures[UNTUNED]["subject likeness"] + 0.1
+    assert measures[key(WITH_PRIOR)]["subject_likeness"] > measures[key(UNTUNED)]["subject_likeness"] + 0.1
 
 
 @pytest.mark.slow
 def test_prompt_likeness_stays_within_a_tenth(measures: dict[str, dict[str, float]]) -> None:
-    before = measures[UNTUNED]["prompt likeness"]
-    assert abs(measures[WITH_PRIOR]["prompt likeness"] - before) <= 0.1 * abs(before)
+    before = measures[key(UNTUNED)]["prompt_likeness"]
+    assert abs(measures[key(WITH_PRIOR)]["prompt_likeness"] - before) <= 0.1 * abs(before)
 
 
 @pytest.mark.slow
 def test_the_class_is_better_kept_with_prior_preservation(measures: dict[str, dict[str, float]]) -> None:
-    assert measures[WITH_PRIOR]["PRES"] < measures[WITHOUT_PRIOR]["PRES"]
+    assert measures[key(WITH_PRIOR)]["pres"] < measures[key(WITHOUT_PRIOR)]["pres"]

@@ -110,18 +110,18 @@ def test_loras_without_a_base_are_summed_exactly(sd1: Path, tmp_path: Path):
     one = a_lora(sd1, tmp_path / "one.safetensors", seed=1, rank=3, alpha=5)
     two = a_lora(sd1, tmp_path / "two.safetensors", seed=2, rank=2, alpha=7, layers="attention")
     found = run("--models", one, two, "--ratios", 0.8, 0.3, "--save_to", tmp_path / "sum.safetensors")
-    assert found["relative error"] == 0
+    assert found["relative_error"] == 0
     first, second, both = (reading.low_rank(containers.opened(p)) for p in (one, two, tmp_path / "sum.safetensors"))
     for layer, each in both.items():
         expected = 0.8 * first[layer].difference()
         expected = expected + 0.3 * second[layer].difference() if layer in second else expected
         assert torch.allclose(each.difference(), expected, atol=1e-5)
     small = run("--models", one, two, "--ratios", 0.8, 0.3, "--rank", 4, "--save_to", tmp_path / "small.safetensors")
-    assert 0 < small["relative error"] < 1
+    assert 0 < small["relative_error"] < 1
     ranks = {each.rank for each in reading.low_rank(containers.opened(tmp_path / "small.safetensors")).values()}
     assert ranks == {3, 4}
     whole = run("--models", one, two, "--ratios", 0.8, 0.3, "--rank", 5, "--save_to", tmp_path / "whole.safetensors")
-    assert whole["relative error"] < 1e-5
+    assert whole["relative_error"] < 1e-5
 
 
 def test_truncation_is_the_best_there_is():

@@ -177,7 +177,7 @@ def test_what_is_extracted_from_halves_is_not_rounded(sd1: Path, tmp_path: Path)
     merge("--sd_model", sd1, "--models", file, "--ratios", 0, "--precision", "fp16", "--save_to", tmp_path / "base")
     merge("--sd_model", tmp_path / "base", "--models", file, "--precision", "fp32", "--save_to", tmp_path / "tuned")
     told = extract(tmp_path / "tuned", "--base", tmp_path / "base", "--rank", 3, "--out", tmp_path / "back.safetensors")
-    assert told["relative error"] < 1e-5
+    assert told["relative_error"] < 1e-5
 
 
 def test_the_numbers_of_merged_loras(sd1: Path, tmp_path: Path):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tenshot.report.chart import ticks
-from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row
+from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row, key
 from tenshot.report.verdict import improved, verdict
 from tenshot.report.write import write
 
@@ -203,10 +203,10 @@ def test_json_holds_everything_and_is_json_for_everyone(report, tmp_path):
 
     record = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=never)
     assert record["losses"] == {"one": {"step": [1, 2], "loss": [0.5, None]}}
-    assert record["facts"] == {"time in all, s": 100.0, "seeds": "7, 8", "torch": "2.13", "loss": None}
-    assert record["forecast"] == dict(report.forecast)
-    assert record["measures"] == {row: dict(of) for row, of in report.measures.items()}
-    assert record["measure_help"][DRIFT] == {"meaning": "how far", "better": "lower"}
+    assert record["facts"] == {"time_in_all_seconds": 100.0, "seeds": "7, 8", "torch": "2.13", "loss": None}
+    assert record["forecast"] == {"time_in_all_seconds": 80, "peak_memory_mib": 1000}
+    assert record["measures"] == {key(row): {key(n): v for n, v in of.items()} for row, of in report.measures.items()}
+    assert record["measure_help"][key(DRIFT)] == {"meaning": "how far", "better": "lower"}
     assert [row["prompt"] for row in record["contexts"]] == ["az fox, red", "az fox, blue"]
     files = [*record["given"], *record["class_pictures"]]
     files += [

@@ -19,7 +19,7 @@ from tenshot.files.pictures import open_picture
 from tenshot.model import ASSETS
 from tenshot.options import resolve
 from tenshot.records.demo import DemoOptions
-from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row
+from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row, key
 from tenshot.report.verdict import verdict
 from tenshot.report.write import write
 from tenshot.sampling import Request, Settings
@@ -117,7 +117,8 @@ def demo(options: DemoOptions, events: Events) -> dict[str, Any]:
     page = write(made, options.out)
     for sentence in verdict(made):
         events.say(sentence)
-    return {"page": str(page), "measures": measures, "tuned": runs[WITH_PRIOR]["result"]}
+    told = {key(row): {key(name): value for name, value in of.items()} for row, of in measures.items()}
+    return {"page": str(page), "measures": told, "tuned": runs[WITH_PRIOR]["result"]}
 
 
 def _ahead(
@@ -302,6 +303,7 @@ def _facts(options: DemoOptions, ways: Ways, runs: Mapping[str, Mapping[str, Any
         "plan": runs[WITH_PRIOR]["plan"],
         "machine": f"{machine['device']}, {machine['threads']} threads",
         "torch": str(machine["torch"]),
+        **{f"next, {number}": each for number, each in enumerate(options.onward(), 1)},
         "command": f"tenshot demo --model {options.model} --subject {options.subject!r} --seed {options.seed}",
     }
 

@@ -48,7 +48,7 @@ def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
         away += float((difference - each.difference()).square().sum())
     refuse_if([] if found else [_same(tuned, base)])
     told = kohya.write_found(found, options.out, Origin(base.family, base.configs["unet"]))
-    return {**told, "relative error": (away / total) ** 0.5}
+    return {**told, "relative_error": (away / total) ** 0.5}
 
 
 def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
     made_for = kohya.origin(options.config, source, before)
     after = {layer: _smaller(each, options) for layer, each in before.items()}
     told = kohya.write_found(after, options.out, made_for, source.about, bundle.kept(source))
-    return {**told, "relative error": factors.apart(before, after)}
+    return {**told, "relative_error": factors.apart(before, after)}
 
 
 def _smaller(each: Difference, options: RankOptions) -> Factors:

@@ -189,7 +189,7 @@ def _loras(options: MergeOptions, sources: Sequence[Container | None], ratios: S
     bundle.of_all(files)
     words = {name: tensor for file in files for name, tensor in bundle.kept(file, dtype).items()}
     written = kohya.write_found(rounded, options.save_to, made_for, others=words)
-    return {"merged": f"{len(found)} LoRA", "ratios": list(ratios), "relative error": error, **written}
+    return {"merged": f"{len(found)} LoRA", "ratios": list(ratios), "relative_error": error, **written}
 
 
 def _one_family(options: MergeOptions, files: Sequence[Container], found: Sequence[Mapping[Layer, Addition]]) -> Origin:

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -44,7 +45,7 @@ class Outlet:
         if self.as_json:
             self._tell(to_json(result))
             return
-        rows = [(_in_words(name), value) for name, value in _flat(result)]
+        rows = [(in_words(name), value) for name, value in _flat(result)]
         width = max((len(name) for name, _ in rows), default=0)
         bold = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
         self._tell("\n".join(f"{name.ljust(width).join(bold)}  {value}" for name, value in rows))
@@ -137,20 +138,25 @@ def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]
         elif key == "next":  # commands, to be copied one by one
             yield from ((name, str(item)) for item in each)
         elif isinstance(each, list | tuple):
-            yield name, ", ".join(_shown(key, item) for item in each)
+            yield name, ", ".join(shown(key, item) for item in each)
         else:
-            yield name, _shown(key, each)
+            yield name, shown(key, each)
 
 
-def _in_words(name: str) -> str:
+def in_one_line(figures: Mapping[str, Any]) -> str:
+    return "  ".join(f"{in_words(name)} {shown(name, value)}" for name, value in figures.items())
+
+
+def in_words(name: str) -> str:
     """A key as a person reads it; its unit stands with the number."""
-    return name.removesuffix("_bytes").replace("_", " ")
+    return re.sub("_(bytes|seconds)$", "", name.replace("_bytes_", "_")).replace("_", " ") or name
 
 
-def _shown(key: str, value: Any) -> str:
+def shown(key: str, value: Any) -> str:
+    """A figure with the unit that its key names."""
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
-    if key.endswith("bytes") and isinstance(value, int | float):
+    if "bytes" in key and isinstance(value, int | float):
         return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
     if key.endswith("seconds") and isinstance(value, int | float):
         return f"{value:.4g} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,11 @@ def spell(value: Any) -> str:
         return " ".join(f"{key}={spell(each)}" for key, each in value.items()) or "nothing"
     short = f"{value:g}" if isinstance(value, float) else ""
     return short if short and float(short) == value else str(value) or "''"
+
+
+def command(*words: object) -> str:
+    """`tenshot WORDS`, as a shell takes it; a word in capitals is for the reader to fill in."""
+    return shlex.join(["tenshot", *map(str, words)])
 
 
 def words_of(value: Any) -> list[str]:

@@ -31,6 +31,7 @@ from tenshot.fast.backend import BACKENDS, backend
 from tenshot.files.tensors import read_json
 from tenshot.model import Model
 from tenshot.options import as_words
+from tenshot.outlet import in_one_line
 from tenshot.sampling import Settings
 
 QUANTISED = 0.5  # the error allowed where everything may be quantised: the bench tells what it was
@@ -68,7 +69,7 @@ def bench(options: BenchInferenceOptions, events: Events) -> dict[str, Any]:
     if options.out is not None:
         tables.write(options.out, told)
     for row in told["pictures"]:
-        events.say("  ".join(f"{name} {value}" for name, value in row.items()))
+        events.say(in_one_line(row))
     return told
 
 
@@ -176,15 +177,15 @@ def _rows(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
         if first:
             psnr = measures.psnr(first.picture(), line.picture())
             found |= {
-                "times as fast": round(first.seconds / line.seconds, 2),
-                "psnr": "equal" if psnr == float("inf") else round(psnr, 1),
+                "speedup": round(first.seconds / line.seconds, 2),
+                "psnr": psnr if psnr == float("inf") else round(psnr, 1),
                 "ssim": round(measures.ssim(first.picture(), line.picture()), 4),
             }
         yield found | {
-            "load s": round(median(each["load"] for each in line.rounds), 2),
-            "first s": round(median(each["first"] for each in line.rounds), 2),
-            "swap s": round(median(each["swap"] for each in line.rounds), 2),
-            "peak GB": round(max(each["peak"] for each in line.rounds) / 1e9, 2),
+            "load_seconds": round(median(each["load"] for each in line.rounds), 2),
+            "first_seconds": round(median(each["first"] for each in line.rounds), 2),
+            "swap_seconds": round(median(each["swap"] for each in line.rounds), 2),
+            "peak_memory_bytes": max(each["peak"] for each in line.rounds),
         }
 
 
@@ -209,10 +210,10 @@ def _trial(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "candidate": row["candidate"],
         "seconds": round(row["seconds"], 4),
-        "times as fast": round(row["speedup"], 2),
-        "error": f"{row['error']:.1e}",
-        "build s": round(row["build_seconds"], 1),
-        "load s": round(row["load_seconds"], 2),
-        "swap s": round(row["swap_seconds"], 2),
-        "peak GB": round(row["peak_memory_bytes"] / 1e9, 2),
+        "speedup": round(row["speedup"], 2),
+        "error": row["error"],
+        "build_seconds": round(row["build_seconds"], 1),
+        "load_seconds": round(row["load_seconds"], 2),
+        "swap_seconds": round(row["swap_seconds"], 2),
+        "peak_memory_bytes": row["peak_memory_bytes"],
     }

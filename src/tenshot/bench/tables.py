@@ -8,6 +8,7 @@ from typing import Any
 
 from tenshot.files.tensors import write_text
 from tenshot.html import Html, el
+from tenshot.outlet import in_words, shown
 
 _WIDE, _LEFT, _HIGH, _GAP = 760, 230, 22, 8
 _SVG = "http://www.w3.org/2000/svg"
@@ -47,17 +48,19 @@ def table(rows: Sequence[Mapping[str, Any]], skip: str) -> Iterator[str]:
     """Markdown; the reason of what failed stands in its second column."""
     names = max((list(row) for row in rows), key=len)
     heads = [name for name in names if name not in (skip, "failed")]
-    yield f"| {' | '.join(heads)} |"
+    yield f"| {' | '.join(map(in_words, heads))} |"
     yield f"|{' --- |' * len(heads)}"
     for row in rows:
-        cells = [row[heads[0]], row["failed"]] if row.get("failed") else [row.get(name, "") for name in heads]
+        cells = (
+            [row[heads[0]], row["failed"]] if row.get("failed") else [shown(name, row.get(name, "")) for name in heads]
+        )
         yield f"| {' | '.join(map(str, cells + [''] * (len(heads) - len(cells))))} |"
 
 
 def bars(told: Mapping[str, Any]) -> str:
     """Times as fast as torch in float32, a bar for each contender, as SVG."""
-    rows = [row for row in told["pictures"] if row.get("times as fast") and row["task"] == told["pictures"][0]["task"]]
-    most = max((row["times as fast"] for row in rows), default=1)
+    rows = [row for row in told["pictures"] if row.get("speedup") and row["task"] == told["pictures"][0]["task"]]
+    most = max((row["speedup"] for row in rows), default=1)
     high = len(rows) * (_HIGH + _GAP) + 34
     shown = [piece for number, row in enumerate(rows) for piece in _bar(number, row, most)]
     title = el("text", f"{told['model']}: times as fast as torch in float32", x=0, y=16, font_weight="bold")
@@ -66,8 +69,8 @@ def bars(told: Mapping[str, Any]) -> str:
 
 
 def _bar(number: int, row: Mapping[str, Any], most: float) -> Iterator[Html]:
-    y, wide = 30 + number * (_HIGH + _GAP), row["times as fast"] / most * (_WIDE - _LEFT - 60)
+    y, wide = 30 + number * (_HIGH + _GAP), row["speedup"] / most * (_WIDE - _LEFT - 60)
     ours = row["contender"].startswith("tenshot")
     yield el("text", row["contender"], x=_LEFT - 10, y=y + 16, text_anchor="end", fill="#666b74")
     yield el("rect", x=_LEFT, y=y, width=round(wide, 1), height=_HIGH, rx=3, fill="#1f6feb" if ours else "#a9b4c2")
-    yield el("text", f"{row['times as fast']:.2f}", x=_LEFT + wide + 8, y=y + 16, fill="#666b74")
+    yield el("text", f"{row['speedup']:.2f}", x=_LEFT + wide + 8, y=y + 16, fill="#666b74")

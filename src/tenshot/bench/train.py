@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,6 +17,7 @@ from tenshot.bench.options import BenchTrainOptions
 from tenshot.events import Events, watched
 from tenshot.files.folder import read_folder
 from tenshot.options import resolve
+from tenshot.outlet import in_one_line
 from tenshot.train import data, loop
 from tenshot.train.captions import Captions
 from tenshot.train.dreambooth import WAY as DREAMBOOTH
@@ -37,10 +38,10 @@ def bench(options: BenchTrainOptions, events: Events) -> dict[str, Any]:
         found.setdefault((method, recipe), []).append(alone(_turn, options, method, recipe, what=f"{recipe}, {method}"))
     rows = [_row(method, recipe, rounds) for (method, recipe), rounds in found.items()]
     for row in rows:
-        events.say("  ".join(f"{name} {value}" for name, value in row.items() if name != "losses"))
+        events.say(in_one_line({name: value for name, value in row.items() if name != "losses"}))
     ratios = [_ratio(method, rows) for method in options.method]
     for ratio in ratios:
-        events.say("  ".join(f"{name} {value}" for name, value in ratio.items()))
+        events.say(in_one_line(ratio))
     about = {"model": options.model, "precision": _precision(options), "machine": device.describe()}
     return {**about, "rows": rows, "ratios": ratios}
 
@@ -50,11 +51,11 @@ def _row(method: str, recipe: str, rounds: Sequence[dict[str, Any]]) -> dict[str
     return {
         "method": method,
         "recipe": recipe,
-        "seconds a step": round(seconds, 4),
-        "steps a second": round(1 / seconds, 3),
-        "CPU seconds a step": round(work, 4),
-        "peak GB": round(max(each["peak"] for each in rounds) / 1e9, 2),
-        "without libraries GB": round(max(each["peak"] - each["libraries"] for each in rounds) / 1e9, 2),
+        "seconds_per_step": round(seconds, 4),
+        "steps_per_second": round(1 / seconds, 3),
+        "cpu_seconds_per_step": round(work, 4),
+        "peak_memory_bytes": max(each["peak"] for each in rounds),
+        "peak_memory_bytes_without_libraries": max(each["peak"] - each["libraries"] for each in rounds),
         "losses": rounds[0]["losses"],
     }
 
@@ -64,12 +65,16 @@ def _ratio(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     apart = max(abs(a - b) / abs(a) for a, b in zip(one["losses"], other["losses"], strict=True))
     return {
         "method": method,
-        "times the steps a second": round(one["seconds a step"] / other["seconds a step"], 2),
-        "by CPU seconds": round(one["CPU seconds a step"] / other["CPU seconds a step"], 2),
-        "times the memory": round(other["peak GB"] / one["peak GB"], 2),
-        "without libraries": round(other["without libraries GB"] / one["without libraries GB"], 2),
-        "losses differ by at most": f"{apart:.1e}",
+        "speedup": round(one["seconds_per_step"] / other["seconds_per_step"], 2),
+        "speedup_by_cpu_seconds": round(one["cpu_seconds_per_step"] / other["cpu_seconds_per_step"], 2),
+        "memory_ratio": _ratio_of(one, other, "peak_memory_bytes"),
+        "memory_ratio_without_libraries": _ratio_of(one, other, "peak_memory_bytes_without_libraries"),
+        "largest_loss_difference": float(f"{apart:.1e}"),
     }
+
+
+def _ratio_of(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> float:
+    return round(other[name] / one[name], 2)
 
 
 def _turn(options: BenchTrainOptions, method: str, recipe: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from tenshot.options import Options
 from tenshot.records.kinds import Backend, Device, Few, FolderPath, Model, Side, SomePath
+from tenshot.wording import command
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 QUANTISED = ("int8",)
@@ -82,3 +83,7 @@ class CompileOptions(Options):
         """The further sizes as (height, width)."""
         pairs = (each.split("x") for each in self.also_sizes)
         return [(int(high), int(wide)) for wide, high in pairs]
+
+    def onward(self) -> Sequence[str]:
+        draw = command("generate", "--model", self.out, "--prompt", self.prompt[0])
+        return draw, f"{draw} --lora LORA"

@@ -79,13 +79,12 @@ def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Ev
     else:
         made = whole.write(found, target, events)
     ledger = {**found.ledger.told(), "used": made.used}
-    peak = f"{device.peak_memory() / 1e6:.0f} MB"
     told = {
         "what": "checkpoint",
         "family": found.family.title,
         "written": str(target),
         "ledger": ledger,
-        "peak memory": peak,
+        "peak_memory_bytes": device.peak_memory(),
     }
     if place := options.place:
         if place.program == "webui":

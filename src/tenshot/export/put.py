@@ -66,5 +66,5 @@ def _put(
             events.say(why)
         family = found.family.title
     use = accompany(place, target, Shown(result.trigger, preview), family)
-    events.say("; ".join([f"put at {target}", *(f"{name}: {text}" for name, text in use.items())]))
+    events.say("; ".join([f"put at {target}", *(f"in the prompt: {text}" for text in use.values())]))
     return str(target)

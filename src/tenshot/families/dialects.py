@@ -80,7 +80,8 @@ class Ledger:
     def told(self) -> dict[str, Any]:
         """For a report: how many were left for each reason."""
         reasons = list(self.left.values())
-        return {"used": self.used, "left over": {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}}
+        left = [{"reason": reason, "tensors": reasons.count(reason)} for reason in dict.fromkeys(reasons)]
+        return {"used": self.used, "left_over": left}
 
 
 def recognised(tensors: Tensors, families: Iterable[Family], besides: Collection[str] = ()) -> Family | None:

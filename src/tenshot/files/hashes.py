@@ -37,7 +37,7 @@ def shown(path: Path) -> dict[str, str]:
         file.seek(0x100000)
         first = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
     whole = sha256(path)
-    found = {"AutoV1": first, "AutoV2": whole[:10]}
+    found = {"auto_v1": first, "auto_v2": whole[:10]}
     if path.suffix == ".safetensors":
-        found["AutoV3"] = sha256(path, data_start(path))[:12]
+        found["auto_v3"] = sha256(path, data_start(path))[:12]
     return {**found, "sha256": whole}

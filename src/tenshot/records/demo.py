@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import Field
 
 from tenshot.options import Options
 from tenshot.records.kinds import POCKET, Device, Few, FolderPath, Model, SomePath
+from tenshot.wording import command
 
 
 class DemoOptions(Options):
@@ -38,3 +39,8 @@ class DemoOptions(Options):
     def notes(self) -> Iterator[str]:
         if self.model == "pocket":
             yield POCKET
+
+    def onward(self) -> Sequence[str]:
+        tuned, prompt = self.out / "with-prior", f"a photo of {self.identifier} {self.subject}"
+        draw = command("generate", "--model", tuned, "--prompt", prompt)
+        return draw, command("convert", tuned, "--to", "webui", "DIR"), command("compile", tuned, "--out", "FOLDER")

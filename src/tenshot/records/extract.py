@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ from pydantic import Field
 from tenshot.errors import Fault
 from tenshot.options import Options
 from tenshot.records.kinds import ModelPath, Rank, SomePath
+from tenshot.wording import command
 
 
 class RankOptions(Options):
@@ -26,6 +27,13 @@ class RankOptions(Options):
         if self.out.suffix != ".safetensors":
             do = f"--out {self.out}.safetensors"
             yield Fault("--out", str(self.out), "a name that ends with .safetensors", do)
+
+    def onward(self) -> Sequence[str]:
+        base = getattr(self, "base", "MODEL")
+        return (
+            command("generate", "--model", base, "--lora", self.out, "--prompt", "TEXT"),
+            command("convert", self.out, "--to", "webui", "DIR"),
+        )
 
 
 class ExtractOptions(RankOptions):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os.path import isdir
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +13,7 @@ from tenshot.diffusion.samplers import SAMPLERS
 from tenshot.errors import Fault
 from tenshot.options import Options
 from tenshot.records.kinds import Device, Few, LoraPath, Model, Side, SomePath
+from tenshot.wording import command
 
 
 def _sampler(name: str) -> str:
@@ -52,6 +53,10 @@ class GenerateOptions(Options):
         pictures = len(self.prompt) * self.num_images
         if self.names_a_png and pictures > 1:
             yield Fault("--out", f"one file for {pictures} pictures", "a folder", "leave .png out")
+
+    def onward(self) -> Sequence[str]:
+        model = [] if self.model == "pocket" else ["--model", self.model]
+        return (command("generate", *model, "--prompt", self.prompt[0], "--num_images", 8),)
 
     @property
     def names_a_png(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,6 +11,7 @@ from pydantic import Field
 from tenshot.errors import Fault
 from tenshot.export.options import ExportOptions
 from tenshot.records.kinds import ModelPath, Rank, SomePath
+from tenshot.wording import command
 
 
 class MergeOptions(ExportOptions):
@@ -50,3 +51,9 @@ class MergeOptions(ExportOptions):
             yield Fault("--save_to", str(self.save_to), "LoRAs merged into one make a .safetensors file", do)
         if self.method == "difference" and count != 2:
             yield Fault("--method", f"difference of {count} models", "two models", "--models NEW OLD")
+
+    def onward(self) -> Sequence[str]:
+        inspect = command("inspect", self.save_to)
+        if self.sd_model is None:
+            return command("generate", "--model", "MODEL", "--lora", self.save_to, "--prompt", "TEXT"), inspect
+        return command("generate", "--model", self.save_to, "--prompt", "TEXT"), inspect

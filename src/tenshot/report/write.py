@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -12,7 +12,7 @@ from tenshot.files.images import contact_sheet
 from tenshot.files.pictures import as_rgb
 from tenshot.files.tensors import replacing, replacing_folder, write_json, write_text
 from tenshot.report.page import render
-from tenshot.report.record import Report, Row, columns, file, rows, shelf
+from tenshot.report.record import Report, Row, columns, file, key, rows, shelf
 from tenshot.report.verdict import improved, value_of, verdict
 
 
@@ -53,7 +53,7 @@ def _grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], title: s
 
 def _record(report: Report) -> dict[str, object]:
     def row(stem: str, row: Row) -> dict[str, object]:
-        files = {column: _files(name, row.pictures[column]) for column, name in columns(stem, row).items()}
+        files = {key(column): _files(name, row.pictures[column]) for column, name in columns(stem, row).items()}
         return {"prompt": row.prompt, "note": row.note, "pictures": files}
 
     *contexts, word = (row(*pair) for pair in rows(report).items())
@@ -62,16 +62,18 @@ def _record(report: Report) -> dict[str, object]:
         **{name: getattr(report, name) for name in texts},
         "verdict": verdict(report),
         "improved": improved(report),
-        "measures": {row: {name: value_of(report, row, name) for name in of} for row, of in report.measures.items()},
-        "measure_help": {name: {"meaning": text, "better": way} for name, (text, way) in report.measure_help.items()},
-        "forecast": {name: _finite(value) for name, value in report.forecast.items()},
-        "facts": {name: _finite(value) for name, value in report.facts.items()},
+        "measures": {key(row): {key(n): value_of(report, row, n) for n in of} for row, of in report.measures.items()},
+        "measure_help": {
+            key(name): {"meaning": text, "better": way} for name, (text, way) in report.measure_help.items()
+        },
+        "forecast": _plain(report.forecast),
+        "facts": _plain(report.facts),
         "given": _files("given", report.given),
         "class_pictures": _files("class", report.class_pictures),
         "contexts": contexts,
         "class_word": word,
         "losses": {
-            name: {"step": [step for step, _ in curve], "loss": [_finite(loss) for _, loss in curve]}
+            key(name): {"step": [step for step, _ in curve], "loss": [_finite(loss) for _, loss in curve]}
             for name, curve in report.losses.items()
         },
     }
@@ -79,6 +81,14 @@ def _record(report: Report) -> dict[str, object]:
 
 def _files(stem: str, pictures: Sequence[Image.Image]) -> list[str]:
     return [file(stem, number) for number in range(1, len(pictures) + 1)]
+
+
+def _plain(told: Mapping[str, str | float]) -> dict[str, str | float | None]:
+    """Figures in SI units, under names for programs."""
+    factors = {name: 1e9 if name.endswith(", GB") else 1 for name in told}
+    return {
+        key(name): _finite(value if isinstance(value, str) else value * factors[name]) for name, value in told.items()
+    }
 
 
 def _finite(value: str | float) -> str | float | None:

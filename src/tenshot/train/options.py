@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -15,6 +16,7 @@ from tenshot.marks import Elsewhere
 from tenshot.options import Options
 from tenshot.records.kinds import POCKET, Device, Few, FolderPath, Model, Rank, SomePath
 from tenshot.train import copied
+from tenshot.wording import command
 
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedulefree"]
@@ -135,6 +137,11 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
     fsdp: bool = Field(False, description="split weights, gradients and optimizer over the processes")
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 
+    def onward(self) -> Sequence[str]:
+        model, prompt = self.output_dir, self.validation_prompt or getattr(self, "instance_prompt", None) or "TEXT"
+        draw = command("generate", "--model", model, "--prompt", prompt)
+        return draw, command("convert", model, "--to", "webui", "DIR"), command("compile", model, "--out", "FOLDER")
+
     @property
     def tracker(self) -> Tracker:
         """--report_to, where that is installed."""
@@ -210,6 +217,12 @@ class LoraOptions(FineTuneOptions):
     start_from: SomePath | None = Field(None, description="a LoRA file to train further")
     embeddings: list[SomePath] = Field([], description="files with learned words that the captions say")
 
+    def onward(self) -> Sequence[str]:
+        base, prompt = self.pretrained_model_name_or_path, self.instance_prompt or self.validation_prompt or "TEXT"
+        draw = command("generate", "--model", base, "--lora", self.output_dir, "--prompt", prompt)
+        merge = command("merge", "--sd_model", base, "--models", self.output_dir, "--save_to", "FILE.safetensors")
+        return draw, command("convert", self.output_dir, "--to", "webui", "DIR"), merge
+
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
         if bool(self.train_data_dir) == bool(self.instance_data_dir):
@@ -238,3 +251,9 @@ class TextualInversionOptions(FineTuneOptions):
     output_dir: Path = Field(Path("out/inversion"), description="folder for the result, its checkpoints and its log")
     learning_rate: float = Field(5e-3, gt=0, le=100, description="step size of the optimizer")
     adam_weight_decay: float = Field(0.0, ge=0, le=100, description="weight decay, decoupled from the gradient")
+
+    def onward(self) -> Sequence[str]:
+        stem = re.sub(r"[^\w.-]+", "-", self.placeholder_token[0]).strip("-.") or "word"
+        base, file = self.pretrained_model_name_or_path, self.output_dir / f"{stem}.safetensors"
+        draw = command("generate", "--model", base, "--embedding", file, "--prompt", f"a photo of {stem}")
+        return draw, command("convert", file, "--to", "webui", "DIR")
