@@ -172,7 +172,7 @@ def test_the_guides_bin_of_2023(sd1: Path, tmp_path: Path):
     old |= {f"{text}.to_k_lora.{d}.weight": torch.randn(s) for d, s in (("down", (4, 768)), ("up", (320, 4)))}
     torch.save(old, tmp_path / "pytorch_lora_weights.bin")
     found = run("--file", tmp_path / "pytorch_lora_weights.bin")
-    kohya = load_file(found["file"])
+    kohya = load_file(found["written"])
     assert len(kohya) == 9 and found["rank"] == 4
     assert torch.equal(
         kohya["lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_up.weight"],

@@ -102,10 +102,10 @@ def test_it_goes_to_user_interfaces_as_it_is(shape: str, sd1: Path, tmp_path: Pa
     file = kohyas(sd1, shape, tmp_path / "it.safetensors")
     (tmp_path / "models").mkdir()
     told = convert(file, "--to", "webui", tmp_path, "--config", sd1)
-    before, after = load_file(file), load_file(told["file"])
+    before, after = load_file(file), load_file(told["written"])
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert containers.opened(Path(told["file"])).about["ss_network_module"] == "lycoris.kohya"
+    assert containers.opened(Path(told["written"])).about["ss_network_module"] == "lycoris.kohya"
     with pytest.raises(Refusal, match="tenshot resize"):
         convert(file, tmp_path / "out.safetensors", "--form", "diffusers")
     with pytest.raises(Refusal, match="tenshot resize"):

@@ -47,9 +47,9 @@ def test_the_word_is_the_tensors_name(sd1: Path, tmp_path: Path):
     theirs = pipeline(sd1)
     theirs.load_textual_inversion(str(file))
     found = run(file)
-    assert Path(found["file"]).name == "az.safetensors" and found["word"] == WORD
+    assert Path(found["written"]).name == "az.safetensors" and found["word"] == WORD
     ours = pipeline(sd1)
-    ours.load_textual_inversion(found["file"])
+    ours.load_textual_inversion(found["written"])
     one, other = (pipe.encode_prompt(f"a {WORD}", "cpu", 1, False)[0] for pipe in (theirs, ours))
     assert torch.equal(one, other)
 

@@ -19,9 +19,9 @@ from tenshot.model import Model
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to draw. The same request gives the same picture, alone or in a batch.
+    """One picture to draw. Alone, the same request gives the same picture to the bit on one machine.
 
-    (Sums in a batch run in another order: a rare pixel differs by one level of 255.)
+    In a batch sums run in another order, and single values differ by one level of 255.
     """
 
     prompt: str

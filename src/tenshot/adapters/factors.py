@@ -156,7 +156,7 @@ def to_diffusers(found: Mapping[Layer, Factors]) -> dict[str, torch.Tensor]:
 
 def facts(path: Path, found: Mapping[Layer, Addition]) -> dict[str, Any]:
     return {
-        "file": str(path),
+        "written": str(path),
         "layers": len(found),
         "rank": int(usual(each.rank for each in found.values())),
         "alpha": usual(getattr(each, "alpha", 0.0) for each in found.values()),

@@ -95,4 +95,4 @@ def convert_embedding(
     else:
         embedding.write(target, word, rows)
     vectors, width = next(iter(rows.values())).shape
-    return {"what": "embedding", "file": str(target), "word": word, "vectors": vectors, "width": width}
+    return {"what": "embedding", "written": str(target), "word": word, "vectors": vectors, "width": width}

@@ -23,7 +23,7 @@ def write(found: Read, dtype: torch.dtype | None, target: Path, events: Events, 
     if not file:
         with tensors.replacing_folder(target) as folder:
             whole.write_net(folder, found.net.kind, found.config, dialects.cast(found.content, dtype), events)
-        return {"what": kind, "folder": str(target), "ledger": found.ledger.told()}
+        return {"what": kind, "written": str(target), "ledger": found.ledger.told()}
     net = next(net for net in NETS if net.kind is found.net.kind)  # the first of a kind has the original names
     try:
         table = net.lines(found.config, found.content)
@@ -37,4 +37,4 @@ def write(found: Read, dtype: torch.dtype | None, target: Path, events: Events, 
         writing.write_pickle(target, made, {TOLD: about[TOLD]})
     else:
         writing.write(target, made, about, events)
-    return {"what": kind, "file": str(target), "ledger": {"used": len(found.content)}}
+    return {"what": kind, "written": str(target), "ledger": {"used": len(found.content)}}

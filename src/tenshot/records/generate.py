@@ -23,7 +23,7 @@ def _sampler(name: str) -> str:
 
 
 class GenerateOptions(Options):
-    """Make pictures from a prompt. The same seed gives the same picture, alone or in a batch."""
+    """Make pictures from a prompt. The same seed gives the same picture, to the bit with --batch_size 1."""
 
     model: Model = Field("pocket", description="pocket, a model folder, a checkpoint file, or what compile made")
     vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
@@ -42,7 +42,7 @@ class GenerateOptions(Options):
     guidance_scale: float = Field(7.5, ge=1, le=1000, description="how closely the prompt is followed; 1: no guidance")
     width: Side | None = Field(None, description="pixels; default: the model's own")
     height: Side | None = Field(None, description="pixels; default: the model's own")
-    batch_size: Few = Field(4, description="pictures drawn at once")
+    batch_size: Few = Field(4, description="pictures drawn at once; single values may then be one level of 255 off")
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of the nets")
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     fallback: bool = Field(False, description="a model compiled for another machine: let torch run it")

@@ -53,7 +53,7 @@ def _grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], title: s
 
 def _record(report: Report) -> dict[str, object]:
     def row(stem: str, row: Row) -> dict[str, object]:
-        files = {key(column): _files(name, row.pictures[column]) for column, name in columns(stem, row).items()}
+        files = {column: _files(name, row.pictures[column]) for column, name in columns(stem, row).items()}
         return {"prompt": row.prompt, "note": row.note, "pictures": files}
 
     *contexts, word = (row(*pair) for pair in rows(report).items())

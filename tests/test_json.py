@@ -1,0 +1,70 @@
+"""What programs read: every key is documented, in snake_case, and every figure a number."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tenshot.cli import main
+
+PAGE = (Path(__file__).parent.parent / "docs/json.md").read_text(encoding="utf-8")
+SECTIONS = {part.partition("\n")[0].strip(): part for part in PAGE.split("\n## ")[1:]}
+UNITS = re.compile(r"^-?[\d.,]+ ?(s|ms|B|kB|KB|MB|GB|MiB|GiB|%|numbers|minutes|times)$")
+
+
+def keys(value: Any, verb: str) -> Iterator[str]:
+    """Those that have to be documented, at every depth; what is in a map is data."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield key
+            if f"`{key}` *map*" not in SECTIONS[verb]:
+                yield from keys(each, verb)
+    elif isinstance(value, list):
+        for each in value:
+            yield from keys(each, verb)
+
+
+def texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from texts(each)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_every_answer_is_as_documented(
+    sd1: Path, sd1_tuned: Path, guided: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ui/models").mkdir(parents=True)
+    lora, file = tmp_path / "lora.safetensors", tmp_path / "model.safetensors"
+    commands = [
+        f"generate --model {sd1} --prompt bear --steps 1 --out {tmp_path}/p.png",
+        f"convert {sd1} {file}",
+        f"convert {file} {tmp_path}/folder",
+        f"convert {sd1}/vae {tmp_path}/vae.safetensors",
+        f"extract {sd1_tuned} --base {sd1} --out {lora}",
+        f"resize {lora} --rank 1 --out {tmp_path}/small.safetensors",
+        f"merge --sd_model {sd1} --models {lora} --save_to {tmp_path}/merged.safetensors",
+        f"merge --models {lora} --save_to {tmp_path}/both.safetensors",
+        f"convert {lora} --to webui {tmp_path}/ui",
+        *(f"inspect {path}" for path in (sd1, file, lora, tmp_path / "vae.safetensors")),
+    ]
+    answers = [("train", json.loads((guided / "manifest.json").read_text()))]
+    for command in commands:
+        assert main([*command.split(), "--json"]) == 0, command
+        answers.append((command.split()[0], json.loads(capsys.readouterr().out)))
+    for verb, answer in answers:
+        told = {name: each for name, each in answer.items() if verb != "train" or name not in FREE}
+        strange = {key for key in keys(told, verb) if f"`{key}`" not in SECTIONS[verb] + PAGE.partition("\n## ")[0]}
+        assert not strange, verb
+        assert not [key for key in keys(told, verb) if not re.fullmatch("[a-z][a-z0-9_]*", key)], verb
+        assert not [text for text in texts(told) if UNITS.match(text)], verb
+        assert verb in ("inspect", "train") or "--to" in str(answer) or answer.get("next") or "in_prompt" in answer
+
+
+FREE = ("options", "inputs", "machine", "versions", "arguments")  # as the run's own options and files are called
