@@ -115,4 +115,4 @@ def accompany(place: Place, target: Path, shown: Shown, family: str) -> dict[str
         ("webui", "embedding"): target.stem,
         ("comfyui", "embedding"): f"embedding:{target.stem}",
     }.get((place.program, kind))
-    return {"in_prompt": use} if use else {}
+    return {"in_the_prompt": use} if use else {}
