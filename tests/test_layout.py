@@ -293,3 +293,48 @@ def test_what_text_encoders_are_stored_with_is_no_fault(folder: Path, tmp_path: 
     assert not idle.keys() & found.parts["text_encoder"].keys()
     whole.write_folder(found, tmp_path / "again", Events())
     assert layout.examine(tmp_path / "again").name == "sd1"
+
+
+SCHEDULES: list[dict[str, Any]] = [
+    {"num_train_timesteps": 2**62},
+    {"num_train_timesteps": "1000"},
+    {"num_train_timesteps": 0},
+    {"beta_start": -0.5},
+    {"beta_start": "x"},
+    {"beta_end": 1e38},
+    {"beta_schedule": []},
+    {"timestep_spacing": "../../x"},
+    {"steps_offset": "a"},
+    {"trained_betas": [0.1, None]},
+    {"_class_name": 3},
+]
+
+
+@pytest.mark.parametrize("change", SCHEDULES, ids=str)
+def test_a_schedule_that_is_none(folder: Path, change: dict[str, Any]):
+    edit(folder / "scheduler/scheduler_config.json", **change)
+    assert places(folder) == ["scheduler/scheduler_config.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer", {"truncation": 3}),
+        ("tokenizer", {"model": None}),
+        ("tokenizer_config", {"pad_token": 3}),
+        ("tokenizer_config", {"model_max_length": 10**40}),
+        ("tokenizer_config", {"model_max_length": 1000}),
+        ("tokenizer_config", {"model_max_length": "x"}),
+        ("tokenizer_config", {"pad_token": "a word that the encoder does not know"}),
+    ],
+    ids=str,
+)
+def test_a_tokenizer_that_is_none(folder: Path, name: str, change: dict[str, Any]):
+    edit(folder / "tokenizer" / f"{name}.json", **change)
+    assert places(folder) == ["tokenizer"]
+
+
+def test_a_tokenizer_that_does_not_say_how_long_a_text_may_be(folder: Path):
+    (folder / "tokenizer" / "tokenizer_config.json").unlink()
+    (fault,) = faults(folder)
+    assert "max_position_embeddings is 77" in fault.found

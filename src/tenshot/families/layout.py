@@ -13,6 +13,7 @@ import diffusers
 import torch
 import transformers
 
+from tenshot.diffusion import samplers
 from tenshot.diffusion.objective import Prediction
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.families import table
@@ -27,6 +28,8 @@ Shapes = dict[str, tuple[int, ...]]
 #: Plain, of a variant (.fp16), in shards (-00001-of-00002), and both, in the two orders that were ever written.
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(-\d+-of-\d+)?(?:\.(\w+))?\.safetensors", re.ASCII)
 
+
+MOST_STEPS = 10_000  # of a noise schedule; the released ones have a thousand
 
 #: What text encoders are stored with, and do not need to read text.
 _IDLE = re.compile(r"(.*\.)?position_ids|logit_scale|text_projection\.|visual_projection\.|vision_model\.")
@@ -44,7 +47,7 @@ def examine(place: Path) -> Family:
     configs = {"unet": unet}
     for part, kind in parts.items():
         if kind is transformers.CLIPTokenizer:
-            faults += _tokenizer_faults(place / part)
+            faults += _tokenizer_faults(place / part, configs.get(part.replace("tokenizer", "text_encoder")) or {})
             continue
         if part not in configs:
             configs[part] = _object(place / part / "config.json", faults)
@@ -99,11 +102,12 @@ def _stranger(place: Path, index: Mapping[str, Any]) -> Fault:
     return Fault(str(place), found, known, "open it with diffusers")
 
 
-def _tokenizer_faults(part: Path) -> Iterator[Fault]:
+def _tokenizer_faults(part: Path, encoder: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with a tokenizer, by itself and for the configuration of its text encoder."""
+    faults: list[Fault] = []
     pair = (part / "vocab.json").is_file() and (part / "merges.txt").is_file()
     if not pair and not (part / "tokenizer.json").is_file():
-        yield Fault(str(part), "no tokenizer", "vocab.json and merges.txt, or tokenizer.json", AGAIN)
-    faults: list[Fault] = []
+        faults.append(Fault(str(part), "no tokenizer", "vocab.json and merges.txt, or tokenizer.json", AGAIN))
     for path in sorted(part.glob("*.json")):
         _object(path, faults)
     if os.path.lexists(merges := part / "merges.txt"):
@@ -112,6 +116,23 @@ def _tokenizer_faults(part: Path) -> Iterator[Fault]:
         except Refusal as refusal:
             faults += [Fault(each.where, each.found, each.fits, AGAIN) for each in refusal.faults]
     yield from faults
+    if faults:
+        return
+    try:
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(part)
+        length = tokenizer.model_max_length
+        ids = tokenizer(
+            "a photo of a cat", padding="max_length", truncation=True, max_length=min(length, 1000)
+        ).input_ids
+    except Exception as error:  # its files can be wrong in any way
+        found = f"makes no CLIPTokenizer: {str(error)[:200] or type(error).__name__}"
+        yield Fault(str(part), found, "a tokenizer as transformers writes it", AGAIN)
+        return
+    for name, most, has in (("max_position_embeddings", 77, length), ("vocab_size", 49408, max(ids, default=0) + 1)):
+        most = encoder.get(name, most)
+        if isinstance(most, int) and has > most:
+            found = f"a tokenizer for {has:,}, where the text encoder's {name} is {most:,}"
+            yield Fault(str(part), found, "a tokenizer and a text encoder that belong together", AGAIN)
 
 
 def _net_faults(part: Path, kind: Any, config: Mapping[str, Any] | None) -> Iterator[Fault]:
@@ -192,6 +213,25 @@ def _schedule_faults(path: Path) -> Iterator[Fault]:
     if prediction not in get_args(Prediction):
         do = "write there what the model was trained for"
         yield Fault(str(path), f"prediction_type {prediction!r}", " or ".join(get_args(Prediction)), do)
+    elif schedule is not None and (found := _odd(schedule)):
+        yield Fault(str(path), found, "a noise schedule as diffusers writes it", AGAIN)
+
+
+def _odd(schedule: Mapping[str, Any]) -> str:
+    """Why a noise schedule can neither be trained nor drawn with, in words."""
+    if not isinstance(schedule.get("_class_name", ""), str):
+        return f"_class_name {schedule['_class_name']!r}"
+    steps = schedule.get("num_train_timesteps", 1000)
+    if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
+        return f"num_train_timesteps {str(steps)[:50]}, not 1 to {MOST_STEPS:,}"
+    try:
+        signal = samplers.alphas_cumprod(schedule)
+        sampler = samplers.scheduler("Euler a", schedule)
+        sampler.set_timesteps(1)
+    except Exception as error:  # a configuration can be wrong in any way
+        return f"makes no noise schedule: {str(error).partition(chr(10))[0][:200] or type(error).__name__}"
+    fine = bool(((signal >= 0) & (signal <= 1)).all()) and bool(sampler.sigmas.isfinite().all())
+    return "" if fine else "makes a noise schedule of numbers that are no parts of a signal"
 
 
 def _mismatches(place: Path, family: Family, configs: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Fault]:
