@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tenshot.files import tensors
+from tests import tiny
 from tests.dreambooth_runs import PRIOR, TEXT, UNET, Bench, losses
 
 ROOT = Path(__file__).parent.parent
@@ -39,8 +40,9 @@ def close(one: Path, other: Path, file: str = UNET) -> None:
     assert apart.norm() < 1e-5 * moved.norm()
 
 
-def test_two_processes_are_one_with_accumulation(bench: Bench, pictures: Path):
-    given = PRIOR | {"train_batch_size": "2", "class_data_dir": str(pictures)}
+def test_two_processes_are_one_with_accumulation(bench: Bench):
+    classes = tiny.pictures(bench.folder / "class", 5, seed=9)
+    given = PRIOR | {"train_batch_size": "2", "class_data_dir": str(classes)}
     one = bench.run("one", **given, gradient_accumulation_steps="2")
     ran = run(*words(bench, "two", **given, num_processes=2), "--json")
     assert ran.returncode == 0, ran.stderr
