@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tenshot import model
 from tenshot.adapters import lora
+from tenshot.cli import main
 from tenshot.errors import Noted, Refusal
 from tests.test_adapter_files import run as convert
 from tests.test_extract import run_resize as resize
@@ -116,6 +117,17 @@ def test_without_its_settings_it_is_refused(sd1: Path, tmp_path: Path):
     shutil.copy(tmp_path / "it" / "adapter_model.safetensors", tmp_path / "alone.safetensors")
     with pytest.raises(Refusal, match=r"no adapter_config\.json beside it"):
         lora.read(tmp_path / "alone.safetensors")
+
+
+def test_inspect_tells_its_strength(sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    saved(sd1, tmp_path / "it", target_modules=["to_q"])
+    shutil.copy(tmp_path / "it" / "adapter_model.safetensors", tmp_path / "alone.safetensors")
+    told = []
+    for place in (tmp_path / "it", tmp_path / "alone.safetensors"):
+        assert main(["inspect", str(place), "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0]["alpha"] == {"32.0": told[0]["layers"]["unet"]}
+    assert "how strong it is cannot be told" in told[1]["strength_unknown"]
 
 
 def test_an_alpha_of_zero_is_the_rank_and_is_said(sd1: Path, tmp_path: Path):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tenshot.adapters import bundle, embedding, lora, names, reading, signs
+from tenshot.adapters import bundle, embedding, names, opening, reading, signs
 from tenshot.checkpoints import nets, whole
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
@@ -32,8 +32,7 @@ TRAINING = (
     "modelspec.prediction_type",
 )
 IN_FOLDER = (
-    lora.FILE,
-    "pytorch_lora_weights.bin",
+    *opening.FILES,
     "learned_embeds.safetensors",
     "learned_embeds.bin",
     "diffusion_pytorch_model.safetensors",
@@ -119,6 +118,10 @@ def _word(source: Container) -> dict[str, Any]:
 
 def _lora(source: Container) -> dict[str, Any]:
     kohya = any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
+    try:
+        source = opening.told(source)
+    except Refusal as refusal:
+        return {"what": "lora", "strength_unknown": refusal.faults[0].found, "loads_in": []}
     kinds = reading.kinds(source.tensors)
     found: dict[str, Any] = {"what": "lora", "kinds": kinds, "names": "kohya" if kohya else "diffusers or peft"}
     layers = {(place.part, place.layer) for name in source.tensors if (place := names.place_of(name))}

@@ -166,6 +166,8 @@ def generalized(found: Tensors, alpha: Alpha) -> Generalized | None:
     if not all(name in found and found[name].ndim in (2, 4) for name in names):
         return None
     a1, a2, b1, b2 = (found[name] for name in names)
+    if any(each.shape[2:].numel() != 1 for each in (a1, a2, b1)):
+        return None
     if a1.shape[1] != a2.shape[0] or b1.shape[1] != b2.shape[0] or not b2.shape[0]:
         return None
     return Generalized(a1, a2, b1, b2, alpha(b2.shape[0]))

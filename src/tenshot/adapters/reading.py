@@ -230,7 +230,9 @@ def _alpha(layer: Layer, found: Tensors, told: Mapping[str, Any] | None) -> Alph
 def _say_zeros(source: Container, by_layer: Mapping[Layer, Tensors], told: Mapping[str, Mapping[str, Any]]) -> None:
     """No effect, or one by a rule of others, is not had in silence."""
     zero = [
-        each for each in by_layer.values() if "alpha" in each and "oft_blocks" not in each and not each["alpha"].any()
+        each
+        for each in by_layer.values()
+        if "alpha" in each and "oft_blocks" not in each and not each["alpha"].float().any()
     ]
     if zero:
         text = f"{source.place}: alpha is 0 in {len(zero)} layers: it is taken for the rank, as kohya's scripts do"
