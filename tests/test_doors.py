@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console as RichConsole
 
 from tenshot import help, verbs
 from tenshot.commands import _load
+from tenshot.console import Console, Steady
 from tenshot.errors import Refusal
 from tenshot.options import MISSING, entries, gather
 from tenshot.train.options import DreamBoothOptions, FineTuneOptions, FullOptions, LoraOptions, TextualInversionOptions
@@ -140,3 +142,18 @@ def test_everything_wrong_with_a_copied_command_is_told_at_once() -> None:
 def test_no_option_is_both_ours_and_only_others(kind: type[FineTuneOptions]) -> None:
     assert not kind.elsewhere.keys() & (kind.model_fields.keys() | kind.also.keys())
     assert set(kind.also.values()) <= kind.model_fields.keys()
+
+
+def test_progress_that_nobody_reads_does_not_stop_the_work() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8", buffering=1, closefd=False) as gone:
+        console = Console(RichConsole(file=Steady(gone)))  # type: ignore[arg-type]
+        for number in range(3):
+            console.say(f"line {number}")
+            console.begin("work", 1)
+            console.end()
+        with pytest.raises(BrokenPipeError):
+            gone.write("line\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
+    os.close(writer)

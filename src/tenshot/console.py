@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
@@ -143,11 +144,30 @@ class _Pace(ProgressColumn):
         return Text(f"{speed(rate)} {left}", style="green")
 
 
+class Steady:
+    """A stream whose reader may go away: what cannot be written is dropped, and the work goes on."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 class Console(Together):
     """What a person follows on stderr: bars on a terminal, else a plain line now and then."""
 
     def __init__(self, out: rich.console.Console | None = None) -> None:
-        out = out or rich.console.Console(stderr=True)
+        out = out or rich.console.Console(file=cast(IO[str], Steady(sys.stderr)))
         super().__init__(Bars(out) if out.is_terminal else Lines(out))
 
     def __enter__(self) -> Self:
