@@ -120,6 +120,14 @@ def test_a_word_without_numbers_is_refused(sd1: Path, tmp_path: Path, told: Any)
     assert not told(file)["loads_in"]
 
 
+@pytest.mark.parametrize("values", [torch.zeros(0, 768), torch.zeros(3, 0), torch.zeros(2, 768, dtype=torch.int64)])
+def test_a_word_of_nothing_is_refused(values: torch.Tensor, tmp_path: Path, told: Any):
+    save_file({WORD: values}, tmp_path / "az.safetensors")
+    with pytest.raises(Refusal, match="floating-point"):
+        embedding.read(tmp_path / "az.safetensors")
+    assert not told(tmp_path / "az.safetensors")["loads_in"]
+
+
 def test_inspect_says_what_it_is_called_where(tmp_path: Path, told: Any):
     found = told(save(tmp_path / "a" / "az.safetensors", 768))
     assert found["family"] == "Stable Diffusion 1.x" and found["loads_in"] == list(ALL)

@@ -170,6 +170,9 @@ def of(source: Container) -> tuple[str, Rows]:
             "train the word again, at a lower --learning_rate",
         )
         raise Refusal(Fault(str(source.place), found, "finite numbers", do))
+    if any(not values.numel() or not values.is_floating_point() for values in rows.values()):
+        shapes = ", ".join(f"{list(values.shape)} of {str(values.dtype)[6:]}" for values in rows.values())
+        raise Refusal(Fault(str(source.place), shapes, "[vectors, width] of floating-point numbers", "copy it again"))
     return word, rows
 
 
