@@ -143,7 +143,7 @@ def _verdict(scene: Scene, place: Path, before: dict[str, str], outcome: Outcome
         return _wordless(outcome.told)
     if whole and _digest(place / scene.same) != whole:
         return "another result than with whole inputs"
-    return _numberless(place / "out")
+    return "" if scene.words[0] == "convert" else _numberless(place / "out")
 
 
 def _wordless(told: str) -> str:
@@ -158,7 +158,7 @@ def _wordless(told: str) -> str:
 
 def _numberless(folder: Path) -> str:
     """Results with NaN or infinite numbers; a translation alone may hand on what it was given."""
-    for file in folder.rglob("*.safetensors") if folder.is_dir() and not list(folder.glob("c.*")) else ():
+    for file in folder.rglob("*.safetensors") if folder.is_dir() else ():
         for name, tensor in load_file(file).items():
             if tensor.is_floating_point() and not tensor.float().isfinite().all():
                 return f"no numbers in the result: {file.name} {name}"
