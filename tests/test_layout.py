@@ -18,7 +18,7 @@ from tenshot import model
 from tenshot.checkpoints import whole
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
-from tenshot.families import layout
+from tenshot.families import layout, settings, table
 from tests.test_reading import THINGS
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -343,3 +343,34 @@ def test_a_tokenizer_that_does_not_say_how_long_a_text_may_be(folder: Path):
     (folder / "tokenizer" / "tokenizer_config.json").unlink()
     (fault,) = faults(folder)
     assert "max_position_embeddings is 77" in fault.found
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("unet", "mid_block_scale_factor", "x"),
+        ("unet", "center_input_sample", "no"),
+        ("unet", "norm_eps", []),
+        ("unet", "act_fn", 3),
+        ("unet", "down_block_types", "DownBlock2D"),
+        ("vae", "scaling_factor", "0.18215"),
+        ("vae", "scaling_factor", 1e400),
+        ("text_encoder", "hidden_size", "../../x"),
+        ("text_encoder", "layer_norm_eps", True),
+    ],
+)
+def test_settings_of_another_kind_are_refused_by_name(part: str, name: str, value: object, sd1: Path, tmp_path: Path):
+    """Most of them change no shape: they would end the first drawing, or give another picture without a word."""
+    folder = shutil.copytree(sd1, tmp_path / "model")
+    told = json.loads((folder / part / "config.json").read_text())
+    (folder / part / "config.json").write_text(json.dumps(told | {name: value}))
+    with pytest.raises(Refusal, match=name):
+        layout.examine(folder)
+
+
+@pytest.mark.parametrize("family", ("sd1", "sd2", "sdxl"))
+def test_released_settings_are_not_strange(family: str):
+    made = next(each for each in table.FAMILIES if each.name == family)
+    for part, config in made.released.items():
+        told = json.loads(json.dumps(config)) | {"upcast_attention": None, "num_attention_heads": 12}
+        assert settings.strange(made.parts[part], told) == ""

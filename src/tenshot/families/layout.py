@@ -16,7 +16,7 @@ import transformers
 from tenshot.diffusion import samplers
 from tenshot.diffusion.objective import Prediction
 from tenshot.errors import Fault, Refusal, refuse_if
-from tenshot.families import table
+from tenshot.families import settings, table
 from tenshot.families.family import Family
 from tenshot.families.sd import SD1
 from tenshot.files import containers, reading, tensors
@@ -51,7 +51,9 @@ def examine(place: Path) -> Family:
             continue
         if part not in configs:
             configs[part] = _object(place / part / "config.json", faults)
-        faults += _net_faults(place / part, kind, configs[part])
+        if found := list(_net_faults(place / part, kind, configs[part])):
+            faults += found
+            configs[part] = None  # what is wrong in itself is compared with nothing
     faults += _schedule_faults(place / "scheduler" / "scheduler_config.json")
     if family:
         faults += _mismatches(place, family, configs)
@@ -157,6 +159,9 @@ def _net_faults(part: Path, kind: Any, config: Mapping[str, Any] | None) -> Iter
         do = "take the same model in fp16 or bf16"
         yield Fault(str(part), f"numbers packed by {how}", "floats of 8, 16 or 32 bits", do)
         return
+    if odd := settings.strange(kind, config):
+        yield Fault(str(part / "config.json"), odd, f"the configuration of a {kind.__name__}", AGAIN)
+        return
     try:
         want = _expected(part, kind)
     except Exception as error:  # a configuration can be wrong in any way
@@ -238,6 +243,8 @@ def _mismatches(place: Path, family: Family, configs: Mapping[str, Mapping[str, 
     """Parts that are whole, but of different models. What cannot be read has its fault already."""
     fits, do = f"{family.title} parts that belong together", "do not mix models"
     known = {part: config for part, config in configs.items() if config is not None}
+    if "unet" not in known:
+        return
     wanted = known["unet"].get("cross_attention_dim")
     if known.keys() >= set(family.encoders) and (width := family.width(known)) != wanted:
         yield Fault(str(place), f"text encoders give states of width {width}, the UNet wants {wanted}", fits, do)

@@ -11,6 +11,7 @@ import pickletools
 import sys
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
@@ -203,8 +204,7 @@ def _check_archive(path: Path) -> None:
     except Exception as error:  # damaged archives fail in many ways
         raise Refusal(Fault(str(path), f"a damaged archive: {error}", "a whole file", AGAIN)) from None
     names = [entry.filename for entry in entries]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    if twice := next((name for name, count in Counter(names).items() if count > 1), ""):
         raise Refusal(Fault(str(path), f"an archive that holds {twice} twice", "an archive as torch writes it", SAFE))
     content = sum(entry.file_size for entry in entries)
     if content > LARGER * path.stat().st_size:

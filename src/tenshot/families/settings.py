@@ -1,0 +1,42 @@
+"""The values in a net's configuration, beside those that its class has of itself.
+
+Most have no say in any shape, so that nothing but the first drawing would find out that one is of another kind.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import diffusers
+
+
+def strange(kind: Any, config: Mapping[str, Any]) -> str:
+    """The settings whose values are of another kind than the class's own, in words; empty where none is."""
+    usual = _usual(kind)
+    odd = [name for name in config if name in usual and not _alike(config[name], usual[name])]
+    told = [f"{name} {str(config[name])[:40]!r}" for name in odd[:3]]
+    return f"{', '.join(told)}{', ...' if len(odd) > 3 else ''}: not what a {kind.__name__} takes" if odd else ""
+
+
+def _usual(kind: Any) -> dict[str, Any]:
+    if issubclass(kind, diffusers.ModelMixin):
+        parameters = inspect.signature(kind.__init__).parameters.values()
+        return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+    return {name: value for name, value in kind.config_class().to_dict().items() if not name.startswith("_")}
+
+
+def _alike(value: Any, usual: Any) -> bool:
+    """Of one kind? What may be one value for all blocks may be a list of them, and anything may be left open."""
+    if value is None or usual is None:
+        return not isinstance(value, float) or math.isfinite(value)
+    if isinstance(value, list):
+        first = next(iter(usual), None) if isinstance(usual, list | tuple) else usual
+        return bool(value) and not isinstance(usual, str | dict | float) and all(_alike(each, first) for each in value)
+    if isinstance(usual, list | tuple):
+        return False
+    if isinstance(usual, bool | str | dict):
+        return isinstance(value, type(usual))
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
