@@ -136,3 +136,12 @@ def test_what_ended_in_the_meantime_is_seen(bench: Bench, guided: Path, monkeypa
     assert bench.refused("out", learning_rate="1e-4") == ["--output_dir"]
     assert files(bench.folder / "out") == before
     assert json.loads((bench.folder / "out" / run.CLAIM).read_text())["options"]["learning_rate"] == 1e-3
+
+
+@pytest.mark.parametrize("way", ("lora", "inversion"))
+def test_what_has_no_effect_never_gets_its_name(way: str, sd1: Path, pictures: Path, tmp_path: Path):
+    given = {"learning_rate": "1e-30"} if way == "lora" else {"placeholder_token": ["<az>"], "initializer_token": ["baby"]}
+    bench = Bench(sd1, pictures, tmp_path, way)
+    with pytest.raises(Refusal, match=r"no effect|nothing was learned"):
+        bench.run("out", **given, lr_scheduler="linear", lr_warmup_steps="1000000", max_train_steps="1")
+    assert not list((tmp_path / "out").glob("*.safetensors"))

@@ -65,6 +65,15 @@ class Learner:
     def rate(self, part: str, name: str) -> float:
         return 1.0
 
+    def check(self, folder: Path) -> None:
+        for word in self.words:
+            live = embedding.rows_of(self.model, word)
+            if all(torch.equal(rows, self.begun[word][part]) for part, rows in live.items()):
+                found = f"{word} is as it was in the beginning: nothing was learned"
+                do = "correct the captions, and train into a new --output_dir"
+                file = folder / embedding.file_name(word)
+                raise Refusal(Fault(str(file), found, "pictures whose captions say the word", do))
+
     def save(self, folder: Path) -> None:
         for word in self.words:
             embedding.write(folder / embedding.file_name(word), word, embedding.rows_of(self.model, word))
@@ -75,10 +84,6 @@ class Learner:
             read, live = embedding.read(file)[1], embedding.rows_of(self.model, word)
             if any(not torch.equal(read[part], rows) for part, rows in live.items()):
                 raise Refusal(Fault(str(file), "tensors differ after writing", do="check the disk"))
-            if all(torch.equal(rows, self.begun[word][part]) for part, rows in live.items()):
-                found = f"{word} is as it was in the beginning: nothing was learned"
-                do = "correct the captions, and train into a new --output_dir"
-                raise Refusal(Fault(str(file), found, "pictures whose captions say the word", do))
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,16 @@ class Learner(Protocol):
         """A factor on the learning rate of one parameter."""
         ...
 
+    def check(self, folder: Path) -> None:
+        """Raises Refusal, before it is saved, where what was learned has no effect."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write what was learned into `folder`, for others to open."""
         ...
 
     def prove(self, folder: Path) -> None:
-        """Read back what was saved. Raises Refusal where it is not what was learned, or has no effect."""
+        """Read back what was saved. Raises Refusal where it is not what was learned."""
         ...
 
 

@@ -51,21 +51,24 @@ class Learner:
         factor = (own or self.options.learning_rate) / self.options.learning_rate
         return factor * _named(self.options.block_rates, f"{part}.{name}", 1.0)
 
+    def check(self, folder: Path) -> None:
+        live = lora.current(self.model, self.settings)
+        if not any(tensor.any() for w in live.weights.values() for n, tensor in w.items() if ".lora_B." in n):
+            found = "all its additions are zero: it has no effect"
+            do = "raise --max_train_steps or --learning_rate"
+            raise Refusal(Fault(str(folder / lora.FILE), found, "additions that learned something", do))
+
     def save(self, folder: Path) -> None:
         lora.write(folder / lora.FILE, lora.current(self.model, self.settings), self.parts, self.model.family)
 
     def prove(self, folder: Path) -> None:
-        """Bit for bit what was trained, and not without effect."""
+        """Bit for bit what was trained."""
         file = folder / lora.FILE
         read, live = lora.read(file), lora.current(self.model, self.settings)
         for part, weights in live.weights.items():
             named = {name.removeprefix(lora.LEGACY): tensor for name, tensor in read.weights[part].items()}
             if any(not torch.equal(t.cpu(), named[name.removeprefix(lora.LEGACY)]) for name, t in weights.items()):
                 raise Refusal(Fault(str(file), f"{part}: tensors differ after writing", do="check the disk"))
-        if not any(tensor.any() for w in live.weights.values() for n, tensor in w.items() if ".lora_B." in n):
-            found = "all its additions are zero: it has no effect"
-            do = "raise --max_train_steps or --learning_rate"
-            raise Refusal(Fault(str(file), found, "additions that learned something", do))
 
 
 def _settings(base: Model, options: LoraOptions) -> dict[str, dict[str, Any]]:

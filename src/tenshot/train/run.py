@@ -220,7 +220,7 @@ def carry_out(job: Job, options: FineTuneOptions, events: Events) -> dict[str, A
     seconds = time.perf_counter() - started
     job.method.gather()
     if processes.first():
-        for part in watched((job.learner.save, job.learner.prove), "saving", 2, events):
+        for part in watched((job.learner.check, job.learner.save, job.learner.prove), "saving", 3, events):
             part(folder)
     processes.wait()
     best = score(folder)

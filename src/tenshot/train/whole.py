@@ -33,6 +33,9 @@ class Whole:
     def rate(self, part: str, name: str) -> float:
         return 1.0 if part == "unet" else self.factor
 
+    def check(self, folder: Path) -> None:
+        pass
+
     def save(self, folder: Path) -> None:
         model.write_into(self.model, folder)
 
