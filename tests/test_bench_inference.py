@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tenshot.bench import inference, tables
 from tenshot.bench.inference import BenchInferenceOptions
+from tenshot.errors import Refusal
 from tests.artifacts import Listener
 
 
@@ -48,3 +51,12 @@ def test_bars_are_as_long_as_their_figures():
     drawn = tables.bars({"model": "pocket", "pictures": rows})
     widths = [float(part.split('"')[0]) for part in drawn.split('width="')[2:]]
     assert widths[1] == 4 * widths[0]
+
+
+@pytest.mark.parametrize("suffix", (".md", ".svg"))
+def test_no_page_of_another_is_replaced(suffix: str, sd1: Path, tmp_path: Path):
+    mine = (tmp_path / "figures.md").with_suffix(suffix)
+    mine.write_text("mine")
+    with pytest.raises(Refusal, match="not one of a bench's"):
+        run(sd1, tmp_path / "work", out=tmp_path / "figures.md")
+    assert mine.read_text() == "mine" and not (tmp_path / "work").exists()

@@ -58,6 +58,7 @@ def bench(options: BenchInferenceOptions, events: Events) -> dict[str, Any]:
     """Make what is missing, let everybody have their turns, write the tables."""
     where = device.pick(options.device)
     refuse_if(options.faults())
+    refuse_if(tables.strangers(options.out) if options.out else ())
     place = options.work / Path(options.model).name
     _prepare(options, place, where)
     half = "fp16" if where.type == "cuda" else "bf16" if device.bf16_is_native() else ""

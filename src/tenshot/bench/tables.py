@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tenshot.errors import Fault
 from tenshot.files.tensors import write_text
 from tenshot.html import Html, el
 from tenshot.outlet import in_words, shown
@@ -25,6 +26,15 @@ def write(path: Path, told: Mapping[str, Any]) -> None:
     plot = path.with_suffix(".svg")
     write_text(plot, bars(told))
     write_text(path, "\n".join(page(told, plot.name)) + "\n")
+
+
+def strangers(path: Path) -> Iterator[Fault]:
+    """Files where `write` would write that it has not written: a bench's own are replaced."""
+    for each, sign in ((path, b", Euler a, with guidance"), (path.with_suffix(".svg"), b"times as fast as torch")):
+        if each.exists() and not (each.is_file() and sign in each.read_bytes()[:2000]):
+            yield Fault(
+                "--out", f"{each} is not one of a bench's", "a new name, or that of an earlier bench", "choose another"
+            )
 
 
 def page(told: Mapping[str, Any], plot: str) -> Iterator[str]:
