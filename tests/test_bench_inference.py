@@ -43,7 +43,7 @@ CONTENDERS = [
 
 def test_tables_have_a_cell_for_everything():
     rows = [{"task": "picture", "who": "a", "seconds": 1.5}, {"task": "picture", "who": "b", "failed": "no"}]
-    assert list(tables.table(rows, skip="task")) == ["| who | seconds |", "| --- | --- |", "| a | 1.5 |", "| b | no |"]
+    assert list(tables.table(rows, skip="task")) == ["| who | seconds |", "| --- | --- |", "| a | 1.5 s |", "| b | no |"]
 
 
 def test_bars_are_as_long_as_their_figures():

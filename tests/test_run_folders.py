@@ -140,9 +140,8 @@ def test_what_ended_in_the_meantime_is_seen(bench: Bench, guided: Path, monkeypa
 
 @pytest.mark.parametrize("way", ("lora", "inversion"))
 def test_what_has_no_effect_never_gets_its_name(way: str, sd1: Path, pictures: Path, tmp_path: Path):
-    given = (
-        {"learning_rate": "1e-30"} if way == "lora" else {"placeholder_token": ["<az>"], "initializer_token": ["baby"]}
-    )
+    word = {"placeholder_token": ["<az>"], "initializer_token": ["baby"]}
+    given = {"learning_rate": "1e-30"} if way == "lora" else word
     bench = Bench(sd1, pictures, tmp_path, way)
     with pytest.raises(Refusal, match=r"no effect|nothing was learned"):
         bench.run("out", **given, lr_scheduler="linear", lr_warmup_steps="1000000", max_train_steps="1")

@@ -33,7 +33,7 @@ def strangers(path: Path) -> Iterator[Fault]:
     for each, sign in ((path, b", Euler a, with guidance"), (path.with_suffix(".svg"), b"times as fast as torch")):
         if each.exists() and not (each.is_file() and sign in each.read_bytes()[:2000]):
             yield Fault(
-                "--out", f"{each} is not one of a bench's", "a new name, or that of an earlier bench", "choose another"
+                "--out", f"{each} is not one of a bench's", "a new name, or an earlier bench's", "choose another"
             )
 
 
