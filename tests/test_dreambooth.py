@@ -224,8 +224,8 @@ def test_moved_pictures_and_models_are_the_same_run(bench: Bench, guided: Path, 
     assert bench.refused("out", **given) == ["--output_dir"]
 
 
-def test_other_class_pictures_make_another_run(bench: Bench, pictures: Path):
-    shutil.copytree(pictures, bench.folder / "class")
+def test_other_class_pictures_make_another_run(bench: Bench):
+    tiny.pictures(bench.folder / "class", 5, seed=1)
     given = PRIOR | {"class_data_dir": str(bench.folder / "class")}
     bench.run("out", **given)
     next((bench.folder / "class").glob("*.png")).unlink()

@@ -23,7 +23,7 @@ from tenshot.files.pictures import open_mask, open_picture
 from tenshot.train import data
 from tests.picture_files import encoded
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", "ignore:__array__ implementation:DeprecationWarning")  # diffusers'
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 EXACT: dict[str, Any] = {"quality": -1, "chroma": 444}  # as little loss as HEIC has
 PLACE = 0x8825  # EXIF's folder of where it was
