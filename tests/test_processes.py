@@ -55,6 +55,7 @@ def test_two_processes_are_one_with_accumulation(bench: Bench):
     assert further.returncode == 0, further.stderr  # alone, the same run goes on
 
 
+@pytest.mark.slow
 def test_split_over_two_processes_they_learn_the_same(bench: Bench):
     """And either goes on where the other stopped."""
     given = {"use_ema": True, "train_text_encoder": True, "train_batch_size": "2", "learning_rate": "1e-4"}

@@ -25,7 +25,7 @@ METHODS = ("dreambooth", "lora", "full", "textual-inversion")
 
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_and_restarted_is_uninterrupted(method: str, sd1: Path, tmp_path: Path):
-    quick = ("--fork", "--kills", "4", "--steps", "9", "--side", "64")
+    quick = ("--fork", "--kills", "2", "--steps", "9", "--side", "64")
     kill_and_resume("--method", method, "--model", str(sd1), "--folder", str(tmp_path), *quick)
 
 
