@@ -29,7 +29,7 @@ demo: $(VENV)/.tenshot
 	@echo "Now open out/demo/index.html"
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n auto -m "slow or not slow"

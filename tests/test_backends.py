@@ -193,6 +193,7 @@ def held(program: Built, dtype: torch.dtype) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_programs_run_in_another_process(built, made, tmp_path: Path):
     programs = {each: built("sd1", "decoder", each) for each in FIRSTS}
     program = programs[FIRSTS[0]]

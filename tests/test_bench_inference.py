@@ -17,6 +17,7 @@ def run(sd1: Path, work: Path, **more: object) -> dict:
     return inference.bench(BenchInferenceOptions.model_validate(given | more), Listener())
 
 
+@pytest.mark.slow
 def test_everybody_draws_the_same_picture(sd1: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(inference, "contenders", lambda half: CONTENDERS)
     out = tmp_path / "figures.md"

@@ -67,6 +67,7 @@ def keys(told: Any) -> set[str]:
     return {key for each in told for key in keys(each)} if isinstance(told, list) else set()
 
 
+@pytest.mark.slow
 def test_candidates_that_misbehave_are_rows(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TENSHOT_TEST_WAYS", "crashes dies raises nan wrong hangs")
     monkeypatch.setattr(choose, "LEAST", 10.0)

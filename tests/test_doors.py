@@ -88,7 +88,8 @@ def test_words_that_are_no_text_are_refused_in_ascii(json_too: bool) -> None:
 def test_a_signal_while_libraries_are_imported_ends_at_once(number: signal.Signals, stage: str) -> None:
     """The import of `stage` announces itself and then takes its time."""
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what runs in the background may ignore it
         "class Slow:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         f"        if name == {stage!r}:\n"

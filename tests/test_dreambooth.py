@@ -100,6 +100,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(bench: Bench):
     assert losses(bench.run("thrifty", train_text_encoder=True, gradient_checkpointing=True)) == pytest.approx(plain)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_learns_the_same(bench: Bench, guided: Path):
     given = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
     folder = bench.run("out", **given)

@@ -19,6 +19,7 @@ def test_a_loss_that_falls_has_not_learned_and_one_that_lies_still_has():
     assert next(n for n in range(90) if dvar.learned(settled[:n])) == 2 * dvar.WINDOW
 
 
+@pytest.mark.slow
 def test_a_run_stops_by_itself_and_so_does_one_that_was_cut(tmp_path: Path):
     given = {"stop_when_learned": True, "max_train_steps": 5000, "train_batch_size": 8, "learning_rate": 0.05}
     whole, ear = Regression(), Ear()

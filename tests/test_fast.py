@@ -139,6 +139,7 @@ def test_pipelines_of_diffusers_take_the_parts(asked: str, pair: tuple[Model, Mo
     assert levels(*drawn) <= 2
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_sdxl_takes_the_parts(sdxl: Path, tmp_path: Path, no_fallback):
     opened = tenshot.load(artifacts.made(sdxl, tmp_path / "fast", sections=("unet", "text_encoder", "text_encoder_2")))
     drawn = []

@@ -23,7 +23,9 @@ def kill_and_resume(*words: str) -> None:
 METHODS = ("dreambooth", "lora", "full", "textual-inversion")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", ["dreambooth", *(pytest.param(each, marks=pytest.mark.slow) for each in METHODS[1:])]
+)
 def test_killed_and_restarted_is_uninterrupted(method: str, sd1: Path, tmp_path: Path):
     quick = ("--fork", "--kills", "2", "--steps", "9", "--side", "64")
     kill_and_resume("--method", method, "--model", str(sd1), "--folder", str(tmp_path), *quick)

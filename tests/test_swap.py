@@ -110,6 +110,7 @@ def test_weights_come_and_go(way: Candidate, sd1: Path, other: Path, tmp_path: P
     assert same(answers(opened), before)
 
 
+@pytest.mark.slow
 def test_rounding_follows_the_weights(sd1: Path, tmp_path: Path):
     """int8 rounds between bounds of the weights that are there, not of those it was compiled with.
 
