@@ -111,8 +111,9 @@ def _strange_in(folder: Path, kinds: Sequence[str]) -> str:
 
 def _listed(folder: Path) -> set[str]:
     """What a compiled model's manifest names: it may hold more of a model than Tenshot itself would write."""
-    with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
-        return set(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"])
+    with suppress(OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+        return {name for name in told if name.startswith(("model/", "controlnet/", "parts/"))}
     return set()
 
 
