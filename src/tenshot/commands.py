@@ -75,7 +75,7 @@ def carry_out(path: Name, words: Sequence[str], outlet: Outlet) -> int:
         return processes.launch([*path, *words, *(["--json"] if outlet.as_json else [])], wanted)
     work = _load(verb.run)  # while Ctrl-C still ends everything at once
     result = _followed(work, options, notes, shlex.join(["tenshot", *path, *words]))
-    onward = list(options.onward())
+    onward = [*result.pop("next", options.onward())]
     outlet.result({**result, "next": onward} if onward else result)
     return DONE
 

@@ -17,7 +17,7 @@ from tenshot.events import Events
 from tenshot.files.folder import read_folder
 from tenshot.files.pictures import open_picture
 from tenshot.model import ASSETS
-from tenshot.options import resolve
+from tenshot.options import as_words, resolve
 from tenshot.records.demo import DemoOptions
 from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row, key
 from tenshot.report.verdict import verdict
@@ -26,6 +26,7 @@ from tenshot.sampling import Request, Settings
 from tenshot.train import class_pictures, dreambooth, outlook, trackers
 from tenshot.train.options import DreamBoothOptions
 from tenshot.train.run import CLAIM, OURS
+from tenshot.wording import command
 
 SUBJECTS = ASSETS / "subjects"
 FOLDERS, CLASS = {WITH_PRIOR: "with-prior", WITHOUT_PRIOR: "without-prior"}, "class"
@@ -304,7 +305,7 @@ def _facts(options: DemoOptions, ways: Ways, runs: Mapping[str, Mapping[str, Any
         "machine": f"{machine['device']}, {machine['threads']} threads",
         "torch": str(machine["torch"]),
         **{f"next, {number}": each for number, each in enumerate(options.onward(), 1)},
-        "command": f"tenshot demo --model {options.model} --subject {options.subject!r} --seed {options.seed}",
+        "command": command("demo", *as_words(options)),
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tenshot import model
 from tenshot.adapters import bundle, embedding, names, opening, reading, signs
 from tenshot.checkpoints import nets, whole
 from tenshot.errors import Fault, Refusal
@@ -15,6 +16,7 @@ from tenshot.export import readers
 from tenshot.families import dialects, incomplete, layout, table
 from tenshot.files import containers, hashes, tensors
 from tenshot.files.containers import Container
+from tenshot.records import onward
 from tenshot.records.inspect import InspectOptions
 
 TRAINING = (
@@ -43,9 +45,15 @@ TAGS = 8  # trigger words shown at most
 
 def inspect(options: InspectOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal where the file is damaged, or no file of tensors."""
-    if (options.file / "model_index.json").is_file():
-        return _folder(options.file)
-    file = next((path for name in IN_FOLDER if (path := options.file / name).is_file()), options.file)
+    place = model.find("pocket") if str(options.file) == "pocket" else options.file
+    found = _folder(place) if (place / "model_index.json").is_file() else _file(place)
+    prompts = [*found.get("trigger_words", ()), found.get("word"), "TEXT"]
+    prompt = next(filter(None, prompts))
+    return {**found, "next": onward.after_looking(found["what"], options.file, prompt, found.get("loads_in", ()))}
+
+
+def _file(place: Path) -> dict[str, Any]:
+    file = next((path for name in IN_FOLDER if (path := place / name).is_file()), place)
     if file.is_dir():
         raise Refusal(
             Fault(str(file), "a folder without model_index.json", "a file, or a model folder", "name a file in it")

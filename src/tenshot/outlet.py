@@ -130,6 +130,7 @@ def _plain(value: Any) -> Any:
 
 def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
     for key, each in value.items():
+        key = str(key)  # a map's may be numbers
         name = f"{above}{key}"
         if isinstance(each, Mapping):
             yield from _flat(each, f"{name}.")

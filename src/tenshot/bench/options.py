@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,9 @@ from pydantic import Field
 from tenshot.compile.options import Precision
 from tenshot.errors import Fault
 from tenshot.options import Options
+from tenshot.records import onward
 from tenshot.records.kinds import Backend, BenchModel, Device, Few, Side
+from tenshot.wording import command
 
 Task = Literal["picture", "control", "lora", "tuned"]
 
@@ -47,6 +49,9 @@ class BenchInferenceOptions(Options):
             named = self.out.parent / f"{self.out.stem or 'bench'}.md"
             yield Fault("--out", str(self.out), "a file that ends in .md", f"--out {named}")
 
+    def onward(self) -> Sequence[str]:
+        return (onward.compiled("MODEL" if self.model in ("sd15", "sdxl") else self.model),)
+
 
 class BenchTrainOptions(Options):
     """Measure training here: steps a second and peak memory, beside the usual recipe."""
@@ -63,3 +68,8 @@ class BenchTrainOptions(Options):
         "auto", description="auto: no for pocket, else bf16 where it is native"
     )
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+
+    def onward(self) -> Sequence[str]:
+        model = [] if self.model == "pocket" else ["--pretrained_model_name_or_path", "MODEL"]
+        pictures = ["--instance_data_dir", "FOLDER", "--instance_prompt", onward.TEXT]
+        return tuple(command("train", each, *model, *pictures) for each in self.method)

@@ -35,7 +35,8 @@ def convert_lora(
         baking.baked(source, found, options.bake_dora, options.rank, events) if options.bake_dora else ({}, {})
     )
     for program, why in readers.decomposed(source, {**found, **baked}):
-        events.say(f"{program}: {why}")
+        if not options.place or program not in (readers.WEBUI, readers.COMFY):  # there it is told of the result
+            events.say(f"{program}: {why}")
     plain = all(isinstance(each, Factors) for each in found.values())
     other = "diffusers" if _is_kohya(source) and plain and not baked else "kohya"
     as_kohya = options.to or (options.form or other) == "kohya"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -13,7 +13,6 @@ from tenshot.errors import Fault
 from tenshot.export.places import FOLDERS, Place, places
 from tenshot.options import Options
 from tenshot.records.kinds import FilePath, ModelPath, Rank, SomePath
-from tenshot.wording import command
 
 if TYPE_CHECKING:
     import torch
@@ -85,11 +84,6 @@ class ConvertOptions(Options):
         if self.name and Path(self.name).name != self.name:
             do = f"--name {shlex.quote(Path(self.name).name or 'NAME')}"
             yield Fault("--name", f"{self.name!r} is a path", "a name without folders", do)
-
-    def onward(self) -> Sequence[str]:
-        if self.to or self.dst is None:
-            return ()
-        return command("inspect", self.dst), command("convert", self.src, "--to", "webui", "DIR")
 
     @property
     def torch_dtype(self) -> torch.dtype | None:

@@ -23,6 +23,8 @@ from tenshot.export.places import FOLDERS, Shown, accompany, companions, phrase
 from tenshot.files import targets
 from tenshot.files.containers import Container
 from tenshot.files.pictures import open_picture
+from tenshot.records import onward
+from tenshot.wording import command
 
 
 def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
@@ -53,12 +55,12 @@ def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | No
     stem = opened.place.stem
     if reading.is_lora(opened.tensors):
         target = _target(options, "lora", f"{stem}-converted.safetensors")
-        return _told(options, adapters.convert_lora(opened, options, target, dtype, events), target)
+        return _told(options, adapters.convert_lora(opened, options, target, dtype, events), target, events)
     if embedding.is_embedding(opened):
         unnamed = stem.startswith(embedding.PAIR["text_encoder"])  # as diffusers' scripts call every word's file
         usual = embedding.file_name(embedding.of(opened)[0]) if unnamed else f"{stem}.safetensors"
         target = _target(options, "embedding", usual)
-        return _told(options, adapters.convert_embedding(opened, options, target, dtype), target)
+        return _told(options, adapters.convert_embedding(opened, options, target, dtype), target, events)
     if family := whole.family_of(opened, options.vae):
         found = whole.of_file(opened, family, options.config, options.ema, options.vae)
         return _whole(found, options, _target(options, "checkpoint", stem), events)
@@ -69,7 +71,7 @@ def _net(found: Read, options: ConvertOptions, usual: str, events: Events) -> di
     """A net alone: a file becomes a folder, and a folder or diffusers' own names a file, unless DST says otherwise."""
     target = _target(options, found.net.place, usual)
     file = target.suffix in (".safetensors", ".ckpt")
-    return _told(options, nets.write(found, options.torch_dtype, target, events, file), target)
+    return _told(options, nets.write(found, options.torch_dtype, target, events, file), target, events)
 
 
 def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Events) -> dict[str, Any]:
@@ -86,20 +88,22 @@ def _whole(found: whole.Whole, options: ConvertOptions, target: Path, events: Ev
         "ledger": ledger,
         "peak_memory_bytes": device.peak_memory(),
     }
-    if place := options.place:
-        if place.program == "webui":
-            sidecar.write(found, target)
-        if why := readers.mistaken_at(target, found.family, place.program):
-            events.say(why)
-    return _told(options, told, target)
+    if options.place and options.place.program == "webui":
+        sidecar.write(found, target)
+    return _told(options, told, target, events)
 
 
-def _told(options: ConvertOptions, told: dict[str, Any], target: Path) -> dict[str, Any]:
-    """What was done; in a user interface's folder with its companions."""
+def _told(options: ConvertOptions, told: dict[str, Any], target: Path, events: Events) -> dict[str, Any]:
+    """What was done and what one does next; in a user interface's folder with its companions."""
+    known = told["what"] in onward.SHARED
+    prompt = options.trigger or told.get("word") or onward.TEXT
+    after = [*([onward.draw(told["what"], target, prompt)] if known else []), command("inspect", target)]
     if not (place := options.place):
-        return told
+        return {**told, "next": [*after, *([onward.hand_over(target)] if known else [])]}
+    if known and (why := readers.mistaken_at(target, place.program)):
+        events.say(why)
     shown = Shown(options.trigger, options.preview)
-    return {**told, **accompany(place, target, shown, str(told.get("family", "")))}
+    return {**told, **accompany(place, target, shown, str(told.get("family", ""))), "next": after}
 
 
 def _target(options: ConvertOptions, kind: str, usual: str) -> Path:

@@ -62,9 +62,9 @@ def _put(
         whole.write_file(found, target, events, about=about)
         if place.program == "webui":
             sidecar.write(found, target)
-        if why := readers.mistaken_at(target, found.family, place.program):
-            events.say(why)
         family = found.family.title
+    if why := readers.mistaken_at(target, place.program):
+        events.say(why)
     use = accompany(place, target, Shown(result.trigger, preview), family)
     events.say("; ".join([f"put at {target}", *(f"in the prompt: {text}" for text in use.values())]))
     return str(target)

@@ -80,11 +80,17 @@ def comfy_takes(source: Container, family: Family, channels: int) -> str:
     return "v_prediction" if spread is not None and spread > whole.V_PREDICTION else "epsilon"
 
 
-def mistaken_at(target: Path, family: Family, program: str) -> str | None:
-    """What that user interface makes of a checkpoint that was put there, where that is not what was meant."""
-    name = COMFY if program == "comfyui" else WEBUI
-    why = of_checkpoint(containers.opened(target), family).get("not_in", {}).get(name)
-    return f"{name} {why}" if why else None
+def mistaken_at(target: Path, program: str) -> str | None:
+    """What that user interface makes of a result that was put there, where that is not what was meant."""
+    name, source = COMFY if program == "comfyui" else WEBUI, containers.opened(target)
+    if family := dialects.recognised(source.tensors, table.FAMILIES):
+        found = of_checkpoint(source, family)
+    elif reading.is_lora(source.tensors):
+        found = of_lora(source, reading.layers(source), None)
+    else:
+        found = of_embedding(source)
+    why = found.get("not_in", {}).get(name)
+    return f"{name}: {why}" if why else None
 
 
 def mistaken(source: Container, family: Family, predicts: str, taken: str) -> str:

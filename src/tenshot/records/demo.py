@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import Field
 
 from tenshot.options import Options
+from tenshot.records import onward
 from tenshot.records.kinds import POCKET, Device, Few, FolderPath, Model, SomePath
-from tenshot.wording import command
 
 
 class DemoOptions(Options):
@@ -42,5 +42,4 @@ class DemoOptions(Options):
 
     def onward(self) -> Sequence[str]:
         tuned, prompt = self.out / "with-prior", f"a photo of {self.identifier} {self.subject}"
-        draw = command("generate", "--model", tuned, "--prompt", prompt)
-        return draw, command("convert", tuned, "--to", "webui", "DIR"), command("compile", tuned, "--out", "FOLDER")
+        return onward.draw("checkpoint", tuned, prompt), onward.hand_over(tuned, prompt), onward.compiled(tuned)

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from tenshot.errors import Fault
 from tenshot.options import Options
+from tenshot.records import onward
 from tenshot.records.kinds import ModelPath, Rank, SomePath
-from tenshot.wording import command
 
 
 class RankOptions(Options):
@@ -30,10 +30,7 @@ class RankOptions(Options):
 
     def onward(self) -> Sequence[str]:
         base = getattr(self, "base", "MODEL")
-        return (
-            command("generate", "--model", base, "--lora", self.out, "--prompt", "TEXT"),
-            command("convert", self.out, "--to", "webui", "DIR"),
-        )
+        return onward.draw("lora", self.out, model=base), onward.hand_over(self.out)
 
 
 class ExtractOptions(RankOptions):

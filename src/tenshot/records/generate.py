@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from tenshot.diffusion.samplers import SAMPLERS
 from tenshot.errors import Fault
-from tenshot.options import Options
+from tenshot.options import Options, as_words
 from tenshot.records.kinds import Device, Few, LoraPath, Model, Side, SomePath
 from tenshot.wording import command
 
@@ -55,8 +55,9 @@ class GenerateOptions(Options):
             yield Fault("--out", f"one file for {pictures} pictures", "a folder", "leave .png out")
 
     def onward(self) -> Sequence[str]:
-        model = [] if self.model == "pocket" else ["--model", self.model]
-        return (command("generate", *model, "--prompt", self.prompt[0], "--num_images", 8),)
+        leave = {"out", "seed"} if self.names_a_png else {"seed"}
+        more = self.model_copy(update={"num_images": 8})
+        return (command("generate", *as_words(more, [*leave])),)
 
     @property
     def names_a_png(self) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from tenshot.options import Options
-from tenshot.records.kinds import SomePath
+from tenshot.records.kinds import SomeModel
 
 
 class InspectOptions(Options):
@@ -15,4 +15,4 @@ class InspectOptions(Options):
 
     words: ClassVar[tuple[str, ...]] = ("file",)
 
-    file: SomePath = Field(description="a file, or a model folder")
+    file: SomeModel = Field(description="a file, a model folder, or pocket")

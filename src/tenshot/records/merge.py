@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tenshot.errors import Fault
 from tenshot.export.options import ExportOptions
+from tenshot.records import onward
 from tenshot.records.kinds import ModelPath, Rank, SomePath
 from tenshot.wording import command
 
@@ -55,5 +56,5 @@ class MergeOptions(ExportOptions):
     def onward(self) -> Sequence[str]:
         inspect = command("inspect", self.save_to)
         if self.sd_model is None:
-            return command("generate", "--model", "MODEL", "--lora", self.save_to, "--prompt", "TEXT"), inspect
-        return command("generate", "--model", self.save_to, "--prompt", "TEXT"), inspect
+            return onward.draw("lora", self.save_to), inspect
+        return onward.draw("checkpoint", self.save_to), inspect

@@ -14,6 +14,7 @@ from tenshot.errors import Fault
 from tenshot.export.options import ExportOptions
 from tenshot.marks import Elsewhere
 from tenshot.options import Options
+from tenshot.records import onward
 from tenshot.records.kinds import POCKET, Device, Few, FolderPath, Model, Rank, SomePath
 from tenshot.train import copied
 from tenshot.wording import command
@@ -139,8 +140,13 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
 
     def onward(self) -> Sequence[str]:
         model, prompt = self.output_dir, self.validation_prompt or getattr(self, "instance_prompt", None) or "TEXT"
-        draw = command("generate", "--model", model, "--prompt", prompt)
-        return draw, command("convert", model, "--to", "webui", "DIR"), command("compile", model, "--out", "FOLDER")
+        draw = onward.draw("checkpoint", model, prompt)
+        return draw, onward.hand_over(model, self.trigger), onward.compiled(model)
+
+    @property
+    def trigger(self) -> str:
+        """The words that call up what was learned."""
+        return getattr(self, "instance_prompt", None) or ""
 
     @property
     def tracker(self) -> Tracker:
@@ -219,9 +225,9 @@ class LoraOptions(FineTuneOptions):
 
     def onward(self) -> Sequence[str]:
         base, prompt = self.pretrained_model_name_or_path, self.instance_prompt or self.validation_prompt or "TEXT"
-        draw = command("generate", "--model", base, "--lora", self.output_dir, "--prompt", prompt)
+        draw = onward.draw("lora", self.output_dir, prompt, base)
         merge = command("merge", "--sd_model", base, "--models", self.output_dir, "--save_to", "FILE.safetensors")
-        return draw, command("convert", self.output_dir, "--to", "webui", "DIR"), merge
+        return draw, onward.hand_over(self.output_dir, self.trigger), merge
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
@@ -255,5 +261,4 @@ class TextualInversionOptions(FineTuneOptions):
     def onward(self) -> Sequence[str]:
         stem = re.sub(r"[^\w.-]+", "-", self.placeholder_token[0]).strip("-.") or "word"
         base, file = self.pretrained_model_name_or_path, self.output_dir / f"{stem}.safetensors"
-        draw = command("generate", "--model", base, "--embedding", file, "--prompt", f"a photo of {stem}")
-        return draw, command("convert", file, "--to", "webui", "DIR")
+        return onward.draw("embedding", file, f"a photo of {stem}", base), onward.hand_over(file)
