@@ -12,14 +12,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-Form = Literal["same", "square", "turned", "stacked"]
+Form = Literal["same", "square", "turned", "stacked", "swapped"]
 
 
 class Line(NamedTuple):
     """One tensor in the original layout, and the tensors that say the same in ours.
 
     form: "same"; "square": theirs is a 1x1 convolution [o, i, 1, 1] and ours a matrix [o, i]; "turned": transposed;
-    "stacked": theirs is ours one below the other.
+    "stacked": theirs is ours one below the other; "swapped": the lower half of ours is the upper one of theirs.
     """
 
     theirs: str
@@ -45,6 +45,8 @@ def theirs_of(form: Form, ours: Sequence[torch.Tensor]) -> torch.Tensor:
         return ours[0][:, :, None, None]
     if form == "turned":
         return ours[0].T.contiguous()
+    if form == "swapped":
+        return torch.cat(ours[0].chunk(2)[::-1])
     return torch.cat(list(ours)) if form == "stacked" else ours[0]
 
 
@@ -54,6 +56,8 @@ def ours_of(form: Form, theirs: torch.Tensor, parts: int) -> list[torch.Tensor]:
         return [theirs.reshape(theirs.shape[:2])]
     if form == "turned":
         return [theirs.T.contiguous()]
+    if form == "swapped":
+        return [torch.cat(theirs.chunk(2)[::-1])]
     return list(theirs.chunk(parts)) if form == "stacked" else [theirs]
 
 
@@ -115,10 +119,10 @@ def _each(value: Any, count: int) -> list[Any]:
 
 def unet(config: Mapping[str, Any], names: Iterable[str]) -> list[Line]:
     modules = unet_modules(config)
-    return [Line(_renamed(name, modules), (name,)) for name in names]
+    return [Line(renamed(name, modules), (name,)) for name in names]
 
 
-def _renamed(name: str, modules: Mapping[str, str]) -> str:
+def renamed(name: str, modules: Mapping[str, str]) -> str:
     """The name with the longest of its beginnings that `modules` knows replaced."""
     words = name.split(".")
     for end in range(len(words), 0, -1):
@@ -202,4 +206,4 @@ def controlnet(config: Mapping[str, Any], names: Iterable[str]) -> list[Line]:
     modules |= {f"{start}.blocks.{number}": f"input_hint_block.{2 * number + 2}" for number in range(2 * hints - 2)}
     modules |= {f"controlnet_down_blocks.{number}": f"zero_convs.{number}.0" for number in range(blocks * (layers + 1))}
     modules["controlnet_mid_block"] = "middle_block_out.0"
-    return [Line(_renamed(name, modules), (name,)) for name in names]
+    return [Line(renamed(name, modules), (name,)) for name in names]

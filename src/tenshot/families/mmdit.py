@@ -1,0 +1,116 @@
+"""The MMDiT of Stable Diffusion 3 (arXiv 2403.03206) as Stability's first code names it, beside diffusers' names.
+
+Sources: Stability-AI/sd3.5 (mmditx.py), diffusers (SD3Transformer2DModel).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tenshot.families.original import Line, renamed
+from tenshot.families.shapes import Shapes, count
+
+#: Ours -> theirs, outside the blocks and in each of them.
+OUTER = {
+    "pos_embed.pos_embed": "pos_embed",
+    "pos_embed.proj": "x_embedder.proj",
+    "context_embedder": "context_embedder",
+    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
+BLOCK = {
+    "norm1.linear": "x_block.adaLN_modulation.1",
+    "norm1_context.linear": "context_block.adaLN_modulation.1",
+    "attn.norm_q": "x_block.attn.ln_q",
+    "attn.norm_k": "x_block.attn.ln_k",
+    "attn.norm_added_q": "context_block.attn.ln_q",
+    "attn.norm_added_k": "context_block.attn.ln_k",
+    "attn.to_out.0": "x_block.attn.proj",
+    "attn.to_add_out": "context_block.attn.proj",
+    "attn2.norm_q": "x_block.attn2.ln_q",
+    "attn2.norm_k": "x_block.attn2.ln_k",
+    "attn2.to_out.0": "x_block.attn2.proj",
+    "ff.net.0.proj": "x_block.mlp.fc1",
+    "ff.net.2": "x_block.mlp.fc2",
+    "ff_context.net.0.proj": "context_block.mlp.fc1",
+    "ff_context.net.2": "context_block.mlp.fc2",
+}
+#: Query, key and value, which are one matrix there.
+STACKS = {
+    "x_block.attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "x_block.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
+}
+HEAD = 64  # channels of an attention head in every released size
+
+
+def modules(config: Mapping[str, Any]) -> dict[str, str]:
+    """Our modules -> their original names, but for those that are `stacks`."""
+    blocks = range(config["num_layers"])
+    inner = {f"{ours(b)}.{one}": f"{theirs(b)}.{other}" for b in blocks for one, other in BLOCK.items()}
+    return OUTER | inner
+
+
+def stacks(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Original modules -> ours that lie in them one below the other."""
+    return {
+        f"{theirs(block)}.{module}": tuple(f"{ours(block)}.{each}" for each in three)
+        for block in range(config["num_layers"])
+        for module, three in STACKS.items()
+    }
+
+
+def ours(block: int) -> str:
+    return f"transformer_blocks.{block}"
+
+
+def theirs(block: int) -> str:
+    return f"joint_blocks.{block}"
+
+
+def lines(config: Mapping[str, Any], names: Iterable[str]) -> list[Line]:
+    return list(_lines(config, list(names)))
+
+
+def _lines(config: Mapping[str, Any], names: list[str]) -> Iterator[Line]:
+    single, stacked = modules(config), stacks(config)
+    first = {three[0]: module for module, three in stacked.items()}
+    within = {each for three in stacked.values() for each in three}
+    # diffusers' norm that only shifts and scales has the scale first, Stability's the shift.
+    swapped = ("norm_out.linear.", f"{ours(config['num_layers'] - 1)}.norm1_context.linear.")
+    for name in names:
+        module, _, kind = name.rpartition(".")
+        if module in first:
+            three = tuple(f"{each}.{kind}" for each in stacked[first[module]])
+            yield Line(f"{first[module]}.{kind}", three, "stacked")
+        elif module not in within:
+            yield Line(renamed(name, single), (name,), "swapped" if name.startswith(swapped) else "same")
+
+
+def config(shapes: Shapes) -> dict[str, Any]:
+    """The configuration of an SD3Transformer2DModel from original names without their prefix."""
+    width, channels, patch = shapes["x_embedder.proj.weight"][:3]
+    projected, text = shapes["context_embedder.weight"]
+    norm = shapes.get("joint_blocks.0.x_block.attn.ln_q.weight")
+    head = norm[0] if norm else min(HEAD, width)
+    dual = sorted(int(name.split(".")[1]) for name in shapes if name.endswith(".x_block.attn2.qkv.weight"))
+    return {
+        "patch_size": patch,
+        "in_channels": channels,
+        "out_channels": shapes["final_layer.linear.weight"][0] // patch**2,
+        "num_layers": count(shapes, r"joint_blocks\.(\d+)\."),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": text,
+        "caption_projection_dim": projected,
+        "pooled_projection_dim": shapes["y_embedder.mlp.0.weight"][1],
+        "pos_embed_max_size": math.isqrt(shapes["pos_embed"][1]),
+        "dual_attention_layers": dual,
+        "qk_norm": "rms_norm" if norm else None,
+    }
