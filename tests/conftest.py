@@ -44,6 +44,18 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Stable Diffusion 3 without T5. Do not write into it."""
+    return _made("sd3", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def sd35(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Stable Diffusion 3.5 with T5. Do not write into it."""
+    return _made("sd35", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of five pictures. Do not write into it."""
     from tests import tiny

@@ -11,14 +11,25 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from PIL import Image
 from tokenizers import pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 SIDE = 64  # pixels of a picture; its latents have 8 x 8
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -65,6 +76,64 @@ def sdxl(folder: Path) -> Path:
     return folder
 
 
+def sd3(folder: Path) -> Path:
+    """Stable Diffusion 3 in small, without T5 as many have it."""
+    return _sd3(folder)
+
+
+def sd35(folder: Path) -> Path:
+    """Stable Diffusion 3.5 medium in small, with T5: queries and keys are normed, one block attends twice."""
+    pieces = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("\u2581", -2.0),
+        *((chr(n), -3.0) for n in range(33, 127)),
+    ]
+    torch.manual_seed(6)
+    config = T5Config(
+        vocab_size=len(pieces),
+        d_model=48,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    t5 = T5EncoderModel(config).eval()
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+    return _sd3(folder, t5, tokenizer, qk_norm="rms_norm", dual_attention_layers=(0,))
+
+
+def _sd3(folder: Path, t5: Any = None, tokenizer_3: Any = None, **more: Any) -> Path:
+    torch.manual_seed(5)
+    transformer = SD3Transformer2DModel(
+        sample_size=SIDE // 8,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        caption_projection_dim=32,
+        pooled_projection_dim=16 + 24,
+        pos_embed_max_size=8,
+        **more,
+    ).eval()
+    clip_l = _encoder(CLIPTextModelWithProjection, 16, projection_dim=16)
+    torch.nn.init.eye_(clip_l.text_projection.weight)  # it is not projected in Stability's code
+    StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(1.5305, latent_channels=16, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=clip_l,
+        tokenizer=_tokenizer(),
+        text_encoder_2=_encoder(CLIPTextModelWithProjection, 24, hidden_act="gelu", projection_dim=24),
+        tokenizer_2=_tokenizer(),
+        text_encoder_3=t5,
+        tokenizer_3=tokenizer_3,
+    ).save_pretrained(folder)
+    return folder
+
+
 def pictures(folder: Path, count: int, side: int = SIDE, seed: int = 0) -> Path:
     """`count` square pictures, each of a few coloured fields of its own."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +174,7 @@ def _unet(width: int, **more: Any) -> UNet2DConditionModel:
     ).eval()
 
 
-def _vae(scaling_factor: float) -> AutoencoderKL:
+def _vae(scaling_factor: float, latent_channels: int = 4, **more: Any) -> AutoencoderKL:
     torch.manual_seed(3)
     return AutoencoderKL(
         sample_size=SIDE,
@@ -114,8 +183,9 @@ def _vae(scaling_factor: float) -> AutoencoderKL:
         block_out_channels=(8, 8, 16, 16),
         layers_per_block=1,
         norm_num_groups=8,
-        latent_channels=4,
+        latent_channels=latent_channels,
         scaling_factor=scaling_factor,
+        **more,
     ).eval()
 
 

@@ -73,10 +73,11 @@ class Family:
         return tuple(part for part in self.parts if part.startswith("text_encoder"))
 
 
-def tokens(tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
-    """Token numbers [prompts, tokenizer's length], cut and padded."""
+def tokens(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> torch.Tensor:
+    """Token numbers [prompts, length], cut and padded. length: None for the tokenizer's own."""
+    length = length or tokenizer.model_max_length
     return tokenizer(
-        list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+        list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
     ).input_ids
 
 

@@ -1,0 +1,52 @@
+"""Stable Diffusion 3 and 3.5: a transformer that attends to text and picture at once (MMDiT, arXiv 2403.03206).
+
+Its text is CLIP-L's and CLIP-G's second last states side by side, widened with zeros to those of T5, which follow; its
+pooled text both CLIPs' projections. T5 is large, and may be absent: then zeros are in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tenshot.families.family import Parts, tokens
+
+T5_TOKENS = 256  # of a prompt, in diffusers' pipeline; the encoder itself has no end
+
+
+def condition(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
+    """encoder_hidden_states [prompts, 77 + 256, width]; pooled_projections [prompts, both projections]."""
+    states, pooled = [], []
+    for number in ("", "_2"):
+        encoder = parts[f"text_encoder{number}"]
+        out = encoder(tokens(parts[f"tokenizer{number}"], prompts).to(encoder.device), output_hidden_states=True)
+        states.append(out.hidden_states[-2])
+        pooled.append(out.text_embeds)
+    clip = torch.cat(states, dim=-1)
+    if "text_encoder_3" in parts:
+        encoder = parts["text_encoder_3"]
+        ids = tokens(parts["tokenizer_3"], prompts, T5_TOKENS).to(encoder.device)
+        t5 = encoder(ids).last_hidden_state
+    else:
+        t5 = clip.new_zeros(len(prompts), T5_TOKENS, parts["transformer"].config.joint_attention_dim)
+    clip = torch.nn.functional.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
+    return {
+        "encoder_hidden_states": torch.cat([clip, t5.to(clip.device, clip.dtype)], dim=1),
+        "pooled_projections": torch.cat(pooled, dim=-1),
+    }
+
+
+def predict(transformer: Any, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
+    """The velocity. t: one time for all, or one a row."""
+    times = torch.as_tensor(t, device=x.device).expand(len(x))
+    return transformer(hidden_states=x, timestep=times, **conditioning).sample
+
+
+def width(configs: Mapping[str, Mapping[str, Any]]) -> int:
+    """T5's width; without T5 any is right into which the states of both CLIPs fit."""
+    if "text_encoder_3" in configs:
+        return int(configs["text_encoder_3"]["d_model"])
+    clip = sum(int(configs[part]["hidden_size"]) for part in ("text_encoder", "text_encoder_2"))
+    return max(clip, int(configs["transformer"]["joint_attention_dim"]))
