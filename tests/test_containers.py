@@ -64,6 +64,16 @@ def test_an_empty_tensor_is_read(tmp_path: Path):
     assert found.tensors["a"].read().shape == (0, 7)
 
 
+@pytest.mark.parametrize("start", ["<", "<!"])
+def test_a_header_whose_length_begins_like_a_web_page(start: str, tmp_path: Path):
+    length = int.from_bytes(start.encode().ljust(8, b"\0"), "little")
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = json.dumps({"a": entry}, separators=(",", ":")).encode().ljust(length)
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", length) + header[:length] + b"\0" * 4)
+    assert len(header) == length
+    assert containers.opened(tmp_path / "a.safetensors").tensors["a"].read().tolist() == [0]
+
+
 def test_a_header_with_a_name_twice_at_its_end_is_told_at_once(tmp_path: Path):
     one = json.dumps(a_shape(0)["a"])
     pairs = ",".join(f'"{number}":{one}' for number in [*range(100_000), 99_999])

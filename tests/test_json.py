@@ -58,6 +58,9 @@ def test_every_answer_is_as_documented(
     for command in commands:
         assert main([*command.split(), "--json"]) == 0, command
         answers.append((command.split()[0], json.loads(capsys.readouterr().out)))
+    for command in commands[-4:]:
+        assert main(command.split()) == 0, command  # the same for people
+    assert re.search(r"^rank\.\d+ ", capsys.readouterr().out, re.MULTILINE)
     for verb, answer in answers:
         told = {name: each for name, each in answer.items() if verb != "train" or name not in FREE}
         strange = {key for key in keys(told, verb) if f"`{key}`" not in SECTIONS[verb] + PAGE.partition("\n## ")[0]}

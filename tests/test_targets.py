@@ -38,6 +38,10 @@ def stock(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copyfile(folder / "m" / "model_index.json", folder / "run" / "model_index.json")
     (folder / "diary.safetensors").write_text("dear diary, nothing of this is a tensor")
     (folder / "diary.txt").write_text("dear diary")
+    shutil.copytree(sd1 / "vae", folder / "net")
+    assert main(["convert", str(sd1 / "vae"), str(folder / "vae.safetensors")]) == 0
+    (folder / "loop").symlink_to("loop")
+    (folder / "nothing").symlink_to("unplugged/disk")
     (folder / "linked").symlink_to("m", target_is_directory=True)
     os.link(folder / "a.safetensors", folder / "same.safetensors")
     return folder
@@ -74,6 +78,20 @@ REFUSED = {
     "compile into the model": "compile m --out m",
     "compile over a model": "compile m --out m2",
     "compile above the model": "compile models/m --out models",
+    "the VAE that is taken": "convert a.safetensors m2/vae --vae m2/vae",
+    "above the VAE that is taken": "convert a.safetensors m2 --vae m2/vae",
+    "above the VAE that is merged with": "merge --sd_model m --models lora.safetensors --vae m2/vae --save_to m2",
+    "the VAE that is extracted with": "extract m --base a.safetensors --vae vae.safetensors --out vae.safetensors",
+    "the configuration of a LoRA": "resize lora.safetensors --rank 1 --config a.safetensors --out a.safetensors",
+    "the preview": "convert lora.safetensors cat.png --preview cat.png",
+    "a model's part": "merge --sd_model m --models lora.safetensors --save_to m2/unet",
+    "a part by a part": "convert vae.safetensors m2/vae",
+    "a file of a model": "resize lora.safetensors --rank 1 --out m2/vae/diffusion_pytorch_model.safetensors",
+    "a file of a net": "resize lora.safetensors --rank 1 --out net/diffusion_pytorch_model.safetensors",
+    "a link to itself": "convert m loop",
+    "a link to nothing": "convert m nothing",
+    "within a link to itself": "convert m loop/new",
+    "what is swept away": "convert m .tenshot-new.part",
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ SAME = 1e-6  # a layer whose weights differ by less, relative to their size, was
 def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     _, tuned, base = all_or_refuse(
-        lambda: refuse_if(_taken(options, options.tuned, options.base, options.config)),
+        lambda: refuse_if(_taken(options)),
         lambda: whole.read(options.tuned, options.config, vae=options.vae),
         lambda: whole.read(options.base, options.config, vae=options.vae),
     )
@@ -54,7 +53,7 @@ def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
 def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal with nothing written."""
     _, source = all_or_refuse(
-        lambda: refuse_if(_taken(options, options.file)),
+        lambda: refuse_if(_taken(options)),
         lambda: opening.opened(options.file),
     )
     found = reading.read(source, kohya.config_of(options.config))
@@ -77,9 +76,9 @@ def _rank(options: RankOptions) -> int:
     return options.rank or (16 if options.keep is None else 1 << 30)
 
 
-def _taken(options: RankOptions, *sources: Path | None) -> Iterator[Fault]:
+def _taken(options: RankOptions) -> Iterator[Fault]:
     yield from options.faults()
-    yield from targets.faults("--out", options.out, options.overwrite, sources)
+    yield from targets.faults("--out", options.out, options.overwrite, options.sources)
 
 
 def _strangers(tuned: Whole, base: Whole) -> Iterator[Fault]:

@@ -47,10 +47,16 @@ class There:
     besides: tuple[str, ...] = ()
     strength: bool = False
 
-    def faults(self, option: str, value: str, description: str) -> Iterator[Fault]:
+    def path(self, value: str) -> str:
+        """The path in a value; empty where it is a word."""
         if value in self.besides or (self.kind == "model" and value == "pocket"):
+            return ""
+        return value if not self.strength or exists(value) else value.rpartition("=")[0] or value
+
+    def faults(self, option: str, value: str, description: str) -> Iterator[Fault]:
+        path = self.path(value)
+        if not path:
             return
-        path = value if not self.strength or exists(value) else value.rpartition("=")[0] or value
         is_other = {"file": isdir, "folder": isfile}.get(self.kind)
         do = "models are not downloaded: give a folder or a file" if self.kind == "model" else "correct the path"
         if not exists(path):

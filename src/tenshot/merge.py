@@ -77,8 +77,7 @@ def _into(
 
 def _faults(options: MergeOptions) -> Iterator[Fault]:
     yield from options.faults()
-    read = (options.sd_model, *options.models, options.config)
-    yield from targets.faults("--save_to", options.save_to, options.overwrite, read)
+    yield from targets.faults("--save_to", options.save_to, options.overwrite, options.sources)
     result = _result(options)
     yield from places.faults(options.export, [(result.kind, result.name)])
 

@@ -41,6 +41,12 @@ class Options(BaseModel):
         return ()
 
     @property
+    def sources(self) -> list[Path]:
+        """Every file and folder that is to be read."""
+        marked = (each for name in type(self).model_fields for each in _marked(type(self), name, getattr(self, name)))
+        return [Path(mark.path(value)) for mark, value in marked if mark.path(value)]
+
+    @property
     def home(self) -> Path | None:
         """The folder of a long job, where its log lies; None: it is not that long."""
         return getattr(self, "output_dir", None)
@@ -214,11 +220,17 @@ def _unspeakable(entry: Entry | None, name: str, value: Any, places: Mapping[str
 
 def _absent(kind: type[Options], name: str, value: Any) -> Iterator[Fault]:
     """What an option names and is not there."""
+    for mark, each in _marked(kind, name, value):
+        yield from mark.faults(f"--{name}", each, kind.model_fields[name].description or "")
+
+
+def _marked(kind: type[Options], name: str, value: Any) -> Iterator[tuple[There, str]]:
+    """The texts in an option's value that name what has to be there, each with its mark."""
     field = kind.model_fields[name]
     for mark in (*field.metadata, *_marks(field.annotation)):
         for each in value if isinstance(value, list | tuple) else [value]:
             if isinstance(mark, There) and isinstance(each, str | Path):
-                yield from mark.faults(f"--{name}", str(each), field.description or "")
+                yield mark, str(each)
 
 
 def _marks(annotation: Any) -> Iterator[Any]:

@@ -59,8 +59,7 @@ def _family(options: CompileOptions) -> Family:
 
 
 def _faults(options: CompileOptions) -> Iterator[Fault]:
-    read = (Path(options.model), options.vae, options.controlnet)
-    yield from targets.faults("--out", options.out, options.overwrite, read, targets.ARTIFACTS)
+    yield from targets.faults("--out", options.out, options.overwrite, options.sources, targets.ARTIFACTS)
     if options.controlnet is not None and not (options.controlnet / "config.json").is_file():
         found, do = f"{options.controlnet} has no config.json", "tenshot convert FILE FOLDER makes one of a single file"
         yield Fault("--controlnet", found, "a folder as diffusers writes it", do)

@@ -115,9 +115,8 @@ def _target(options: ConvertOptions, kind: str, usual: str) -> Path:
         do = "leave --to out, and name the result: tenshot convert SRC DST"
         raise Refusal(Fault("--to", f"{place.program} has no folder for a {kind} alone", "a whole model", do))
     target = place.file(kind, name) if place else options.dst or options.src.resolve().parent / usual
-    read = (options.src, options.config, options.preview)
     option = "--name" if place else "dst"
-    refuse_if(targets.faults(option, target, options.overwrite, read))
+    refuse_if(targets.faults(option, target, options.overwrite, options.sources))
     if place and not options.overwrite:
         beside = [each for each in companions(target) if each.exists()]
         refuse_if(Fault(option, f"{each} exists", "a new name", "--overwrite replaces it") for each in beside)

@@ -32,6 +32,8 @@ KINDS = {
     "manifest.json": re.compile(_ARTIFACT),
 }
 MODELS, ARTIFACTS = ("model_index.json", "config.json"), ("manifest.json",)
+ROOM = r"\.tenshot-.*\.part"  # where tensors.replacing works
+DEEP = 3  # folders that the files of a result may be below it
 LONGEST = 255  # bytes of a file's name on every usual file system
 FILES = (".safetensors", ".ckpt", ".pt", ".bin")  # suffixes of results that are no folders
 _BEGINS = (b"PK\x03\x04", b"\x80\x02", b"\x8a\x0al\xfc")  # of torch's files, in three ages
@@ -41,7 +43,7 @@ def faults(
     option: str,
     target: Path,
     overwrite: bool,
-    sources: Iterable[Path | None] = (),
+    sources: Iterable[Path] = (),
     kinds: Sequence[str] = MODELS,
 ) -> Iterator[Fault]:
     """What keeps a result from being put at `target`, which `option` names. sources: all that is read for it.
@@ -56,14 +58,25 @@ def faults(
     from tenshot.files import tensors
 
     tensors.sweep(target.parent)
-    if (hurt := _hurt(target, [each for each in sources if each is not None and each.exists()])) is not None:
+    if (hurt := _hurt(target, [each for each in sources if os.path.exists(each)])) is not None:
         fits, do = "a place apart from what is read", "choose another place"
         yield Fault(option, f"{target}: {hurt} is read for it", fits, do)
     elif (target.exists() or target.is_symlink()) and not overwrite:
         yield Fault(option, f"{target} exists", "a new name", "--overwrite replaces it")
-    elif strange := stranger(target, kinds):
+    elif strange := _part_of(target) or stranger(target, kinds):
         fits = "a result of Tenshot's with nothing else in it: only that is replaced"
         yield Fault(option, f"{target}: {strange}", fits, "name another place, or remove it yourself")
+
+
+def _part_of(target: Path) -> str:
+    """Of which model what lies there is a part, in words: without it, or with another, that would be none."""
+    place = Path(os.path.abspath(target))
+    files = [path for path in place.rglob("*") if path.is_file()] if place.is_dir() else [place]
+    for folder in list(place.parents)[:DEEP] if os.path.lexists(place) else []:
+        known = [names for mark, names in KINDS.items() if (folder / mark).is_file()]
+        if any(names.fullmatch(path.relative_to(folder).as_posix()) for names in known for path in files):
+            return f"is a part of the model {folder}"
+    return ""
 
 
 def obstacle(folder: Path) -> str:
@@ -75,6 +88,8 @@ def obstacle(folder: Path) -> str:
 def misnamed(place: Path) -> str:
     """What is wrong with the names on the way to `place`, in words."""
     for name in place.parts:
+        if re.fullmatch(ROOM, name):
+            return f"{name} is what unfinished work is called, which the next start clears away"
         if "\0" in name:
             return f"{name!r} holds a zero byte"
         if len(name.encode("utf-8", "surrogatepass")) > LONGEST:
@@ -86,8 +101,8 @@ def stranger(target: Path, kinds: Sequence[str] = MODELS) -> str:
     """What makes it someone else's, in words; empty where nothing is there, or only what a result of ours holds."""
     if target.is_dir():
         return "is a folder" if target.suffix in FILES else _strange_in(target, kinds)
-    if not target.exists():
-        return ""
+    if not os.path.exists(target):
+        return "is a link that leads nowhere" if target.is_symlink() else ""
     if not target.is_file() or target.suffix not in FILES:
         return "is no folder" if target.is_file() else "is neither a file nor a folder"
     with target.open("rb") as file:
@@ -119,10 +134,10 @@ def _listed(folder: Path) -> set[str]:
 
 def _hurt(target: Path, sources: list[Path]) -> Path | None:
     """The source that is the target, lies in it, or has it within."""
-    place = target.resolve()
+    place = Path(os.path.realpath(target))
     for source in sources:
-        read = source.resolve()
-        if target.exists() and target.samefile(source):
+        read = Path(os.path.realpath(source))
+        if os.path.exists(target) and target.samefile(source):
             return source
         if read.is_relative_to(place) or (source.is_dir() and place.is_relative_to(read)):
             return source

@@ -158,7 +158,11 @@ def _room(path: Path) -> Iterator[tuple[Path, Path]]:
 def _locked(folder: Path) -> tuple[Path, FileLock]:
     """A room for work, with a lock that the system takes back when this process dies."""
     while True:
-        room = Path(tempfile.mkdtemp(dir=folder, prefix=".tenshot-", suffix=".part"))
+        try:
+            room = Path(tempfile.mkdtemp(dir=folder, prefix=".tenshot-", suffix=".part"))
+        except FileNotFoundError:  # the folder went, or is the system's own, as /proc
+            found = "nothing can be made in it"
+            raise Refusal(Fault(str(folder), found, "a folder that takes files", "write elsewhere")) from None
         lock = FileLock(room / LOCK, timeout=0)
         try:
             lock.acquire()
