@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from dataclasses import replace
@@ -17,6 +18,10 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_C
 os.environ |= {"TENSHOT_CACHE": tempfile.mkdtemp(prefix="tenshot-tests-")}
 os.environ |= {"OMP_NUM_THREADS": "1"}  # tiny nets gain nothing by threads
 os.fsync = lambda handle: None  # waiting for the disk takes half the time; a test may lose what it wrote
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # torch and the others stay: looking through them for garbage takes most of a second each time
 
 
 def _made(name: str, factory: pytest.TempPathFactory) -> Path:

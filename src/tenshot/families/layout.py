@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -24,6 +25,7 @@ from tenshot.files.containers import Lazy
 
 AGAIN = "copy or download the model folder again"
 Shapes = dict[str, tuple[int, ...]]
+_ASKED_FOR: dict[tuple[Any, str], Shapes] = {}  # kind and configuration -> what they ask for: a net takes long to make
 
 #: Plain, of a variant (.fp16), in shards (-00001-of-00002), and both, in the two orders that were ever written.
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(-\d+-of-\d+)?(?:\.(\w+))?\.safetensors", re.ASCII)
@@ -163,7 +165,7 @@ def _net_faults(part: Path, kind: Any, config: Mapping[str, Any] | None) -> Iter
         yield Fault(str(part / "config.json"), odd, f"the configuration of a {kind.__name__}", AGAIN)
         return
     try:
-        want = _expected(part, kind)
+        want = _expected(part, kind, config)
     except Exception as error:  # a configuration can be wrong in any way
         found = f"makes no {kind.__name__}: {error or type(error).__name__}"
         yield Fault(str(part / "config.json"), found, "the configuration of these weights", AGAIN)
@@ -171,14 +173,17 @@ def _net_faults(part: Path, kind: Any, config: Mapping[str, Any] | None) -> Iter
     yield from _shape_faults(part, want, have)
 
 
-def _expected(part: Path, kind: Any) -> Shapes:
+def _expected(part: Path, kind: Any, config: Mapping[str, Any]) -> Shapes:
     """Names and shapes that the part's configuration asks for; no memory is spent on them."""
-    with torch.device("meta"):
-        if issubclass(kind, diffusers.ModelMixin):
-            net = kind.from_config(kind.load_config(part))
-        else:
-            net = kind(kind.config_class.from_pretrained(part))
-    return {today(name): tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    known = kind, json.dumps(config, sort_keys=True)
+    if known not in _ASKED_FOR:
+        with torch.device("meta"):
+            if issubclass(kind, diffusers.ModelMixin):
+                net = kind.from_config(kind.load_config(part))
+            else:
+                net = kind(kind.config_class.from_pretrained(part))
+        _ASKED_FOR[known] = {today(name): tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    return _ASKED_FOR[known]
 
 
 def today(name: str) -> str:
