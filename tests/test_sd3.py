@@ -8,8 +8,21 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_sd3_t5_checkpoint_to_diffusers,
+    convert_sd3_transformer_checkpoint_to_diffusers,
+)
 
+from tenshot.errors import Refusal
+from tenshot.families import dialects, original
 from tenshot.families import sd3 as family
+from tenshot.families.family import Family
+from tenshot.families.sd3 import SD3
+from tenshot.families.table import FAMILIES
+from tenshot.files.containers import Lazy
+from tests.test_mmdit import told
 
 PROMPTS = ["a cat", "", "a photo of " + "very " * 90 + "small things"]  # the last is longer than CLIP reads
 
@@ -51,3 +64,106 @@ def test_the_width_of_the_text(t5: dict[str, Any], wanted: int):
     clips = {"text_encoder": {"hidden_size": 16}, "text_encoder_2": {"hidden_size": 24}}
     assert family.width({**clips, **t5, "transformer": {"joint_attention_dim": 48}}) == wanted
     assert family.width({**clips, "transformer": {"joint_attention_dim": 39}}) == 40  # it does not fit
+
+
+def parts_of(pipe: Any) -> tuple[dict[str, dict[str, Lazy]], dict[str, dict[str, Any]]]:
+    """A pipeline's tensors and configurations, by part."""
+    nets = {name: part for name, part in components(pipe).items() if isinstance(part, torch.nn.Module)}
+    configs = {
+        name: net.config.to_dict() if hasattr(net.config, "to_dict") else told(net) for name, net in nets.items()
+    }
+    named = {
+        name: {
+            each.removeprefix("text_model."): Lazy(tuple(tensor.shape), tensor.dtype, tensor.clone)
+            for each, tensor in dialects.untied(net).items()
+        }
+        for name, net in nets.items()
+    }
+    return named, configs
+
+
+def of(pipe: Any) -> Family:
+    return SD3 if pipe.text_encoder_3 is not None else SD3.without("text_encoder_3")
+
+
+def test_one_file_and_back(pipe: Any):
+    named, configs = parts_of(pipe)
+    file, _ = dialects.to_original(of(pipe), named, configs)
+    found = dialects.recognised(file, [*FAMILIES, SD3])
+    assert found is not None and found.parts == of(pipe).parts
+    back, ledger = dialects.to_parts(found, file, configs)
+    assert (ledger.used, ledger.left) == (len(file), {})
+    assert back.keys() == named.keys()
+    for part, content in named.items():
+        assert back[part].keys() == content.keys()
+        assert all(torch.equal(lazy.read(), back[part][name].read()) for name, lazy in content.items())
+
+
+def test_diffusers_converters_read_what_was_written(pipe: Any):
+    named, configs = parts_of(pipe)
+    lazy, _ = dialects.to_original(of(pipe), named, configs)
+    file = {name: each.read() for name, each in lazy.items()}
+    read = {
+        "transformer": convert_sd3_transformer_checkpoint_to_diffusers(under(file, "model.diffusion_model.")),
+        "vae": convert_ldm_vae_checkpoint({**file}, configs["vae"]),
+        "text_encoder": convert_ldm_clip_checkpoint({**file}, "text_encoders.clip_l.transformer."),
+        "text_encoder_2": convert_ldm_clip_checkpoint({**file}, "text_encoders.clip_g.transformer."),
+        "text_encoder_3": convert_sd3_t5_checkpoint_to_diffusers(file),
+    }
+    for part, content in named.items():
+        found = {name.removeprefix("text_model."): tensor for name, tensor in read[part].items()}
+        if part == "text_encoder":  # diffusers puts the identity there
+            content.pop("text_projection.weight")
+        assert found.keys() == content.keys()
+        assert all(torch.equal(each.read(), found[name]) for name, each in content.items())
+
+
+def under(file: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in file.items() if name.startswith(start)}
+
+
+def test_a_file_tells_its_sizes(pipe: Any):
+    named, configs = parts_of(pipe)
+    file, _ = dialects.to_original(of(pipe), named, configs)
+    found = dialects.configured(of(pipe), file, {"transformer": {"attention_head_dim": 16, "num_attention_heads": 2}})
+    for part, content in named.items():
+        assert dialects.skeleton(of(pipe).parts[part], found[part]) == {
+            name: each.shape for name, each in content.items()
+        }
+    assert (found["vae"]["scaling_factor"], found["vae"]["shift_factor"]) == (1.5305, 0.0609)
+    assert not found["vae"]["use_quant_conv"]
+    assert [found[f"text_encoder{each}"]["hidden_act"] for each in ("", "_2")] == ["quick_gelu", "gelu"]
+
+
+def test_a_projection_that_readers_of_one_file_do_not_make_is_refused(pipe: Any):
+    pipe.text_encoder.text_projection.weight.data[0, 1] = 0.5
+    with pytest.raises(Refusal, match="text_projection"):
+        dialects.to_original(of(pipe), *parts_of(pipe))
+
+
+def test_files_as_comfyui_wrote_them_have_more(pipe: Any):
+    """CLIP-L's projection, which nothing reads, and T5's words a second time."""
+    named, configs = parts_of(pipe)
+    file, _ = dialects.to_original(of(pipe), named, configs)
+    more = {"text_encoders.clip_l.transformer.text_projection.weight": "", "text_encoders.clip_g.logit_scale": ""}
+    if pipe.text_encoder_3 is not None:
+        more["text_encoders.t5xxl.transformer.encoder.embed_tokens.weight"] = ""
+    some = Lazy((1,), torch.float32, lambda: torch.zeros(1))
+    back, ledger = dialects.to_parts(of(pipe), {**file, **dict.fromkeys(more, some)}, configs)
+    assert ledger.left.keys() == more.keys()
+    assert torch.equal(back["text_encoder"]["text_projection.weight"].read(), torch.eye(16))
+
+
+@pytest.mark.parametrize("part", SD3.released)
+def test_released_sizes_are_read_off_their_shapes(part: str):
+    kind, config = SD3.parts[part], SD3.released[part]
+    root, dialect = SD3.original[part]
+    wanted = dialects.skeleton(kind, config)
+    table = dialects.lines(SD3, part, config, wanted)
+    shapes = {
+        line.theirs.removeprefix(root): original.shape_of(line.form, [wanted[each] for each in line.ours])
+        for line in table
+    }
+    found = dialects.DIALECTS[dialect].config(shapes)
+    assert dialects.skeleton(kind, found) == wanted
+    assert {name: value for name, value in config.items() if found.get(name) != value} == {}

@@ -91,10 +91,9 @@ def with_vae(whole: Whole, vae: Path) -> Whole:
     if channels != wanted:
         told = f"has latents of {channels} channels, the UNet has {wanted}"
         raise Refusal(Fault(f"--vae {vae}", told, f"a VAE of {whole.family.title}", "name another"))
-    config = {
-        **found.config,
-        "scaling_factor": whole.configs.get("vae", {}).get("scaling_factor", whole.family.scaling),
-    }
+    own = whole.configs.get("vae", {})
+    latents = {name: own.get(name, usual) for name, usual in whole.family.latents.items()}
+    config = {**found.config, **latents}
     contents, configs = {**whole.parts, "vae": found.content}, {**whole.configs, "vae": config}
     parts = {part: contents[part] for part in whole.family.original}
     return replace(whole, parts=parts, configs={part: configs[part] for part in parts})
@@ -133,7 +132,7 @@ def of_file(
         return with_vae(replace(bare, family=family), vae)
     if config:
         other = of_folder(folders.find(str(config)))
-        if other.family is not family:
+        if other.family.name != family.name:
             found, fits = f"{config} is {other.family.title}", f"{family.title}, as {source.place} is"
             raise Refusal(Fault("--config", found, fits, "leave it out, or name a model folder of that family"))
         told = _told(other)

@@ -7,7 +7,7 @@ it is made: tensors are read one after the other when the result is written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ import diffusers
 import torch
 
 from tenshot.errors import Fault, Refusal, refuse_if
-from tenshot.families import original, shapes, unread
+from tenshot.families import mmdit, original, shapes, unread
 from tenshot.families.family import Family
 from tenshot.families.original import Line
 from tenshot.files.containers import Lazy
@@ -29,11 +29,23 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Dialect:
-    """lines: of a part's (configuration, names). config: what shapes say. landmark: a name that no other has."""
+    """lines: of a part's (configuration, names). config: what shapes say. landmark: a name that no other has.
+
+    silent: of a configuration, the tensors of ours that the layout does not have, and what they have to be.
+    """
 
     lines: Callable[[Mapping[str, Any], Iterable[str]], list[Line]]
     config: Callable[[Shapes], dict[str, Any]]
     landmark: str
+    silent: Callable[[Mapping[str, Any]], dict[str, torch.Tensor]] = lambda _: {}
+
+
+_CLIP = "transformer.text_model.embeddings.token_embedding.weight"
+
+
+def _unprojected(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Stability's code pools CLIP-L without its projection, and so do its readers."""
+    return {"text_projection.weight": torch.eye(config["projection_dim"], config["hidden_size"])}
 
 
 DIALECTS = {
@@ -42,8 +54,17 @@ DIALECTS = {
     "clip": Dialect(
         lambda _, names: original.clip(names),
         shapes.clip,
-        "transformer.text_model.embeddings.token_embedding.weight",
+        _CLIP,
     ),
+    "clip_l": Dialect(
+        lambda _, names: [line for line in original.clip(names) if line.ours != ("text_projection.weight",)],
+        shapes.clip,
+        _CLIP,
+        _unprojected,
+    ),
+    "clip_g": Dialect(lambda _, names: original.clip(names), shapes.clip_g, _CLIP),
+    "t5": Dialect(lambda _, names: original.t5(names), shapes.t5, "transformer.shared.weight"),
+    "mmdit": Dialect(mmdit.lines, mmdit.config, "joint_blocks.0.x_block.attn.qkv.weight"),
     "open_clip": Dialect(lambda _, names: original.open_clip(names), shapes.open_clip, "model.token_embedding.weight"),
 }
 
@@ -56,6 +77,8 @@ REASONS = {
     r"cond_stage_model\.model\.text_projection": "Stable Diffusion 2 does not project its text",
     r"cond_stage_model\.model\.transformer\.resblocks\.": "behind the layer whose states Stable Diffusion 2 reads",
     r".*text_model\.encoder\.layers\.": "behind the last layer",
+    r"text_encoders\.clip_l\.(transformer\.)?text_projection.*": "Stable Diffusion 3 pools CLIP-L without a projection",
+    r"text_encoders\.t5xxl\.transformer\.encoder\.embed_tokens\.weight": "the same as its shared.weight",
     r"(cond_stage_model|conditioner\.embedders\.1)\.model\.(visual|attn_mask)": "CLIP's picture tower",
     r"conditioner\.embedders\.0\.transformer\.text_projection": "only the second text encoder projects",
     r"(sqrt_|log_|posterior_)?(one_minus_)?(betas|alphas|recip|variance|mean|log|sqrt).*": "follows from the schedule",
@@ -85,12 +108,15 @@ class Ledger:
 
 
 def recognised(tensors: Tensors, families: Iterable[Family], besides: Collection[str] = ()) -> Family | None:
-    """The family of an original checkpoint: the one whose every part is there, but for those `besides`."""
+    """The family of an original checkpoint: the one whose every part is there, but for those `besides`.
+
+    It is the family without such parts as it can do without.
+    """
     for family in families:
-        places = [place for part, place in family.original.items() if part not in besides]
-        marks = [root + DIALECTS[dialect].landmark for root, dialect in places]
-        if all(mark in tensors for mark in marks):
-            return family
+        marks = {part: root + DIALECTS[dialect].landmark for part, (root, dialect) in family.original.items()}
+        missing = {part for part, mark in marks.items() if mark not in tensors}
+        if missing.difference(besides) <= family.optional:
+            return family.without(*missing & family.optional)
     return None
 
 
@@ -104,9 +130,9 @@ def configured(family: Family, tensors: Tensors, told: Configs) -> dict[str, dic
         layers = found["text_encoder"]["num_hidden_layers"]
         found["text_encoder"]["num_hidden_layers"] = 23 if layers == 24 else layers  # it reads the last but one
     if "vae" in found and "vae" not in told:
-        found["vae"]["scaling_factor"] = family.scaling
-    if "unet" not in told:
-        found["unet"]["sample_size"] = family.resolution // 8
+        found["vae"] |= family.latents
+    if family.denoiser not in told:
+        found[family.denoiser]["sample_size"] = family.resolution // 8
     return found
 
 
@@ -134,7 +160,14 @@ def skeleton(kind: Any, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
         found = f"the shapes alone make none: {str(error).partition(chr(10))[0]}"
         raise Refusal(Fault(kind.__name__, found, "a released architecture", OTHER)) from None
-    return {name.removeprefix("text_model."): tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    return {name.removeprefix("text_model."): tuple(tensor.shape) for name, tensor in untied(net).items()}
+
+
+def untied(net: Any) -> dict[str, torch.Tensor]:
+    """A net's tensors, each under its first name: those of T5's words have two, and files one."""
+    first: dict[int, str] = {}
+    named = net.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in named.items() if first.setdefault(id(tensor), name) == name}
 
 
 def lines(family: Family, part: str, config: Mapping[str, Any], names: Iterable[str]) -> list[Line]:
@@ -152,9 +185,19 @@ def to_original(family: Family, parts: Mapping[str, Tensors], configs: Configs) 
             found = f"{error} has no name in the original layout"
             do = "keep it as a folder: diffusers and tenshot load that"
             raise Refusal(Fault(part, found, f"a {family.title} of released architecture", do)) from None
+        refuse_if(_unsayable(family, part, configs[part], tensors))
         result |= {line.theirs: as_theirs(line, tensors) for line in table}
     dtype = next(iter(parts["text_encoder"].values())).dtype
     return unread.of(family, configs, dtype) | result, Ledger(sum(map(len, parts.values())))
+
+
+def _unsayable(family: Family, part: str, config: Mapping[str, Any], tensors: Tensors) -> Iterator[Fault]:
+    """Tensors that the layout does not have, and that are not what its readers take them for."""
+    for name, meant in DIALECTS[family.original[part][1]].silent(config).items():
+        if name in tensors and not torch.equal(tensors[name].read().float(), meant):
+            found = f"its {name} is another than all programs take it for that read {family.title} from one file"
+            do = "keep it as a folder: diffusers and tenshot load that"
+            yield Fault(part, found, "the identity, as it was released", do)
 
 
 def as_theirs(line: Line, tensors: Tensors) -> Lazy:
@@ -178,13 +221,17 @@ def to_parts(
         names = skeleton(family.parts[part], configs[part])
         wanted |= {f"{part}/{name}": shape for name, shape in names.items()}
         for line in lines(family, part, configs[part], names):
-            theirs = _averaged(line.theirs) if ema and part == "unet" else line.theirs
+            theirs = _averaged(line.theirs) if ema and part == family.denoiser else line.theirs
             table.append(Line(theirs, tuple(f"{part}/{name}" for name in line.ours), line.form))
     found, ledger = from_table(table, wanted, tensors, family.title, ema)
     parts: dict[str, dict[str, Lazy]] = {part: {} for part in family.original}
     for name, lazy in found.items():
         part, _, inner = name.partition("/")
         parts[part][inner] = lazy
+    for part, (_, dialect) in family.original.items():
+        for name, tensor in DIALECTS[dialect].silent(configs[part]).items():
+            dtype = next(iter(parts[part].values())).dtype
+            parts[part][name] = Lazy(tuple(tensor.shape), dtype, partial(tensor.to, dtype))
     return parts, ledger
 
 

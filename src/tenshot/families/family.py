@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class Frame:
 class Family:
     """One line of models.
 
-    parts: part, as a model folder names it -> its class in diffusers or transformers.
+    parts: part, as a model folder names it -> its class in diffusers or transformers. denoiser: which of them it is.
     fits: does a UNet configuration belong to this family?
     condition: (parts, prompts) -> the UNet's further arguments that follow from the text, the batch first.
     framed: (conditioning, a frame for each row) -> the same with what the family tells the UNet of frames.
@@ -45,10 +45,10 @@ class Family:
     index: what model_index.json says beside the parts.
     without_words: a conditioning -> the same with zeros for the text, in families that know ZEROS.
     original: part -> where a file of the original layout has it, and in which dialect (families/dialects.py).
-    schedule: the noise schedule of a file that says nothing about it. scaling: of latents, likewise.
+    schedule: the noise schedule of a file that says nothing about it. latents: their scale and shift, likewise.
     paddings: tokenizer -> the token with which it fills up.
     spec: its name in the Stability AI model metadata specification.
-    released: part -> its configuration as it was released.
+    released: part -> its configuration as it was released. optional: nets that a model of the family may lack.
     """
 
     name: str
@@ -61,12 +61,23 @@ class Family:
     index: Mapping[str, Any]
     original: Mapping[str, tuple[str, str]]
     schedule: Mapping[str, Any]
-    scaling: float
+    latents: Mapping[str, float]
     paddings: Mapping[str, str]
     spec: str
     released: Mapping[str, Mapping[str, Any]]
     without_words: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     framed: Callable[[Mapping[str, Any], Sequence[Frame]], dict[str, Any]] = lambda conditioning, _: {**conditioning}
+    denoiser: str = "unet"
+    optional: frozenset[str] = frozenset()
+
+    def without(self, *nets: str) -> Family:
+        """The same for a model that lacks some of the optional nets, and so their tokenizers."""
+        gone = {*nets, *(net.replace("text_encoder", "tokenizer") for net in nets)}
+        kept = {
+            name: {part: value for part, value in getattr(self, name).items() if part not in gone}
+            for name in ("parts", "original", "paddings", "released")
+        }
+        return replace(self, **kept, index={**self.index, **{part: [None, None] for part in gone}}) if gone else self
 
     @property
     def encoders(self) -> tuple[str, ...]:

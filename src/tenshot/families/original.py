@@ -155,7 +155,16 @@ def _vae_line(name: str, blocks: int) -> Line:
 
 def clip(names: Iterable[str]) -> list[Line]:
     """A CLIP text encoder as transformers always stored it, whatever its version calls the tensors in memory."""
-    return [Line(f"transformer.text_model.{name.removeprefix('text_model.')}", (name,)) for name in names]
+    return [Line(f"transformer.{_clip(name.removeprefix('text_model.'))}", (name,)) for name in names]
+
+
+def _clip(name: str) -> str:
+    return name if name.startswith("text_projection.") else f"text_model.{name}"
+
+
+def t5(names: Iterable[str]) -> list[Line]:
+    """A T5 encoder, as transformers names it."""
+    return [Line(f"transformer.{name}", (name,)) for name in names]
 
 
 _OPEN_CLIP = {

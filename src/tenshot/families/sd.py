@@ -78,7 +78,7 @@ SD1 = Family(
     INDEX,
     original={"unet": UNET, "vae": VAE, "text_encoder": ("cond_stage_model.", "clip")},
     schedule=NOISE,
-    scaling=0.18215,
+    latents={"scaling_factor": 0.18215},
     paddings={"tokenizer": END},
     spec="stable-diffusion-v1",
     released={"unet": NET | {"cross_attention_dim": 768}, "text_encoder": CLIP_L},
@@ -94,7 +94,7 @@ SD2 = Family(
     INDEX,
     original={"unet": UNET, "vae": VAE, "text_encoder": ("cond_stage_model.", "open_clip")},
     schedule=NOISE,
-    scaling=0.18215,
+    latents={"scaling_factor": 0.18215},
     paddings={"tokenizer": MARK},
     spec="stable-diffusion-v2",
     released={

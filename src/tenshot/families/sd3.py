@@ -10,9 +10,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from tenshot.families.family import Parts, tokens
+from tenshot.families import sd, sdxl
+from tenshot.families.family import Family, Parts, tokens
 
+MEDIUM = {
+    "num_layers": 24,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "pos_embed_max_size": 192,
+}  # the transformer of Stable Diffusion 3 medium; those of 3.5 are told by their shapes
+T5_XXL = {
+    "vocab_size": 32128,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
 T5_TOKENS = 256  # of a prompt, in diffusers' pipeline; the encoder itself has no end
 
 
@@ -50,3 +68,43 @@ def width(configs: Mapping[str, Mapping[str, Any]]) -> int:
         return int(configs["text_encoder_3"]["d_model"])
     clip = sum(int(configs[part]["hidden_size"]) for part in ("text_encoder", "text_encoder_2"))
     return max(clip, int(configs["transformer"]["joint_attention_dim"]))
+
+
+SD3 = Family(
+    "sd3",
+    "Stable Diffusion 3",
+    1024,
+    {
+        "transformer": SD3Transformer2DModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModelWithProjection,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "text_encoder_3": T5EncoderModel,
+        "tokenizer": CLIPTokenizer,
+        "tokenizer_2": CLIPTokenizer,
+        "tokenizer_3": T5Tokenizer,
+    },
+    lambda transformer: transformer.get("_class_name") == "SD3Transformer2DModel",
+    condition,
+    width,
+    {"_class_name": "StableDiffusion3Pipeline", "image_encoder": [None, None], "feature_extractor": [None, None]},
+    original={
+        "transformer": ("model.diffusion_model.", "mmdit"),
+        "vae": sd.VAE,
+        "text_encoder": ("text_encoders.clip_l.", "clip_l"),
+        "text_encoder_2": ("text_encoders.clip_g.", "clip_g"),
+        "text_encoder_3": ("text_encoders.t5xxl.", "t5"),
+    },
+    schedule={"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0},
+    latents={"scaling_factor": 1.5305, "shift_factor": 0.0609},
+    paddings={"tokenizer": sd.END, "tokenizer_2": sd.MARK, "tokenizer_3": "<pad>"},
+    spec="stable-diffusion-v3-medium",
+    released={
+        "transformer": MEDIUM,
+        "text_encoder": sd.CLIP_L | {"projection_dim": 768},
+        "text_encoder_2": sdxl.CLIP_G,
+        "text_encoder_3": T5_XXL,
+    },
+    denoiser="transformer",
+    optional=frozenset({"text_encoder_3"}),
+)

@@ -85,7 +85,7 @@ SDXL = Family(
         "text_encoder_2": ("conditioner.embedders.1.", "open_clip"),
     },
     schedule=sd.NOISE | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
-    scaling=0.13025,
+    latents={"scaling_factor": 0.13025},
     paddings={"tokenizer": sd.END, "tokenizer_2": sd.MARK},
     spec="stable-diffusion-xl-v1-base",
     released={"unet": FULL, "text_encoder": sd.CLIP_L, "text_encoder_2": CLIP_G},

@@ -165,7 +165,30 @@ def clip(shapes: Shapes) -> dict[str, Any]:
         "max_position_embeddings": shapes[f"{start}embeddings.position_embedding.weight"][0],
         "num_hidden_layers": count(shapes, rf"{re.escape(start)}encoder\.layers\.(\d+)\."),
         "intermediate_size": shapes[f"{start}encoder.layers.0.mlp.fc1.weight"][0],
+        "projection_dim": shapes.get("transformer.text_projection.weight", (width,))[0],
         "hidden_act": "quick_gelu",
+    }
+
+
+def clip_g(shapes: Shapes) -> dict[str, Any]:
+    """The same of OpenCLIP's largest, where it comes in transformers' names."""
+    return clip(shapes) | {"hidden_act": "gelu"}
+
+
+def t5(shapes: Shapes) -> dict[str, Any]:
+    """The configuration of a T5EncoderModel (version 1.1) from transformers' names, behind `transformer.`"""
+    words, width = shapes["transformer.shared.weight"]
+    first = "transformer.encoder.block.0.layer"
+    buckets, heads = shapes[f"{first}.0.SelfAttention.relative_attention_bias.weight"]
+    return {
+        "vocab_size": words,
+        "d_model": width,
+        "d_kv": shapes[f"{first}.0.SelfAttention.q.weight"][0] // heads,
+        "d_ff": shapes[f"{first}.1.DenseReluDense.wi_0.weight"][0],
+        "num_layers": count(shapes, r"transformer\.encoder\.block\.(\d+)\."),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+        "feed_forward_proj": "gated-gelu",
     }
 
 
