@@ -125,11 +125,13 @@ def under(file: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:
 def test_a_file_tells_its_sizes(pipe: Any):
     named, configs = parts_of(pipe)
     file, _ = dialects.to_original(of(pipe), named, configs)
-    found = dialects.configured(of(pipe), file, {"transformer": {"attention_head_dim": 16, "num_attention_heads": 2}})
+    heads = {"transformer": {"attention_head_dim": 16, "num_attention_heads": 2}, "vae": {"norm_num_groups": 8}}
+    found = dialects.configured(of(pipe), file, heads)
     for part, content in named.items():
         assert dialects.skeleton(of(pipe).parts[part], found[part]) == {
             name: each.shape for name, each in content.items()
         }
+    found = dialects.configured(of(pipe), file, {})
     assert (found["vae"]["scaling_factor"], found["vae"]["shift_factor"]) == (1.5305, 0.0609)
     assert not found["vae"]["use_quant_conv"]
     assert [found[f"text_encoder{each}"]["hidden_act"] for each in ("", "_2")] == ["quick_gelu", "gelu"]

@@ -73,7 +73,7 @@ class Family:
     def without(self, *nets: str) -> Family:
         """The same for a model that lacks some of the optional nets, and so their tokenizers."""
         gone = {*nets, *(net.replace("text_encoder", "tokenizer") for net in nets)}
-        kept = {
+        kept: dict[str, Any] = {
             name: {part: value for part, value in getattr(self, name).items() if part not in gone}
             for name in ("parts", "original", "paddings", "released")
         }
