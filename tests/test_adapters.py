@@ -90,6 +90,9 @@ def test_a_lora_of_another_model_or_of_none_is_refused(runs: dict[str, Path], sd
         draw(sd1, tmp_path / "out.png", lora=[str(sd1 / "vae" / "diffusion_pytorch_model.safetensors")])
     with pytest.raises(Refusal, match="no number"):
         draw(sd1, tmp_path / "out.png", lora=[f"{runs['one']}=strong"])
+    for strength in ("nan", "1e9", "-inf"):
+        with pytest.raises(Refusal, match="from -1000 to 1000"):
+            draw(sd1, tmp_path / "out.png", lora=[f"{runs['one']}={strength}"])
     assert not (tmp_path / "out.png").exists()
 
 

@@ -57,6 +57,13 @@ def test_the_word_is_known_when_drawing(layout: str, sd1: Path, tmp_path: Path):
     assert within != draw(sd1, tmp_path / "3.png", *given[:2])
 
 
+def test_a_word_that_no_prompt_says_is_told_once(sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = bundled(sd1, tmp_path / "it.safetensors")
+    words = ["--model", sd1, "--prompt", "bear", "--steps", 1, "--lora", f"{file}=0.3", f"{file}=0.4"]
+    assert main(["generate", *map(str, words), "--out", str(tmp_path / "1.png")]) == 0
+    assert capsys.readouterr().err.count("no prompt says '<az>'") == 1
+
+
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
 def test_merged_it_is_written_beside(name: str, tmp_path: Path, request: pytest.FixtureRequest):
     folder = request.getfixturevalue(name)

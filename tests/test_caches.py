@@ -111,12 +111,12 @@ def test_one_foreign_entry_breaks_no_model(text: str, file: Path) -> None:
     place = model.find(str(file))
     other = place.parent.with_name("0" * 24)
     (other / "model").mkdir(parents=True)
-    (other / opening.STAMP).write_text(text)
+    opening.stamp_file(other / "any").write_text(text)
     ear = Ear()
     assert model.find(str(file), ear) == place
     assert not ear.said
     whole = weights(place)
-    (place.parent / opening.STAMP).write_text(text)
+    opening.stamp_file(place).write_text(text)
     assert model.find(str(file), ear) == place
     assert weights(place) == whole
     assert "damaged" in ear.said[0]
@@ -125,7 +125,7 @@ def test_one_foreign_entry_breaks_no_model(text: str, file: Path) -> None:
 @pytest.mark.parametrize("harm", (folder, link, pipe, Path.unlink))
 def test_nor_does_one_that_is_no_file(harm: Harm, file: Path) -> None:
     place = model.find(str(file))
-    harm(place.parent / opening.STAMP)
+    harm(opening.stamp_file(place))
     assert model.find(str(file)) == place
     assert opening.model_hash(place)
 

@@ -93,6 +93,37 @@ def test_masks_by_name(tmp_path: Path):
     assert refused(tmp_path / "own", masks=masks) == [str(masks / "other.png")]
 
 
+@pytest.mark.parametrize(
+    ("picture", "mask"),
+    [
+        ("Cat.png", "cat.png"),
+        ("K\u00e4tzchen.png", "Ka\u0308tzchen.png"),
+        ("cat.png", "cat_mask.png"),
+        ("cat.png", "CAT-mask.png"),
+        ("cat.png", "cat-masklabel.png"),
+        ("cat.png", "cat.png.png"),
+    ],
+)
+def test_a_mask_s_name_is_written_in_many_ways(tmp_path: Path, picture: str, mask: str):
+    own, masks = tiny.pictures(tmp_path / "own", 2), tiny.pictures(tmp_path / "masks", 1)
+    (own / "picture-0.png").rename(own / picture)
+    (masks / "picture-0.png").rename(masks / mask)
+    found = {each.path: each.mask for each in datasets.read(own, option="--train_data_dir", masks=masks)}
+    assert found == {own / picture: masks / mask, own / "picture-1.png": None}
+
+
+def test_a_picture_has_one_mask_and_none_is_passed_over(tmp_path: Path):
+    own, masks = tiny.pictures(tmp_path / "own", 1), tiny.pictures(tmp_path / "masks", 2)
+    (masks / "picture-1.png").rename(masks / "picture-0-masklabel.JPG")
+    assert refused(own, masks=masks)  # of the mask beside its picture's namesake
+    (masks / "picture-0.png").rename(masks / "picture-0_mask.png")
+    assert refused(own, masks=masks) == [str(masks / "picture-0_mask.png")]
+    (masks / "picture-0-masklabel.JPG").rename(masks / "picture-0-condlabel.png")
+    assert refused(own, masks=masks) == [str(masks / "picture-0-condlabel.png")]
+    (masks / "picture-0_mask.png").rename(own / "picture-0_mask.png")
+    assert refused(own) == [str(own / "picture-0_mask.png")]
+
+
 def test_a_mask_s_picture_counts_unless_some_of_it_is_clear(tmp_path: Path):
     opaque = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
     opaque.paste((255, 255, 255, 255), (0, 0, 32, 64))

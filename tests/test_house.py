@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tenshot import verbs
-from tenshot.options import Options, resolve
+from tenshot.options import Options, entries, resolve
 from tenshot.recipes import read_recipe
 from tenshot.train.options import LoopOptions
 
@@ -145,6 +145,24 @@ def test_sizes(path: Path):
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
     lines = {f"{node.name}, line {node.lineno}": node.end_lineno - node.lineno + 1 for node in functions}
     assert not {name: count for name, count in lines.items() if count >= 60}
+
+
+def numbers(schema: dict) -> list[dict]:
+    """The schemas of all numbers in a schema."""
+    inner = [
+        part for name in ("items", "additionalProperties") for part in [schema.get(name)] if isinstance(part, dict)
+    ]
+    own = [schema] if schema.get("type") in ("integer", "number") else []
+    return own + [found for each in (*schema.get("anyOf", ()), *inner) for found in numbers(each)]
+
+
+@pytest.mark.parametrize("verb", [" ".join(path) for path in verbs.VERBS])
+def test_every_number_that_an_option_takes_has_bounds(verb: str):
+    module, name = verbs.VERBS[tuple(verb.split())].options.split(":")
+    for option in entries(getattr(import_module(module), name)).values():
+        for found in numbers(dict(option.schema)):
+            assert {"minimum", "exclusiveMinimum"} & found.keys(), option.name
+            assert {"maximum", "exclusiveMaximum"} & found.keys(), option.name
 
 
 @pytest.mark.parametrize("verb", [" ".join(path) for path in verbs.VERBS])

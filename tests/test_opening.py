@@ -62,7 +62,7 @@ def test_it_is_made_once_and_again_when_the_file_changes(sd1: Path, tmp_path: Pa
     save_file(found, file, {"tenshot": opening.whole.containers.opened(file).about["tenshot"]})
     assert model.find(str(file)) == place and not mark.exists()
     assert (model.load(str(file))["unet"].conv_out.bias - model.load(str(sd1))["unet"].conv_out.bias).mean() == 1
-    assert len(list(own_cache.iterdir())) == 2  # the folder and the lock
+    assert len(list(own_cache.iterdir())) == 3  # the folder, what is known of it, and the lock
 
 
 def test_those_not_used_for_longest_go(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -70,7 +70,7 @@ def test_those_not_used_for_longest_go(sd1: Path, tmp_path: Path, monkeypatch: p
     for name in "abc":
         run(sd1, tmp_path / f"{name}.safetensors")
         places.append(model.find(str(tmp_path / f"{name}.safetensors")))
-        os.utime(places[-1].parent / opening.STAMP, (1, "abc".index(name)))
+        os.utime(opening.stamp_file(places[-1]), (1, "abc".index(name)))
     monkeypatch.setattr(opening, "LIMIT", int(1.5 * sum(p.stat().st_size for p in places[0].rglob("*.*"))))
     model.find(str(tmp_path / "a.safetensors"))
     assert [place.is_dir() for place in places] == [True, False, True]
@@ -94,3 +94,10 @@ def test_what_is_no_model_leaves_nothing(sd1: Path, tmp_path: Path, own_cache: P
         assert main(["generate", "--model", str(place), "--prompt", "a", "--out", str(tmp_path / "no.png")]) == 2
     assert [path.name for path in own_cache.iterdir()] == [".lock"]
     assert not (tmp_path / "no.png").exists()
+
+
+@pytest.mark.parametrize("name", ["source.json.safetensors", ".json.safetensors"])
+def test_a_file_may_be_called_as_it_likes(sd1: Path, tmp_path: Path, name: str):
+    run(sd1, tmp_path / name)
+    for _ in range(2):
+        assert (opening.find(str(tmp_path / name)) / "model_index.json").is_file()

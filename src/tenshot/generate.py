@@ -46,9 +46,10 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
         for number in range(options.num_images)
     ]
     _say_what_is_cut(opened, options, events)
-    for each in given.words if given else ():
-        if not any(model.says(prompt, each.word) for prompt in (*options.prompt, options.negative_prompt)):
-            events.say(f"no prompt says {each.word!r}: {each.file} has no effect")
+    prompts = (*options.prompt, options.negative_prompt)
+    unsaid = [each for each in given.words if not any(model.says(p, each.word) for p in prompts)] if given else []
+    for word, file in dict.fromkeys((each.word, each.file) for each in unsaid):
+        events.say(f"no prompt says {word!r}: {file} has no effect")
     height, width = options.height or opened.resolution, options.width or opened.resolution
     settings = Settings(options.sampler, options.steps, options.guidance_scale, (height, width), options.batch_size)
     written = []

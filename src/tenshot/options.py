@@ -100,8 +100,13 @@ class Entry:
 
     @cached_property
     def choices(self) -> list[str]:
-        parts = [part for each in self.alternatives for part in (each, each.get("items", {}))]
-        return [str(choice) for part in parts for choice in choices_of(part)]
+        return [str(choice) for part in self._parts for choice in choices_of(part)]
+
+    @property
+    def _parts(self) -> list[Mapping[str, Any]]:
+        """What it takes, and what is in it where it takes several."""
+        inner = ("items", "additionalProperties")
+        return [part for each in self.alternatives for part in (each, *(each[name] for name in inner if name in each))]
 
     @property
     def form(self) -> str:
@@ -111,8 +116,7 @@ class Entry:
     @property
     def limits(self) -> str:
         """What narrows its type: "from 64, a multiple of 8"; empty where nothing does."""
-        parts = [part for each in self.alternatives for part in (each, each.get("items", {}))]
-        return "; ".join(filter(None, map(limits, parts)))
+        return "; ".join(filter(None, map(limits, self._parts)))
 
     def read(self, word: str) -> str | None:
         """A word of the command line as a value; `null` and `none` mean no value where that is allowed."""

@@ -64,6 +64,8 @@ def form(schema: Mapping[str, Any]) -> str:
     if kind == "array":
         items = schema.get("items", {})
         word = f"values, each {', or '.join(map(form, items.get('anyOf', [items])))}"
+    elif kind == "object" and "additionalProperties" in schema:
+        word = f"values NAME=VALUE, each {form(schema['additionalProperties'])}"
     elif choices_of(schema):
         return limits(schema)
     else:

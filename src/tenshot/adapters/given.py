@@ -15,6 +15,8 @@ from tenshot.errors import Fault, Refusal, all_or_refuse
 from tenshot.files import hashes
 from tenshot.model import says
 
+STRONGEST = 1000  # more is a slip of the finger
+
 
 @dataclass(frozen=True)
 class GivenLora:
@@ -64,7 +66,8 @@ def read(loras: Sequence[str], words: Sequence[Path], unet: Mapping[str, Any] | 
     """loras: FILE, FOLDER, or FILE=0.8. unet: the model's configuration. Raises Refusal with the faults of all."""
     *found, said = all_or_refuse(*(partial(_lora, each, unet) for each in loras), lambda: embedding.read_all(words))
     within = [GivenWord(word, each.place, rows, True) for each in found for word, rows in each.content.words.items()]
-    return Given(found, [*(GivenWord(*each) for each in said), *within])
+    words_of = {(each.word, each.file): each for each in [*(GivenWord(*each) for each in said), *within]}
+    return Given(found, [*words_of.values()])  # of a file that is given twice, once
 
 
 def _lora(given: str, unet: Mapping[str, Any] | None) -> GivenLora:
@@ -84,7 +87,11 @@ def _strength(given: str) -> tuple[Path, float]:
         return Path(given), 1.0
     place, _, strength = given.rpartition("=")
     try:
-        return Path(place), float(strength)
+        number = float(strength)
     except ValueError:
         found = f"{given}: {strength!r} is no number"
         raise Refusal(Fault("--lora", found, "FILE, or FILE=0.8", f"--lora {place}=0.8")) from None
+    if not -STRONGEST <= number <= STRONGEST:
+        found = f"{given}: a strength of {strength}"
+        raise Refusal(Fault("--lora", found, f"from -{STRONGEST} to {STRONGEST}", "1 is as it was trained"))
+    return Path(place), number

@@ -16,8 +16,7 @@ from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.files import cache, locks
 
-STAMP = "source.json"  # beside a folder in the cache: which file it was made of
-OURS = re.compile(r"[0-9a-f]{24}")  # such folders' names
+OURS = re.compile(r"[0-9a-f]{24}")  # the names of folders in the cache, each with a model's folder within
 LIMIT = 30_000_000_000  # bytes of such folders that are kept, besides the one in use
 
 
@@ -44,8 +43,8 @@ def find(name: str, events: Events | None = None, vae: Path | None = None) -> Pa
                 events.say(f"{path.name}: {why}; it is made anew")
             stamp["files"] = _convert(path, vae, place, events or Events())
         if stamp != before:
-            cache.write_json(place.parent / STAMP, stamp)
-        (place.parent / STAMP).touch()
+            cache.write_json(stamp_file(place), stamp)
+        stamp_file(place).touch()
         _trim(home, place.parent)
     return place
 
@@ -78,9 +77,14 @@ def _unfit(place: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> st
     return "" if cache.same(now["files"], before["files"]) else "its folder in the cache has missing or altered files"
 
 
+def stamp_file(place: Path) -> Path:
+    """The file that says what a folder in the cache was made of; not within, where the file's own name rules."""
+    return place.parent.with_suffix(".json")
+
+
 def _stamp(place: Path) -> dict[str, Any]:
     """What is known of a folder in the cache; nothing where that is damaged, or another version's."""
-    found = cache.read_json(place.parent / STAMP)
+    found = cache.read_json(stamp_file(place))
     return found if isinstance(found, dict) and found.get("tenshot") == __version__ else {}
 
 
@@ -109,8 +113,9 @@ def _trim(home: Path, used: Path) -> None:
         total += sum(each.lstat().st_size for each in folder.rglob("*"))
         if total > LIMIT or not os.path.exists(_stamp(folder / "any").get("file", "")):
             cache.clear(folder)
+            cache.clear(stamp_file(folder / "any"))
 
 
 def _last_use(folder: Path) -> float:
-    stamp = folder / STAMP
+    stamp = stamp_file(folder / "any")
     return stamp.stat().st_mtime if stamp.is_file() else 0.0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.files import captions, tables
-from tenshot.files.folder import REPEATED, Example, Say, claims, listed, read_folder, read_picture, tell
+from tenshot.files.folder import MASK, REPEATED, Example, Say, claims, listed, read_folder, read_picture, tell
 from tenshot.files.pictures import open_mask
 
 TRAIN = "train"  # the split that the imagefolder layout calls so
@@ -137,28 +137,37 @@ def _unlisted(pictures: Sequence[Path], listed: set[Path]) -> Iterator[Fault]:
 
 
 def _masked(examples: Sequence[Example], folder: Path) -> list[Example]:
-    """The same examples with the masks in `folder` that bear their names."""
-    masks = {each.path.stem: each for each in read_folder(folder, option="--mask_dir")}
-    refuse_if(_mask_faults(examples, masks))
-    return [replace(e, mask=masks[e.path.stem].path if e.path.stem in masks else None) for e in examples]
+    """The same examples with the masks in `folder` that bear their names, however these are written."""
+    exact, alike = captions.by_name({each.path: each for each in examples})
+    owners: dict[Path, list[Example]] = {}
+    masks = read_folder(folder, option="--mask_dir")
+    for mask in masks:
+        names = [mask.path.stem, *(match[1] for match in [MASK.fullmatch(mask.path.stem)] if match)]
+        found = (exact.get(name) or alike.get(captions.folded(name)) for name in names)
+        owners[mask.path] = next(filter(None, found), [])
+    refuse_if(_mask_faults(masks, owners))
+    of = {owner.path: path for path, (owner,) in owners.items()}
+    return [replace(each, mask=of.get(each.path)) for each in examples]
 
 
-def _mask_faults(examples: Sequence[Example], masks: Mapping[str, Example]) -> Iterator[Fault]:
-    known: dict[str, Example] = {}
-    for each in examples:
-        if each.path.stem in masks and each.path.stem in known:
-            name = masks[each.path.stem].path.name
-            found = f"the mask {name} is meant for two pictures, {known[each.path.stem].path} too"
-            yield Fault(str(each.path), found, "pictures with masks under names of their own", "rename one")
-        known[each.path.stem] = each
-    for name, mask in sorted(masks.items()):
-        if name not in known:
-            yield Fault(str(mask.path), "a mask for no picture", "masks by the names of their pictures", "rename it")
+def _mask_faults(masks: Sequence[Example], owners: Mapping[Path, Sequence[Example]]) -> Iterator[Fault]:
+    taken: dict[Path, Path] = {}
+    for mask in masks:
+        path = mask.path
+        if not owners[path]:
+            yield Fault(str(path), "a mask for no picture", "masks by the names of their pictures", "rename it")
             continue
-        if not open_mask(mask.path).getbbox():
+        owner, *others = owners[path]
+        for other in others:
+            found = f"the mask {path.name} is meant for two pictures, {owner.path} too"
+            yield Fault(str(other.path), found, "pictures with masks under names of their own", "rename one")
+        if (first := taken.setdefault(owner.path, path)) != path:
+            found = f"a second mask for {owner.path.name}, beside {first.name}"
+            yield Fault(str(path), found, "one mask for a picture", "remove one of them")
+        if not open_mask(path).getbbox():
             found, fits = "black all over: nothing of its picture would be learned", "white where its picture counts"
-            yield Fault(str(mask.path), found, fits, "remove it, or invert it")
-        (width, height), (wide, high) = known[name].size, mask.size
+            yield Fault(str(path), found, fits, "remove it, or invert it")
+        (width, height), (wide, high) = owner.size, mask.size
         if abs(width * high - wide * height) > 0.01 * width * high:
             found = f"{wide}x{high}, but its picture is {width}x{height}"
-            yield Fault(str(mask.path), found, "a mask of its picture's proportions", f"make it {width}x{height}")
+            yield Fault(str(path), found, "a mask of its picture's proportions", f"make it {width}x{height}")

@@ -29,7 +29,9 @@ DEEPEST, MOST_FOLDERS = 3, 2000  # where pictures are looked for that would not 
 
 RUN = "run.json"  # the mark of a training's output, whose pictures were drawn
 
-_MASKS = re.compile(r"(.+)-(?:mask|cond)label")  # OneTrainer's names for what lies beside a picture
+#: Masks' names, by their pictures': OneTrainer's, and those that people give them.
+MASK = re.compile(r"(.+?)(?:-masklabel|[-_.]mask)", re.IGNORECASE)
+_BESIDE = re.compile(rf"{MASK.pattern}|(.+)-condlabel", re.IGNORECASE)  # what is not to be learned as a picture
 
 Say = Callable[[str], None]  #: takes a sentence for the person in front of the screen
 
@@ -219,12 +221,12 @@ def _stray(file: Path) -> Fault:
 
 
 def _masks(pictures: Sequence[Path]) -> Iterator[Fault]:
-    known = {picture.stem for picture in pictures}
+    known = {captions.folded(picture.stem) for picture in pictures}
     for picture in pictures:
-        match = _MASKS.fullmatch(picture.stem)
-        if match and match[1] in known:
-            found = f"by its name a mask of {match[1]}, but it would be learned as a picture"
-            do = f"name it {match[1]}{picture.suffix} in a folder of masks, and add --mask_dir"
+        match = _BESIDE.fullmatch(picture.stem)
+        if match and captions.folded(name := match[1] or match[2]) in known:
+            found = f"by its name a mask of {name}, but it would be learned as a picture"
+            do = "move it into a folder of masks, and add --mask_dir" if match[1] else "move it elsewhere"
             yield Fault(str(picture), found, "a folder without masks", do)
 
 

@@ -38,5 +38,6 @@ SomePath = Annotated[Path, There("file or folder")]
 FilePath = Annotated[Path, There("file")]
 FolderPath = Annotated[Path, There("folder")]
 Side = Annotated[int, Field(ge=8, le=16384, multiple_of=8)]  #: of a picture, in pixels
+Ratio = Annotated[float, Field(ge=-1000, le=1000)]  #: how strongly something counts
 Few = Annotated[int, Field(ge=1, le=1024)]  #: what memory or patience has to hold
 Rank = Annotated[int, Field(ge=1, le=65536)]  #: of a matrix

@@ -11,7 +11,7 @@ from pydantic import Field
 from tenshot.errors import Fault
 from tenshot.export.options import ExportOptions
 from tenshot.records import onward
-from tenshot.records.kinds import ModelPath, Rank, SomePath
+from tenshot.records.kinds import ModelPath, Rank, Ratio, SomePath
 from tenshot.wording import command
 
 
@@ -24,9 +24,9 @@ class MergeOptions(ExportOptions):
         None, description="the model that LoRAs or other models go into; none: LoRAs only"
     )
     models: list[ModelPath] = Field(min_length=1, description="LoRAs, or models of the same family as --sd_model")
-    ratios: list[float] = Field([], description="how strongly each counts (default: 1 each)")
-    text_ratios: list[float] = Field([], description="the same in text encoders (default: as --ratios)")
-    blocks: dict[str, float] = Field({}, description="further factors by how layers begin: mid_block=0.5 up_blocks.1=0")
+    ratios: list[Ratio] = Field([], description="how strongly each counts (default: 1 each)")
+    text_ratios: list[Ratio] = Field([], description="the same in text encoders (default: as --ratios)")
+    blocks: dict[str, Ratio] = Field({}, description="further factors by how layers begin: mid_block=0.5 up_blocks.1=0")
     method: Literal["sum", "difference"] = Field(
         "sum", description="models: (1 - ratios) sd_model + each; or sd_model + ratio (first - second)"
     )

@@ -161,14 +161,11 @@ def _block_faults(options: LoraOptions) -> Iterator[Fault]:
     except Refusal:
         return  # told elsewhere
     for option in ("block_ranks", "block_rates"):
-        for key, value in getattr(options, option).items():
+        for key in getattr(options, option):
             if not any(inside(key, name) for name in names):
                 blocks = sorted({".".join(name.split(".")[: 3 if "blocks" in name else 2]) for name in names})
                 found = f"{key!r} is in the name of no trained layer"
                 yield Fault(f"--{option}", found, ", ".join(blocks), "correct the name, or leave it out")
-            if value <= 0:
-                usual = "--rank" if option == "block_ranks" else "--learning_rate"
-                yield Fault(f"--{option}", f"{key}: {value}", "above 0", f"correct it, or leave it out for {usual}")
 
 
 def _layers(options: LoraOptions, place: Path) -> dict[str, tuple[int, ...]]:

@@ -211,10 +211,8 @@ class LoraOptions(FineTuneOptions):
     rank: Rank = Field(4, description="width of the adapter")
     lora_alpha: float | None = Field(None, gt=0, le=1e6, description="strength is alpha / rank; default: the rank")
     layers: Layers = Field("attention", description="attention; transformer: all its linear layers; all: convolutions")
-    block_ranks: dict[str, Annotated[int, Field(le=65_536)]] = Field(
-        {}, description="other ranks for parts of the net, by their names"
-    )
-    block_rates: dict[str, Annotated[float, Field(le=1e6)]] = Field(
+    block_ranks: dict[str, Rank] = Field({}, description="other ranks for parts of the net, by their names")
+    block_rates: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         {}, description="factors on the learning rate, by names"
     )
     use_dora: bool = Field(False, description="train magnitude and direction apart (DoRA)")
