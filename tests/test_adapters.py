@@ -45,10 +45,11 @@ def draw(sd1: Path, out: Path, events: Events | None = None, **given: Any) -> np
 
 def pipeline(sd1: Path, *loaded: tuple[Path, float], word: Path | None = None) -> np.ndarray:
     from tenshot.diffusion import samplers
+    from tenshot.diffusion.process import DDPM
 
     pipe = StableDiffusionPipeline.from_pretrained(sd1)
     pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = samplers.scheduler("DDIM", dict(pipe.scheduler.config))
+    pipe.scheduler = samplers.sampler("DDIM", 4, dict(pipe.scheduler.config), DDPM).scheduler
     for number, (folder, _) in enumerate(loaded):
         pipe.load_lora_weights(str(folder), adapter_name=f"n{number}")
     if loaded:

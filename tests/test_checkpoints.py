@@ -63,7 +63,7 @@ def test_there_and_back_is_bit_exact(folder: Path, tmp_path: Path):
     assert there.keys() == here.keys()
     assert all(torch.equal(there[name], here[name]) for name in there)
     assert drawn(folder) == drawn(back)
-    assert model.load(str(folder)).prediction == model.load(str(back)).prediction
+    assert model.load(str(folder)).process.prediction == model.load(str(back)).process.prediction
 
 
 def test_diffusers_reads_the_same_from_the_file(folder: Path, tmp_path: Path):

@@ -56,7 +56,7 @@ def test_a_folder_that_diffusers_saved(fixture: str, family: str, request: pytes
     folder = request.getfixturevalue(fixture)
     assert layout.examine(folder).name == family
     opened = model.load(str(folder))
-    assert opened.prediction == ("v_prediction" if fixture == "sd2_v" else "epsilon")
+    assert opened.process.prediction == ("v_prediction" if fixture == "sd2_v" else "epsilon")
     assert (opened.factor, opened.resolution) == (8, 64)
     written = load_file(folder / UNET)
     assert all(torch.equal(tensor, written[name]) for name, tensor in opened["unet"].state_dict().items())

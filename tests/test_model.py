@@ -33,7 +33,7 @@ def place(request: pytest.FixtureRequest) -> Path:
 
 
 def nets(opened: Model) -> dict[str, torch.nn.Module]:
-    return {name: part for name, part in opened.parts.items() if name in model.NETS}
+    return {name: part for name, part in opened.parts.items() if name in opened.family.nets}
 
 
 def assert_equal_bits(one: Model, other: Model) -> None:
@@ -74,7 +74,7 @@ def test_diffusers_opens_what_was_saved(place: Path, tmp_path: Path, request: py
     for name, net in nets(opened).items():
         state = getattr(theirs, name).state_dict()
         assert all(torch.equal(tensor, state[key]) for key, tensor in net.state_dict().items())
-    assert theirs.scheduler.config.prediction_type == opened.prediction
+    assert theirs.scheduler.config.prediction_type == opened.process.prediction
     index = json.loads((tmp_path / "saved/model_index.json").read_text())
     before = json.loads((place / "model_index.json").read_text())
     assert {key: value for key, value in before.items() if key in index} == index

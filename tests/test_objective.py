@@ -7,57 +7,24 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from tenshot.diffusion import objective, samplers
-from tenshot.errors import Refusal
+from tenshot.diffusion import losses
+from tenshot.diffusion.process import DDPM
 from tenshot.families.family import Frame
-from tenshot.train import denoise
 from tenshot.train.denoise import Batch, Latents, Objective
 from tenshot.train.draws import Draws
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
-DDPM = DDPMScheduler.from_config(CONFIG)
-ALPHAS = samplers.alphas_cumprod(CONFIG)
-TIMES = torch.tensor([0, 17, 500, 999])
+THEIRS = DDPMScheduler.from_config(CONFIG)
+PLAIN = DDPM.from_config(CONFIG)
 
 
 def some(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_schedule_is_the_closed_form():
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    torch.testing.assert_close(ALPHAS.double(), (1 - betas).cumprod(0), rtol=1e-4, atol=1e-7)
-
-
-def test_diffuse_is_what_diffusers_adds():
-    clean, noise = some(4, 4, 8, 8), some(4, 4, 8, 8, seed=1)
-    torch.testing.assert_close(objective.diffuse(clean, noise, TIMES, ALPHAS), DDPM.add_noise(clean, noise, TIMES))
-
-
-def test_targets_are_those_of_diffusers():
-    clean, noise = some(4, 4, 8, 8), some(4, 4, 8, 8, seed=1)
-    assert objective.target("epsilon", clean, noise, TIMES, ALPHAS) is noise
-    velocity = objective.target("v_prediction", clean, noise, TIMES, ALPHAS)
-    torch.testing.assert_close(velocity, DDPM.get_velocity(clean, noise, TIMES))
-
-
-def test_snr_is_the_closed_form():
-    sigmas = [((1 - float(a)) / float(a)) ** 0.5 for a in DDPM.alphas_cumprod[TIMES]]
-    assert objective.snr(TIMES, ALPHAS).tolist() == pytest.approx([sigma**-2 for sigma in sigmas], rel=1e-4)
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_min_snr_is_the_closed_form(prediction: str):
-    wanted = []
-    for a in DDPM.alphas_cumprod[TIMES].tolist():
-        snr = a / (1 - a)
-        wanted.append(min(snr, 5) / (snr if prediction == "epsilon" else snr + 1))
-    assert objective.min_snr_weights(prediction, TIMES, ALPHAS, 5.0).tolist() == pytest.approx(wanted, rel=1e-4)
-
-
 def test_errors_are_one_number_a_sample_in_float32():
     answer, wanted = some(3, 4, 2, 2).bfloat16(), some(3, 4, 2, 2, seed=1)
-    found = objective.errors(answer, wanted)
+    found = losses.errors(answer, wanted)
     assert found.dtype == torch.float32
     singly = [((a.float() - w) ** 2).mean().item() for a, w in zip(answer, wanted, strict=True)]
     assert found.tolist() == pytest.approx(singly)
@@ -71,7 +38,7 @@ def test_errors_are_one_number_a_sample_in_float32():
     ([1.0, 3.0], [False, True], 0.0, 1.0),
 ])  # fmt: skip
 def test_combine(per_sample: list[float], is_prior: list[bool], weight: float, wanted: float):
-    assert objective.combine(torch.tensor(per_sample), is_prior, weight).item() == wanted
+    assert losses.combine(torch.tensor(per_sample), is_prior, weight).item() == wanted
 
 
 class Toy(nn.Module):
@@ -82,8 +49,7 @@ class Toy(nn.Module):
         self.scale = nn.Parameter(torch.tensor(0.7))
 
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor):
-        self.sample = noisy * self.scale + timesteps.view(-1, 1, 1, 1) / 1000
-        return self
+        return noisy * self.scale + timesteps.view(-1, 1, 1, 1) / 1000
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -94,13 +60,14 @@ def test_min_snr_with_prior_preservation_weighs_each_sample_by_its_own_timestep(
     clean, noise = some(n, 4, 4, 4), some(n, 4, 4, 4, seed=1)
     steps = torch.randint(0, 1000, (n,), generator=torch.Generator().manual_seed(count))
     batch = Batch(list(range(n)), [Frame.whole((16, 16))] * n, clean, noise, steps)
-    per_sample = denoise.losses(Toy(), Objective(prediction, ALPHAS, 5.0), batch, {})
+    aim = Objective(DDPM(PLAIN.alphas_cumprod, prediction, 5.0))
+    per_sample = aim.per_sample(Toy(), batch, torch.device("cpu"))
     assert per_sample.shape == (n,)
-    found = objective.combine(per_sample, [row >= count for row in range(n)], 0.5)
+    found = losses.combine(per_sample, [row >= count for row in range(n)], 0.5)
 
     total = 0.0
     for row in range(n):
-        a = float(DDPM.alphas_cumprod[steps[row]])
+        a = float(THEIRS.alphas_cumprod[steps[row]])
         snr = a / (1 - a)
         noisy = a**0.5 * clean[row] + (1 - a) ** 0.5 * noise[row]
         answer = 0.7 * noisy + float(steps[row]) / 1000
@@ -113,7 +80,7 @@ def test_min_snr_with_prior_preservation_weighs_each_sample_by_its_own_timestep(
 
 def test_a_drawn_batch_shows_each_picture_with_its_own_noise():
     latents = Latents.of(some(3, 4, 2, 2), some(3, 4, 2, 2, seed=1).abs())
-    aim = Objective("epsilon", ALPHAS)
+    aim = Objective(PLAIN)
     batch = aim.draw(latents, Draws(5, range(6)))
     dice = Draws(5, range(6)).noise("posterior", (4, 2, 2))
     for row, picture in enumerate(batch.rows):
@@ -125,23 +92,6 @@ def test_a_drawn_batch_shows_each_picture_with_its_own_noise():
     assert not torch.equal(classes.timesteps, batch.timesteps)
 
 
-@pytest.mark.parametrize("config", [
-    {"prediction_type": "sample"},
-    {"prediction_type": "epsilon", "rescale_betas_zero_snr": True},
-    {"rescale_betas_zero_snr": True},
-])  # fmt: skip
-def test_schedules_that_no_loss_fits_are_refused(config: dict[str, object]):
-    with pytest.raises(Refusal, match="prediction_type"):
-        denoise.check_schedule(config)
-
-
-def test_velocity_goes_with_a_schedule_that_ends_in_pure_noise():
-    config = CONFIG | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
-    denoise.check_schedule(config)
-    weights = objective.min_snr_weights("v_prediction", torch.tensor([999]), samplers.alphas_cumprod(config), 5.0)
-    assert weights.tolist() == [pytest.approx(0, abs=1e-6)]
-
-
 @pytest.mark.parametrize(("kind", "closed"), [
     ("huber", lambda e, c: 2 * c * ((e * e + c * c) ** 0.5 - c)),
     ("smooth_l1", lambda e, c: 2 * ((e * e + c * c) ** 0.5 - c)),
@@ -149,7 +99,7 @@ def test_velocity_goes_with_a_schedule_that_ends_in_pure_noise():
 ])  # fmt: skip
 def test_errors_that_bend_are_the_closed_form(kind: str, closed):
     answer, wanted = some(2, 1, 1, 3), some(2, 1, 1, 3, seed=1)
-    found = objective.errors(answer, wanted, kind, 0.3)
+    found = losses.errors(answer, wanted, kind, 0.3)
     apart = (answer - wanted).flatten(1).tolist()
     assert found.tolist() == pytest.approx([sum(closed(e, 0.3) for e in row) / 3 for row in apart], rel=1e-5)
 
@@ -157,23 +107,16 @@ def test_errors_that_bend_are_the_closed_form(kind: str, closed):
 def test_the_mean_is_over_what_a_mask_lets_count():
     answer, wanted = some(2, 4, 2, 2), some(2, 4, 2, 2, seed=1)
     mask = torch.tensor([[1.0, 0.0], [0.0, 0.0]]).expand(2, 1, 2, 2)
-    found = objective.errors(answer, wanted, mask=mask)
+    found = losses.errors(answer, wanted, mask=mask)
     torch.testing.assert_close(found, (answer - wanted)[:, :, 0, 0].square().mean(1))
 
 
 def test_offset_noise_shifts_whole_channels():
     latents = Latents.of(torch.zeros(4, 4, 8, 8), torch.zeros(4, 4, 8, 8))
     draws = Draws(0, range(4))
-    plain = Objective("epsilon", ALPHAS).draw(latents, draws)
-    shifted = Objective("epsilon", ALPHAS, noise_offset=0.1).draw(latents, draws)
+    plain = Objective(PLAIN).draw(latents, draws)
+    shifted = Objective(PLAIN, noise_offset=0.1).draw(latents, draws)
     apart = (shifted.noise - plain.noise).flatten(2)
     torch.testing.assert_close(apart, apart.mean(2, keepdim=True).expand_as(apart), atol=1e-6, rtol=1e-4)
     wanted = 0.1 * draws.noise("offset", (4, 1, 1)).flatten(2)
     torch.testing.assert_close(apart.mean(2, keepdim=True), wanted, atol=1e-6, rtol=1e-4)
-
-
-def test_zero_terminal_snr_weighs_the_last_step_with_zero():
-    alphas = samplers.alphas_cumprod(CONFIG | {"rescale_betas_zero_snr": True})
-    weights = objective.min_snr_weights("v_prediction", TIMES, alphas, 5.0)
-    assert torch.isfinite(weights).all()
-    assert weights[-1] == 0

@@ -17,6 +17,7 @@ from tenshot import model
 from tenshot.checkpoints import whole
 from tenshot.cli import main
 from tenshot.diffusion import samplers
+from tenshot.diffusion.process import DDPM
 from tests import tiny
 
 NOISE = {
@@ -82,8 +83,7 @@ def test_samplers_start_where_the_released_schedule_says(
 ) -> None:
     """steps_offset 1 with leading spacing: of 20 steps the first is 951, the last 1, counted by hand."""
     found = schedule(foreign(name, request, tmp_path))
-    made = samplers.scheduler("DDIM", found)
-    made.set_timesteps(COUNT)
+    made = samplers.sampler("DDIM", COUNT, found, DDPM).scheduler
     assert made.timesteps.tolist() == [STEPS // COUNT * n + 1 for n in range(COUNT)][::-1]
     assert made.config.prediction_type == RELEASED[name]["prediction_type"]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -15,6 +15,7 @@ from recipes.pocket.autoencoder import as_tensor
 from recipes.pocket.scenes import Scene, draw, spoken
 from recipes.pocket.sprites import STYLES, Sprites
 from tenshot.device import autocast, generator, pick, precision
+from tenshot.diffusion.process import DDPM
 from tenshot.families.family import tokens
 from tenshot.measures import COLOURS
 from tenshot.train import denoise, loop
@@ -63,7 +64,7 @@ class Denoiser(loop.Method):
         self.sprites, self.latents, self.scenes = sprites, latents, scenes
         self.tokenizer, self.encoder = words[0], words[1].to(pick())
         only_colours(self.encoder, self.tokenizer)
-        self.aim = denoise.Objective("epsilon", DDPMScheduler(**SCHEDULE).alphas_cumprod, snr_gamma=5.0)
+        self.aim = denoise.Objective(replace(DDPM.from_config(SCHEDULE), snr_gamma=5.0))
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -75,7 +76,9 @@ class Denoiser(loop.Method):
         batch = replace(batch, timesteps=noisier)
         words = tokens(self.tokenizer, self.captions(draws, batch.rows)).to(self.net.device)
         states = self.encoder(words).last_hidden_state
-        return denoise.losses(self.net, self.aim, batch, {"encoder_hidden_states": states}).mean()
+        return self.aim.per_sample(
+            lambda x, t: self.net(x, t, encoder_hidden_states=states).sample, batch, self.net.device
+        ).mean()
 
     def captions(self, draws: Draws, rows: list[int]) -> list[str]:
         dice = zip(*(draws.uniform(purpose).tolist() for purpose in ("unsaid", "noun", "ground")), strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from tenshot import __version__, device, model, sampling
 from tenshot.checkpoints import opening
+from tenshot.diffusion import samplers
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events
+from tenshot.families import layout
 from tenshot.families.family import overlong
 from tenshot.fast import model as fast
-from tenshot.files import targets, tensors
+from tenshot.files import targets
 from tenshot.files.images import infotext, read_infotext, write_png
 from tenshot.model import Model
 from tenshot.records.generate import GenerateOptions
@@ -62,7 +64,7 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
 
 def _found(options: GenerateOptions, events: Events) -> Path:
     place = fast.find(options.model, events, options.vae)
-    fast.examine(place)
+    samplers.row(options.sampler, fast.examine(place).process)
     return place
 
 
@@ -72,10 +74,10 @@ def _given(options: GenerateOptions) -> Given | None:
         return None
     from tenshot.adapters import given
 
-    unet: dict[str, Any] | None = None
+    config: Mapping[str, Any] | None = None
     with suppress(Refusal):  # told elsewhere
-        unet = tensors.read_json(fast.folder(fast.find(options.model, vae=options.vae)) / "unet" / "config.json")
-    return given.read(options.lora, options.embedding, unet)
+        config = layout.denoiser_config(fast.folder(fast.find(options.model, vae=options.vae)))
+    return given.read(options.lora, options.embedding, config)
 
 
 def _attached(opened: fast.FastModel, given: Given) -> fast.FastModel:
@@ -104,7 +106,7 @@ def facts(opened: Model, request: Request, settings: Settings) -> dict[str, obje
     digest = opening.model_hash(opened.place)
     return {
         "Steps": settings.steps,
-        "Sampler": settings.sampler,
+        "Sampler": settings.sampler_for(opened),
         "CFG scale": settings.guidance,
         "Seed": request.seed,
         "Size": f"{width}x{height}",

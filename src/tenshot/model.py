@@ -19,13 +19,11 @@ from tenshot.checkpoints import folders
 from tenshot.checkpoints.folders import ASSETS as ASSETS
 from tenshot.checkpoints.opening import find as find
 from tenshot.device import DTYPES, empty
-from tenshot.diffusion.objective import Prediction
+from tenshot.diffusion.process import Process
 from tenshot.errors import Fault, Refusal
-from tenshot.families import layout
+from tenshot.families import latents, layout
 from tenshot.families.family import ZEROS, Family, Frame, Size
 from tenshot.files import tensors
-
-NETS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 diffusers.utils.logging.disable_progress_bar()  # progress is told by events
 transformers.utils.logging.disable_progress_bar()
@@ -79,11 +77,11 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self["unet"].device
+        return self.denoiser.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self["unet"].dtype
+        return self.denoiser.dtype
 
     @property
     def factor(self) -> int:
@@ -96,13 +94,35 @@ class Model:
 
     @property
     def resolution(self) -> int:
-        """The side in pixels that the UNet was trained for."""
-        return int(self["unet"].config.sample_size) * self.factor
+        """The side in pixels that the denoiser was trained for."""
+        return int(self.denoiser.config.sample_size) * self.factor
 
     @property
-    def prediction(self) -> Prediction:
-        """What the UNet answers."""
-        return self.schedule.get("prediction_type", "epsilon")
+    def denoiser(self) -> Any:
+        """The part that tells noise from picture."""
+        return self[self.family.denoiser]
+
+    @property
+    def process(self) -> Process:
+        """What the denoiser was trained to undo."""
+        return self.family.process.from_config(self.schedule)
+
+    def predict(self, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
+        """The denoiser's answer to noisy latents [batch, ...]. t: one time for all, or one a row."""
+        return self.family.predict(self.denoiser, x, t, conditioning)
+
+    def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the latents of pictures [batch, 3, h, w] in -1..1, as the denoiser knows them.
+
+        Float32, on the CPU.
+        """
+        posterior = self["vae"].encode(pixels.to(self["vae"].device, self["vae"].dtype)).latent_dist
+        return latents.normalized(self["vae"], posterior.mean), latents.scaled(self["vae"], posterior.std)
+
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        """Latents as the denoiser knows them as pictures [batch, 3, h, w] in -1..1, float32 on the CPU."""
+        plain = latents.restored(self["vae"], x.to(self["vae"].device, self["vae"].dtype))
+        return self["vae"].decode(plain).sample.float().cpu()
 
     def with_parts(self, **parts: Any) -> Model:
         """The same model with some parts replaced."""
@@ -118,7 +138,7 @@ class Model:
             self.parts.put_away(parts)
 
     def condition(self, prompts: list[str], size: Size) -> dict[str, Any]:
-        """The UNet's further arguments for pictures of `size` that are drawn from `prompts`."""
+        """The denoiser's further arguments for pictures of `size` that are drawn from `prompts`."""
         return self.family.framed(self.condition_on_text(prompts), [Frame.whole(size)] * len(prompts))
 
     def condition_on_text(self, prompts: list[str]) -> dict[str, Any]:
@@ -168,11 +188,10 @@ def load(name: str, *, device: torch.device | str = "cpu", precision: str = "fp3
     family = layout.examine(place)
     index = tensors.read_json(place / "model_index.json")
     schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
-    dtypes = dict.fromkeys(NETS, DTYPES[precision]) | ({"vae": torch.float32} if precision == "fp16" else {})
+    dtypes = dict.fromkeys(family.nets, DTYPES[precision]) | ({"vae": torch.float32} if precision == "fp16" else {})
     makers = {part: partial(_open, place / part, kind, dtypes.get(part), device) for part, kind in family.parts.items()}
     parts = Shelf(makers)
-    makers["unet"] = partial(_completed, makers["unet"], parts)
-    parts.makers["unet"] = makers["unet"]
+    parts.makers[family.denoiser] = partial(_completed, makers[family.denoiser], parts)
     for part in parts:
         parts[part]  # now, not when it is asked for: a fault shows at once
     return Model(family, parts, schedule, place, bool(index.get(ZEROS, family.index.get(ZEROS))))
@@ -190,7 +209,8 @@ def write_into(model: Model, folder: Path) -> None:
         with tensors.replacing_folder(folder / name) as temporary:
             folders.save_part(part, temporary)
     tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(model.schedule))
-    about = folders.index(model.family, model.schedule, model.zeros_without_negative, model["unet"].config.in_channels)
+    channels = model.denoiser.config.in_channels
+    about = folders.index(model.family, model.schedule, model.zeros_without_negative, channels)
     tensors.write_json(folder / "model_index.json", about)
 
 
@@ -230,7 +250,7 @@ def _open(place: Path, kind: Any, dtype: torch.dtype | None, device: torch.devic
 
 
 def _completed(make: Callable[[], Any], parts: Mapping[str, Any]) -> Any:
-    """A UNet that takes latents alone, also where it was trained to see more beside them.
+    """A denoiser that takes latents alone, also where it was trained to see more beside them.
 
     Inpainting models (9 channels) see what may change, and what lies under it: here everything may, and nothing does.
     Models that edit (8 channels, InstructPix2Pix) see a picture: here none.
@@ -259,7 +279,7 @@ def _beside(vae: Any, size: Sequence[int], channels: int) -> torch.Tensor:
     if channels == 2 * latent:
         return torch.zeros(1, latent, *size)
     grey = torch.zeros(1, 3, *(_factor(vae) * side for side in size), device=vae.device, dtype=vae.dtype)
-    under = vae.encode(grey).latent_dist.mode().float().cpu() * vae.config.scaling_factor
+    under = latents.normalized(vae, vae.encode(grey).latent_dist.mode())
     return torch.cat([torch.ones(1, 1, *size), under], 1)
 
 

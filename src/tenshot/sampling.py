@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,9 +30,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to draw. size: (height, width) in pixels, or None for the model's own; guidance: 1 means none."""
+    """How to draw. size: (height, width) in pixels, or None for the model's own; guidance: 1 means none.
 
-    sampler: str = "Euler a"
+    sampler: None for the usual one of the model's process.
+    """
+
+    sampler: str | None = None
     steps: int = 20
     guidance: float = 7.5
     size: tuple[int, int] | None = None
@@ -41,6 +43,9 @@ class Settings:
 
     def size_for(self, model: Model) -> tuple[int, int]:
         return self.size or (model.resolution, model.resolution)
+
+    def sampler_for(self, model: Model) -> str:
+        return self.sampler or samplers.names(model.family.process.name)[0]
 
 
 def pictures(
@@ -62,16 +67,14 @@ def stream(
 def latents(
     model: Model, requests: Sequence[Request], settings: Settings, events: Events | None = None, job: str = "drawing"
 ) -> torch.Tensor:
-    """Clean latents as the UNet knows them (scaled), float32 [requests, 4, h/8, w/8], on the CPU."""
+    """Clean latents as the denoiser knows them, float32 [requests, 4, h/8, w/8], on the CPU."""
     return torch.cat(list(_batches(model.still(), requests, settings, events or Events(), job)))
 
 
 @torch.no_grad()
-def decode(model: Model, scaled: torch.Tensor, batch: int = 4) -> list[Image.Image]:
-    """Scaled latents [n, 4, h/8, w/8] as pictures."""
-    vae = model["vae"]
-    plain = scaled.to(vae.device, vae.dtype) / vae.config.scaling_factor
-    return [as_image(tensor.float().cpu()) for part in plain.split(batch) for tensor in vae.decode(part).sample]
+def decode(model: Model, latents: torch.Tensor, batch: int = 4) -> list[Image.Image]:
+    """Latents [n, 4, h/8, w/8] as pictures."""
+    return [as_image(tensor) for part in latents.split(batch) for tensor in model.decode(part)]
 
 
 @torch.no_grad()
@@ -84,7 +87,7 @@ def _batches(
     prompts = {text: model.condition([text], size) for text in {request.prompt for request in requests}}
     negatives = {text: model.condition_against(text, size) for text in {request.negative for request in requests}}
     groups = [requests[start : start + settings.batch] for start in range(0, len(requests), settings.batch)]
-    total = len(groups) * len(_scheduler(model, settings).timesteps)
+    total = len(groups) * len(_sampler(model, settings).timesteps)
     ticks = watched(range(total), job, total, events)
     for group in groups:
         conditions = [prompts[request.prompt] for request in group]
@@ -98,24 +101,20 @@ def _denoise(
     model: Model, seeds: Sequence[int], condition: Mapping[str, Any], settings: Settings, ticks: Iterator[int]
 ) -> torch.Tensor:
     """condition: of the prompts; with guidance of the negative prompts and then of the prompts. Takes a tick a step."""
-    unet, guided = model["unet"], settings.guidance != 1
-    scheduler = _scheduler(model, settings)
+    sampler, guided = _sampler(model, settings), settings.guidance != 1
     dice = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    more = {"generator": dice} if "generator" in inspect.signature(scheduler.step).parameters else {}
     height, width = (side // model.factor for side in settings.size_for(model))
     shape = (model.latent_channels, height, width)
-    x = torch.stack([torch.randn(shape, generator=die) for die in dice]) * scheduler.init_noise_sigma
-    for timestep, _ in zip(scheduler.timesteps, ticks, strict=False):
-        seen = scheduler.scale_model_input(x, timestep).to(model.device, model.dtype)
-        answer = unet(torch.cat([seen, seen]) if guided else seen, timestep, **condition).sample.float().cpu()
+    x = sampler.begin(torch.stack([torch.randn(shape, generator=die) for die in dice]))
+    for timestep, _ in zip(sampler.timesteps, ticks, strict=False):
+        seen = sampler.seen(x, timestep).to(model.device, model.dtype)
+        answer = model.predict(torch.cat([seen, seen]) if guided else seen, timestep, condition).float().cpu()
         if guided:
             without, with_prompt = answer.chunk(2)
             answer = without + settings.guidance * (with_prompt - without)
-        x = scheduler.step(answer, timestep, x, **more).prev_sample
+        x = sampler.step(answer, timestep, x, dice)
     return x
 
 
-def _scheduler(model: Model, settings: Settings) -> Any:
-    scheduler = samplers.scheduler(settings.sampler, model.schedule)
-    scheduler.set_timesteps(settings.steps)
-    return scheduler
+def _sampler(model: Model, settings: Settings) -> samplers.Sampler:
+    return samplers.sampler(settings.sampler, settings.steps, model.schedule, model.family.process)

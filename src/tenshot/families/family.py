@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from tenshot.diffusion.process import DDPM, Process
+
 #: The entry of model_index.json by which a model says that no negative prompt means zeros, not the states of "".
 ZEROS = "force_zeros_for_empty_prompt"
 
@@ -33,15 +35,21 @@ class Frame:
         return cls(size, (0, 0), size)
 
 
+def of_unet(unet: Any, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
+    """What diffusers' UNets answer."""
+    return unet(x, t, **conditioning).sample
+
+
 @dataclass(frozen=True)
 class Family:
     """One line of models.
 
     parts: part, as a model folder names it -> its class in diffusers or transformers. denoiser: which of them it is.
-    fits: does a UNet configuration belong to this family?
-    condition: (parts, prompts) -> the UNet's further arguments that follow from the text, the batch first.
-    framed: (conditioning, a frame for each row) -> the same with what the family tells the UNet of frames.
-    width: what text width the UNet should find, from the text encoders' configurations.
+    process: what the denoiser was trained to undo. fits: does a denoiser's configuration belong to this family?
+    condition: (parts, prompts) -> the denoiser's further arguments that follow from the text, the batch first.
+    framed: (conditioning, a frame for each row) -> the same with what the family tells the denoiser of frames.
+    predict: (denoiser, noisy latents, times, conditioning) -> its answer. Times are one for all or one a row.
+    width: what text width the denoiser should find, from the text encoders' configurations; it calls it `text_width`.
     index: what model_index.json says beside the parts.
     without_words: a conditioning -> the same with zeros for the text, in families that know ZEROS.
     original: part -> where a file of the original layout has it, and in which dialect (families/dialects.py).
@@ -69,6 +77,14 @@ class Family:
     framed: Callable[[Mapping[str, Any], Sequence[Frame]], dict[str, Any]] = lambda conditioning, _: {**conditioning}
     denoiser: str = "unet"
     optional: frozenset[str] = frozenset()
+    text_width: str = "cross_attention_dim"
+    process: type[Process] = DDPM
+    predict: Callable[[Any, torch.Tensor, Any, Mapping[str, Any]], torch.Tensor] = of_unet
+
+    @property
+    def nets(self) -> tuple[str, ...]:
+        """The parts that have weights."""
+        return tuple(part for part in self.parts if not part.startswith("tokenizer"))
 
     def without(self, *nets: str) -> Family:
         """The same for a model that lacks some of the optional nets, and so their tokenizers."""

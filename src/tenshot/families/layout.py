@@ -8,14 +8,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import diffusers
 import torch
 import transformers
 
 from tenshot.diffusion import samplers
-from tenshot.diffusion.objective import Prediction
+from tenshot.diffusion.process import Process, RectifiedFlow
 from tenshot.errors import Fault, Refusal, refuse_if
 from tenshot.families import settings, table
 from tenshot.families.family import Family
@@ -41,12 +41,13 @@ def examine(place: Path) -> Family:
     """The family of a model folder. Raises Refusal with every fault that it has; reads no weights."""
     faults: list[Fault] = []
     index = _object(place / "model_index.json", faults)
-    unet = _object(place / "unet" / "config.json", faults)
-    family = table.of(unet) if unet is not None else None
-    if family is None and (unet is not None or "unet" not in (index or {"unet": None})):
+    denoiser = _denoiser(place)
+    config = _object(place / denoiser / "config.json", faults)
+    family = table.of(config) if config is not None else None
+    if family is None and (config is not None or denoiser not in (index or {denoiser: None})):
         raise Refusal(_stranger(place, index or {}))
     parts = (family or SD1).parts  # while the family is in doubt: the parts that every family has
-    configs = {"unet": unet}
+    configs = {denoiser: config}
     for part, kind in parts.items():
         if kind is transformers.CLIPTokenizer:
             faults += _tokenizer_faults(place / part, configs.get(part.replace("tokenizer", "text_encoder")) or {})
@@ -56,11 +57,30 @@ def examine(place: Path) -> Family:
         if found := list(_net_faults(place / part, kind, configs[part])):
             faults += found
             configs[part] = None  # what is wrong in itself is compared with nothing
-    faults += _schedule_faults(place / "scheduler" / "scheduler_config.json")
+    faults += _schedule_faults(place / "scheduler" / "scheduler_config.json", (family or SD1).process)
     if family:
         faults += _mismatches(place, family, configs)
     refuse_if(faults)
     return family or SD1
+
+
+def family_of(place: Path) -> Family:
+    """The same of a folder that has been examined."""
+    family = table.of(denoiser_config(place))
+    if family is None:
+        raise Refusal(_stranger(place, {}))
+    return family
+
+
+def denoiser_config(place: Path) -> Mapping[str, Any]:
+    """What config.json says of a folder's denoiser."""
+    return tensors.read_json(place / _denoiser(place) / "config.json")
+
+
+def _denoiser(place: Path) -> str:
+    """Under which of the names that denoisers have in families this folder has its own; the first where none is."""
+    known = [family.denoiser for family in table.FAMILIES]
+    return next((part for part in known if (place / part).is_dir()), known[0])
 
 
 def weights(part: Path) -> tuple[str | None, list[Path]]:
@@ -215,45 +235,54 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _schedule_faults(path: Path) -> Iterator[Fault]:
+def _schedule_faults(path: Path, process: type[Process]) -> Iterator[Fault]:
     faults: list[Fault] = []
     schedule = _object(path, faults)
     yield from faults
-    prediction = (schedule or {}).get("prediction_type", "epsilon")
-    if prediction not in get_args(Prediction):
+    fits = process.predictions()
+    prediction = (schedule or {}).get("prediction_type", fits[0])
+    if prediction not in fits:
         do = "write there what the model was trained for"
-        yield Fault(str(path), f"prediction_type {prediction!r}", " or ".join(get_args(Prediction)), do)
-    elif schedule is not None and (found := _odd(schedule)):
+        yield Fault(str(path), f"prediction_type {prediction!r}", " or ".join(fits), do)
+    elif schedule is not None and (found := _odd(schedule, process)):
         yield Fault(str(path), found, "a noise schedule as diffusers writes it", AGAIN)
 
 
-def _odd(schedule: Mapping[str, Any]) -> str:
+def _odd(schedule: Mapping[str, Any], process: type[Process]) -> str:
     """Why a noise schedule can neither be trained nor drawn with, in words."""
-    if not isinstance(schedule.get("_class_name", ""), str):
-        return f"_class_name {schedule['_class_name']!r}"
+    kind = schedule.get("_class_name", "")
+    if not isinstance(kind, str):
+        return f"_class_name {kind!r}"
+    if kind.startswith("FlowMatch") != issubclass(process, RectifiedFlow):
+        return f"{kind or 'no _class_name'}, where the model's process is {process.title}"
+    if schedule.get("use_dynamic_shifting"):
+        return "use_dynamic_shifting, which is not known here"
     steps = schedule.get("num_train_timesteps", 1000)
     if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
         return f"num_train_timesteps {str(steps)[:50]}, not 1 to {MOST_STEPS:,}"
     try:
-        signal = samplers.alphas_cumprod(schedule)
-        sampler = samplers.scheduler("Euler a", schedule)
-        sampler.set_timesteps(1)
+        odd = process.from_config(schedule).odd()
+        sampler = samplers.sampler(None, 1, schedule, process).scheduler
     except Exception as error:  # a configuration can be wrong in any way
         return f"makes no noise schedule: {str(error).partition(chr(10))[0][:200] or type(error).__name__}"
-    fine = bool(((signal >= 0) & (signal <= 1)).all()) and bool(sampler.sigmas.isfinite().all())
-    return "" if fine else "makes a noise schedule of numbers that are no parts of a signal"
+    return (
+        ""
+        if not odd and bool(sampler.sigmas.isfinite().all())
+        else "makes a noise schedule of numbers that are no parts of a signal"
+    )
 
 
 def _mismatches(place: Path, family: Family, configs: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Fault]:
     """Parts that are whole, but of different models. What cannot be read has its fault already."""
     fits, do = f"{family.title} parts that belong together", "do not mix models"
     known = {part: config for part, config in configs.items() if config is not None}
-    if "unet" not in known:
+    if family.denoiser not in known:
         return
-    wanted = known["unet"].get("cross_attention_dim")
+    denoiser = known[family.denoiser]
+    wanted = denoiser.get(family.text_width)
     if known.keys() >= set(family.encoders) and (width := family.width(known)) != wanted:
         yield Fault(str(place), f"text encoders give states of width {width}, the UNet wants {wanted}", fits, do)
-    channels, given = known["unet"].get("in_channels", 4), known.get("vae", {}).get("latent_channels")
+    channels, given = denoiser.get("in_channels", 4), known.get("vae", {}).get("latent_channels")
     if given is not None and channels not in (given, 2 * given, 2 * given + 1):
         found = f"the UNet takes {channels} channels, the VAE gives {given}"
         yield Fault(str(place), found, fits, "upscaling models are not for drawing from a prompt")

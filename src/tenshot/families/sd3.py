@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from tenshot.diffusion.process import RectifiedFlow
 from tenshot.families import sd, sdxl
 from tenshot.families.family import Family, Parts, tokens
 
@@ -106,5 +107,8 @@ SD3 = Family(
         "text_encoder_3": T5_XXL,
     },
     denoiser="transformer",
+    text_width="joint_attention_dim",
+    process=RectifiedFlow,
+    predict=predict,
     optional=frozenset({"text_encoder_3"}),
 )

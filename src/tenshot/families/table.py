@@ -10,11 +10,9 @@ from tenshot.families.sd import SD1, SD2
 from tenshot.families.sdxl import SDXL
 
 FAMILIES = (SD1, SD2, SDXL)
-UNET = "UNet2DConditionModel"
 
 
-def of(unet: Mapping[str, Any]) -> Family | None:
-    """The family a UNet configuration belongs to, or None."""
-    if unet.get("_class_name", UNET) != UNET:
-        return None
-    return next((family for family in FAMILIES if family.fits(unet)), None)
+def of(config: Mapping[str, Any]) -> Family | None:
+    """The family that a denoiser's configuration belongs to, or None. One that does not tell its class is a UNet."""
+    kind = config.get("_class_name", "UNet2DConditionModel")
+    return next((f for f in FAMILIES if f.parts[f.denoiser].__name__ == kind and f.fits(config)), None)

@@ -129,7 +129,7 @@ class FastModel(Model):
         another.
         """
         with self.state.turn:
-            self._change(*weights.with_base(self._nets, folder(Path(place)), self.prediction))
+            self._change(*weights.with_base(self._nets, folder(Path(place)), self.process.prediction))
 
     def set_loras(self, loras: Mapping[LoraFile, float]) -> None:
         """These LoRAs, each as strong as it says, and no others. Raises Refusal, with nothing changed."""
@@ -166,7 +166,7 @@ class FastModel(Model):
             raise Refusal(Fault(str(place), f"a strength of {ratio!r}", "a finite number", "1 is as it was trained"))
         with weights.steady(place):
             source = adapters.opened(place)
-            found = reading.read(source, self["unet"].config)
+            found = reading.read(source, self.denoiser.config)
         for word in set(bundle.names(source)) - set(self.spellings):
             text = f"{place} holds the learned word {word}: with_word, or tenshot generate, makes a model know it"
             warnings.warn(text, Noted, stacklevel=3)

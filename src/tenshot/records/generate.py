@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from tenshot.diffusion.samplers import SAMPLERS
+from tenshot.diffusion.samplers import SAMPLERS, names
 from tenshot.errors import Fault
 from tenshot.options import Options, as_words
 from tenshot.records.kinds import Device, Few, LoraPath, Model, Side, SomePath
@@ -20,6 +20,9 @@ def _sampler(name: str) -> str:
     if name not in SAMPLERS:
         raise ValueError("no sampler that is known here")
     return name
+
+
+Sampler = Annotated[str, AfterValidator(_sampler), Field(json_schema_extra={"enum": [*SAMPLERS]})]
 
 
 class GenerateOptions(Options):
@@ -36,8 +39,8 @@ class GenerateOptions(Options):
     seed: int = Field(-1, ge=-1, lt=2**63, description="of the first picture, the next ones count on; -1: any")
     num_images: int = Field(1, ge=1, le=1_000_000, description="pictures for each prompt")
     steps: int = Field(20, ge=1, le=1000, description="denoising steps")
-    sampler: Annotated[str, AfterValidator(_sampler)] = Field(
-        "Euler a", description="how noise becomes a picture", json_schema_extra={"enum": [*SAMPLERS]}
+    sampler: Sampler | None = Field(
+        None, description=f"how noise becomes a picture; default: {names('ddpm')[0]}, for a flow {names('flow')[0]}"
     )
     guidance_scale: float = Field(7.5, ge=1, le=1000, description="how closely the prompt is followed; 1: no guidance")
     width: Side | None = Field(None, description="pixels; default: the model's own")

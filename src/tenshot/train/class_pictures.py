@@ -16,6 +16,8 @@ import torch
 
 from tenshot import sampling
 from tenshot.device import seed_of
+from tenshot.diffusion import samplers
+from tenshot.diffusion.process import Process
 from tenshot.errors import Cancelled, Fault, Refusal
 from tenshot.events import Events, Within
 from tenshot.files import cache, targets, tensors
@@ -28,7 +30,7 @@ from tenshot.train import data
 from tenshot.train.cache import key
 from tenshot.train.denoise import Latents
 
-SETTINGS = Settings(sampler="Euler a", steps=20, guidance=7.5, batch=8)
+SETTINGS = Settings(steps=20, guidance=7.5)
 LEDGER, LATENTS = ".tenshot-class.json", ".tenshot-class.safetensors"
 OPTION = "--class_data_dir"
 DRAWN = re.compile(r"class-\d{4,}-\d+\.png")  # the names of pictures drawn here
@@ -46,8 +48,8 @@ class Recipe:
     side: int
 
 
-def recipe(model_digest: str, prompt: str, side: int) -> Recipe:
-    return Recipe(model_digest, prompt, SETTINGS.sampler, SETTINGS.steps, SETTINGS.guidance, side)
+def recipe(model_digest: str, prompt: str, side: int, process: type[Process]) -> Recipe:
+    return Recipe(model_digest, prompt, samplers.names(process.name)[0], SETTINGS.steps, SETTINGS.guidance, side)
 
 
 def cached(wanted: Recipe, seed: int) -> Path:

@@ -125,15 +125,12 @@ def _kept(
 
 @torch.no_grad()
 def _again(base: Model, examples: Sequence[Example], shown: Sequence[tuple[int, View]], row: int) -> Posterior:
-    """Encode one view, scaled as the UNet knows it, float32 on the CPU."""
+    """Encode one view, as the denoiser knows it, float32 on the CPU."""
     number, view = shown[row]
-    vae = base["vae"]
     pixels = as_tensor(view.of(unchanged(examples[number])))
-    with torch.autocast(vae.device.type, enabled=False):  # it may be asked for in the middle of a training step
-        posterior = vae.encode(pixels[None].to(vae.device, vae.dtype)).latent_dist
-    scaled = (part[0].float().cpu() * vae.config.scaling_factor for part in (posterior.mean, posterior.std))
-    mean, std = scaled
-    return mean, std
+    with torch.autocast(base.device.type, enabled=False):  # it may be asked for in the middle of a training step
+        mean, std = base.encode(pixels[None])
+    return mean[0], std[0]
 
 
 def _mask(example: Example, view: View, factor: int) -> torch.Tensor | None:

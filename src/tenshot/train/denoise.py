@@ -1,22 +1,21 @@
-"""What all diffusion training shares: draw pictures, noise and times; disturb the latents, ask the UNet, compare."""
+"""What all diffusion training shares: draw pictures, noise, times; disturb the latents, ask the denoiser, compare."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, get_args
 
 import torch
-from torch import nn
 
 from tenshot.device import generator
-from tenshot.diffusion import objective
-from tenshot.errors import Fault, Refusal
+from tenshot.diffusion import losses
+from tenshot.diffusion.process import Process
 from tenshot.families.family import Frame
 from tenshot.train.draws import Draws
 
 Posterior = tuple[torch.Tensor, torch.Tensor]  #: mean and std [c, h/8, w/8]
+Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -112,16 +111,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Objective:
-    """prediction: what the UNet was trained to answer. alphas_cumprod: [timesteps]. snr_gamma: min-SNR, or None.
+    """process: what the denoiser was trained to undo.
 
-    noise_offset: share of noise that a whole channel has in common. error, bend: see `objective.errors`.
+    noise_offset: share of noise that a whole channel has in common. error, bend: see `losses.errors`.
     """
 
-    prediction: objective.Prediction
-    alphas_cumprod: torch.Tensor
-    snr_gamma: float | None = None
+    process: Process
     noise_offset: float = 0.0
-    error: objective.Error = "l2"
+    error: losses.Error = "l2"
     bend: float = 0.1
 
     def draw(self, latents: Latents, draws: Draws, purpose: str = "") -> Batch:
@@ -133,34 +130,17 @@ class Objective:
         noise = draws.noise(f"{purpose}noise", shape)
         if self.noise_offset:
             noise = noise + self.noise_offset * draws.noise(f"{purpose}offset", (channels, 1, 1))
-        steps = draws.integers(f"{purpose}timestep", 0, len(self.alphas_cumprod))
+        steps = self.process.sample_t(draws, f"{purpose}timestep")
         return Batch(rows, [latents.frames[row] for row in rows], clean, noise, steps, latents.mask(rows))
 
-
-def check_schedule(config: Mapping[str, Any], rescale: bool = False) -> None:
-    """Refuse a noise schedule that no loss here fits. config: a model's scheduler's; rescale: an option asks for it."""
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction not in get_args(objective.Prediction):
-        fits = " or ".join(get_args(objective.Prediction))
-        raise Refusal(Fault("scheduler: prediction_type", repr(prediction), fits, "use another model"))
-    if prediction == "epsilon" and (rescale or config.get("rescale_betas_zero_snr")):
-        where = "--rescale_betas_zero_snr" if rescale else "scheduler: prediction_type"
-        found = "epsilon with rescale_betas_zero_snr: the last timestep has nothing but noise to tell from noise"
-        raise Refusal(Fault(where, found, "v_prediction, or no rescaling", "use another model"))
-
-
-def losses(unet: nn.Module, aim: Objective, batch: Batch, conditioning: Mapping[str, Any]) -> torch.Tensor:
-    """The weighted loss of each sample, float32 [batch]. conditioning: the UNet's further arguments, batch first."""
-    where = next(unet.parameters()).device
-    clean, noise, steps = batch.clean.to(where), batch.noise.to(where), batch.timesteps.to(where)
-    mask = None if batch.mask is None else batch.mask.to(where)
-    noisy = objective.diffuse(clean, noise, steps, aim.alphas_cumprod)
-    answer = unet(noisy, steps, **conditioning).sample
-    wanted = objective.target(aim.prediction, clean, noise, steps, aim.alphas_cumprod)
-    error = objective.errors(answer, wanted, aim.error, aim.bend, mask)
-    if aim.snr_gamma is None:
-        return error
-    return error * objective.min_snr_weights(aim.prediction, steps, aim.alphas_cumprod, aim.snr_gamma)
+    def per_sample(self, predict: Predict, batch: Batch, where: torch.device) -> torch.Tensor:
+        """The weighted loss of each sample, float32 [batch]. predict: from noisy latents and times to an answer."""
+        clean, noise, steps = batch.clean.to(where), batch.noise.to(where), batch.timesteps.to(where)
+        mask = None if batch.mask is None else batch.mask.to(where)
+        answer = predict(self.process.add_noise(clean, noise, steps), steps)
+        error = losses.errors(answer, self.process.target(clean, noise, steps), self.error, self.bend, mask)
+        weight = self.process.weight(steps)
+        return error if weight is None else error * weight
 
 
 def joined(first: Batch, second: Batch) -> Batch | None:

@@ -10,11 +10,12 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from tenshot import device, model, processes
+from tenshot.diffusion.process import PROCESSES, Process
 from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.events import Events, Together
 from tenshot.export import put
 from tenshot.export.put import Result
-from tenshot.families import layout, table
+from tenshot.families import layout
 from tenshot.files import datasets, tensors
 from tenshot.files.cache import root
 from tenshot.files.folder import Example
@@ -24,7 +25,6 @@ from tenshot.train import (
     checkpoint,
     class_pictures,
     data,
-    denoise,
     handover,
     idle,
     optimizers,
@@ -109,7 +109,7 @@ def check(way: Way[Options], options: Options, events: Events) -> Checked:
         raise Refusal(*refusal.faults, *run.folder_faults(options, unread)) from None
     claim = run.identity(way.name, options, _inputs(options, way.source(options).folder, place, examples, brought))
     trained = way.trained(options, place)
-    whole = sum(layout.numbers(place / part) for part in model.NETS)
+    whole = sum(layout.numbers(place / part) for part in layout.family_of(place).nets)
     stock, *_ = all_or_refuse(
         lambda: _stock(options, place, claim),
         lambda: refuse_if(run.folder_faults(options, claim)),
@@ -183,7 +183,7 @@ def _carry_out(way: Way[Options], base: Model, checked: Checked, options: Option
     per_epoch = max(1, pictures.epoch // _samples(options))
     trained = sum(p.numel() for part in learner.parts.values() for p in part.parameters() if p.requires_grad)
     given = [each.path for each in examples]
-    saved = 4 * (sum(layout.numbers(checked.place / part) for part in model.NETS) if way.saves_model else trained)
+    saved = 4 * (sum(layout.numbers(checked.place / part) for part in base.family.nets) if way.saves_model else trained)
     job = run.Job(method, learner, claim, plan(examples, pictures, kept, options), per_epoch, trained, given, saved)
     told = run.carry_out(job, options, events)
     if options.export and processes.first():
@@ -263,8 +263,8 @@ def _examples(way: Way[Options], options: Options, events: Events) -> list[Examp
 
 def parts(options: FineTuneOptions, place: Path) -> tuple[str, ...]:
     """The parts of the model in folder `place` that train or get additions."""
-    family = table.of(tensors.read_json(place / "unet" / "config.json"))
-    return ("unet", *(family.encoders if family and options.train_text_encoder else ()))
+    family = layout.family_of(place)
+    return (family.denoiser, *(family.encoders if options.train_text_encoder else ()))
 
 
 def _class_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
@@ -322,10 +322,19 @@ def _split_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
 
 def _model_folder(options: FineTuneOptions, events: Events) -> Path:
     place = model.find(options.pretrained_model_name_or_path, events, options.vae)
-    layout.examine(place)
+    process = layout.examine(place).process
     schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
-    denoise.check_schedule(schedule, options.rescale_betas_zero_snr)
+    refuse_if((*_foreign(options, process), *process.training_faults(schedule, options)))
     return place
+
+
+def _foreign(options: FineTuneOptions, process: type[Process]) -> Iterator[Fault]:
+    """Options that are about another process than the model's."""
+    for other in PROCESSES:
+        for name in set(other.options) - set(process.options):
+            if getattr(options, name) != FineTuneOptions.model_fields[name].default:
+                found = f"is about {other.title}, and this model's process is {process.title}"
+                yield Fault(f"--{name}", found, ", ".join(f"--{each}" for each in process.options), "leave it out")
 
 
 def _stock(options: FineTuneOptions, place: Path, claim: Mapping[str, Any]) -> Stock | None:
@@ -335,9 +344,9 @@ def _stock(options: FineTuneOptions, place: Path, claim: Mapping[str, Any]) -> S
     """
     if not options.with_prior_preservation:
         return None
-    unet = tensors.read_json(place / "unet" / "config.json")
-    side = options.resolution or unet.get("sample_size", 64) * 8
-    wanted = class_pictures.recipe(claim["inputs"]["model"], options.class_prompt or "", side)
+    family, config = layout.family_of(place), layout.denoiser_config(place)
+    side = options.resolution or config.get("sample_size", 64) * 8
+    wanted = class_pictures.recipe(claim["inputs"]["model"], options.class_prompt or "", side, family.process)
     folder = options.class_data_dir or class_pictures.cached(wanted, options.seed)
     class_pictures.check_recipe(folder, wanted)
     return folder, wanted

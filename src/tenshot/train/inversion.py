@@ -16,6 +16,7 @@ from tenshot.adapters import embedding
 from tenshot.errors import Fault, Refusal
 from tenshot.events import Events
 from tenshot.export.put import Result
+from tenshot.families import layout
 from tenshot.files import tensors
 from tenshot.files.folder import Example
 from tenshot.model import Model
@@ -51,9 +52,8 @@ class Learner:
     """New rows of the text encoders' token embeddings."""
 
     def __init__(self, base: Model, options: TextualInversionOptions) -> None:
-        for part in model.NETS:
-            if part in base.parts:
-                base[part].requires_grad_(False)
+        for part in base.family.nets:
+            base[part].requires_grad_(False)
         self.words = options.placeholder_token
         self.model = base
         for word, first in zip(self.words, options.initializer_token, strict=True):
@@ -158,7 +158,7 @@ def _unsaid(options: TextualInversionOptions, examples: Sequence[Example]) -> It
 
 def trained(options: TextualInversionOptions, place: Path) -> int:
     """How many numbers train."""
-    encoders = [part for part in model.NETS if part.startswith("text_encoder") and (place / part).is_dir()]
+    encoders = layout.family_of(place).encoders
     widths = [int(tensors.read_json(place / part / "config.json")["hidden_size"]) for part in encoders]
     return sum(widths) * options.num_vectors * len(options.placeholder_token)
 

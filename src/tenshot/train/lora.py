@@ -26,18 +26,17 @@ SHAPES = ("rank", "lora_alpha", "layers", "block_ranks", "use_dora", "use_rslora
 
 
 class Learner:
-    """Additions to the UNet, and to the text encoders where the options say so."""
+    """Additions to the denoiser, and to the text encoders where the options say so."""
 
     def __init__(self, base: Model, options: LoraOptions) -> None:
         for word, _, rows in embedding.read_all(options.embeddings):
             base = embedding.add(base, word, rows)
         self.model, self.options = base, options
         self.words_move = options.train_text_encoder
-        for part in model.NETS:
-            if part in base.parts:
-                base[part].requires_grad_(False)
+        for part in base.family.nets:
+            base[part].requires_grad_(False)
         if options.quantize_base:
-            quantize.quantize(base["unet"], options.quantize_base)
+            quantize.quantize(base.denoiser, options.quantize_base)
         begun = lora.to_train(lora.read(options.start_from), options.start_from) if options.start_from else None
         self.settings = begun.settings if begun else _settings(base, options)
         lora.attach(base, begun or lora.new(self.settings))
@@ -47,7 +46,7 @@ class Learner:
                 parameter.requires_grad_("lora_" in name)
 
     def rate(self, part: str, name: str) -> float:
-        own = self.options.text_encoder_lr if part != "unet" else None
+        own = self.options.text_encoder_lr if part != self.model.family.denoiser else None
         factor = (own or self.options.learning_rate) / self.options.learning_rate
         return factor * _named(self.options.block_rates, f"{part}.{name}", 1.0)
 
@@ -73,7 +72,7 @@ class Learner:
 
 def _settings(base: Model, options: LoraOptions) -> dict[str, dict[str, Any]]:
     encoders = base.family.encoders if options.train_text_encoder else ()
-    return {part: _part_settings(part, base[part], options) for part in ("unet", *encoders)}
+    return {part: _part_settings(part, base[part], options) for part in (base.family.denoiser, *encoders)}
 
 
 def _part_settings(part: str, net: nn.Module, options: LoraOptions) -> dict[str, Any]:
@@ -146,7 +145,7 @@ def _start_faults(options: LoraOptions) -> Iterator[Fault]:
     for name in SHAPES:
         if getattr(options, name) != fields[name].default:
             yield Fault(f"--{name}", "is settled by the file of --start_from", "one of the two", "leave it out")
-    if options.train_text_encoder != any(part != "unet" for part in begun.settings):
+    if options.train_text_encoder != any(part.startswith("text_encoder") for part in begun.settings):
         holds = "holds" if not options.train_text_encoder else "holds no"
         fits = "--train_text_encoder exactly where the file has a text encoder's part"
         do = "add --train_text_encoder" if not options.train_text_encoder else "leave --train_text_encoder out"

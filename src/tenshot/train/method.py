@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from tenshot import device, processes
-from tenshot.diffusion import objective, samplers
+from tenshot.diffusion import losses
 from tenshot.events import Events
 from tenshot.families.family import Frame
 from tenshot.train import denoise, loop, resting, sharding
 from tenshot.train.captions import Said
-from tenshot.train.denoise import Latents, Objective
+from tenshot.train.denoise import Latents, Objective, Predict
 from tenshot.train.draws import Draws
 from tenshot.train.learner import Learner, put_away_idle
 from tenshot.train.options import FineTuneOptions
@@ -37,9 +37,7 @@ class FineTune(loop.Method):
         self.learner, self.options = learner, options
         self.pictures, self.captions, self.class_pictures = pictures, captions, class_pictures
         self.aim = Objective(
-            learner.model.prediction,
-            samplers.alphas_cumprod(learner.model.schedule),
-            options.snr_gamma,
+            learner.model.process.trained_by(options),
             options.noise_offset,
             options.loss_type,
             options.huber_c,
@@ -47,18 +45,22 @@ class FineTune(loop.Method):
         self.states = states or States(learner.model)
         if options.gradient_checkpointing:
             self.checkpoint_gradients()
-        unet = learner.model["unet"]  # as it trains; what draws is not compiled
-        self.denoiser: Any = unet
+        self.denoiser: Any = learner.model.denoiser  # as it trains; what draws is not compiled
         if options.torch_compile:
-            self.denoiser = torch.compile(unet, backend=options.torch_compile_backend)
+            self.denoiser = torch.compile(self.denoiser, backend=options.torch_compile_backend)
         self.precision = device.precision(options.mixed_precision, learner.model.device)
         if self.precision != "no":
-            for part in {"unet", *learner.parts}:
+            for part in self._stepped:
                 resting.rest(learner.model[part], device.DTYPES[self.precision])
+
+    @property
+    def _stepped(self) -> set[str]:
+        """The parts that gradients come through."""
+        return {self.learner.model.family.denoiser, *self.learner.parts}
 
     def checkpoint_gradients(self) -> None:
         """Less memory for more time."""
-        for part in {"unet", *self.learner.parts}:
+        for part in self._stepped:
             _checkpoint_gradients(self.learner.model[part])
 
     def heaviest_step(self, batch: int, pieces: int) -> int:
@@ -89,17 +91,19 @@ class FineTune(loop.Method):
             batches, texts = [whole], [texts[0] + texts[1]]
         error = torch.cat(
             [
-                denoise.losses(self.denoiser, self.aim, batch, self._condition(words, batch.frames))
+                self.aim.per_sample(self._predict(words, batch.frames), batch, self.learner.model.device)
                 for batch, words in zip(batches, texts, strict=True)
             ]
         )
         is_prior = [row >= len(draws) for row in range(len(error))]
-        return objective.combine(error, is_prior, self.options.prior_loss_weight)
+        return losses.combine(error, is_prior, self.options.prior_loss_weight)
 
-    def _condition(self, texts: list[str], frames: Sequence[Frame]) -> dict[str, Any]:
+    def _predict(self, texts: list[str], frames: Sequence[Frame]) -> Predict:
+        """What the denoiser answers, told of texts and frames."""
         base = self.learner.model
         said = base.condition_on_text(texts) if self.learner.words_move else self.states.of(texts)
-        return base.family.framed(said, frames)
+        conditioning = base.family.framed(said, frames)
+        return lambda noisy, times: base.family.predict(self.denoiser, noisy, times, conditioning)
 
     def settle(self, events: Events) -> None:
         """Ask the text encoders all that can be asked beforehand, and release what no step needs."""

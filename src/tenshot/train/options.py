@@ -22,6 +22,7 @@ from tenshot.wording import command
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedulefree"]
 Loss = Literal["l2", "huber", "smooth_l1"]
+Weighting = Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
 Layers = Literal["attention", "transformer", "all"]
 Word = Annotated[str, Field(min_length=1)]
@@ -105,6 +106,12 @@ class ObjectiveOptions(Options):
     noise_offset: float = Field(0.0, ge=0, le=100, description="shift the noise of whole channels, usually 0.05 to 0.1")
     loss_type: Loss = Field("l2", description="how an error counts")
     huber_c: float = Field(0.1, gt=0, le=1e6, description="the error above which huber and smooth_l1 grow linearly")
+    weighting_scheme: Weighting = Field(
+        "logit_normal", description="of a rectified flow: how times are drawn, or how much they count"
+    )
+    logit_mean: float = Field(0.0, ge=-100, le=100, description="of logit_normal: below 0 less noise, above 0 more")
+    logit_std: float = Field(1.0, gt=0, le=100, description="of logit_normal: how far times are spread")
+    mode_scale: float = Field(1.29, ge=-1, le=1.75, description="of mode: how much times in the middle are preferred")
     rescale_betas_zero_snr: bool = Field(False, description="end the schedule in pure noise; v-prediction only")
 
 

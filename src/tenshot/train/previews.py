@@ -56,8 +56,9 @@ class Previews:
         images = sampling.decode(base, drawn)
         if self.options.keep_best:
             self._keep(step, images)
+        sampler = self.settings.sampler_for(base)
         for number, image in enumerate(images):
-            facts = {"Steps": self.settings.steps, "Sampler": self.settings.sampler, "Seed": requests[number].seed}
+            facts = {"Steps": self.settings.steps, "Sampler": sampler, "Seed": requests[number].seed}
             write_png(self._file(step, number), image, infotext(prompt, "", facts))
             self.shown.picture(f"validation/{number}", step, image)
         put_away_idle(self.learner)

@@ -18,20 +18,19 @@ from tenshot.train.options import FineTuneOptions
 
 
 class Whole:
-    """The UNet, and the text encoders where the options say so."""
+    """The denoiser, and the text encoders where the options say so."""
 
     def __init__(self, base: Model, options: FineTuneOptions) -> None:
         self.model = base
         self.words_move = options.train_text_encoder
         encoders = base.family.encoders if options.train_text_encoder else ()
-        self.parts: Mapping[str, nn.Module] = {part: base[part] for part in ("unet", *encoders)}
+        self.parts: Mapping[str, nn.Module] = {part: base[part] for part in (base.family.denoiser, *encoders)}
         self.factor = (options.text_encoder_lr or options.learning_rate) / options.learning_rate
-        for part in model.NETS:
-            if part in base.parts:
-                base[part].requires_grad_(part in self.parts)
+        for part in base.family.nets:
+            base[part].requires_grad_(part in self.parts)
 
     def rate(self, part: str, name: str) -> float:
-        return 1.0 if part == "unet" else self.factor
+        return 1.0 if part == self.model.family.denoiser else self.factor
 
     def check(self, folder: Path) -> None:
         pass
@@ -42,9 +41,7 @@ class Whole:
     def prove(self, folder: Path) -> None:
         """What was written must be bit for bit what was trained."""
         again = model.load(str(folder))
-        for part in model.NETS:
-            if part not in self.model.parts:
-                continue
+        for part in self.model.family.nets:
             live, read = self.model[part].state_dict(), again[part].state_dict()
             wrong = [name for name, tensor in live.items() if not torch.equal(tensor.cpu(), read[name].cpu())]
             if wrong:

@@ -1,0 +1,218 @@
+"""Processes against diffusers' schedulers and training scripts, and closed forms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, training_utils
+
+from tenshot.diffusion import samplers
+from tenshot.diffusion.process import DDPM, PROCESSES, RectifiedFlow
+from tenshot.diffusion.samplers import SAMPLERS
+from tenshot.errors import Refusal
+from tenshot.train.draws import Draws
+from tenshot.train.options import FineTuneOptions
+
+CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+THEIRS = DDPMScheduler.from_config(CONFIG)
+EPSILON, V = (DDPM.from_config(CONFIG | {"prediction_type": each}) for each in ("epsilon", "v_prediction"))
+TIMES = torch.tensor([0, 17, 500, 999])
+
+
+def some(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def given(**more: Any) -> SimpleNamespace:
+    """Options of a training as they are of themselves, but for some."""
+    names = {name for process in PROCESSES for name in process.options}
+    return SimpleNamespace(**{name: FineTuneOptions.model_fields[name].default for name in names} | more)
+
+
+class TestDDPM:
+    def test_the_schedule_is_the_closed_form(self):
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        torch.testing.assert_close(EPSILON.alphas_cumprod.double(), (1 - betas).cumprod(0), rtol=1e-4, atol=1e-7)
+
+    def test_noise_is_added_as_diffusers_does(self):
+        clean, noise = some(4, 4, 8, 8), some(4, 4, 8, 8, seed=1)
+        torch.testing.assert_close(EPSILON.add_noise(clean, noise, TIMES), THEIRS.add_noise(clean, noise, TIMES))
+
+    def test_targets_are_those_of_diffusers(self):
+        clean, noise = some(4, 4, 8, 8), some(4, 4, 8, 8, seed=1)
+        assert EPSILON.target(clean, noise, TIMES) is noise
+        torch.testing.assert_close(V.target(clean, noise, TIMES), THEIRS.get_velocity(clean, noise, TIMES))
+
+    def test_sigmas_are_those_of_the_euler_sampler(self):
+        euler = diffusers.EulerDiscreteScheduler.from_config(CONFIG)
+        euler.set_timesteps(1000)
+        torch.testing.assert_close(EPSILON.sigmas(torch.arange(1000)), euler.sigmas[:-1].flip(0))
+
+    def test_snr_is_the_closed_form(self):
+        wanted = [a / (1 - a) for a in THEIRS.alphas_cumprod[TIMES].tolist()]
+        assert EPSILON.snr(TIMES).tolist() == pytest.approx(wanted, rel=1e-4)
+        torch.testing.assert_close(EPSILON.snr(TIMES), training_utils.compute_snr(THEIRS, TIMES), rtol=1e-4, atol=0)
+
+    @pytest.mark.parametrize("process", [EPSILON, V])
+    def test_min_snr_is_the_closed_form(self, process: DDPM):
+        wanted = []
+        for a in THEIRS.alphas_cumprod[TIMES].tolist():
+            snr = a / (1 - a)
+            wanted.append(min(snr, 5) / (snr if process is EPSILON else snr + 1))
+        weights = process.trained_by(given(snr_gamma=5.0)).weight(TIMES)
+        assert weights is not None and weights.tolist() == pytest.approx(wanted, rel=1e-4)
+        assert process.trained_by(given()).weight(TIMES) is None
+
+    def test_times_are_the_integers_of_their_draw(self):
+        draws = Draws(3, range(4000))
+        times = EPSILON.sample_t(draws, "timestep")
+        assert torch.equal(times, draws.integers("timestep", 0, 1000))
+        assert times.min() == 0 and times.max() == 999
+
+    @pytest.mark.parametrize("config", [
+        {"prediction_type": "epsilon", "rescale_betas_zero_snr": True},
+        {"rescale_betas_zero_snr": True},
+    ])  # fmt: skip
+    def test_nothing_is_told_from_noise_alone(self, config: dict[str, object]):
+        (fault,) = DDPM.training_faults(config, given())
+        assert fault.where == "scheduler: prediction_type"
+        (fault,) = DDPM.training_faults({}, given(rescale_betas_zero_snr=True))
+        assert fault.where == "--rescale_betas_zero_snr"
+
+    def test_velocity_goes_with_a_schedule_that_ends_in_pure_noise(self):
+        config = CONFIG | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+        assert not list(DDPM.training_faults(config, given()))
+        weights = DDPM.from_config(config).trained_by(given(snr_gamma=5.0)).weight(TIMES)
+        assert weights is not None and torch.isfinite(weights).all()
+        assert weights[-1] == 0 and (weights[:-1] > 0).all()
+
+
+class Fixed:
+    """Numbers that another program drew, as if they were drawn here."""
+
+    def __init__(self, numbers: torch.Tensor) -> None:
+        self.numbers = numbers
+
+    def uniform(self, purpose: str) -> torch.Tensor:
+        return self.numbers
+
+    def noise(self, purpose: str, shape: Sequence[int]) -> torch.Tensor:
+        return self.numbers.view(-1, *shape)
+
+    def integers(self, purpose: str, low: int, high: int) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def flow(**more: Any) -> RectifiedFlow:
+    return RectifiedFlow.from_config(FLOW).trained_by(given(**more))
+
+
+class TestRectifiedFlow:
+    @pytest.mark.parametrize("scheme", ["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"])
+    def test_times_and_weights_are_those_of_diffusers_scripts(self, scheme: str):
+        """As train_dreambooth_lora_sd3.py has them, from the same random numbers."""
+        settings = {"logit_mean": 0.3, "logit_std": 1.4, "mode_scale": 1.1}
+        dice = [torch.Generator().manual_seed(5) for _ in range(2)]
+        u = training_utils.compute_density_for_timestep_sampling(scheme, 500, **settings, generator=dice[0])
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(FLOW)
+        places = (u * scheduler.config.num_train_timesteps).long()
+        wanted, sigmas = scheduler.timesteps[places], scheduler.sigmas[places]
+
+        draw = torch.randn if scheme == "logit_normal" else torch.rand
+        process = flow(weighting_scheme=scheme, **settings)
+        times = process.sample_t(Fixed(draw(500, generator=dice[1])), "timestep")
+        torch.testing.assert_close(times, wanted, rtol=1e-5, atol=0)
+        torch.testing.assert_close(process.sigmas(times), sigmas, rtol=1e-5, atol=0)
+        weights = process.weight(times)
+        weights = torch.ones(500) if weights is None else weights
+        theirs = training_utils.compute_loss_weighting_for_sd3(scheme, sigmas)
+        torch.testing.assert_close(weights, theirs, rtol=1e-4, atol=0)
+
+    def test_extreme_draws_stay_within_the_schedule(self):
+        times = flow().sample_t(Fixed(torch.tensor([-1e4, 1e4])), "timestep")
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(FLOW)
+        torch.testing.assert_close(times, scheduler.timesteps[[0, -1]])
+
+    def test_times_follow_from_their_draw_alone(self):
+        whole = flow().sample_t(Draws(1, range(6)), "timestep")
+        parts = [flow().sample_t(Draws(1, [sample]), "timestep") for sample in range(6)]
+        assert torch.equal(whole, torch.cat(parts)) and len(set(whole.tolist())) == 6
+        assert not torch.equal(whole, flow().sample_t(Draws(1, range(6)), "class timestep"))
+
+    def test_noise_is_added_as_diffusers_does(self):
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(FLOW)
+        times = scheduler.timesteps[[0, 10, 500, 999]]
+        clean, noise = some(4, 16, 8, 8), some(4, 16, 8, 8, seed=1)
+        torch.testing.assert_close(flow().add_noise(clean, noise, times), scheduler.scale_noise(clean, times, noise))
+
+    def test_the_target_is_how_the_sum_moves_with_time(self):
+        clean, noise = some(2, 16, 4, 4).double(), some(2, 16, 4, 4, seed=1).double()
+        early, late = torch.tensor([250.0, 250.0]), torch.tensor([750.0, 750.0])
+        moved = flow().add_noise(clean, noise, late) - flow().add_noise(clean, noise, early)
+        torch.testing.assert_close(flow().target(clean, noise, early), moved / 0.5)
+
+    @pytest.mark.parametrize("shift", [1.0, 3.0])
+    def test_larger_shifts_draw_noisier_times(self, shift: float):
+        """Half of all draws are above what s = 1/2 becomes: shift / (1 + shift)."""
+        process = RectifiedFlow.from_config(FLOW | {"shift": shift})
+        middle = process.sigmas(process.sample_t(Draws(0, range(4000)), "timestep")).median()
+        assert float(middle) == pytest.approx(shift / (1 + shift), abs=0.02)
+
+
+SCHEDULES = {
+    "ddpm": (DDPM, CONFIG | {"steps_offset": 1}),
+    "flow": (RectifiedFlow, FLOW),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for name, rows in SAMPLERS.items() for kind in rows])
+def test_every_sampler_reaches_the_picture_that_the_model_means(kind: str, name: str):
+    """A net that knows the clean latents: whatever the sampler, it must end there, for every kind of answer."""
+    clean = some(1, 4, 8, 8, seed=1)
+    process, schedule = SCHEDULES[kind]
+    for prediction in process.predictions():
+        config = schedule | {"prediction_type": prediction} if kind == "ddpm" else schedule
+        sampler = samplers.sampler(name, 12, config, process)
+        x = sampler.begin(some(1, 4, 8, 8, seed=2))
+        for t in sampler.timesteps:
+            seen = sampler.seen(x, t)
+            if kind == "ddpm":
+                a = interpolated(float(t))
+                noise = (seen - a**0.5 * clean) / (1 - a) ** 0.5
+                answer = noise if prediction == "epsilon" else a**0.5 * noise - (1 - a) ** 0.5 * clean
+            else:
+                answer = (seen - clean) / (float(t) / 1000)
+            x = sampler.step(answer.float(), t, x, [torch.Generator().manual_seed(3)])
+        assert (x - clean).abs().max() < 0.2, (name, prediction)
+
+
+def interpolated(timestep: float) -> float:
+    """Samplers of Karras' kind ask between the timesteps; the logarithm of sigma is what they interpolate."""
+    log_sigma = (((1 - THEIRS.alphas_cumprod) / THEIRS.alphas_cumprod) ** 0.5).log().numpy()
+    return 1 / (1 + math.exp(float(np.interp(timestep, np.arange(len(log_sigma)), log_sigma))) ** 2)
+
+
+def test_euler_of_a_flow_is_the_closed_form():
+    """Times as the SD3 pipeline takes them, and x + (s' - s) v."""
+    sampler = samplers.sampler(None, 4, FLOW, RectifiedFlow)
+    even = torch.linspace(1, 3 * 0.001 / (1 + 2 * 0.001), 4, dtype=torch.float64)
+    sigmas = 3 * even / (1 + 2 * even)
+    torch.testing.assert_close(sampler.timesteps.double(), 1000 * sigmas, rtol=1e-5, atol=0)
+    x, v = some(1, 16, 2, 2), some(1, 16, 2, 2, seed=1)
+    wanted = x + float(sigmas[1] - sigmas[0]) * v
+    torch.testing.assert_close(sampler.step(v, sampler.timesteps[0], sampler.begin(x), []), wanted)
+
+
+@pytest.mark.parametrize("name", [name for name, rows in SAMPLERS.items() if "flow" not in rows])
+def test_samplers_of_another_process_are_refused(name: str):
+    with pytest.raises(Refusal, match="rectified flow") as refusal:
+        samplers.sampler(name, 4, FLOW, RectifiedFlow)
+    assert refusal.value.faults[0].fits == ", ".join(samplers.names("flow"))
