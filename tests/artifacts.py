@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from tenshot import model
-from tenshot.compile import trajectories, verb
-from tenshot.compile.choose import shapes_of
-from tenshot.compile.options import CompileOptions
-from tenshot.compile.trial import opened
-from tenshot.events import Events
-from tenshot.fast import artifact, fingerprint, gains
-from tenshot.fast.artifact import CONTROLNET, MODEL, PARTS, Manifest, Program, Section
-from tenshot.fast.backend import Candidate, Job
-from tenshot.sampling import Settings
+from tenshot.autotune import calibration, compile
+from tenshot.autotune.options import CompileOptions
+from tenshot.autotune.search import shapes_of
+from tenshot.autotune.trial import opened
+from tenshot.core.events import Events
+from tenshot.model import model
+from tenshot.pipeline import SamplingSettings
+from tenshot.runtime import artifact, fingerprint, rewrites
+from tenshot.runtime.artifact import CONTROLNET, MODEL, PARTS, Manifest, Program, Section
+from tenshot.runtime.backend import Candidate, Job
 
 CPU = torch.device("cpu")
 AGAIN = "tenshot compile MODEL --out FOLDER"
@@ -37,13 +37,13 @@ def made(
     whole = model.load(str(place))
     if controlnet is not None:
         shutil.copytree(controlnet, out / CONTROLNET)
-        whole = whole.with_parts(controlnet=model.controlnet(controlnet, "cpu"))
-    recorded, _ = trajectories.record(whole, ["a cat"], Settings(steps=2, batch=1), Events())
+        whole = whole.with_parts(controlnet=model.load_controlnet(controlnet, "cpu"))
+    recorded, _ = calibration.record(whole, ["a cat"], SamplingSettings(steps=2, batch=1), Events())
     found = {}
     for name in sections:
         folder = out / PARTS / name
         folder.mkdir(parents=True)
-        gains.build(Job(opened(out, name, CPU), recorded[name].inputs), candidate, folder)
+        rewrites.build(Job(opened(out, name, CPU), recorded[name].inputs), candidate, folder)
         program = Program(candidate, shapes_of(recorded[name]), f"{PARTS}/{name}")
         found[name] = Section((program,), 0.0, 1.0, 1.0)
     prints = fingerprint.here({candidate.backend}, CPU)
@@ -68,4 +68,4 @@ class Listener(Events):
 def compiled(place: Path | str, out: Path, **more: Any) -> tuple[dict[str, Any], list[str]]:
     """What `tenshot compile` answers, and what it said."""
     listener = Listener()
-    return verb.compile(options(place, out, **more), listener), listener.said
+    return compile.compile(options(place, out, **more), listener), listener.said

@@ -95,11 +95,11 @@ def sd1_fast(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bench(sd1: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Runs DreamBooth on the tiny Stable Diffusion 1.x."""
-    from tenshot.train import class_pictures
+    from tenshot.train.data import prior_images
     from tests.dreambooth_runs import Bench
 
     monkeypatch.setenv("TENSHOT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(class_pictures, "SETTINGS", replace(class_pictures.SETTINGS, steps=3))
+    monkeypatch.setattr(prior_images, "SETTINGS", replace(prior_images.SETTINGS, steps=3))
     return Bench(sd1, pictures, tmp_path)
 
 

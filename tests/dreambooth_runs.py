@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tenshot.errors import Refusal
-from tenshot.events import Events
-from tenshot.options import resolve
-from tenshot.train import dreambooth, finetune, full, inversion, lora
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import resolve
+from tenshot.train import finetune
+from tenshot.train.methods import dreambooth, full, lora, textual_inversion
 from tenshot.train.options import (
     DreamBoothOptions,
     FineTuneOptions,
@@ -42,10 +43,10 @@ TEXT = "text_encoder/model.safetensors"
 
 
 WAYS = {
-    "dreambooth": (dreambooth.WAY, DreamBoothOptions),
-    "full": (full.WAY, FullOptions),
-    "lora": (lora.WAY, LoraOptions),
-    "inversion": (inversion.WAY, TextualInversionOptions),
+    "dreambooth": (dreambooth.METHOD, DreamBoothOptions),
+    "full": (full.METHOD, FullOptions),
+    "lora": (lora.METHOD, LoraOptions),
+    "inversion": (textual_inversion.METHOD, TextualInversionOptions),
 }
 
 

@@ -22,11 +22,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tenshot import model
-from tenshot.adapters import lora, names
+from tenshot.adapters import lora, lora_keys
 from tenshot.bench.sizes import random_model
-from tenshot.cli import main as tenshot
+from tenshot.cli.main import main as tenshot
 from tenshot.families.sd import NOISE
+from tenshot.model import model
 
 PACKAGE = "stable-diffusion-cpp-python==0.4.7"
 
@@ -142,7 +142,7 @@ def attention(unet: torch.nn.Module) -> Iterator[tuple[str, tuple[int, int]]]:
     """Kohya's names of the attention layers, and the shapes of their weights."""
     for layer, module in unet.named_modules():
         if isinstance(module, torch.nn.Linear) and lora.targeted(layer, lora.targets("unet", "attention")):
-            yield names.kohya("unet", layer, None), (module.out_features, module.in_features)
+            yield lora_keys.kohya("unet", layer, None), (module.out_features, module.in_features)
 
 
 def draw(program: Path, folder: Path, prompt: str, name: str, model: str = "model") -> list[str]:

@@ -128,7 +128,7 @@ def forked(words: list[str], output: Path) -> int:
         with output.open("wb") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        from tenshot.cli import main
+        from tenshot.cli.main import main
 
         code = main(words)
     finally:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiffusionPipeline
 from PIL import Image, ImageOps
 
-from tenshot.train.draws import Draws
+from tenshot.train.engine.rng import CounterRNG
 from tenshot.train.options import DreamBoothOptions
 
 
@@ -46,10 +46,10 @@ def losses(o: DreamBoothOptions, class_latents: torch.Tensor | None = None) -> l
     found = []
     for step in range(o.max_train_steps):
         n = o.train_batch_size
-        draws = Draws(o.seed, range(step * n, step * n + n))
-        prompts, ids, latents, noise, times = batch(draws, own, "", schedule)
+        rng = CounterRNG(o.seed, range(step * n, step * n + n))
+        prompts, ids, latents, noise, times = batch(rng, own, "", schedule)
         if o.with_prior_preservation:
-            second = batch(draws, others, "class ", schedule)
+            second = batch(rng, others, "class ", schedule)
             prompts, ids = prompts + second[0], ids + second[1]
             latents, noise, times = (torch.cat(p) for p in zip((latents, noise, times), second[2:], strict=True))
         more = condition(pipe, prompts, ids)
@@ -84,13 +84,13 @@ def _weight(o: DreamBoothOptions, a: float, schedule: Any) -> float:
     return min(snr, o.snr_gamma) / (snr + (schedule.config.prediction_type == "v_prediction"))
 
 
-def batch(draws: Draws, own: Seen, purpose: str, schedule: Any):
-    rows = draws.pick(f"{purpose}picture", len(own.mean))
+def batch(rng: CounterRNG, own: Seen, purpose: str, schedule: Any):
+    rows = rng.pick(f"{purpose}picture", len(own.mean))
     shape = own.mean.shape[1:]
-    latents = own.mean[rows] + own.std[rows] * draws.noise(f"{purpose}posterior", shape)
-    times = draws.integers(f"{purpose}timestep", 0, schedule.config.num_train_timesteps)
+    latents = own.mean[rows] + own.std[rows] * rng.noise(f"{purpose}posterior", shape)
+    times = rng.integers(f"{purpose}timestep", 0, schedule.config.num_train_timesteps)
     said = [own.texts[row] for row in rows], [own.time_ids[row] for row in rows]
-    return *said, latents, draws.noise(f"{purpose}noise", shape), times
+    return *said, latents, rng.noise(f"{purpose}noise", shape), times
 
 
 def condition(pipe: Any, prompts: list[str], time_ids: list[list[int]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch.func import functional_call
 
-from tenshot.train.draws import Draws
+from tenshot.train.engine.rng import CounterRNG
 from tenshot.train.options import FineTuneOptions
 from tests.plain_dreambooth import _loss, batch, condition, seen
 
@@ -77,8 +77,8 @@ def _fit(o: Any, pipe: Any, answer: Any, trained: list[torch.Tensor]) -> list[fl
     losses = []
     for step in range(o.max_train_steps):
         n = o.train_batch_size
-        draws = Draws(o.seed, range(step * n, step * n + n))
-        prompts, ids, latents, noise, times = batch(draws, own, "", schedule)
+        rng = CounterRNG(o.seed, range(step * n, step * n + n))
+        prompts, ids, latents, noise, times = batch(rng, own, "", schedule)
         said = answer(schedule.add_noise(latents, noise, times), times, prompts, ids)
         velocity = schedule.config.prediction_type == "v_prediction"
         wanted = schedule.get_velocity(latents, noise, times) if velocity else noise

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tenshot.files import containers
+from tenshot.io import tensor_files
 from tests.test_swap import answers
 
 NETS = ("unet", "vae", "text_encoder")
@@ -30,7 +30,7 @@ def state(opened: Any) -> dict[str, torch.Tensor]:
 def overwritten(folder: Path) -> None:
     """Every number in a model folder becomes 0, in the files that are there."""
     for path in folder.rglob("*.safetensors"):
-        start = containers.opened(path) and 8 + int.from_bytes(path.read_bytes()[:8], "little")
+        start = tensor_files.opened(path) and 8 + int.from_bytes(path.read_bytes()[:8], "little")
         with path.open("r+b") as file:
             file.seek(start)
             file.write(bytes(path.stat().st_size - start))

@@ -10,16 +10,16 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
-from tenshot import model
-from tenshot.adapters import embedding, lora, names, reading
+from tenshot.adapters import embedding, lora, lora_keys, parsing
+from tenshot.convert.convert import convert
 from tenshot.convert.options import ConvertOptions
-from tenshot.convert.verb import convert
-from tenshot.errors import Refusal
-from tenshot.events import Events
-from tenshot.families import original
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import gather
+from tenshot.families import keymaps
 from tenshot.families.sdxl import FULL
-from tenshot.files import containers
-from tenshot.options import gather
+from tenshot.io import tensor_files
+from tenshot.model import model
 
 
 def run(*words: object) -> dict:
@@ -82,7 +82,7 @@ def pipeline(folder: Path):
 
 
 def same(one: Path, other: Path, unet: dict | None = None) -> None:
-    first, second = (reading.low_rank(containers.opened(path), unet) for path in (one, other))
+    first, second = (parsing.low_rank(tensor_files.opened(path), unet) for path in (one, other))
     assert first.keys() == second.keys()
     for layer, each in first.items():
         assert torch.equal(each.down, second[layer].down) and torch.equal(each.up, second[layer].up)
@@ -129,18 +129,18 @@ def test_kohyas_names_are_as_user_interfaces_know_them(sdxl: Path, sd1: Path, tm
     assert "lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_q.lora_down.weight" in found
     assert "lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha" in found
     assert "lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha" in found
-    about = containers.opened(tmp_path / "sdxl.safetensors").about
+    about = tensor_files.opened(tmp_path / "sdxl.safetensors").about
     assert about["ss_base_model_version"] == "sdxl_base_v1-0"
     assert about["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
 
 
 def test_every_full_size_name_comes_back():
-    originals = original.unet_modules(FULL)
+    originals = keymaps.unet_modules(FULL)
     for layer in originals:
-        theirs = names.kohya("unet", layer, originals)
-        assert names.place_of(f"{theirs}.alpha") == ("unet", layer, "alpha")
-        plain = names.kohya("unet", layer, None)
-        assert names.place_of(f"{plain}.alpha") == ("unet", layer, "alpha")
+        theirs = lora_keys.kohya("unet", layer, originals)
+        assert lora_keys.place_of(f"{theirs}.alpha") == ("unet", layer, "alpha")
+        plain = lora_keys.kohya("unet", layer, None)
+        assert lora_keys.place_of(f"{plain}.alpha") == ("unet", layer, "alpha")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_names_of_every_age_are_known(written: str, place: str, sd1: Path):
     layer, kind = place.split()
     unet = {**model.load(str(sd1))["unet"].config}
     start = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
-    assert names.place_of(written, unet) == ("unet", f"{start}.{layer}", kind)
+    assert lora_keys.place_of(written, unet) == ("unet", f"{start}.{layer}", kind)
 
 
 def test_the_guides_bin_of_2023(sd1: Path, tmp_path: Path):
@@ -252,12 +252,12 @@ def test_full_size_controlnets_names_are_diffusers_own(tmp_path: Path):
     """Against diffusers' own table, by the names alone."""
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
-    from tenshot.families import dialects
+    from tenshot.families import conversion
 
     with torch.device("meta"):
         config = dict(ControlNetModel().config)
-    wanted = dialects.skeleton(ControlNetModel, config)
-    theirs = {line.theirs: torch.empty(0) for line in original.controlnet(config, wanted)}
+    wanted = conversion.skeleton(ControlNetModel, config)
+    theirs = {line.theirs: torch.empty(0) for line in keymaps.controlnet(config, wanted)}
     mapped = convert_controlnet_checkpoint(dict(theirs), config)
     assert mapped.keys() == wanted.keys()
 

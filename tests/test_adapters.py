@@ -13,11 +13,11 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from tenshot.adapters import lora
-from tenshot.errors import Refusal
-from tenshot.events import Events
-from tenshot.files.images import parse_infotext, read_infotext
-from tenshot.generate import GenerateOptions, generate
-from tenshot.options import resolve
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import resolve
+from tenshot.generate.generate import GenerateOptions, generate
+from tenshot.io.png import parse_infotext, read_infotext
 from tests.dreambooth_runs import Bench, Ear
 from tests.test_adapter_files import a_lora
 from tests.test_checkpoints import run as run_convert

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import tenshot
-from tenshot.errors import Refusal
-from tenshot.fast import artifact
+from tenshot.core.errors import Refusal
+from tenshot.runtime import artifact
 from tests import artifacts
 
 Harm = Callable[[Any], object]
@@ -49,7 +49,7 @@ ALTERED: dict[str, Harm] = {
     "an unknown backend": lambda told: program(told)["choice"].update(backend="magic"),
     "a module as backend": lambda told: program(told)["choice"].update(backend="os.path"),
     "an unknown precision": lambda told: program(told)["choice"].update(precision="fp4"),
-    "an unknown gain": lambda told: program(told)["choice"].update(gains=["magic"]),
+    "an unknown rewrite": lambda told: program(told)["choice"].update(rewrites=["magic"]),
     "another family": lambda told: told.update(family="sdxl"),
     "a family that is none": lambda told: told.update(family=None),
     "a fingerprint of numbers": lambda told: told["fingerprint"].update(torch=2),

@@ -18,12 +18,12 @@ import psutil
 import pytest
 
 import tenshot
-from tenshot.errors import Refusal
-from tenshot.fast import dropin
-from tenshot.fast import weights as fast_weights
-from tenshot.fast.model import FastModel
-from tenshot.fast.openvino import OpenVINO
-from tenshot.files import containers
+from tenshot.core.errors import Refusal
+from tenshot.io import tensor_files
+from tenshot.runtime import weights as fast_weights
+from tenshot.runtime import wrappers
+from tenshot.runtime.backends.openvino import OpenVINO
+from tenshot.runtime.compiled_model import CompiledModel
 from tests.swaps import same, state, weights
 
 OURS = str(Path(tenshot.__file__).parent)
@@ -74,11 +74,13 @@ def failing_after(calls: int, place: Any, name: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(params=["eager", "compiled"])
-def opened(request: pytest.FixtureRequest, sd1: Path) -> FastModel:
+def opened(request: pytest.FixtureRequest, sd1: Path) -> CompiledModel:
     return tenshot.load(sd1 if request.param == "eager" else request.getfixturevalue("sd1_fast"))
 
 
-def test_a_swap_that_is_stopped_anywhere_leaves_the_old_or_the_new(opened: FastModel, sd1_lora: Path, sd1_tuned: Path):
+def test_a_swap_that_is_stopped_anywhere_leaves_the_old_or_the_new(
+    opened: CompiledModel, sd1_lora: Path, sd1_tuned: Path
+):
     base = state(opened)
     swaps: dict[str, Callable[[], None]] = {
         "set": lambda: opened.set_loras({sd1_lora: 0.7}),
@@ -119,7 +121,7 @@ def test_a_swap_that_is_stopped_anywhere_leaves_the_old_or_the_new(opened: FastM
 
 @pytest.mark.parametrize(
     ("place", "name", "call"),
-    [(fast_weights, "_like", 70), (containers, "_read", 110), (dropin, "exchanged", 2), (OpenVINO, "load", 1)],
+    [(fast_weights, "_like", 70), (tensor_files, "_read", 110), (wrappers, "exchanged", 2), (OpenVINO, "load", 1)],
 )
 def test_an_error_leaves_the_old(
     place: Any, name: str, call: int, sd1_fast: Path, sd1_lora: Path, sd1_tuned: Path, monkeypatch: pytest.MonkeyPatch
@@ -145,7 +147,7 @@ def test_strengths_that_are_none_are_refused(strength: Any, sd1: Path, sd1_lora:
     assert same(weights(opened), before)
 
 
-def swapped(opened: FastModel, times: int, lora: Path, stopped: Callable[[Callable[[], None]], None]) -> None:
+def swapped(opened: CompiledModel, times: int, lora: Path, stopped: Callable[[Callable[[], None]], None]) -> None:
     """A, B, A over and over, each stopped somewhere by `stopped`; afterwards all is as it was, memory too."""
     opened.set_loras({lora: 1})
     with_lora = weights(opened)

@@ -15,17 +15,18 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 
-from tenshot import model
-from tenshot.compile import trajectories
-from tenshot.compile.options import CompileOptions
-from tenshot.device import DTYPES
-from tenshot.errors import Refusal
-from tenshot.events import Events
-from tenshot.fast import aotinductor, backend, onnx_graph, parts
-from tenshot.fast.backend import BACKENDS, Candidate, Job, Runner
-from tenshot.fast.eight_bits import Eight
-from tenshot.fast.parts import Flat
-from tenshot.sampling import Settings
+from tenshot.autotune import calibration
+from tenshot.autotune.options import CompileOptions
+from tenshot.core.device import DTYPES
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.model import model
+from tenshot.pipeline import SamplingSettings
+from tenshot.runtime import backend, flat_modules
+from tenshot.runtime.backend import BACKENDS, Candidate, Job, Runner
+from tenshot.runtime.backends import aotinductor, onnx_graph
+from tenshot.runtime.backends.int8_weights import Int8Weight
+from tenshot.runtime.flat_modules import Flat
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -104,7 +105,7 @@ def inputs(section: str, whole: model.Model, seed: int = 6) -> tuple[torch.Tenso
         return (*given, control)
     if section == "unet_controlled":
         with torch.no_grad():
-            return (*given, *parts.flat("controlnet", whole["controlnet"])(*given, control))
+            return (*given, *flat_modules.flat("controlnet", whole["controlnet"])(*given, control))
     return tuple(given)
 
 
@@ -152,7 +153,7 @@ def built(made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str,
     @cache
     def build(family: str, section: str, candidate: Candidate) -> Built:
         whole = made(family)
-        net = parts.flat(section, whole[parts.SECTIONS[section]])
+        net = flat_modules.flat(section, whole[flat_modules.SECTIONS[section]])
         told = Built(tmp_path_factory.mktemp("program"), net, copies(net), inputs(section, whole))
         backend.backend(candidate.backend).build(Job(net, [told.given]), candidate, told.folder)
         net.load(told.weights)
@@ -205,7 +206,7 @@ def test_programs_run_in_another_process(built, made, tmp_path: Path):
         "from diffusers import AutoencoderKL\n"
         "from pathlib import Path\n"
         "from tenshot.fast import parts\n"
-        "from tenshot.fast.backend import Candidate, backend\n"
+        "from tenshot.runtime.backend import Candidate, backend\n"
         "place, *rest = sys.argv[1:]\n"
         "net = parts.flat('decoder', AutoencoderKL.from_pretrained(place + '/vae').eval())\n"
         "given, wanted = torch.load(place + '/call.pt')\n"
@@ -238,8 +239,8 @@ def test_a_filled_graph_is_the_net_with_its_marks(made, tmp_path: Path):
     import onnxruntime
 
     whole = made("sd2_v")
-    net, given = parts.flat("text_encoder", whole["text_encoder"]), inputs("text_encoder", whole)
-    cast = parts.Cast(net, torch.float32, CPU)
+    net, given = flat_modules.flat("text_encoder", whole["text_encoder"]), inputs("text_encoder", whole)
+    cast = flat_modules.Cast(net, torch.float32, CPU)
     onnx_graph.write(cast, given, tmp_path / "net.onnx", filled=True)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: given[0].numpy()})
@@ -251,7 +252,7 @@ def test_a_filled_graph_is_the_net_with_its_marks(made, tmp_path: Path):
 def test_without_a_compiler_nothing_is_built(made, tmp_path: Path):
     from torch._inductor import config
 
-    net = parts.flat("decoder", made("sd1")["vae"])
+    net = flat_modules.flat("decoder", made("sd1")["vae"])
     job = Job(net, [inputs("decoder", made("sd1"))])
     with config.patch({"cpp.cxx": (None, "no-such-compiler")}), pytest.raises(Refusal, match=r"no C\+\+ compiler"):
         aotinductor.build(job, Candidate("aotinductor", "fp32"), tmp_path)
@@ -262,7 +263,7 @@ def test_without_a_compiler_nothing_is_built(made, tmp_path: Path):
 def test_a_library_takes_the_weights_of_no_other_net(built, made):
     candidate = next(each for each in FIRSTS if each.backend == "aotinductor")
     program = built("sd1", "decoder", candidate)
-    strange = parts.flat("encoder", made("sd1")["vae"])
+    strange = flat_modules.flat("encoder", made("sd1")["vae"])
     with pytest.raises(Refusal, match="not as the library reads them"):
         aotinductor.open(program.folder, candidate, strange, CPU)
     with pytest.raises(Refusal, match="not as the library reads them"):
@@ -279,7 +280,7 @@ def test_eight_bits_are_those_that_openvino_would_round_to(shape: list[int]):
     weight = torch.randn(shape)
     weight[0] *= 100
     weight[-1] = 0 if shape[0] > 1 else weight[-1]
-    whole, scale = Eight("", "", "", 0.9, shape[0]).rounded(weight)
+    whole, scale = Int8Weight("", "", "", 0.9, shape[0]).rounded(weight)
     bound = (0.9 * weight.flatten(1).abs().amax(1)).clamp_min(0.9e-12).reshape([-1, *[1] * (len(shape) - 1)]).numpy()
     given = opset13.parameter(shape)
     rounded = opset13.fake_quantize(given, -bound, bound, -bound, bound, 255)
@@ -294,8 +295,8 @@ def test_eight_bits_are_those_that_openvino_would_round_to(shape: list[int]):
 def test_eight_bits_stay_within_the_error_that_compile_allows(tmp_path: Path):
     whole = model.load("pocket")
     prompts = ["a 3d emoji of a cat on a blue background", "a flat emoji of a panda on a white background"]
-    recorded, _ = trajectories.record(whole, prompts, Settings(steps=20, batch=1), Events())
-    calls, net = recorded["unet"], parts.flat("unet", whole["unet"])
+    recorded, _ = calibration.record(whole, prompts, SamplingSettings(steps=20, batch=1), Events())
+    calls, net = recorded["unet"], flat_modules.flat("unet", whole["unet"])
     candidate, weights = Candidate("openvino", "int8"), copies(net)
     backend.backend("openvino").build(Job(net, calls.inputs), candidate, tmp_path)
     runner = backend.backend("openvino").open(tmp_path, candidate, net, CPU)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tenshot.adapters import opening, reading
-from tenshot.errors import Refusal
+from tenshot.adapters import adapter_files, parsing
+from tenshot.core.errors import Refusal
 from tests.test_adapter_files import a_lora
 from tests.test_adapter_files import run as convert
+from tests.test_loha_lokr import kohyas
 from tests.test_merge import adapted, answers
-from tests.test_one_sum import UNET, kohya, with_magnitudes
-from tests.test_products import kohyas
+from tests.test_weight_delta import UNET, kohya, with_magnitudes
 
 
 def a_dora(folder: Path, file: Path, every: int = 2) -> Path:
@@ -36,7 +36,7 @@ def test_at_full_rank_it_is_the_same(sd1: Path, tmp_path: Path):
 def test_at_its_own_rank_it_is_the_nearest(form: str, sd1: Path, tmp_path: Path):
     file = a_dora(sd1, tmp_path / "dora.safetensors")
     told = convert(file, tmp_path / "plain.safetensors", "--bake_dora", sd1, "--form", form)
-    before, after = (reading.read(opening.opened(tmp_path / f"{name}.safetensors")) for name in ("dora", "plain"))
+    before, after = (parsing.read(adapter_files.opened(tmp_path / f"{name}.safetensors")) for name in ("dora", "plain"))
     weights = load_file(sd1 / UNET)
     away = total = 0.0
     for (part, layer), each in before.items():

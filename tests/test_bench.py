@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from tenshot.bench import train
-from tenshot.options import resolve
+from tenshot.core.options import resolve
 
 
 @pytest.mark.parametrize("method", ["lora", "dreambooth"])

@@ -8,7 +8,7 @@ import pytest
 
 from tenshot.bench import inference, tables
 from tenshot.bench.inference import BenchInferenceOptions
-from tenshot.errors import Refusal
+from tenshot.core.errors import Refusal
 from tests.artifacts import Listener
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tenshot import model
 from tenshot.adapters import embedding, lora
-from tenshot.cli import main
-from tenshot.errors import Refusal
+from tenshot.cli.main import main
+from tenshot.core.errors import Refusal
+from tenshot.model import model
 from tests.test_adapter_files import a_lora
 from tests.test_adapter_files import run as convert
 from tests.test_extract import run_resize as resize
@@ -108,10 +108,10 @@ def test_inspect_says_the_word(sd1: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_compiled_or_open_model_is_told_of_it(sd1: Path, tmp_path: Path):
-    from tenshot.errors import Noted
-    from tenshot.fast import model as fast
+    from tenshot.core.errors import Noted
+    from tenshot.runtime import compiled_model
 
-    opened = fast.load(sd1)
+    opened = compiled_model.load(sd1)
     with pytest.warns(Noted, match="holds the learned word <az>"):
         opened.set_loras({bundled(sd1, tmp_path / "it.safetensors"): 1.0})
-    assert model.load(str(sd1)).spellings == {}
+    assert model.load(str(sd1)).placeholder_tokens == {}

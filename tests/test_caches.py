@@ -11,11 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tenshot import model
-from tenshot.checkpoints import opening
-from tenshot.files import cache, tensors
-from tenshot.train import class_pictures
-from tenshot.train.cache import Cache
+from tenshot.io import cache, tensors
+from tenshot.model import model, resolve
+from tenshot.train.data import prior_images
+from tenshot.train.data.latents_cache import TensorCache
 from tests import tiny
 from tests.dreambooth_runs import PRIOR, Bench, Ear, files, same_weights
 from tests.test_checkpoints import run
@@ -111,12 +110,12 @@ def test_one_foreign_entry_breaks_no_model(text: str, file: Path) -> None:
     place = model.find(str(file))
     other = place.parent.with_name("0" * 24)
     (other / "model").mkdir(parents=True)
-    opening.stamp_file(other / "any").write_text(text)
+    resolve.stamp_file(other / "any").write_text(text)
     ear = Ear()
     assert model.find(str(file), ear) == place
     assert not ear.said
     whole = weights(place)
-    opening.stamp_file(place).write_text(text)
+    resolve.stamp_file(place).write_text(text)
     assert model.find(str(file), ear) == place
     assert weights(place) == whole
     assert "damaged" in ear.said[0]
@@ -125,9 +124,9 @@ def test_one_foreign_entry_breaks_no_model(text: str, file: Path) -> None:
 @pytest.mark.parametrize("harm", (folder, link, pipe, Path.unlink))
 def test_nor_does_one_that_is_no_file(harm: Harm, file: Path) -> None:
     place = model.find(str(file))
-    harm(opening.stamp_file(place))
+    harm(resolve.stamp_file(place))
     assert model.find(str(file)) == place
-    assert opening.model_hash(place)
+    assert resolve.model_hash(place)
 
 
 def test_a_file_changed_in_its_old_size_and_time_is_noticed(file: Path) -> None:
@@ -166,7 +165,7 @@ def test_a_change_in_the_same_moment_has_another_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("harm", HARM)
 def test_kept_tensors_are_those_that_were_put_there_or_none(harm: Harm, tmp_path: Path) -> None:
-    kept = Cache(tmp_path, events=(ear := Ear()))
+    kept = TensorCache(tmp_path, events=(ear := Ear()))
     for name in ("aa", "ab"):
         kept.write(name, {"mean": torch.full((4, 8, 8), float(ord(name[1])))})
     whole = files(tmp_path)
@@ -199,10 +198,10 @@ def test_a_training_is_the_same_whatever_became_of_what_it_kept(sd1: Path, tmp_p
 def drawn(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Ear], torch.Tensor]:
     """Ensures four class pictures, drawn three and then one at once; their latents come back."""
     opened = model.load(str(sd1))
-    wanted = class_pictures.recipe("model", "a photo of baby", tiny.SIDE)
+    wanted = prior_images.recipe("model", "a photo of baby", tiny.SIDE)
 
     def ensured(place: Path, ear: Ear) -> torch.Tensor:
-        latents, _ = class_pictures.ensure(opened, place, wanted, 4, 0, 3, ear)
+        latents, _ = prior_images.ensure(opened, place, wanted, 4, 0, 3, ear)
         return torch.stack([mean for mean, _ in latents.each])
 
     return ensured

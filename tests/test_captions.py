@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tenshot.errors import Refusal
-from tenshot.files import datasets
+from tenshot.core.errors import Refusal
+from tenshot.io import dataset
 from tenshot.train import finetune
 from tests import tiny
 from tests.dreambooth_runs import Bench
@@ -26,7 +26,7 @@ def one(tmp_path: Path) -> Path:
 def read(folder: Path, **more: Any) -> tuple[dict[str, str | None], list[str]]:
     """What is said of each picture, and what was told aloud."""
     told: list[str] = []
-    found = datasets.read(folder, option="--train_data_dir", say=told.append, **more)
+    found = dataset.read(folder, option="--train_data_dir", say=told.append, **more)
     return {str(each.path.relative_to(folder)): each.caption for each in found}, told
 
 
@@ -152,7 +152,7 @@ def test_a_picture_may_stand_in_several_lines(one: Path, sd1: Path, tmp_path: Pa
     bench = Bench(sd1, one, tmp_path, "full")
     for said in ("a cat", "a small cat"):
         (one / "metadata.csv").write_text(f"file_name,text\npicture-0.png,{said}\npicture-0.png,a pet\n")
-        examples = datasets.read(one, option="")
+        examples = dataset.read(one, option="")
         assert [each.caption for each in examples] == [said, "a pet"]
         claim = finetune._inputs(bench.options("out"), one, sd1, examples, [])
         assert claim["captions"] == {"picture-0.png": [said, "a pet"]}

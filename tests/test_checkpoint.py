@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from tenshot.errors import Refusal
-from tenshot.files import tensors
-from tenshot.train import checkpoint
-from tenshot.train.checkpoint import Checkpoint
+from tenshot.core.errors import Refusal
+from tenshot.io import tensors
+from tenshot.train.engine import checkpoint
+from tenshot.train.engine.checkpoint import Checkpoint
 from tests.dreambooth_runs import Ear
 
 

@@ -11,15 +11,15 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
-from tenshot import model, sampling
-from tenshot.checkpoints import tokenizers
-from tenshot.cli import main
+from tenshot import pipeline
+from tenshot.cli.main import main
+from tenshot.convert.convert import convert
 from tenshot.convert.options import ConvertOptions
-from tenshot.convert.verb import convert
-from tenshot.errors import Refusal
-from tenshot.events import Events
-from tenshot.options import gather
-from tenshot.sampling import Request, Settings
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import gather
+from tenshot.model import model, tokenizers
+from tenshot.pipeline import Request, SamplingSettings
 
 FAMILIES = ("sd1", "sd2_v", "sdxl")
 
@@ -49,8 +49,8 @@ def equal(one: Path, other: Path) -> None:
 
 
 def drawn(folder: Path) -> bytes:
-    settings = Settings(steps=2, size=(64, 64))
-    return sampling.pictures(model.load(str(folder)), [Request("a photo of az baby", 1)], settings)[0].tobytes()
+    settings = SamplingSettings(steps=2, size=(64, 64))
+    return pipeline.images(model.load(str(folder)), [Request("a photo of az baby", 1)], settings)[0].tobytes()
 
 
 def test_there_and_back_is_bit_exact(folder: Path, tmp_path: Path):

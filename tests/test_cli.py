@@ -16,13 +16,13 @@ from pydantic import Field
 from rich.console import Console as RichConsole
 
 import tenshot
-from tenshot import verbs
-from tenshot.cli import main
-from tenshot.console import Bars, Console, Interrupt, Lines, LogFile, clock
-from tenshot.errors import Cancelled, Fault, Refusal
-from tenshot.events import Events
-from tenshot.options import Options
-from tenshot.verbs import Verb
+from tenshot.cli import verbs
+from tenshot.cli.console import Bars, Console, Interrupt, Lines, LogFile, clock
+from tenshot.cli.main import main
+from tenshot.cli.verbs import Verb
+from tenshot.core.errors import Cancelled, Fault, Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import Options
 
 REAL = dict(verbs.VERBS)
 
@@ -115,8 +115,8 @@ def test_the_real_table_is_well_formed() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from tenshot.cli import main; assert main(['--help']) == 0; assert main(['train']) == 0\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'tenshot.options'} & set(sys.modules)\n"
+        "import sys; from tenshot.cli.main import main; assert main(['--help']) == 0; assert main(['train']) == 0\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'tenshot.core.options'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

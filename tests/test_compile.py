@@ -14,15 +14,17 @@ from PIL import Image
 from scipy.ndimage import correlate1d
 
 import tenshot
-from tenshot import cli, measures, model
-from tenshot.compile import choose, trajectories, trial
-from tenshot.compile.trajectories import Calls
-from tenshot.compile.trial import Outcome
-from tenshot.errors import Cancelled, Refusal
-from tenshot.events import Events
-from tenshot.fast import artifact
-from tenshot.fast.backend import Candidate
-from tenshot.sampling import Settings
+from tenshot.autotune import calibration, search, trial
+from tenshot.autotune.calibration import Calls
+from tenshot.autotune.trial import TrialResult
+from tenshot.cli import main
+from tenshot.core.errors import Cancelled, Refusal
+from tenshot.core.events import Events
+from tenshot.evaluate import metrics
+from tenshot.model import model
+from tenshot.pipeline import SamplingSettings
+from tenshot.runtime import artifact
+from tenshot.runtime.backend import Candidate
 from tests import artifacts
 
 BAD = "tests.bad_backends"
@@ -70,7 +72,7 @@ def keys(told: Any) -> set[str]:
 @pytest.mark.slow
 def test_candidates_that_misbehave_are_rows(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TENSHOT_TEST_WAYS", "crashes dies raises nan wrong hangs")
-    monkeypatch.setattr(choose, "LEAST", 10.0)
+    monkeypatch.setattr(search, "LEAST", 10.0)
     told, _ = artifacts.compiled(sd1, tmp_path / "fast", backend=[BAD], parts=["decoder"], budget=0.5)
     rows = json.loads((tmp_path / "fast/report.json").read_text())["sections"]["decoder"]
     reasons = {row["candidate"].split()[-1]: row["failed"] for row in rows}
@@ -100,54 +102,54 @@ def test_the_budget_is_for_everything(sd1: Path, tmp_path: Path, monkeypatch: py
     told, said = artifacts.compiled(sd1, tmp_path / "fast", budget=4 / 60, **asked)
     record = json.loads((tmp_path / "fast/report.json").read_text())
     assert len(list((tmp_path / "fast/pictures").glob("*-plain.png"))) == 1
-    assert {row["failed"] for row in record["sections"]["decoder"]} == {choose.SPENT}
-    assert record["notes"] == [f"64x128: {choose.SPENT}. torch runs this size."]
+    assert {row["failed"] for row in record["sections"]["decoder"]} == {search.SPENT}
+    assert record["notes"] == [f"64x128: {search.SPENT}. torch runs this size."]
     assert told["chosen"] == {"decoder": "eager fp32"}
     assert any("Torch itself is kept" in line for line in said)
 
 
-def outcome(name: str, error: float, seconds: float, precision: str = "bf16", failed: str = "") -> Outcome:
+def outcome(name: str, error: float, seconds: float, precision: str = "bf16", failed: str = "") -> TrialResult:
     spread = (0.9 / seconds, 1.1 / seconds) if seconds else None
-    return Outcome(Candidate(name, precision), failed, error, seconds=seconds, plain=1.0, spread=spread)
+    return TrialResult(Candidate(name, precision), failed, error, seconds=seconds, plain=1.0, spread=spread)
 
 
 def test_the_fastest_within_the_error_is_kept():
     quick, good, slow = outcome("quick", 0.2, 0.1), outcome("good", 0.01, 0.2), outcome("slow", 0.001, 0.5)
     broken = outcome("broken", 0, 0.01, failed="it broke")
-    plain = Outcome(choose.PLAIN, seconds=0.05, plain=1.0)
+    plain = TrialResult(search.PLAIN, seconds=0.05, plain=1.0)
     everything = [slow, quick, broken, plain, good]
-    assert choose.best(everything, 0.05) is good
-    assert choose.best(everything, 0.5) is quick
-    assert choose.best(everything, 0.005) is slow
-    assert choose.best(everything, 0.0005) is None
-    assert choose.best([outcome("slower", 0, 2.0)], 1) is None
-    assert choose.best([outcome("perhaps faster", 0, 0.95)], 1) is None  # 0.95 to 1.16 times
+    assert search.best(everything, 0.05) is good
+    assert search.best(everything, 0.5) is quick
+    assert search.best(everything, 0.005) is slow
+    assert search.best(everything, 0.0005) is None
+    assert search.best([outcome("slower", 0, 2.0)], 1) is None
+    assert search.best([outcome("perhaps faster", 0, 0.95)], 1) is None  # 0.95 to 1.16 times
 
 
 def test_what_is_far_behind_is_not_built_again():
     quick, half, slow = outcome("quick", 0.01, 0.1), outcome("half", 0.01, 0.19), outcome("slow", 0.01, 0.21)
     wrong, broken = outcome("wrong", 1, 0.3), outcome("broken", 0, 0, failed="it broke")
-    contest = choose.Contest("unet", [quick, half, slow, wrong, broken], quick)
-    assert choose.far_behind(contest, 0.05) == {
+    contest = search.SectionSearch("unet", [quick, half, slow, wrong, broken], quick)
+    assert search.far_behind(contest, 0.05) == {
         "slow": "not tried: in unet it was less than half as fast as quick bf16"
     }
-    assert choose.far_behind(choose.Contest("unet", [slow], None), 0.05) == {}
+    assert search.far_behind(search.SectionSearch("unet", [slow], None), 0.05) == {}
 
 
 def test_lossless_leaves_out_what_quantises(sd1: Path, tmp_path: Path):
     for lossless in (False, True):
         asked = artifacts.options(sd1, tmp_path / "fast", backend=["openvino"], lossless=lossless)
-        found = {each.precision for each in choose.candidates(asked, artifacts.CPU) if isinstance(each, Candidate)}
+        found = {each.precision for each in search.candidates(asked, artifacts.CPU) if isinstance(each, Candidate)}
         assert ("int8" in found) != lossless
         assert "fp32" in found
 
 
 def test_backends_that_are_not_here_are_rows(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from tenshot.fast import openvino
+    from tenshot.runtime.backends import openvino
 
     monkeypatch.setattr(openvino, "missing", lambda where: "pip install something")
     asked = artifacts.options(sd1, tmp_path, backend=["openvino"])
-    (row,) = choose.candidates(asked, artifacts.CPU)
+    (row,) = search.candidates(asked, artifacts.CPU)
     assert row.failed == "not here: pip install something"
 
 
@@ -163,10 +165,10 @@ def test_stopping_stops_and_leaves_nothing(sd1: Path, tmp_path: Path, monkeypatc
         def cancelled(self) -> bool:
             return self.began
 
-    from tenshot.compile import verb
+    from tenshot.autotune import compile
 
     with pytest.raises(Cancelled):
-        verb.compile(artifacts.options(sd1, tmp_path / "fast", backend=[BAD], parts=["decoder"]), Stop())
+        compile.compile(artifacts.options(sd1, tmp_path / "fast", backend=[BAD], parts=["decoder"]), Stop())
     assert not list(tmp_path.iterdir())
 
 
@@ -174,11 +176,11 @@ def test_every_fault_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep me")
     words = ["compile", str(tmp_path / "nothing"), "--out", str(tmp_path / "mine"), "--backend", "magic"]
-    assert cli.main([*words, "--controlnet", str(tmp_path / "none"), "--overwrite"]) == 2
+    assert main.main([*words, "--controlnet", str(tmp_path / "none"), "--overwrite"]) == 2
     told = capsys.readouterr().err
     assert all(text in told for text in ("nothing", "magic", "--controlnet"))
     words = ["compile", str(tmp_path / "mine"), "--out", str(tmp_path / "mine"), "--controlnet", str(tmp_path)]
-    assert cli.main([*words, "--overwrite"]) == 2
+    assert main.main([*words, "--overwrite"]) == 2
     told = capsys.readouterr().err
     assert all(text in told for text in ("model_index.json", "config.json", "is read for it"))
     assert (tmp_path / "mine/notes.txt").read_text() == "keep me"
@@ -186,10 +188,10 @@ def test_every_fault_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_options_are_checked(sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = ["compile", str(sd1), "--out", str(tmp_path / "fast")]
-    assert cli.main([*words, "--also_sizes", "100x64", "--max_error", "0", "--parts", "engine"]) == 2
+    assert main.main([*words, "--also_sizes", "100x64", "--max_error", "0", "--parts", "engine"]) == 2
     told = capsys.readouterr().err
     assert all(name in told for name in ("--also_sizes", "--max_error", "--parts"))
-    assert cli.main([*words, "--parts", "text_encoder_2", "controlnet"]) == 2
+    assert main.main([*words, "--parts", "text_encoder_2", "controlnet"]) == 2
     told = capsys.readouterr().err
     assert "there is none in Stable Diffusion 1" in told
     assert "--controlnet" in told
@@ -218,8 +220,8 @@ def test_a_compiled_model_is_not_compiled_again(sd1: Path, tmp_path: Path):
 
 def test_what_is_recorded_is_what_happens(sd1: Path):
     opened = model.load(str(sd1))
-    settings = Settings(steps=3, batch=2)
-    recorded, pictures = trajectories.record(opened, ["a cat"], settings, Events())
+    settings = SamplingSettings(steps=3, batch=2)
+    recorded, pictures = calibration.record(opened, ["a cat"], settings, Events())
     assert len(pictures) == 2
     assert [tuple(each.shape) for each in recorded["unet"].inputs[0]] == [(4, 4, 8, 8), (4,), (4, 77, 16)]
     for inputs, outputs in zip(recorded["unet"].inputs, recorded["unet"].outputs, strict=True):
@@ -249,7 +251,7 @@ def test_how_far_answers_are_apart():
 def test_edges_are_where_brightness_changes():
     picture = Image.new("RGB", (8, 8), "black")
     picture.paste("white", (4, 0, 8, 8))
-    found = trajectories.edges(picture)
+    found = calibration.edges(picture)
     assert found.shape == (1, 3, 8, 8)
     assert torch.equal(found[0, 0].bool(), (torch.arange(8) == 4).expand(8, 8))
 
@@ -271,6 +273,6 @@ def test_ssim_is_that_of_its_paper():
     c1, c2 = 6.5025, 58.5225
     wanted = ((2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean()
     first, second = Image.fromarray(one), Image.fromarray(other)
-    assert measures.ssim(first, second) == pytest.approx(wanted)
+    assert metrics.ssim(first, second) == pytest.approx(wanted)
     assert 0.3 < wanted < 0.99
-    assert measures.ssim(first, first) == pytest.approx(1)
+    assert metrics.ssim(first, first) == pytest.approx(1)

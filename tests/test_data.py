@@ -12,25 +12,25 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from tenshot import model
-from tenshot.errors import Refusal
-from tenshot.events import Events, watched
-from tenshot.families.family import Frame
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events, track
+from tenshot.families.base import MicroConditioning
 from tenshot.families.sdxl import SDXL
-from tenshot.files import datasets
-from tenshot.files.folder import read_folder
-from tenshot.files.pictures import as_tensor
-from tenshot.model import Model
-from tenshot.train import data
-from tenshot.train.cache import Cache, key
-from tenshot.train.captions import Captions
-from tenshot.train.denoise import Latents
-from tenshot.train.draws import Draws
-from tenshot.train.texts import States
+from tenshot.io import dataset
+from tenshot.io.image_folder import read_folder
+from tenshot.io.images import as_tensor
+from tenshot.model import model
+from tenshot.model.model import Model
+from tenshot.train.data import image_latents
+from tenshot.train.data.captions import Captions
+from tenshot.train.data.latents_cache import TensorCache, key
+from tenshot.train.data.text_embeddings import TextEmbeddingCache
+from tenshot.train.engine.denoising import Latents
+from tenshot.train.engine.rng import CounterRNG
 from tests import tiny
 from tests.dreambooth_runs import Bench, Ear, losses, same_weights
 
-WHOLE = Frame.whole((64, 64))
+WHOLE = MicroConditioning.whole((64, 64))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,9 @@ def posterior(base: Model, image: Image.Image) -> tuple[torch.Tensor, torch.Tens
 def test_latents_are_those_of_the_very_pictures(base: Model, pictures: Path, tmp_path: Path):
     examples = read_folder(pictures)
     for order in (examples, examples[::-1]):
-        latents, shown = data.encoded(base, order, data.squares(64, flip=True), Events(), Cache(tmp_path))
+        latents, shown = image_latents.encode(
+            base, order, image_latents.squares(64, flip=True), Events(), TensorCache(tmp_path)
+        )
         assert shown == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
         for row, number in enumerate(shown):
             image = Image.open(order[number].path).convert("RGB")
@@ -58,14 +60,18 @@ def test_latents_are_those_of_the_very_pictures(base: Model, pictures: Path, tmp
 def test_another_vae_another_cut_or_other_bytes_are_never_found(
     base: Model, sdxl: Path, pictures: Path, tmp_path: Path
 ):
-    cache, examples = Cache(tmp_path), read_folder(pictures)[:1]
-    for other, views in ((base, data.squares(64)), (base, data.squares(32)), (model.load(str(sdxl)), data.squares(64))):
-        data.encoded(other, examples, views, Events(), cache)
+    cache, examples = TensorCache(tmp_path), read_folder(pictures)[:1]
+    for other, views in (
+        (base, image_latents.squares(64)),
+        (base, image_latents.squares(32)),
+        (model.load(str(sdxl)), image_latents.squares(64)),
+    ):
+        image_latents.encode(other, examples, views, Events(), cache)
     assert len(list(tmp_path.glob("*/*.safetensors"))) == 3
 
 
 def test_a_cache_is_bounded_and_keeps_what_was_used_last(tmp_path: Path):
-    cache = Cache(tmp_path, limit=3000)
+    cache = TensorCache(tmp_path, limit=3000)
     one = {"mean": torch.zeros(4, 8, 8), "std": torch.zeros(4, 8, 8)}  # 2 KiB
     for name in "abc":
         cache.write(key(name), one)
@@ -75,11 +81,11 @@ def test_a_cache_is_bounded_and_keeps_what_was_used_last(tmp_path: Path):
 
 def test_what_is_lost_or_damaged_is_encoded_again(base: Model, pictures: Path, tmp_path: Path):
     examples = read_folder(pictures)
-    latents, _ = data.encoded(base, examples, data.squares(64), Events(), Cache(tmp_path))
+    latents, _ = image_latents.encode(base, examples, image_latents.squares(64), Events(), TensorCache(tmp_path))
     first, second = sorted(tmp_path.glob("*/*.safetensors"))[:2]
     first.unlink()
     second.write_bytes(second.read_bytes()[:100])
-    plain, _ = data.encoded(base, examples, data.squares(64), Events())
+    plain, _ = image_latents.encode(base, examples, image_latents.squares(64), Events())
     assert all(
         torch.equal(a, b)
         for one, two in zip(latents.each, plain.each, strict=True)
@@ -91,13 +97,13 @@ def test_a_picture_that_changed_meanwhile_never_passes_for_the_old_one(base: Mod
     examples = read_folder(tiny.pictures(tmp_path / "own", 1))
     tiny.pictures(tmp_path / "own", 1, seed=7)
     with pytest.raises(Refusal, match="changed"):
-        data.encoded(base, examples, data.squares(64), Events(), Cache(tmp_path / "cache"))
+        image_latents.encode(base, examples, image_latents.squares(64), Events(), TensorCache(tmp_path / "cache"))
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 def _write(folder: str) -> None:
     for number in range(100):
-        Cache(Path(folder)).write(key(number), {"mean": torch.full((4, 8, 8), number)})
+        TensorCache(Path(folder)).write(key(number), {"mean": torch.full((4, 8, 8), number)})
 
 
 def test_two_processes_share_a_cache(tmp_path: Path):
@@ -106,14 +112,14 @@ def test_two_processes_share_a_cache(tmp_path: Path):
         writer.start()
     while any(writer.is_alive() for writer in writers):
         for number in range(100):
-            found = Cache(tmp_path).read(key(number))
+            found = TensorCache(tmp_path).read(key(number))
             assert found is None or bool((found["mean"] == number).all())
-    assert all(Cache(tmp_path).read(key(number)) for number in range(100))
+    assert all(TensorCache(tmp_path).read(key(number)) for number in range(100))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (200, 100), (100, 200), (640, 480), (5000, 100)])
 def test_shapes_are_the_nearest_that_fit(size: tuple[int, int]):
-    (view,) = data.buckets(512, 64)(size)
+    (view,) = image_latents.buckets(512, 64)(size)
     width, height = view.size
     assert width % 64 == height % 64 == 0
     assert 512 * 512 * 0.75 <= width * height <= 512 * 512
@@ -123,31 +129,31 @@ def test_shapes_are_the_nearest_that_fit(size: tuple[int, int]):
 
 @pytest.mark.parametrize(("views", "own", "wanted"), [
     # scaled to 128 x 64, and 32 columns are cropped at either end
-    (data.squares(64), (100, 50), [[50, 100, 0, 32, 64, 64]]),
+    (image_latents.squares(64), (100, 50), [[50, 100, 0, 32, 64, 64]]),
     # half as large, 64 x 128: the top, the middle, the bottom
-    (data.squares(64, center_crop=False), (128, 256), [[256, 128, top, 0, 64, 64] for top in (0, 32, 64)]),
+    (image_latents.squares(64, center_crop=False), (128, 256), [[256, 128, top, 0, 64, 64] for top in (0, 32, 64)]),
     # of the mirrored picture, what was the left end is the right one
-    (data.squares(64, False, flip=True), (192, 64), [[64, 192, 0, left, 64, 64] for left in (0, 128, 64, 64, 128, 0)]),
+    (image_latents.squares(64, False, flip=True), (192, 64), [[64, 192, 0, left, 64, 64] for left in (0, 128, 64, 64, 128, 0)]),  # noqa: E501
     # too small: enlarged to 64 x 96, and what it was is told
-    (data.squares(64), (20, 30), [[30, 20, 16, 0, 64, 64]]),
+    (image_latents.squares(64), (20, 30), [[30, 20, 16, 0, 64, 64]]),
     # 80 x 48 pixels are the nearest shape; the picture is scaled to 96 x 48, and eight columns go at either end
-    (data.buckets(64, 8, flip=True), (176, 88), [[88, 176, 0, 8, 48, 80]] * 2),
-    (data.squares(64, flip=True), (64, 64), [[64, 64, 0, 0, 64, 64]] * 2),
+    (image_latents.buckets(64, 8, flip=True), (176, 88), [[88, 176, 0, 8, 48, 80]] * 2),
+    (image_latents.squares(64, flip=True), (64, 64), [[64, 64, 0, 0, 64, 64]] * 2),
 ], ids=["middle", "ends", "mirrored", "small", "shapes", "as it is"])  # fmt: skip
 def test_sdxl_is_told_what_was_cropped_of_what(
-    views: data.Views, own: tuple[int, int], wanted: list[list[int]], sdxl: Path, tmp_path: Path
+    views: image_latents.Views, own: tuple[int, int], wanted: list[list[int]], sdxl: Path, tmp_path: Path
 ):
     """original height and width, cropped above and at the left after scaling, height and width (arXiv 2307.01952)."""
     Image.new("RGB", own, "red").save(tmp_path / "a.png")
     base = model.load(str(sdxl))
-    latents, _ = data.encoded(base, read_folder(tmp_path), views, Events())
-    said = States(base).of(["a"] * len(latents))
+    latents, _ = image_latents.encode(base, read_folder(tmp_path), views, Events())
+    said = TextEmbeddingCache(base).of(["a"] * len(latents))
     assert base.family.framed(said, latents.frames)["added_cond_kwargs"]["time_ids"].tolist() == wanted
 
 
 def test_sizes_that_half_precision_does_not_know_are_told():
     added = {"text_embeds": torch.zeros(1, 8, dtype=torch.bfloat16)}
-    frame = Frame((3023, 4031), (0, 171), (1024, 1024))
+    frame = MicroConditioning((3023, 4031), (0, 171), (1024, 1024))
     (ids,) = SDXL.framed({"added_cond_kwargs": added}, [frame])["added_cond_kwargs"]["time_ids"].tolist()
     assert ids == [3023, 4031, 0, 171, 1024, 1024]
 
@@ -157,23 +163,23 @@ def test_a_batch_has_one_shape_and_an_epoch_has_every_picture():
     latents = Latents(
         [(torch.zeros(4, *s), torch.zeros(4, *s)) for s in sizes], sizes, [WHOLE] * 9, repeats=[1] * 8 + [4]
     )
-    batches = [latents.pick(Draws(3, [2 * n, 2 * n + 1]), "picture") for n in range(14)]
+    batches = [latents.pick(CounterRNG(3, [2 * n, 2 * n + 1]), "picture") for n in range(14)]
     assert all(len({sizes[row] for row in rows}) == 1 for rows in batches)
     epoch = Counter(row for rows in batches[:7] for row in rows)
     assert set(epoch) == set(range(9)) and epoch[8] == 4
     assert batches[:7] != batches[7:]
-    assert batches == [latents.pick(Draws(3, [2 * n, 2 * n + 1]), "picture") for n in range(14)]
+    assert batches == [latents.pick(CounterRNG(3, [2 * n, 2 * n + 1]), "picture") for n in range(14)]
 
 
 def test_repeats_count(tmp_path: Path):
     tiny.pictures(tmp_path / "3_az baby", 1)
     tiny.pictures(tmp_path / "1_baby", 2, seed=4)
-    found = datasets.read(tmp_path, option="")
+    found = dataset.read(tmp_path, option="")
     latents = Latents(
         [(torch.zeros(4, 8, 8),) * 2] * 3, [(8, 8)] * 3, [WHOLE] * 3, repeats=[each.repeats for each in found]
     )
     assert latents.epoch == 5
-    rows = [row for n in range(5) for row in latents.pick(Draws(0, [n]), "picture")]
+    rows = [row for n in range(5) for row in latents.pick(CounterRNG(0, [n]), "picture")]
     assert {found[row].path.parent.name: count for row, count in Counter(rows).items() if count > 1} == {"3_az baby": 3}
 
 
@@ -185,20 +191,22 @@ def test_captions_stay_with_their_pictures_under_shuffling(bench: Bench, sd1: Pa
         Image.new("RGB", (64, 48 if number % 2 else 64), (number * 40, 0, 0)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"shade {number}")
     base, examples = model.load(str(sd1)), read_folder(folder)
-    latents, shown = data.encoded(base, examples, data.buckets(64, 16), Events(), Cache(bench.folder / "cache"))
+    latents, shown = image_latents.encode(
+        base, examples, image_latents.buckets(64, 16), Events(), TensorCache(bench.folder / "cache")
+    )
     captions = Captions([examples[number].caption or "" for number in shown])
     for step in range(20):
-        draws = Draws(1, [2 * step, 2 * step + 1])
-        rows = latents.pick(draws, "picture")
-        for row, text in zip(rows, captions.of(rows, draws), strict=True):
-            view = data.buckets(64, 16)(Image.open(folder / f"{text[-1]}.png").size)[0]
+        rng = CounterRNG(1, [2 * step, 2 * step + 1])
+        rows = latents.pick(rng, "picture")
+        for row, text in zip(rows, captions.of(rows, rng), strict=True):
+            view = image_latents.buckets(64, 16)(Image.open(folder / f"{text[-1]}.png").size)[0]
             wanted = posterior(base, view.of(Image.open(folder / f"{text[-1]}.png").convert("RGB")))
             assert torch.equal(latents.each[row][0], wanted[0])
 
 
 def test_captions_are_left_out_and_mixed_as_often_as_asked():
     captions = Captions(["a, b, c, d"] * 2, empty=0.25, tags=True, keep=1)
-    said = [text for n in range(400) for text in captions.of([0, 1], Draws(0, [2 * n, 2 * n + 1]))]
+    said = [text for n in range(400) for text in captions.of([0, 1], CounterRNG(0, [2 * n, 2 * n + 1]))]
     assert 0.2 < said.count("") / len(said) < 0.3
     orders = Counter(text for text in said if text)
     assert all(text.startswith("a, ") and sorted(text.split(", ")) == ["a", "b", "c", "d"] for text in orders)
@@ -240,5 +248,5 @@ def test_shapes_repeats_and_flips_go_through_a_whole_run(bench: Bench):
 
 def test_a_job_without_work_is_none():
     ear = Ear()
-    assert list(watched([], "resting", 0, ear)) == [] and ear.jobs == []
-    assert list(watched("ab", "working", 2, ear)) == ["a", "b"] and ear.jobs == ["working"]
+    assert list(track([], "resting", 0, ear)) == [] and ear.jobs == []
+    assert list(track("ab", "working", 2, ear)) == ["a", "b"] and ear.jobs == ["working"]

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tenshot.errors import Refusal
-from tenshot.files import datasets
-from tenshot.files.pictures import open_mask
+from tenshot.core.errors import Refusal
+from tenshot.io import dataset
+from tenshot.io.images import open_mask
 from tests import tiny
 
 
 def read(folder: Path, **more) -> list[tuple[str, str | None, int]]:
-    found = datasets.read(folder, option="--train_data_dir", **more)
+    found = dataset.read(folder, option="--train_data_dir", **more)
     return [(str(each.path.relative_to(folder)), each.caption, each.repeats) for each in found]
 
 
@@ -87,7 +87,7 @@ def test_all_faults_of_metadata_at_once(tmp_path: Path):
 def test_masks_by_name(tmp_path: Path):
     tiny.pictures(tmp_path / "own", 2)
     masks = tiny.pictures(tmp_path / "masks", 1)
-    found = datasets.read(tmp_path / "own", option="--train_data_dir", masks=masks)
+    found = dataset.read(tmp_path / "own", option="--train_data_dir", masks=masks)
     assert [each.mask for each in found] == [masks / "picture-0.png", None]
     (masks / "picture-0.png").rename(masks / "other.png")
     assert refused(tmp_path / "own", masks=masks) == [str(masks / "other.png")]
@@ -108,7 +108,7 @@ def test_a_mask_s_name_is_written_in_many_ways(tmp_path: Path, picture: str, mas
     own, masks = tiny.pictures(tmp_path / "own", 2), tiny.pictures(tmp_path / "masks", 1)
     (own / "picture-0.png").rename(own / picture)
     (masks / "picture-0.png").rename(masks / mask)
-    found = {each.path: each.mask for each in datasets.read(own, option="--train_data_dir", masks=masks)}
+    found = {each.path: each.mask for each in dataset.read(own, option="--train_data_dir", masks=masks)}
     assert found == {own / picture: masks / mask, own / "picture-1.png": None}
 
 

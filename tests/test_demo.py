@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tenshot import demo as door
-from tenshot.demo import SUBJECTS, DemoOptions, demo
-from tenshot.errors import Refusal
-from tenshot.events import Events
-from tenshot.model import ASSETS
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.demo import demo as door
+from tenshot.demo.demo import SUBJECTS, DemoOptions, demo
+from tenshot.model.model import ASSETS
 from tests.dreambooth_runs import files
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tenshot.options import MISSING, entries, spell
+from tenshot.core.options import MISSING, entries, spell
 from tenshot.train.options import DreamBoothOptions, FullOptions, LoraOptions, TextualInversionOptions
 
 ROOT = Path(__file__).parent.parent

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console as RichConsole
 
-from tenshot import help, verbs
-from tenshot.commands import _load
-from tenshot.console import Console, Steady
-from tenshot.errors import Refusal
-from tenshot.options import MISSING, entries, gather
+from tenshot.cli import help_text, verbs
+from tenshot.cli.commands import _load
+from tenshot.cli.console import Console, Steady
+from tenshot.core.errors import Refusal
+from tenshot.core.options import MISSING, entries, gather
 from tenshot.train.options import DreamBoothOptions, FineTuneOptions, FullOptions, LoraOptions, TextualInversionOptions
 
 TENSHOT = [sys.executable, "-m", "tenshot"]
@@ -31,14 +31,14 @@ def test_no_name_is_cut_and_what_is_needed_comes_first(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     kind = _load(verbs.VERBS[path].options)
-    lines = help.of_verb(path, kind).splitlines()
+    lines = help_text.of_verb(path, kind).splitlines()
     assert max(map(len, lines)) <= width
     shown = [match[1] for line in lines if (match := re.match(r"  --(\w+)( |$)", line))]
     known = entries(kind)
     assert sorted(shown) == sorted([*known, "recipe", "json", "help"][: len(known) + 2])
     needed = [name for name, entry in known.items() if entry.default is MISSING]
     assert shown[: len(needed)] == needed
-    model = [name for name in help.MODELS if name in known]
+    model = [name for name in help_text.MODELS if name in known]
     assert set(model) <= set(shown[: len(needed) + len(model) + len(kind.words)])
     assert all(f"--{other}" in " ".join(lines) for other in kind.also)
 
@@ -84,7 +84,7 @@ def test_words_that_are_no_text_are_refused_in_ascii(json_too: bool) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("stage", ["torch", "diffusers", "tenshot.commands"])
+@pytest.mark.parametrize("stage", ["torch", "diffusers", "tenshot.cli.commands"])
 def test_a_signal_while_libraries_are_imported_ends_at_once(number: signal.Signals, stage: str) -> None:
     """The import of `stage` announces itself and then takes its time."""
     code = (
@@ -95,7 +95,7 @@ def test_a_signal_while_libraries_are_imported_ends_at_once(number: signal.Signa
         f"        if name == {stage!r}:\n"
         "            sys.stderr.write('importing\\n'); sys.stderr.flush(); time.sleep(60)\n"
         "sys.meta_path.insert(0, Slow())\n"
-        "from tenshot.cli import main\n"
+        "from tenshot.cli.main import main\n"
         "sys.exit(main(['generate', '--prompt', 'a cat', '--json']))"
     )
     started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

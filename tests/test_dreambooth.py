@@ -13,12 +13,13 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 
-from tenshot import generate, judge
-from tenshot.errors import Cancelled, Refusal
-from tenshot.files import tensors
-from tenshot.options import entries, read_recipe, resolve
-from tenshot.train import class_pictures, data
-from tenshot.train.dreambooth import train
+from tenshot.core.errors import Cancelled, Refusal
+from tenshot.core.options import entries, read_recipe, resolve
+from tenshot.evaluate import judge
+from tenshot.generate import generate
+from tenshot.io import tensors
+from tenshot.train.data import image_latents, prior_images
+from tenshot.train.methods.dreambooth import train
 from tenshot.train.options import DreamBoothOptions, FullOptions, LoraOptions, TextualInversionOptions
 from tests import plain_dreambooth, tiny
 from tests.dreambooth_runs import PRIOR, TEXT, UNET, Bench, Ear, files, losses, same_weights
@@ -56,7 +57,7 @@ def test_the_loss_of_sdxl_knows_what_was_scaled_and_cropped(sdxl: Path, given: d
 def test_drawn_class_pictures_are_learned_as_they_were_drawn(bench: Bench):
     given = PRIOR | {"class_data_dir": bench.folder / "class"}
     found = losses(bench.run("out", **given))
-    kept = tensors.read(bench.folder / "class" / class_pictures.LATENTS)
+    kept = tensors.read(bench.folder / "class" / prior_images.LATENTS)
     exact = torch.stack([kept[name] for name in sorted(kept)])
     assert found == pytest.approx(plain_dreambooth.losses(bench.options("out", **given), exact), rel=2e-4)
 
@@ -309,13 +310,13 @@ def test_files_where_folders_should_be_are_refused(bench: Bench, below: str):
 
 def test_an_oblong_picture_is_seen_at_both_ends_and_in_the_middle():
     image = Image.effect_noise((96, 64), 90).convert("RGB")
-    views = data.squares(64, center_crop=False)
+    views = image_latents.squares(64, center_crop=False)
     assert [view.of(image).tobytes() for view in views(image.size)] == [
         image.crop((left, 0, left + 64, 64)).tobytes() for left in (0, 16, 32)
     ]
-    (middle,) = data.squares(64, center_crop=True)(image.size)
+    (middle,) = image_latents.squares(64, center_crop=True)(image.size)
     assert middle.of(image).tobytes() == image.crop((16, 0, 80, 64)).tobytes()
-    assert len(data.squares(32, center_crop=False)((64, 64))) == 1
+    assert len(image_latents.squares(32, center_crop=False)((64, 64))) == 1
 
 
 def test_what_was_trained_draws(guided: Path, tmp_path: Path):

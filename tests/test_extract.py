@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tenshot.adapters import reading
-from tenshot.errors import Refusal
-from tenshot.events import Events
-from tenshot.extract import ExtractOptions, ResizeOptions, extract, resize
-from tenshot.files import containers
-from tenshot.options import gather
+from tenshot.adapters import parsing
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import gather
+from tenshot.extract.extract import ExtractOptions, ResizeOptions, extract, resize
+from tenshot.io import tensor_files
 from tests.test_adapter_files import a_lora, without_numbers
 from tests.test_merge import run as merge
 
@@ -35,7 +35,9 @@ def test_a_merged_lora_comes_back(name: str, tmp_path: Path, request: pytest.Fix
     found = run_extract(tmp_path / "merged", "--base", folder, "--out", tmp_path / "back.safetensors", "--rank", 3)
     assert found["relative_error"] < 1e-4
     unet = json.loads((folder / "unet" / "config.json").read_text())
-    before, after = (reading.low_rank(containers.opened(tmp_path / f"{n}.safetensors"), unet) for n in ("one", "back"))
+    before, after = (
+        parsing.low_rank(tensor_files.opened(tmp_path / f"{n}.safetensors"), unet) for n in ("one", "back")
+    )
     assert before.keys() == after.keys()
     assert all(torch.allclose(before[k].difference(), after[k].difference(), atol=1e-4) for k in before)
     kept = run_extract(tmp_path / "merged", "--base", folder, "--out", tmp_path / "kept.safetensors", "--keep", 0.9)
@@ -71,7 +73,7 @@ def test_a_lora_without_numbers_is_named(sd1: Path, tmp_path: Path):
 def test_a_smaller_rank_is_the_nearest_one(sd1: Path, tmp_path: Path):
     one = a_lora(sd1, tmp_path / "one.safetensors", rank=4)
     found = run_resize(one, "--rank", 2, "--out", tmp_path / "two.safetensors")
-    before, after = (reading.low_rank(containers.opened(p)) for p in (one, tmp_path / "two.safetensors"))
+    before, after = (parsing.low_rank(tensor_files.opened(p)) for p in (one, tmp_path / "two.safetensors"))
     for layer, each in before.items():
         u, s, v = torch.linalg.svd(each.difference().flatten(1), full_matrices=False)
         best = (u[:, :2] * s[:2] @ v[:2]).reshape(each.difference().shape)

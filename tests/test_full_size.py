@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tenshot import model
 from tenshot.bench.sizes import random_model
-from tenshot.checkpoints import whole
 from tenshot.families.sd import NOISE
-from tenshot.model import Model
+from tenshot.model import checkpoint, model
+from tenshot.model.model import Model
 
 ROOT = Path(__file__).parent.parent
 MOST = 1.3e9  # bytes: the largest tensor, in float16 some 130 MB, and what Python with its libraries takes
@@ -45,7 +44,7 @@ def test_there_and_back(name: str, tmp_path: Path):
     ]
     print(f"{name}: peak memory {[f'{peak / 1e6:.0f} MB' for peak in peaks]}")
     assert max(peaks) < MOST
-    before, after = (whole.read(tmp_path / place) for place in ("model", "back"))
+    before, after = (checkpoint.read(tmp_path / place) for place in ("model", "back"))
     assert before.shapes == after.shapes
     for part, content in before.parts.items():
         assert all(torch.equal(lazy.read(), after.parts[part][each].read()) for each, lazy in content.items())

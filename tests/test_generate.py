@@ -12,14 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from tenshot import device, generate, model, sampling
+from tenshot import pipeline
+from tenshot.core import device
+from tenshot.core.errors import Cancelled, Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import gather, resolve
 from tenshot.diffusion.samplers import SAMPLERS
-from tenshot.errors import Cancelled, Refusal
-from tenshot.events import Events
-from tenshot.files.images import parse_infotext, read_infotext
-from tenshot.options import gather, resolve
-from tenshot.records.generate import GenerateOptions
-from tenshot.sampling import Request, Settings
+from tenshot.generate import generate
+from tenshot.generate.options import GenerateOptions
+from tenshot.io.png import parse_infotext, read_infotext
+from tenshot.model import model
+from tenshot.pipeline import Request, SamplingSettings
 
 Draw = Callable[..., list[dict[str, Any]]]
 
@@ -63,7 +66,7 @@ def test_a_picture_for_each_prompt_and_seed(draw: Draw, sd1: Path):
         *(("two cats", 7), ("two cats", 8)),
     ]
     assert len({each["file"] for each in made}) == 4
-    (alone,) = sampling.pictures(model.load(str(sd1)), [Request("two cats", 8, "blurry")], Settings(steps=2))
+    (alone,) = pipeline.images(model.load(str(sd1)), [Request("two cats", 8, "blurry")], SamplingSettings(steps=2))
     assert np.abs(pixels(made[3]["file"]) - np.asarray(alone, dtype=np.int16)).max() <= 1
 
 
@@ -149,7 +152,7 @@ def test_extreme_numbers_are_refused(pair: str):
 @pytest.mark.parametrize("out", ("taken.txt", "taken.txt/deep", "taken.txt/deep/one.png"))
 def test_a_file_is_no_folder(out: str, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "taken.txt").touch()
-    monkeypatch.setattr(sampling, "stream", lambda *_: pytest.fail("it is drawing"))
+    monkeypatch.setattr(pipeline, "stream", lambda *_: pytest.fail("it is drawing"))
     with pytest.raises(Refusal, match=r"taken\.txt is a file"):
         draw(out=tmp_path / out)
 

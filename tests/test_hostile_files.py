@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tenshot.checkpoints import nets
-from tenshot.cli import main
+from tenshot.cli.main import main
+from tenshot.convert.convert import convert
 from tenshot.convert.options import ConvertOptions
-from tenshot.convert.verb import convert
-from tenshot.errors import Refusal
-from tenshot.events import Events
-from tenshot.families import dialects, table
-from tenshot.inspect import InspectOptions, inspect
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.families import conversion, registry
+from tenshot.inspect.inspect import InspectOptions, inspect
+from tenshot.model import single_nets
 from tests.test_adapter_files import a_lora
 from tests.test_checkpoints import run
 
@@ -121,8 +121,10 @@ def test_a_thousand_mutants(number: int, seeds: list[bytes], tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["mutant.safetensors"]
 
 
-ROOTS = [[(root, dialects.DIALECTS[kind].landmark) for root, kind in f.original.values()] for f in table.FAMILIES]
-MARKS = [[root + mark for root, mark in each] for each in ROOTS] + [[net.root + net.landmark] for net in nets.NETS]
+ROOTS = [[(root, conversion.DIALECTS[kind].landmark) for root, kind in f.original.values()] for f in registry.FAMILIES]
+MARKS = [[root + mark for root, mark in each] for each in ROOTS] + [
+    [net.root + net.landmark] for net in single_nets.NETS
+]
 
 
 @pytest.mark.parametrize("names", MARKS, ids=lambda names: names[0])

@@ -17,21 +17,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tenshot import verbs
-from tenshot.options import Options, entries, resolve
-from tenshot.recipes import read_recipe
+from tenshot.cli import verbs
+from tenshot.core.options import Options, entries, resolve
+from tenshot.core.recipes import read_recipe
 from tenshot.train.options import LoopOptions
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 FLOORS = (
-    {"errors", "events", "device", "processes", "html", "options", "measures", "marks", "recipes", "wording"},
-    {"files", "diffusion"},
+    {"core"},
+    {"io", "diffusion"},
     {"families"},
-    {"model", "sampling", "adapters", "checkpoints", "export", "judge", "fast", "records"},
-    {"generate", "convert", "extract", "inspect", "merge", "evaluate", "train", "compile"},
-    {"demo", "report", "console", "compare", "bench", "serve", "help", "verbs", "mending", "outlet", "commands"}
-    | {"cli", "__main__"},
+    {"model", "pipeline", "adapters", "export", "evaluate", "runtime", "option_types", "next_commands"},
+    {"generate", "convert", "extract", "inspect", "merge", "train", "autotune"},
+    {"demo", "report", "compare", "bench", "serve", "cli", "__main__"},
 )
 STRANGERS = (1, 4)  # floors whose rooms do not know each other
 HEAVY = {"torch", "numpy", "PIL", "peft", "diffusers", "transformers", "accelerate", "tensorboard", "safetensors"}
@@ -89,8 +88,8 @@ def inner(module: str) -> set[str]:
 
 
 def test_there_is_a_house():
-    assert {"tenshot", "tenshot.errors", "tenshot.train.loop"} <= MODULES.keys()
-    assert "tenshot.errors" in inner("tenshot.options")
+    assert {"tenshot", "tenshot.core.errors", "tenshot.train.engine.loop"} <= MODULES.keys()
+    assert "tenshot.core.errors" in inner("tenshot.core.options")
 
 
 def test_every_module_has_a_floor():
@@ -170,7 +169,7 @@ def test_help_and_refused_words_load_nothing_heavy(verb: str):
     """Both of a verb in one process: its help, and the refusal of all that can be told from the words alone."""
     code = (
         "import json, sys\n"
-        "from tenshot.cli import main\n"
+        "from tenshot.cli.main import main\n"
         f"codes = [main([*{verb!r}.split(), *more]) for more in (['--help'], ['--no_such_option', '1', '--json'])]\n"
         "print(json.dumps([codes, sorted(sys.modules)]))"
     )

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tenshot.errors import Refusal
-from tenshot.files.images import contact_sheet, infotext, parse_infotext, read_infotext, write_png
+from tenshot.core.errors import Refusal
+from tenshot.io.png import contact_sheet, infotext, parse_infotext, read_infotext, write_png
 
 FACTS = {
     "Steps": "20",

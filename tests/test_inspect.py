@@ -13,16 +13,16 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from tenshot.checkpoints import whole
-from tenshot.cli import main
-from tenshot.events import Events
-from tenshot.export import readers
-from tenshot.families import dialects
-from tenshot.families.family import Family
+from tenshot.cli.main import main
+from tenshot.core.events import Events
+from tenshot.export import compatibility
+from tenshot.families import conversion
+from tenshot.families.base import Family
 from tenshot.families.sd import SD1, SD2
 from tenshot.families.sdxl import SDXL
-from tenshot.files import containers
-from tenshot.files.containers import Container, Lazy
+from tenshot.io import tensor_files
+from tenshot.io.tensor_files import Container, Lazy
+from tenshot.model import checkpoint
 from tests.test_adapter_files import a_lora, without_numbers
 from tests.test_checkpoints import run
 
@@ -41,12 +41,12 @@ def told(capsys: pytest.CaptureFixture) -> Any:
 
 def released(family: Any, config: dict[str, Any], place: Path) -> Container:
     """A checkpoint's UNet of released size by its shapes alone."""
-    shapes = dialects.skeleton(UNet2DConditionModel, config)
+    shapes = conversion.skeleton(UNet2DConditionModel, config)
     found = {name: Lazy(shape, torch.float16, lambda: torch.zeros(0)) for name, shape in shapes.items()}
     with torch.device("meta"):
         whole = dict(UNet2DConditionModel.from_config(config).config)
-    lines = dialects.lines(family, "unet", whole, found)
-    return Container(place, "safetensors", {line.theirs: dialects.as_theirs(line, found) for line in lines})
+    lines = conversion.lines(family, "unet", whole, found)
+    return Container(place, "safetensors", {line.theirs: conversion.as_theirs(line, found) for line in lines})
 
 
 def test_a_checkpoint(sd2_v: Path, tmp_path: Path, told: Any):
@@ -62,13 +62,13 @@ def test_a_v_predicting_xl_without_its_yaml(sdxl: Path, tmp_path: Path):
     run(sdxl, tmp_path / "one.safetensors")
     tensors = load_file(tmp_path / "one.safetensors") | {"v_pred": torch.zeros(0)}
     save_file(tensors, tmp_path / "v.safetensors")
-    source = containers.opened(tmp_path / "v.safetensors")
-    assert readers.WEBUI in readers.of_checkpoint(source, SDXL)["not_in"]
+    source = tensor_files.opened(tmp_path / "v.safetensors")
+    assert compatibility.WEBUI in compatibility.of_checkpoint(source, SDXL)["not_in"]
 
 
 @pytest.fixture
 def tiny_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(readers.RELEASED, "sd1", tuple(range(8, 1281)))
+    monkeypatch.setitem(compatibility.RELEASED, "sd1", tuple(range(8, 1281)))
 
 
 def test_a_lora_of_a_size_that_nobody_has(sd1: Path, tmp_path: Path, told: Any):
@@ -88,7 +88,7 @@ def test_the_forms_of_a_lora(sd1: Path, sdxl: Path, tmp_path: Path, told: Any, t
     assert found["loads_in"] == ["diffusers", "tenshot"] and "47 of 79 layers of unet" in found["not_in"]["ComfyUI"]
     run(ours, tmp_path / "kohya.safetensors", "--config", sd1)
     found = told(tmp_path / "kohya.safetensors")
-    assert found["loads_in"] == list(readers.ALL) and "not_in" not in found
+    assert found["loads_in"] == list(compatibility.ALL) and "not_in" not in found
     count = sum(found["layers"].values())
     assert (found["rank"], found["alpha"]) == ({"3": count}, {"5.0": count})
     run(a_lora(sdxl, tmp_path / "xl.safetensors"), tmp_path / "xl-kohya.safetensors", "--config", sdxl)
@@ -99,15 +99,15 @@ def test_pickles_are_not_opened(tmp_path: Path, told: Any):
     word = {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.zeros(1, 16)}, "name": "az"}
     torch.save(word, tmp_path / "new.pt")
     torch.save(word, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    assert readers.WEBUI in told(tmp_path / "new.pt")["not_in"]
+    assert compatibility.WEBUI in told(tmp_path / "new.pt")["not_in"]
     found = told(tmp_path / "old.pt")
-    assert (found["what"], found["loads_in"]) == ("embedding", list(readers.ALL))
+    assert (found["what"], found["loads_in"]) == ("embedding", list(compatibility.ALL))
 
 
 def test_two_tensors_are_no_embedding_for_webui(tmp_path: Path, told: Any):
     save_file({"clip_l": torch.zeros(1, 768), "clip_g": torch.zeros(1, 1280)}, tmp_path / "xl.safetensors")
     found = told(tmp_path / "xl.safetensors")
-    assert found["family"] == "Stable Diffusion XL" and list(found["not_in"]) == [readers.DIFFUSERS]
+    assert found["family"] == "Stable Diffusion XL" and list(found["not_in"]) == [compatibility.DIFFUSERS]
 
 
 def test_trigger_words_and_the_training(sd1: Path, tmp_path: Path, told: Any):
@@ -138,15 +138,15 @@ def full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         start = family.original["unet"][0]
         source = released(family, dict(family.released["unet"]), tmp_path / "one.safetensors")
         shapes = {name.removeprefix(start): lazy.shape for name, lazy in source.tensors.items()}
-        unet = dialects.DIALECTS["unet"].config(shapes)
-        monkeypatch.setattr(readers.dialects, "configured", lambda *_: {"unet": unet})
+        unet = conversion.DIALECTS["unet"].config(shapes)
+        monkeypatch.setattr(compatibility.dialects, "configured", lambda *_: {"unet": unet})
         nothing = Lazy((0,), torch.float32, lambda: torch.zeros(0))
         tensors = {**source.tensors, **dict.fromkeys(signs, nothing)}
         if spread is not None:
             norm = torch.tensor([spread, -spread])  # whose deviation is that
-            tensors[whole.NORM] = Lazy((2,), torch.float32, lambda: norm)
+            tensors[checkpoint.NORM] = Lazy((2,), torch.float32, lambda: norm)
         about = {"modelspec.prediction_type": said} if said else {}
-        return readers.of_checkpoint(Container(source.place, "safetensors", tensors, about), family)
+        return compatibility.of_checkpoint(Container(source.place, "safetensors", tensors, about), family)
 
     return ask
 
@@ -154,13 +154,13 @@ def full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 @pytest.mark.parametrize(("family", "spread"), [(SD1, None), (SD2, 0.05), (SDXL, None)], ids=("sd1", "sd2", "sdxl"))
 def test_released_sizes_load_everywhere(family: Family, spread: float | None, full_size: Callable[..., dict[str, Any]]):
     found = full_size(family, spread=spread)
-    assert found["loads_in"] == list(readers.ALL) and "not_in" not in found
+    assert found["loads_in"] == list(compatibility.ALL) and "not_in" not in found
     assert found["comfyui_takes_it_for"] == "epsilon"
 
 
 def test_what_comfyui_takes_a_v_prediction_for(full_size: Callable[..., dict[str, Any]]):
     """SD1 never for one; SD2 by one norm's deviation; SDXL by a tensor v_pred: as its code has it."""
-    comfy, web = readers.COMFY, readers.WEBUI
+    comfy, web = compatibility.COMFY, compatibility.WEBUI
     one = full_size(SD1, "v", ("v_pred", "ztsnr"))["not_in"]
     assert "ModelSamplingDiscrete (v_prediction)" in one[comfy] and "every SD1" in one[comfy]
     assert "--to webui" in one[web]
@@ -178,8 +178,8 @@ def test_handing_a_v_prediction_to_comfyui_says_what_it_takes_it_for(
 ):
     heard: list[str] = []
     monkeypatch.setattr(Events, "say", lambda _, text: heard.append(text))
-    monkeypatch.setitem(readers.RELEASED, "sd2", (32, 64))
-    monkeypatch.setitem(readers.TEXT, "sd2", 32)
+    monkeypatch.setitem(compatibility.RELEASED, "sd2", (32, 64))
+    monkeypatch.setitem(compatibility.TEXT, "sd2", 32)
     (tmp_path / "models").mkdir()
     run(sd2_v, "--to", "comfyui", tmp_path)
     assert any("ModelSamplingDiscrete" in text for text in heard)

@@ -10,14 +10,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from tenshot import model
 from tenshot.adapters import embedding
-from tenshot.errors import Refusal
-from tenshot.files.folder import read_folder
-from tenshot.model import ASSETS
-from tenshot.train import inversion
-from tenshot.train.captions import Captions
-from tenshot.train.draws import Draws
+from tenshot.core.errors import Refusal
+from tenshot.io.image_folder import read_folder
+from tenshot.model import model
+from tenshot.model.model import ASSETS
+from tenshot.train.data.captions import Captions
+from tenshot.train.engine.rng import CounterRNG
+from tenshot.train.methods import textual_inversion
 from tests import plain_finetune, tiny
 from tests.dreambooth_runs import PRIOR, Bench, losses
 
@@ -85,7 +85,7 @@ def test_words_stand_for_themselves_only():
     opened = model.load("pocket")
     rows = embedding.beginning(opened, "cat", 2)
     opened = embedding.add(embedding.add(opened, "xq", rows), "xq-two", rows)
-    assert opened.spelled("xq boxqen xq, xq-two") == "xq xq_1 boxqen xq xq_1, xq-two xq-two_1"
+    assert opened.expand_tokens("xq boxqen xq, xq-two") == "xq xq_1 boxqen xq xq_1, xq-two xq-two_1"
     ids = opened["tokenizer"]("xq boxqen", add_special_tokens=False).input_ids
     plain = model.load("pocket")["tokenizer"]("boxqen", add_special_tokens=False).input_ids
     assert ids[1:] == plain
@@ -97,11 +97,11 @@ def test_a_word_is_said_in_any_case_and_beside_any_letter(sd1: Path):
     opened = model.load(str(sd1))
     rows = embedding.beginning(opened, "toy", 2)
     opened = embedding.add(embedding.add(opened, WORD, rows), "xq", rows)
-    assert opened.spelled("<AZ> and XQ, not xqs") == "<az> <az>_1 and xq xq_1, not xqs"
-    assert opened.spelled("一張<az>的照片") == "一張 <az> <az>_1 的照片"
+    assert opened.expand_tokens("<AZ> and XQ, not xqs") == "<az> <az>_1 and xq xq_1, not xqs"
+    assert opened.expand_tokens("一張<az>的照片") == "一張 <az> <az>_1 的照片"
     first = opened["tokenizer"].convert_tokens_to_ids(WORD)
-    assert first in opened["tokenizer"](opened.spelled("my<Az>toy")).input_ids
-    assert [model.says(text, "xq") for text in ("Xq", "xqs", "an xq-toy")] == [True, False, True]
+    assert first in opened["tokenizer"](opened.expand_tokens("my<Az>toy")).input_ids
+    assert [model.mentions(text, "xq") for text in ("Xq", "xqs", "an xq-toy")] == [True, False, True]
 
 
 def test_a_word_that_is_refused_late_is_no_obstacle(bench: Bench):
@@ -119,9 +119,9 @@ def test_several_words(bench: Bench, captioned: Path):
 
 def test_pictures_without_captions_are_spoken_of_in_many_ways(bench: Bench, pictures: Path):
     options = bench.options("out", train_data_dir=str(pictures))
-    said = inversion.WAY.texts(options, Captions([""] * 5))
-    heard = {text for step in range(40) for text in said.of([0, 1], Draws(0, [2 * step, 2 * step + 1]))}
-    assert heard == {saying.format(WORD) for saying in inversion.SAYINGS["object"]}
+    said = textual_inversion.METHOD.texts(options, Captions([""] * 5))
+    heard = {text for step in range(40) for text in said.of([0, 1], CounterRNG(0, [2 * step, 2 * step + 1]))}
+    assert heard == {saying.format(WORD) for saying in textual_inversion.SAYINGS["object"]}
     assert (bench.run("out", train_data_dir=str(pictures)) / "az.safetensors").is_file()
 
 
@@ -138,6 +138,6 @@ def test_what_makes_no_sense_is_refused(given: dict, where: str, bench: Bench):
 
 def test_a_caption_without_the_word_is_refused(bench: Bench, captioned: Path):
     (captioned / "picture-0.txt").write_text("a photo of <AZ>")
-    assert [*inversion.WAY.unsaid(bench.options("out"), read_folder(captioned))] == []
+    assert [*textual_inversion.METHOD.unsaid(bench.options("out"), read_folder(captioned))] == []
     (captioned / "picture-1.txt").write_text("a photo of nothing")
     assert bench.refused("out") == ["--placeholder_token"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tenshot.cli import main
+from tenshot.cli.main import main
 
 PAGE = (Path(__file__).parent.parent / "docs/json.md").read_text(encoding="utf-8")
 SECTIONS = {part.partition("\n")[0].strip(): part for part in PAGE.split("\n## ")[1:]}

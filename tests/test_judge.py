@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from tenshot import judge, model
-from tenshot.errors import Refusal
-from tenshot.files import tensors
-from tenshot.judge import PATCH, Judge, Pair
+from tenshot.core.errors import Refusal
+from tenshot.evaluate import judge
+from tenshot.evaluate.judge import PATCH, Judge, Pair
+from tenshot.io import tensors
+from tenshot.model import model
 
 SIDE, WIDTH = 32, 16
 TEXTS = ("a red bear", "a cat", "a green hill at night")

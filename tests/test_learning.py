@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tenshot.demo import DemoOptions, demo
-from tenshot.events import Events
-from tenshot.model import ASSETS
-from tenshot.options import resolve
+from tenshot.core.events import Events
+from tenshot.core.options import resolve
+from tenshot.demo.demo import DemoOptions, demo
+from tenshot.model.model import ASSETS
 from tenshot.report.record import UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, key
-from tenshot.train import dreambooth, finetune
+from tenshot.train import finetune
+from tenshot.train.methods import dreambooth
 from tenshot.train.options import DreamBoothOptions
 from tests import test_methods as methods
 
@@ -22,7 +23,7 @@ def test_sixty_steps_bring_the_subject_near(tmp_path: Path) -> None:
     """The shortest proof that it learns; the whole demo below takes minutes."""
     told = methods.NAMED | {"max_train_steps": 60, "learning_rate": 5e-4, "output_dir": tmp_path / "out"}
     before = methods.likeness(methods.whole(ASSETS / "pocket"), "az bear")
-    finetune.train(dreambooth.WAY, resolve(DreamBoothOptions, told), Events())
+    finetune.train(dreambooth.METHOD, resolve(DreamBoothOptions, told), Events())
     assert methods.likeness(methods.whole(tmp_path / "out"), "az bear") > before + 0.15  # .228 -> .528 seen
 
 

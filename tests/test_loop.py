@@ -11,19 +11,19 @@ import pytest
 import torch
 from torch import nn
 
-from tenshot import device
-from tenshot.errors import Cancelled, Refusal
-from tenshot.events import Events
-from tenshot.options import resolve
-from tenshot.train import checkpoint, loop
-from tenshot.train.draws import Draws
+from tenshot.core import device
+from tenshot.core.errors import Cancelled, Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import resolve
+from tenshot.train.engine import checkpoint, loop
+from tenshot.train.engine.rng import CounterRNG
 from tenshot.train.options import LoopOptions, Schedule
 
 WILD = 1e38  # a learning rate that no option takes, but that ruins the weights at once
 TABLE = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
 
 
-class Regression(loop.Method):
+class Regression(loop.TrainingTask):
     """A net learns a table of five rows; one of its parameters is frozen. poisoned: samples whose loss is NaN."""
 
     def __init__(self, poisoned: Collection[int] = ()) -> None:
@@ -36,10 +36,10 @@ class Regression(loop.Method):
     def parts(self) -> dict[str, nn.Module]:
         return {"net": self.net}
 
-    def loss(self, draws: Draws) -> torch.Tensor:
-        wanted = TABLE[draws.pick("picture", len(TABLE))]
-        error = (self.net(draws.noise("x", (6,))).float() - wanted).square().mean()
-        return error * math.nan if set(self.poisoned) & set(draws.samples) else error
+    def loss(self, rng: CounterRNG) -> torch.Tensor:
+        wanted = TABLE[rng.pick("picture", len(TABLE))]
+        error = (self.net(rng.noise("x", (6,))).float() - wanted).square().mean()
+        return error * math.nan if set(self.poisoned) & set(rng.samples) else error
 
 
 class Ear(Events):
@@ -72,7 +72,7 @@ def weights(method: Regression) -> dict[str, list[float]]:
     return {name: tensor.flatten().tolist() for name, tensor in method.net.state_dict().items()}
 
 
-def trained(folder: Path, ear: Ear | None = None, **given: Any) -> tuple[dict[str, list[float]], loop.Fit]:
+def trained(folder: Path, ear: Ear | None = None, **given: Any) -> tuple[dict[str, list[float]], loop.FitResult]:
     method = Regression()
     fit = loop.fit(method, options(folder, **given), ear or Ear())
     return weights(method), fit
@@ -108,7 +108,7 @@ def plain(o: LoopOptions) -> tuple[nn.Module, dict[str, torch.Tensor], list[floa
         lr = o.learning_rate * rate(o.lr_scheduler, step, o.lr_warmup_steps, o.max_train_steps, o.lr_num_cycles)
         total = 0.0
         for _ in range(o.gradient_accumulation_steps):
-            loss = method.loss(Draws(o.seed, range(sample, sample + o.train_batch_size)))
+            loss = method.loss(CounterRNG(o.seed, range(sample, sample + o.train_batch_size)))
             (loss / o.gradient_accumulation_steps).backward()
             total += loss.item() / o.gradient_accumulation_steps
             sample += o.train_batch_size
@@ -299,8 +299,8 @@ class Overflowing(torch.amp.GradScaler):
         super().unscale_(optimizer)
 
 
-def overflowing(folder: Path, at: Collection[int], poisoned: Collection[int], scale: float = 2.0**40) -> loop._Run:
-    run = loop._Run(Regression(poisoned), options(folder))
+def overflowing(folder: Path, at: Collection[int], poisoned: Collection[int], scale: float = 2.0**40) -> loop._Trainer:
+    run = loop._Trainer(Regression(poisoned), options(folder))
     run.scaler = Overflowing(at, scale)
     return run
 
@@ -313,7 +313,7 @@ def test_a_scaler_looking_for_its_scale_neither_counts_nor_forgives(tmp_path: Pa
         before = weights(run.method)
         run.step(step)
         assert weights(run.method) == before
-        counted.append(run.unfinite)
+        counted.append(run.nonfinite)
     assert counted == [1, 2, 2, 2, 2, 2, 3, 4]
     with pytest.raises(Refusal, match="5 steps in a row"):
         run.step(9)
@@ -333,9 +333,9 @@ def test_a_finite_step_forgives(tmp_path: Path):
     before = weights(run.method)
     for step in (1, 2):
         run.step(step)
-    assert (run.unfinite, weights(run.method)) == (1, before)
+    assert (run.nonfinite, weights(run.method)) == (1, before)
     run.step(3)
-    assert run.unfinite == 0
+    assert run.nonfinite == 0
     assert weights(run.method) != before
 
 
@@ -357,7 +357,7 @@ def test_tf32_is_allowed_on_a_gpu_and_said(tmp_path: Path):
     assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     said: list[str] = []
-    run = loop._Run(Regression(), options(tmp_path))
+    run = loop._Trainer(Regression(), options(tmp_path))
     run.tf32, run.precision, ear = True, "bf16", Ear()
     ear.say = said.append  # type: ignore[method-assign]
     run.tell_precision(ear)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from tenshot import device, model
 from tenshot.adapters import lora
-from tenshot.files import tensors
-from tenshot.train import lora as training
-from tenshot.train import quantize
+from tenshot.core import device
+from tenshot.io import tensors
+from tenshot.model import model
+from tenshot.train.engine import quantize
+from tenshot.train.methods import lora as training
 from tests import plain_finetune, tiny
 from tests.dreambooth_runs import PRIOR, Bench, losses, same_weights
 
@@ -34,8 +35,8 @@ def begun(bench: Bench, **given: Any) -> dict[str, dict[str, torch.Tensor]]:
     options = bench.options("begun", **given)
     base = model.load(options.pretrained_model_name_or_path)
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
-    learner = training.Learner(base, options)
-    return lora.current(base, learner.settings).weights
+    trainable = training.LoraTrainable(base, options)
+    return lora.current(base, trainable.settings).weights
 
 
 @pytest.mark.parametrize("given", SETTINGS)

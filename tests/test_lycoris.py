@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tenshot import model
-from tenshot.adapters import opening, reading
-from tenshot.cli import main
-from tenshot.errors import Refusal
-from tenshot.fast import model as fast
+from tenshot.adapters import adapter_files, parsing
+from tenshot.cli.main import main
+from tenshot.core.errors import Refusal
+from tenshot.model import model
+from tenshot.runtime import compiled_model
 from tests.test_adapter_files import run as convert
 from tests.test_extract import run_resize as resize
 from tests.test_merge import adapted, answers
@@ -97,7 +97,7 @@ def test_other_verbs_take_it_as_it_is_or_say_why_not(
 def test_a_swap_adds_the_same(sd1: Path, tmp_path: Path):
     file = tmp_path / "it.safetensors"
     trained(sd1, file, {"algo": "full", "train_norm": True})
-    opened = fast.load(sd1)
+    opened = compiled_model.load(sd1)
     opened.set_loras({file: 0.7})
     assert torch.equal(answers(opened), answers(adapted(sd1, (file, 0.7))))
     opened.clear_loras()
@@ -121,7 +121,7 @@ def test_what_a_model_has_no_tensor_for_is_refused(name: str, sd1: Path, tmp_pat
 def test_norms_of_text_encoders_have_their_names(tmp_path: Path):
     start = "lora_te_text_model_encoder_layers_0_layer_norm1"
     save_file({f"{start}.w_norm": torch.ones(4), f"{start}.b_norm": torch.ones(4)}, tmp_path / "it.safetensors")
-    found = reading.read(opening.opened(tmp_path / "it.safetensors"))
+    found = parsing.read(adapter_files.opened(tmp_path / "it.safetensors"))
     assert found.keys() == {("text_encoder", f"encoder.layers.0.layer_norm1{end}") for end in ("", ".bias")}
 
 
@@ -132,4 +132,4 @@ def test_tensors_that_belong_to_nothing_are_refused(sd1: Path, tmp_path: Path):
     start = next(name for name in named if "lora_up" in name).partition(".")[0]
     save_file(named | {f"{start}.diff": torch.ones(2, 2)}, file)
     with pytest.raises(Refusal, match="belong together"):
-        reading.read(opening.opened(file))
+        parsing.read(adapter_files.opened(file))

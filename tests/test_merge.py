@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tenshot import model
-from tenshot.adapters import factors, lora, reading
-from tenshot.errors import Refusal
-from tenshot.events import Events
-from tenshot.files import containers
-from tenshot.merge import MergeOptions, merge
-from tenshot.model import Model
-from tenshot.options import gather
+from tenshot.adapters import factors, lora, parsing
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import gather
+from tenshot.io import tensor_files
+from tenshot.merge.merge import MergeOptions, merge
+from tenshot.model import model
+from tenshot.model.model import Model
 from tests.test_adapter_files import a_lora, without_numbers
 from tests.test_adapter_files import run as convert
 
@@ -80,7 +80,7 @@ def test_parts_and_blocks_have_their_own_ratios(sd1: Path, tmp_path: Path):
     words = ("--sd_model", sd1, "--models", one, "--save_to", tmp_path / "merged", "--text_ratios", 0)
     run(*words, "--blocks", "down_blocks=0", "mid_block=0.5")
     base, merged = model.load(str(sd1)), model.load(str(tmp_path / "merged"))
-    found = reading.low_rank(containers.opened(one))
+    found = parsing.low_rank(tensor_files.opened(one))
     before, after = base["unet"].state_dict(), merged["unet"].state_dict()
     for (part, layer), each in found.items():
         if part == "unet":
@@ -111,14 +111,14 @@ def test_loras_without_a_base_are_summed_exactly(sd1: Path, tmp_path: Path):
     two = a_lora(sd1, tmp_path / "two.safetensors", seed=2, rank=2, alpha=7, layers="attention")
     found = run("--models", one, two, "--ratios", 0.8, 0.3, "--save_to", tmp_path / "sum.safetensors")
     assert found["relative_error"] == 0
-    first, second, both = (reading.low_rank(containers.opened(p)) for p in (one, two, tmp_path / "sum.safetensors"))
+    first, second, both = (parsing.low_rank(tensor_files.opened(p)) for p in (one, two, tmp_path / "sum.safetensors"))
     for layer, each in both.items():
         expected = 0.8 * first[layer].difference()
         expected = expected + 0.3 * second[layer].difference() if layer in second else expected
         assert torch.allclose(each.difference(), expected, atol=1e-5)
     small = run("--models", one, two, "--ratios", 0.8, 0.3, "--rank", 4, "--save_to", tmp_path / "small.safetensors")
     assert 0 < small["relative_error"] < 1
-    ranks = {each.rank for each in reading.low_rank(containers.opened(tmp_path / "small.safetensors")).values()}
+    ranks = {each.rank for each in parsing.low_rank(tensor_files.opened(tmp_path / "small.safetensors")).values()}
     assert ranks == {3, 4}
     whole = run("--models", one, two, "--ratios", 0.8, 0.3, "--rank", 5, "--save_to", tmp_path / "whole.safetensors")
     assert whole["relative_error"] < 1e-5

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from tenshot import judge, model, sampling
+from tenshot import pipeline
 from tenshot.adapters import embedding, lora
-from tenshot.events import Events
-from tenshot.files.folder import read_folder
-from tenshot.files.pictures import open_picture
-from tenshot.model import ASSETS, Model
-from tenshot.options import resolve
-from tenshot.sampling import Request, Settings
+from tenshot.core.events import Events
+from tenshot.core.options import resolve
+from tenshot.evaluate import judge
+from tenshot.io.image_folder import read_folder
+from tenshot.io.images import open_picture
+from tenshot.model import model
+from tenshot.model.model import ASSETS, Model
+from tenshot.pipeline import Request, SamplingSettings
 from tenshot.train import finetune
 from tests.dreambooth_runs import WAYS
 
@@ -69,7 +71,7 @@ METHODS: dict[str, tuple[dict[str, Any], str, Callable[[Path], Model]]] = {
 def likeness(opened: Model, noun: str) -> float:
     """Of pictures in contexts that were not given, to those that were."""
     wanted = [Request(context.format(noun), seed) for context in CONTEXTS for seed in range(4)]
-    drawn = sampling.pictures(opened, wanted, Settings(batch=8))
+    drawn = pipeline.images(opened, wanted, SamplingSettings(batch=8))
     given = [open_picture(example.path) for example in read_folder(SUBJECT)]
     return judge.load().likeness(drawn, given)
 

@@ -10,7 +10,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 
-from tenshot.families import dialects, mmdit, original
+from tenshot.families import conversion, keymaps, mmdit
 
 SMALL = {
     "sample_size": 8,
@@ -44,7 +44,7 @@ def told(net: SD3Transformer2DModel) -> dict[str, Any]:
 def as_theirs(net: SD3Transformer2DModel) -> dict[str, torch.Tensor]:
     named = net.state_dict()
     return {
-        line.theirs: original.theirs_of(line.form, [named[name] for name in line.ours])
+        line.theirs: keymaps.theirs_of(line.form, [named[name] for name in line.ours])
         for line in mmdit.lines(net.config, named)
     }
 
@@ -69,7 +69,7 @@ def test_there_and_back(net: SD3Transformer2DModel):
     theirs, expected = as_theirs(net), net.state_dict()
     found = {}
     for line in mmdit.lines(net.config, expected):
-        found |= zip(line.ours, original.ours_of(line.form, theirs[line.theirs], len(line.ours)), strict=True)
+        found |= zip(line.ours, keymaps.ours_of(line.form, theirs[line.theirs], len(line.ours)), strict=True)
     assert found.keys() == expected.keys()
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
@@ -86,9 +86,9 @@ def test_shapes_tell_the_configuration(net: SD3Transformer2DModel):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_released_sizes(name: str):
     config, count, digest = GOLDEN[name]
-    wanted = dialects.skeleton(SD3Transformer2DModel, config)
+    wanted = conversion.skeleton(SD3Transformer2DModel, config)
     table = mmdit.lines(config, wanted)
-    shapes = {line.theirs: original.shape_of(line.form, [wanted[each] for each in line.ours]) for line in table}
+    shapes = {line.theirs: keymaps.shape_of(line.form, [wanted[each] for each in line.ours]) for line in table}
     listed = "\n".join(f"{each} {list(shape)}" for each, shape in sorted(shapes.items()))
     assert (len(shapes), hashlib.sha256(listed.encode()).hexdigest()) == (count, digest)
     with torch.device("meta"):

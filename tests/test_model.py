@@ -17,11 +17,11 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import safe_open
 from transformers import CLIPTokenizer
 
-from tenshot import model
-from tenshot.errors import Refusal
-from tenshot.families.family import ZEROS
-from tenshot.files import tensors
-from tenshot.model import Model
+from tenshot.core.errors import Refusal
+from tenshot.families.base import ZEROS
+from tenshot.io import tensors
+from tenshot.model import model
+from tenshot.model.model import Model
 
 PIPELINES = {"sd1": StableDiffusionPipeline, "sd2_v": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -50,7 +50,7 @@ def test_save_and_load_give_the_same_bits(place: Path, precision: str, tmp_path:
     model.save(opened, tmp_path / "saved")
     again = model.load(str(tmp_path / "saved"), precision=precision)
     assert_equal_bits(opened, again)
-    assert (again.family, again.schedule) == (opened.family, opened.schedule)
+    assert (again.family, again.scheduler_config) == (opened.family, opened.scheduler_config)
     for part in ("tokenizer", "tokenizer_2"):
         if part in opened.parts:
             assert again[part]("Ärger, 3 cats!").input_ids == opened[part]("Ärger, 3 cats!").input_ids
@@ -99,7 +99,7 @@ def test_how_a_missing_negative_prompt_is_meant_travels_along(sdxl: Path, tmp_pa
     index = json.loads((place / "model_index.json").read_text())
     (place / "model_index.json").write_text(json.dumps(index | {ZEROS: zeros}))
     opened = model.load(str(place))
-    assert opened.zeros_without_negative is zeros
+    assert opened.force_zeros_for_empty_prompt is zeros
     model.save(opened, tmp_path / "saved")
     assert json.loads((tmp_path / "saved/model_index.json").read_text())[ZEROS] is zeros
 
@@ -224,7 +224,7 @@ def test_a_damaged_file_is_a_refusal(tmp_path: Path):
 def test_what_is_put_away_comes_back_as_it_was(sd1: Path):
     opened = model.load(str(sd1))
     before, unet = opened["vae"], opened["unet"]
-    opened.put_away("vae")
+    opened.offload("vae")
     assert "vae" in opened.parts
     assert len(opened.parts) == 4
     assert opened["vae"] is not before
@@ -237,5 +237,5 @@ def test_what_is_put_away_comes_back_as_it_was(sd1: Path):
 def test_what_is_put_away_leaves_the_memory(sd1: Path):
     opened = model.load(str(sd1))
     vae = weakref.ref(opened["vae"])
-    opened.put_away("vae")
+    opened.offload("vae")
     assert vae() is None

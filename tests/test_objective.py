@@ -9,9 +9,9 @@ from torch import nn
 
 from tenshot.diffusion import losses
 from tenshot.diffusion.process import DDPM
-from tenshot.families.family import Frame
-from tenshot.train.denoise import Batch, Latents, Objective
-from tenshot.train.draws import Draws
+from tenshot.families.base import MicroConditioning
+from tenshot.train.engine.denoising import Batch, Latents, Objective
+from tenshot.train.engine.rng import CounterRNG
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 THEIRS = DDPMScheduler.from_config(CONFIG)
@@ -59,7 +59,7 @@ def test_min_snr_with_prior_preservation_weighs_each_sample_by_its_own_timestep(
     n = 2 * count
     clean, noise = some(n, 4, 4, 4), some(n, 4, 4, 4, seed=1)
     steps = torch.randint(0, 1000, (n,), generator=torch.Generator().manual_seed(count))
-    batch = Batch(list(range(n)), [Frame.whole((16, 16))] * n, clean, noise, steps)
+    batch = Batch(list(range(n)), [MicroConditioning.whole((16, 16))] * n, clean, noise, steps)
     aim = Objective(DDPM(PLAIN.alphas_cumprod, prediction, 5.0))
     per_sample = aim.per_sample(Toy(), batch, torch.device("cpu"))
     assert per_sample.shape == (n,)
@@ -81,13 +81,13 @@ def test_min_snr_with_prior_preservation_weighs_each_sample_by_its_own_timestep(
 def test_a_drawn_batch_shows_each_picture_with_its_own_noise():
     latents = Latents.of(some(3, 4, 2, 2), some(3, 4, 2, 2, seed=1).abs())
     aim = Objective(PLAIN)
-    batch = aim.draw(latents, Draws(5, range(6)))
-    dice = Draws(5, range(6)).noise("posterior", (4, 2, 2))
+    batch = aim.draw(latents, CounterRNG(5, range(6)))
+    dice = CounterRNG(5, range(6)).noise("posterior", (4, 2, 2))
     for row, picture in enumerate(batch.rows):
         mean, std = latents.each[picture]
         torch.testing.assert_close(batch.clean[row], mean + std * dice[row])
     assert sorted(batch.rows[:3]) == sorted(batch.rows[3:]) == [0, 1, 2]
-    classes = aim.draw(latents, Draws(5, range(6)), "class ")
+    classes = aim.draw(latents, CounterRNG(5, range(6)), "class ")
     assert not torch.equal(classes.noise, batch.noise)
     assert not torch.equal(classes.timesteps, batch.timesteps)
 
@@ -113,10 +113,10 @@ def test_the_mean_is_over_what_a_mask_lets_count():
 
 def test_offset_noise_shifts_whole_channels():
     latents = Latents.of(torch.zeros(4, 4, 8, 8), torch.zeros(4, 4, 8, 8))
-    draws = Draws(0, range(4))
-    plain = Objective(PLAIN).draw(latents, draws)
-    shifted = Objective(PLAIN, noise_offset=0.1).draw(latents, draws)
+    rng = CounterRNG(0, range(4))
+    plain = Objective(PLAIN).draw(latents, rng)
+    shifted = Objective(PLAIN, noise_offset=0.1).draw(latents, rng)
     apart = (shifted.noise - plain.noise).flatten(2)
     torch.testing.assert_close(apart, apart.mean(2, keepdim=True).expand_as(apart), atol=1e-6, rtol=1e-4)
-    wanted = 0.1 * draws.noise("offset", (4, 1, 1)).flatten(2)
+    wanted = 0.1 * rng.noise("offset", (4, 1, 1)).flatten(2)
     torch.testing.assert_close(apart.mean(2, keepdim=True), wanted, atol=1e-6, rtol=1e-4)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tenshot import verbs
 from tenshot.bench.options import BenchInferenceOptions, BenchTrainOptions
-from tenshot.cli import main
-from tenshot.options import gather
-from tenshot.records.generate import GenerateOptions
+from tenshot.cli import verbs
+from tenshot.cli.main import main
+from tenshot.core.options import gather
+from tenshot.generate.options import GenerateOptions
 from tests.test_adapter_files import a_lora
 
 
@@ -71,14 +71,14 @@ def test_a_look_is_told_in_words(sd1: Path, tmp_path: Path, capsys: pytest.Captu
 def test_more_pictures_are_of_the_same_kind(sd1: Path, tmp_path: Path) -> None:
     lora = a_lora(sd1, tmp_path / "lora.safetensors")
     drawn = {"model": str(sd1), "lora": [f"{lora}=0.5"], "prompt": ["az", "a bear"], "negative_prompt": "x", "seed": 3}
-    (line,) = GenerateOptions(**drawn, out=tmp_path / "one.png").onward()
+    (line,) = GenerateOptions(**drawn, out=tmp_path / "one.png").next_commands()
     again = gather(GenerateOptions, accepted(line)[1:])
     wanted = GenerateOptions(**drawn).model_copy(update={"seed": -1, "num_images": 8})
     assert again == wanted
 
 
 def test_measures_end_with_what_to_do_now() -> None:
-    assert BenchInferenceOptions().onward() == ("tenshot compile pocket --out FOLDER",)
+    assert BenchInferenceOptions().next_commands() == ("tenshot compile pocket --out FOLDER",)
     pictures = "--instance_data_dir FOLDER --instance_prompt TEXT"
-    assert BenchTrainOptions(method=["lora"]).onward() == (f"tenshot train lora {pictures}",)
-    accepted(BenchTrainOptions().onward()[1], FOLDER=Path())
+    assert BenchTrainOptions(method=["lora"]).next_commands() == (f"tenshot train lora {pictures}",)
+    accepted(BenchTrainOptions().next_commands()[1], FOLDER=Path())

@@ -17,7 +17,7 @@ import torch
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from safetensors.torch import load_file
 
-from tenshot import model
+from tenshot.model import model
 from tests.test_checkpoints import run
 
 ENCODERS = [("sd2_v", "text_encoder", "cond_stage_model."), ("sdxl", "text_encoder_2", "conditioner.embedders.1.")]

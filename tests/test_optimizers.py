@@ -7,9 +7,9 @@ from typing import get_args
 
 import pytest
 
-from tenshot.errors import Cancelled, Refusal
-from tenshot.train import loop, optimizers
-from tenshot.train.draws import Draws
+from tenshot.core.errors import Cancelled, Refusal
+from tenshot.train.engine import loop, optimizers
+from tenshot.train.engine.rng import CounterRNG
 from tenshot.train.options import Optimizer
 from tests.test_loop import Ear, Regression, options, weights
 
@@ -26,9 +26,9 @@ def test_it_learns_and_resumes_bit_for_bit(name: str, tmp_path: Path):
     steps, rate = (400, 1.0) if name == "prodigy" else (60, 0.02)
     given = {"optimizer": name, "max_train_steps": steps, "learning_rate": rate}
     whole = Regression()
-    before = whole.loss(Draws(99, range(500))).item()
+    before = whole.loss(CounterRNG(99, range(500))).item()
     loop.fit(whole, options(tmp_path / "whole", train_batch_size=4, **given), Ear())
-    assert whole.loss(Draws(99, range(500))).item() < 0.9 * before
+    assert whole.loss(CounterRNG(99, range(500))).item() < 0.9 * before
     for last in (7, 8, 23):
         with pytest.raises(Cancelled):
             loop.fit(Regression(), options(tmp_path / "cut", train_batch_size=4, **given), Ear(last))
@@ -44,7 +44,7 @@ def test_looking_on_changes_nothing(tmp_path: Path):
         def due(self, step: int) -> bool:
             return step % 3 == 0
 
-        def look(self, step: int) -> None:
+        def validate(self, step: int) -> None:
             self.seen.append(weights(method))
 
     for given in ({"use_ema": True, "ema_decay": 0.5}, {"optimizer": "schedulefree"}):

@@ -7,10 +7,10 @@ from typing import Literal
 import pytest
 from pydantic import Field, model_validator
 
-from tenshot.errors import Refusal
-from tenshot.options import MISSING, Options, as_recipe, as_words, entries, gather, resolve
-from tenshot.recipes import read_recipe
-from tenshot.wording import spell
+from tenshot.core.errors import Refusal
+from tenshot.core.option_text import spell
+from tenshot.core.options import MISSING, Options, as_recipe, as_words, entries, gather, resolve
+from tenshot.core.recipes import read_recipe
 
 
 class Base(Options):

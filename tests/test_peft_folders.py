@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tenshot import model
 from tenshot.adapters import lora
-from tenshot.cli import main
-from tenshot.errors import Noted, Refusal
+from tenshot.cli.main import main
+from tenshot.core.errors import Noted, Refusal
+from tenshot.model import model
 from tests.test_adapter_files import run as convert
 from tests.test_extract import run_resize as resize
 from tests.test_merge import adapted, answers

@@ -13,14 +13,14 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms
 
-from tenshot import model
-from tenshot.errors import Refusal
-from tenshot.events import Events
-from tenshot.files import datasets
-from tenshot.files.folder import read_folder
-from tenshot.files.images import write_png
-from tenshot.files.pictures import open_mask, open_picture
-from tenshot.train import data
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.io import dataset
+from tenshot.io.image_folder import read_folder
+from tenshot.io.images import open_mask, open_picture
+from tenshot.io.png import write_png
+from tenshot.model import model
+from tenshot.train.data import image_latents
 from tests.picture_files import encoded
 
 pytestmark = pytest.mark.filterwarnings("error", "ignore:__array__ implementation:DeprecationWarning")  # diffusers'
@@ -106,13 +106,13 @@ def test_a_heic_is_learned_and_is_a_mask(sd1: Path, tmp_path: Path):
     for place, image in (("own", two()), ("masks", two(255, 0, "L"))):
         (tmp_path / place).mkdir()
         (tmp_path / place / "a.HEIC").write_bytes(heic(image))
-    base, views = model.load(str(sd1)), data.squares(64, center_crop=False)
-    shown = datasets.read(tmp_path / "own", option="", masks=tmp_path / "masks")
-    latents, _ = data.encoded(base, shown, views, Events())
+    base, views = model.load(str(sd1)), image_latents.squares(64, center_crop=False)
+    shown = dataset.read(tmp_path / "own", option="", masks=tmp_path / "masks")
+    latents, _ = image_latents.encode(base, shown, views, Events())
     assert [round(float(mask.mean())) for mask in latents.masks] == [1, 0, 0] or latents.masks[0].mean() > 0.9
     (tmp_path / "png").mkdir()
     open_picture(tmp_path / "own" / "a.HEIC").save(tmp_path / "png" / "a.png")
-    plain, _ = data.encoded(base, read_folder(tmp_path / "png"), views, Events())
+    plain, _ = image_latents.encode(base, read_folder(tmp_path / "png"), views, Events())
     assert all((a[0] == b[0]).all() for a, b in zip(latents.each, plain.each, strict=True))
 
 

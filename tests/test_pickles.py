@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import torch
 
-from tenshot.errors import Refusal
-from tenshot.files import containers
+from tenshot.core.errors import Refusal
+from tenshot.io import tensor_files
 
 RAN: list[object] = []
 
@@ -96,14 +96,14 @@ def test_what_would_run_is_refused(raw: bytes, form: str, tmp_path: Path) -> Non
         begin = b"".join(pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
         file.write_bytes(begin + raw)
     with pytest.raises(Refusal):
-        containers.opened(file)
+        tensor_files.opened(file)
 
 
 @pytest.mark.parametrize("call", (os.system, builtins.exec, builtins.eval, builtins.open, pathlib.Path.unlink, print))
 def test_it_says_what_it_would_call(call: Any, tmp_path: Path) -> None:
     torch.save({"state_dict": {"x": torch.zeros(2), "y": Calls(call, "1")}}, tmp_path / "bad.ckpt")
     with pytest.raises(Refusal, match="would call"):
-        containers.opened(tmp_path / "bad.ckpt")
+        tensor_files.opened(tmp_path / "bad.ckpt")
 
 
 def test_a_pickle_beside_the_first_is_looked_at_too(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_pickle_beside_the_first_is_looked_at_too(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pt", "a") as archive:
         archive.writestr("a/more.pkl", RAW["eval"])
     with pytest.raises(Refusal, match="would call"):
-        containers.opened(tmp_path / "a.pt")
+        tensor_files.opened(tmp_path / "a.pt")
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_the_classic_checkpoint_is_read(
     torch.save(told, tmp_path / "v1.ckpt", _use_new_zipfile_serialization=zipped)
     for name in [name for name in sys.modules if name.startswith("lightning_of_old")]:
         monkeypatch.delitem(sys.modules, name)
-    read = containers.opened(tmp_path / "v1.ckpt")
+    read = tensor_files.opened(tmp_path / "v1.ckpt")
     found = {name: lazy.read() for name, lazy in read.tensors.items() if name in weights}
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[name], weights[name]) for name in weights)
@@ -173,10 +173,10 @@ def test_a_whole_pickled_net_is_refused_by_name(tmp_path: Path, trainers: types.
     config.weight = torch.zeros(3)
     torch.save({"model": config}, tmp_path / "net.pt")
     with pytest.raises(Refusal, match=r"lightning_of_old\.callbacks\.Config"):
-        containers.opened(tmp_path / "net.pt")
+        tensor_files.opened(tmp_path / "net.pt")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "linear.pt")
     with pytest.raises(Refusal, match=r"torch\.nn\.modules\.linear\.Linear"):
-        containers.opened(tmp_path / "linear.pt")
+        tensor_files.opened(tmp_path / "linear.pt")
 
 
 def view(size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> bytes:
@@ -222,10 +222,10 @@ def test_views_beyond_their_storage(
     size: tuple[int, ...], stride: tuple[int, ...], offset: int, tmp_path: Path
 ) -> None:
     (tmp_path / "view.pt").write_bytes(view((2,), (1,), 0))
-    assert containers.opened(tmp_path / "view.pt").tensors["x"].shape == (2,)
+    assert tensor_files.opened(tmp_path / "view.pt").tensors["x"].shape == (2,)
     (tmp_path / "view.pt").write_bytes(view(size, stride, offset))
     with pytest.raises(Refusal):
-        containers.opened(tmp_path / "view.pt")
+        tensor_files.opened(tmp_path / "view.pt")
 
 
 def test_archives_that_are_none_of_torchs(tmp_path: Path) -> None:
@@ -233,17 +233,17 @@ def test_archives_that_are_none_of_torchs(tmp_path: Path) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(50_000_000))
     with pytest.raises(Refusal, match="would become"):
-        containers.opened(file)
+        tensor_files.opened(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({}))
         with pytest.warns(UserWarning):
             archive.writestr("archive/data.pkl", RAW["eval"])
     with pytest.raises(Refusal, match="twice"):
-        containers.opened(file)
+        tensor_files.opened(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("../../data.pkl", pickle.dumps({"x": 1}))
     with pytest.raises(Refusal):
-        containers.opened(file)
+        tensor_files.opened(file)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pt"]
 
 
@@ -255,7 +255,7 @@ def test_the_oldest_form_is_not_unpacked(tmp_path: Path) -> None:
             entry.size = 3
             archive.addfile(entry, io.BytesIO(b"abc"))
         with pytest.raises(Refusal):
-            containers.opened(tmp_path / "old.pt")
+            tensor_files.opened(tmp_path / "old.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["old.pt"]
 
 
@@ -265,15 +265,15 @@ def test_mappings_without_end(tmp_path: Path) -> None:
         told = {"x": told}
     torch.save(told, tmp_path / "deep.pt")
     with pytest.raises(Refusal, match="deep"):
-        containers.opened(tmp_path / "deep.pt")
+        tensor_files.opened(tmp_path / "deep.pt")
     laughs: dict[str, Any] = {"x": torch.zeros(2)}
     for _ in range(40):
         laughs = {"a": laughs, "b": laughs}
     torch.save(laughs, tmp_path / "laughs.pt")
     with pytest.raises(Refusal, match="more than"):
-        containers.opened(tmp_path / "laughs.pt")
+        tensor_files.opened(tmp_path / "laughs.pt")
     round_: dict[str, Any] = {"x": torch.zeros(2)}
     round_["self"] = round_
     torch.save(round_, tmp_path / "round.pt")
     with pytest.raises(Refusal):
-        containers.opened(tmp_path / "round.pt")
+        tensor_files.opened(tmp_path / "round.pt")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tenshot.errors import Refusal
-from tenshot.files.folder import read_folder
-from tenshot.files.pictures import load, open_picture
+from tenshot.core.errors import Refusal
+from tenshot.io.image_folder import read_folder
+from tenshot.io.images import load, open_picture
 from tests.picture_files import FORMATS, encoded, noise, png
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tenshot.files.folder import read_folder
-from tenshot.files.pictures import as_image, as_rgb, as_tensor, fit_picture, open_picture
+from tenshot.io.image_folder import read_folder
+from tenshot.io.images import as_image, as_rgb, as_tensor, fit_picture, open_picture
 from tests.picture_files import FORMATS, encoded, noise, pixels, png
 
 pytestmark = pytest.mark.filterwarnings("error")

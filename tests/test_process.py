@@ -13,11 +13,11 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, training_utils
 
+from tenshot.core.errors import Refusal
 from tenshot.diffusion import samplers
 from tenshot.diffusion.process import DDPM, PROCESSES, RectifiedFlow
 from tenshot.diffusion.samplers import SAMPLERS
-from tenshot.errors import Refusal
-from tenshot.train.draws import Draws
+from tenshot.train.engine.rng import CounterRNG
 from tenshot.train.options import FineTuneOptions
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -72,9 +72,9 @@ class TestDDPM:
         assert process.trained_by(given()).weight(TIMES) is None
 
     def test_times_are_the_integers_of_their_draw(self):
-        draws = Draws(3, range(4000))
-        times = EPSILON.sample_t(draws, "timestep")
-        assert torch.equal(times, draws.integers("timestep", 0, 1000))
+        rng = CounterRNG(3, range(4000))
+        times = EPSILON.sample_t(rng, "timestep")
+        assert torch.equal(times, rng.integers("timestep", 0, 1000))
         assert times.min() == 0 and times.max() == 999
 
     @pytest.mark.parametrize("config", [
@@ -142,10 +142,10 @@ class TestRectifiedFlow:
         torch.testing.assert_close(times, scheduler.timesteps[[0, -1]])
 
     def test_times_follow_from_their_draw_alone(self):
-        whole = flow().sample_t(Draws(1, range(6)), "timestep")
-        parts = [flow().sample_t(Draws(1, [sample]), "timestep") for sample in range(6)]
+        whole = flow().sample_t(CounterRNG(1, range(6)), "timestep")
+        parts = [flow().sample_t(CounterRNG(1, [sample]), "timestep") for sample in range(6)]
         assert torch.equal(whole, torch.cat(parts)) and len(set(whole.tolist())) == 6
-        assert not torch.equal(whole, flow().sample_t(Draws(1, range(6)), "class timestep"))
+        assert not torch.equal(whole, flow().sample_t(CounterRNG(1, range(6)), "class timestep"))
 
     def test_noise_is_added_as_diffusers_does(self):
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(FLOW)
@@ -163,7 +163,7 @@ class TestRectifiedFlow:
     def test_larger_shifts_draw_noisier_times(self, shift: float):
         """Half of all draws are above what s = 1/2 becomes: shift / (1 + shift)."""
         process = RectifiedFlow.from_config(FLOW | {"shift": shift})
-        middle = process.sigmas(process.sample_t(Draws(0, range(4000)), "timestep")).median()
+        middle = process.sigmas(process.sample_t(CounterRNG(0, range(4000)), "timestep")).median()
         assert float(middle) == pytest.approx(shift / (1 + shift), abs=0.02)
 
 

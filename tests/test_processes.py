@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tenshot.files import tensors
+from tenshot.io import tensors
 from tests import tiny
 from tests.dreambooth_runs import PRIOR, TEXT, UNET, Bench, losses
 

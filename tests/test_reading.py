@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tenshot.errors import Refusal
-from tenshot.files import datasets, reading
-from tenshot.files.pictures import open_picture
+from tenshot.core.errors import Refusal
+from tenshot.io import dataset, text_files
+from tenshot.io.images import open_picture
 from tests import tiny
 
 
@@ -50,13 +50,13 @@ def test_what_is_no_file_is_refused_by_name(thing: str, suffix: str, tmp_path: P
     path = folder / (f"picture-0.{suffix}" if suffix != "png" else "another.png")
     THINGS[thing](path)
     if thing == "a folder" and suffix != "png":
-        assert len(datasets.read(folder, option="")) == 1  # an empty folder, whatever its name, loses nothing
+        assert len(dataset.read(folder, option="")) == 1  # an empty folder, whatever its name, loses nothing
         return
     if thing == "a folder":
         path = path / "another.png"
         path.write_bytes(b"")
     with pytest.raises(Refusal) as caught:
-        datasets.read(folder, option="")
+        dataset.read(folder, option="")
     assert {Path(fault.where) for fault in caught.value.faults} <= {path, path.parent}
 
 
@@ -64,10 +64,10 @@ def test_what_is_no_file_is_refused_by_name(thing: str, suffix: str, tmp_path: P
 @pytest.mark.parametrize("thing", [each for each in THINGS if each != "a folder"])
 def test_tables_too(thing: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reading, "TABLE", 4_000_000)
+    monkeypatch.setattr(text_files, "TABLE", 4_000_000)
     THINGS[thing](tiny.pictures(tmp_path / "own", 1) / name)
     with pytest.raises(Refusal, match=name):
-        datasets.read(tmp_path / "own", option="")
+        dataset.read(tmp_path / "own", option="")
 
 
 @pytest.mark.parametrize("content", [
@@ -80,7 +80,7 @@ def test_tables_too(thing: str, name: str, tmp_path: Path, monkeypatch: pytest.M
 def test_captions_that_are_no_text(content: bytes, tmp_path: Path):
     (tiny.pictures(tmp_path, 1) / "picture-0.txt").write_bytes(content)
     with pytest.raises(Refusal, match=r"picture-0\.txt"):
-        datasets.read(tmp_path, option="")
+        dataset.read(tmp_path, option="")
 
 
 def line(**fields: object) -> str:
@@ -113,7 +113,7 @@ def test_lines_of_json_that_are_none(case: str, tmp_path: Path):
     tiny.pictures(tmp_path, 1)
     (tmp_path / "metadata.jsonl").write_text(line() + "\n" + JSONL[case] + "\n")
     with pytest.raises(Refusal) as caught:
-        datasets.read(tmp_path, option="")
+        dataset.read(tmp_path, option="")
     (str(caught.value) + "".join(fault.where for fault in caught.value.faults)).encode()  # it can be printed
 
 
@@ -135,13 +135,13 @@ def test_lines_of_csv_that_are_none(case: str, tmp_path: Path):
     head = b"file_name,text,more\n" if "elsewhere" in case else b"file_name,text\n"
     (tmp_path / "metadata.csv").write_bytes(head + CSV[case] + b"\n")
     with pytest.raises(Refusal):
-        datasets.read(tmp_path, option="")
+        dataset.read(tmp_path, option="")
 
 
 def test_a_table_with_a_million_faults_tells_some(tmp_path: Path):
     (tmp_path / "metadata.jsonl").write_text("{}\n" * 1_000)
     with pytest.raises(Refusal) as caught:
-        datasets.read(tmp_path, option="")
+        dataset.read(tmp_path, option="")
     assert len(caught.value.faults) == 50
 
 
@@ -150,18 +150,18 @@ def test_a_byte_order_mark_is_no_part_of_a_table(mark: str, tmp_path: Path):
     tiny.pictures(tmp_path, 1)
     for name, text in (("metadata.csv", "file_name,text\npicture-0.png,a cat\n"), ("metadata.jsonl", line())):
         (tmp_path / name).write_text(mark + text, encoding="utf-8")
-        assert [each.caption for each in datasets.read(tmp_path, option="")] == ["a cat"]
+        assert [each.caption for each in dataset.read(tmp_path, option="")] == ["a cat"]
         (tmp_path / name).unlink()
 
 
 def test_names_that_are_no_text_are_refused(tmp_path: Path):
     (tiny.pictures(tmp_path, 1) / "picture-0.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
     with pytest.raises(Refusal, match=r"\\xff\.png"):
-        datasets.read(tmp_path, option="")
+        dataset.read(tmp_path, option="")
 
 
 @pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "/".join("x" * 5000)])
 def test_names_that_no_file_can_have(path: str):
-    for read in (open_picture, lambda place: datasets.read(place, option="--train_data_dir")):
+    for read in (open_picture, lambda place: dataset.read(place, option="--train_data_dir")):
         with pytest.raises(Refusal):
             read(Path(path))

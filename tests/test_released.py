@@ -13,11 +13,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 import tenshot
-from tenshot import model
-from tenshot.checkpoints import whole
-from tenshot.cli import main
+from tenshot.cli.main import main
 from tenshot.diffusion import samplers
 from tenshot.diffusion.process import DDPM
+from tenshot.model import checkpoint, model
 from tests import tiny
 
 NOISE = {
@@ -50,10 +49,10 @@ def foreign(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def schedule(file: Path) -> dict[str, Any]:
-    source = whole.containers.opened(file)
-    family = whole.family_of(source)
+    source = checkpoint.containers.opened(file)
+    family = checkpoint.family_of(source)
     assert family is not None
-    return whole.schedule_of(source, family)
+    return checkpoint.schedule_of(source, family)
 
 
 @pytest.mark.parametrize("name", RELEASED)

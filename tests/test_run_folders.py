@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tenshot.errors import Refusal
-from tenshot.train import finetune, ladder, previews, run
+from tenshot.core.errors import Refusal
+from tenshot.train import finetune
+from tenshot.train.engine import memory, run, validation
 from tests.dreambooth_runs import UNET, WAYS, Bench, Ear, files, same_weights
 
 
@@ -65,16 +66,16 @@ def test_a_damaged_note_of_what_fitted_is_refused(bench: Bench):
     options = bench.options("out", fit_memory=True)
     for content in ("5", '{"train_batch_size": "many"}', '{"train_batch_size": -1}', '{"color": 1}', "{"):
         (bench.folder / "out").mkdir(exist_ok=True)
-        (bench.folder / "out" / ladder.FITTED).write_text(content)
-        with pytest.raises(Refusal, match=ladder.FITTED):
-            ladder.again(options)
+        (bench.folder / "out" / memory.FITTED).write_text(content)
+        with pytest.raises(Refusal, match=memory.FITTED):
+            memory.again(options)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"step": 1}', '{"step": 1, "likeness": "much"}'])
 def test_a_damaged_score_is_none(content: str, tmp_path: Path):
-    (tmp_path / previews.BEST).mkdir()
-    (tmp_path / previews.BEST / previews.SCORE).write_text(content)
-    assert previews.score(tmp_path) is None
+    (tmp_path / validation.BEST).mkdir()
+    (tmp_path / validation.BEST / validation.SCORE).write_text(content)
+    assert validation.score(tmp_path) is None
 
 
 @pytest.mark.parametrize("way", ["lora", "dreambooth", "inversion"])

@@ -16,15 +16,16 @@ import torch
 from PIL import Image
 
 import tenshot
-from tenshot import generate, model, sampling
-from tenshot.checkpoints import whole
-from tenshot.errors import Refusal, Slow
-from tenshot.events import Events
-from tenshot.fast.model import FastModel
-from tenshot.files import containers
-from tenshot.files.tensors import write_json
-from tenshot.options import resolve
-from tenshot.sampling import Request, Settings
+from tenshot import pipeline
+from tenshot.core.errors import Refusal, Slow
+from tenshot.core.events import Events
+from tenshot.core.options import resolve
+from tenshot.generate import generate
+from tenshot.io import tensor_files
+from tenshot.io.tensors import write_json
+from tenshot.model import checkpoint, model
+from tenshot.pipeline import Request, SamplingSettings
+from tenshot.runtime.compiled_model import CompiledModel
 from tests.swaps import NETS, overwritten, same, state, weights
 from tests.test_swap import answers, merged
 
@@ -50,7 +51,7 @@ def test_a_base_that_is_rewritten_while_in_use_changes_nothing(
 
 def test_weights_that_were_loaded_are_not_those_of_the_file_any_more(sd1: Path, sd1_tuned: Path, tmp_path: Path):
     place, pickle = Path(shutil.copytree(sd1_tuned, tmp_path / "model")), tmp_path / "model.ckpt"
-    whole.write(whole.read(sd1_tuned), pickle, Events())
+    checkpoint.write(checkpoint.read(sd1_tuned), pickle, Events())
     opened = tenshot.load(sd1)
     for each in (place, pickle):
         opened.load_weights(each)
@@ -83,7 +84,7 @@ def test_what_is_rewritten_while_it_is_read_is_refused(
     place = Path(shutil.copytree(sd1_tuned, tmp_path / "model"))
     opened = tenshot.load(sd1)
     before = weights(opened)
-    real, left = containers._read, [50]
+    real, left = tensor_files._read, [50]
 
     def meanwhile(*given: Any) -> torch.Tensor:
         left[0] -= 1
@@ -91,7 +92,7 @@ def test_what_is_rewritten_while_it_is_read_is_refused(
             overwritten(place)
         return real(*given)
 
-    monkeypatch.setattr(containers, "_read", meanwhile)
+    monkeypatch.setattr(tensor_files, "_read", meanwhile)
     with pytest.raises(Refusal, match="written to while"):
         opened.load_weights(place)
     assert same(weights(opened), before)
@@ -123,10 +124,10 @@ def test_a_picture_under_way_is_finished_with_what_it_began_with(
     kind: str, sd1: Path, sd1_fast: Path, sd1_lora: Path, sd1_tuned: Path
 ):
     opened = tenshot.load(sd1 if kind == "eager" else sd1_fast)
-    settings, wanted = Settings(steps=3), []
+    settings, wanted = SamplingSettings(steps=3), []
 
     def drawn() -> bytes:
-        return sampling.pictures(opened, [Request("a cat", 1)], settings)[0].tobytes()
+        return pipeline.images(opened, [Request("a cat", 1)], settings)[0].tobytes()
 
     swaps: list[Callable[[], None]] = [
         lambda: opened.set_loras({sd1_lora: 1}),
@@ -158,13 +159,13 @@ def test_a_picture_under_way_is_finished_with_what_it_began_with(
     assert {*found} <= {*wanted}
     assert len({*wanted}) == 3
     opened.clear_loras()  # whichever swap was the last
-    both = sampling.stream(opened, [Request("a cat", seed) for seed in (1, 2)], replace(settings, batch=1))
+    both = pipeline.stream(opened, [Request("a cat", seed) for seed in (1, 2)], replace(settings, batch=1))
     before = drawn()
     assert next(both).tobytes() == before
     opened.set_loras({sd1_lora: -1})
     (last,) = both
     opened.clear_loras()
-    assert last.tobytes() == sampling.pictures(opened, [Request("a cat", 2)], settings)[0].tobytes()
+    assert last.tobytes() == pipeline.images(opened, [Request("a cat", 2)], settings)[0].tobytes()
 
 
 @pytest.mark.parametrize("kind", ["eager", "compiled"])
@@ -212,8 +213,8 @@ def test_one_noun_one_shape(sd1: Path, sd1_fast: Path, sd1_lora: Path):
         assert isinstance(generate_one(plain), Image.Image)
 
 
-def generate_one(opened: FastModel) -> Image.Image:
-    return sampling.pictures(opened, [Request("a cat", 1)], Settings(steps=1))[0]
+def generate_one(opened: CompiledModel) -> Image.Image:
+    return pipeline.images(opened, [Request("a cat", 1)], SamplingSettings(steps=1))[0]
 
 
 def test_what_torch_draws_with_a_lora_is_what_merge_makes(sd1: Path, sd1_lora: Path, tmp_path: Path):
@@ -230,5 +231,5 @@ def test_what_torch_draws_with_a_lora_is_what_merge_makes(sd1: Path, sd1_lora: P
     (told,) = generate.generate(resolve(generate.GenerateOptions, given | {"out": tmp_path / "out"}), Events())[
         "pictures"
     ]
-    (wanted,) = sampling.pictures(model.load(str(tmp_path / "merged")), [Request("a cat", 1)], Settings(steps=2))
+    (wanted,) = pipeline.images(model.load(str(tmp_path / "merged")), [Request("a cat", 1)], SamplingSettings(steps=2))
     assert Image.open(told["file"]).tobytes() == wanted.tobytes()

@@ -15,13 +15,13 @@ from diffusers.loaders.single_file_utils import (
     convert_sd3_transformer_checkpoint_to_diffusers,
 )
 
-from tenshot.errors import Refusal
-from tenshot.families import dialects, original
+from tenshot.core.errors import Refusal
+from tenshot.families import conversion, keymaps
 from tenshot.families import sd3 as family
-from tenshot.families.family import Family
+from tenshot.families.base import Family
+from tenshot.families.registry import FAMILIES
 from tenshot.families.sd3 import SD3
-from tenshot.families.table import FAMILIES
-from tenshot.files.containers import Lazy
+from tenshot.io.tensor_files import Lazy
 from tests.test_mmdit import told
 
 PROMPTS = ["a cat", "", "a photo of " + "very " * 90 + "small things"]  # the last is longer than CLIP reads
@@ -75,7 +75,7 @@ def parts_of(pipe: Any) -> tuple[dict[str, dict[str, Lazy]], dict[str, dict[str,
     named = {
         name: {
             each.removeprefix("text_model."): Lazy(tuple(tensor.shape), tensor.dtype, tensor.clone)
-            for each, tensor in dialects.untied(net).items()
+            for each, tensor in conversion.untied(net).items()
         }
         for name, net in nets.items()
     }
@@ -88,10 +88,10 @@ def of(pipe: Any) -> Family:
 
 def test_one_file_and_back(pipe: Any):
     named, configs = parts_of(pipe)
-    file, _ = dialects.to_original(of(pipe), named, configs)
-    found = dialects.recognised(file, [*FAMILIES, SD3])
+    file, _ = conversion.to_original(of(pipe), named, configs)
+    found = conversion.recognised(file, [*FAMILIES, SD3])
     assert found is not None and found.parts == of(pipe).parts
-    back, ledger = dialects.to_parts(found, file, configs)
+    back, ledger = conversion.to_parts(found, file, configs)
     assert (ledger.used, ledger.left) == (len(file), {})
     assert back.keys() == named.keys()
     for part, content in named.items():
@@ -101,7 +101,7 @@ def test_one_file_and_back(pipe: Any):
 
 def test_diffusers_converters_read_what_was_written(pipe: Any):
     named, configs = parts_of(pipe)
-    lazy, _ = dialects.to_original(of(pipe), named, configs)
+    lazy, _ = conversion.to_original(of(pipe), named, configs)
     file = {name: each.read() for name, each in lazy.items()}
     read = {
         "transformer": convert_sd3_transformer_checkpoint_to_diffusers(under(file, "model.diffusion_model.")),
@@ -124,14 +124,14 @@ def under(file: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:
 
 def test_a_file_tells_its_sizes(pipe: Any):
     named, configs = parts_of(pipe)
-    file, _ = dialects.to_original(of(pipe), named, configs)
+    file, _ = conversion.to_original(of(pipe), named, configs)
     heads = {"transformer": {"attention_head_dim": 16, "num_attention_heads": 2}, "vae": {"norm_num_groups": 8}}
-    found = dialects.configured(of(pipe), file, heads)
+    found = conversion.configured(of(pipe), file, heads)
     for part, content in named.items():
-        assert dialects.skeleton(of(pipe).parts[part], found[part]) == {
+        assert conversion.skeleton(of(pipe).parts[part], found[part]) == {
             name: each.shape for name, each in content.items()
         }
-    found = dialects.configured(of(pipe), file, {})
+    found = conversion.configured(of(pipe), file, {})
     assert (found["vae"]["scaling_factor"], found["vae"]["shift_factor"]) == (1.5305, 0.0609)
     assert not found["vae"]["use_quant_conv"]
     assert [found[f"text_encoder{each}"]["hidden_act"] for each in ("", "_2")] == ["quick_gelu", "gelu"]
@@ -140,18 +140,18 @@ def test_a_file_tells_its_sizes(pipe: Any):
 def test_a_projection_that_readers_of_one_file_do_not_make_is_refused(pipe: Any):
     pipe.text_encoder.text_projection.weight.data[0, 1] = 0.5
     with pytest.raises(Refusal, match="text_projection"):
-        dialects.to_original(of(pipe), *parts_of(pipe))
+        conversion.to_original(of(pipe), *parts_of(pipe))
 
 
 def test_files_as_comfyui_wrote_them_have_more(pipe: Any):
     """CLIP-L's projection, which nothing reads, and T5's words a second time."""
     named, configs = parts_of(pipe)
-    file, _ = dialects.to_original(of(pipe), named, configs)
+    file, _ = conversion.to_original(of(pipe), named, configs)
     more = {"text_encoders.clip_l.transformer.text_projection.weight": "", "text_encoders.clip_g.logit_scale": ""}
     if pipe.text_encoder_3 is not None:
         more["text_encoders.t5xxl.transformer.encoder.embed_tokens.weight"] = ""
     some = Lazy((1,), torch.float32, lambda: torch.zeros(1))
-    back, ledger = dialects.to_parts(of(pipe), {**file, **dict.fromkeys(more, some)}, configs)
+    back, ledger = conversion.to_parts(of(pipe), {**file, **dict.fromkeys(more, some)}, configs)
     assert ledger.left.keys() == more.keys()
     assert torch.equal(back["text_encoder"]["text_projection.weight"].read(), torch.eye(16))
 
@@ -160,12 +160,12 @@ def test_files_as_comfyui_wrote_them_have_more(pipe: Any):
 def test_released_sizes_are_read_off_their_shapes(part: str):
     kind, config = SD3.parts[part], SD3.released[part]
     root, dialect = SD3.original[part]
-    wanted = dialects.skeleton(kind, config)
-    table = dialects.lines(SD3, part, config, wanted)
+    wanted = conversion.skeleton(kind, config)
+    table = conversion.lines(SD3, part, config, wanted)
     shapes = {
-        line.theirs.removeprefix(root): original.shape_of(line.form, [wanted[each] for each in line.ours])
+        line.theirs.removeprefix(root): keymaps.shape_of(line.form, [wanted[each] for each in line.ours])
         for line in table
     }
-    found = dialects.DIALECTS[dialect].config(shapes)
-    assert dialects.skeleton(kind, found) == wanted
+    found = conversion.DIALECTS[dialect].config(shapes)
+    assert conversion.skeleton(kind, found) == wanted
     assert {name: value for name, value in config.items() if found.get(name) != value} == {}

@@ -17,10 +17,10 @@ CODE = """
 import json, sys
 from pathlib import Path
 from tenshot import device, model
-from tenshot.events import Events
+from tenshot.core.events import Events
 from tenshot.files import datasets
 from tenshot.train import cache, data
-from tenshot.train.draws import Draws
+from tenshot.train.engine.rng import Draws
 cache.IN_MEMORY = 100_000
 base = model.load(sys.argv[1])
 examples = datasets.read(Path(sys.argv[2]), option="")

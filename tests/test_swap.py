@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import tenshot
-from tenshot import merge, model
 from tenshot.adapters import lora
-from tenshot.errors import Refusal
-from tenshot.events import Events
-from tenshot.fast.backend import Candidate
-from tenshot.merge import MergeOptions
-from tenshot.model import Model
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.merge import merge
+from tenshot.merge.merge import MergeOptions
+from tenshot.model import model
+from tenshot.model.model import Model
+from tenshot.runtime.backend import Candidate
 from tests import artifacts
 
 WAYS = [Candidate("openvino", "fp32"), Candidate("eager", "bf16", "channels_last")]
@@ -163,10 +164,10 @@ def test_what_does_not_fit_is_refused_as_a_whole(running: Model, sd1: Path, sd2_
 
 
 def test_one_file_checkpoints_are_weights_too(running: Model, sd1: Path, other: Path, tmp_path: Path):
-    from tenshot.checkpoints import whole
+    from tenshot.model import checkpoint
 
     file = tmp_path / "other.safetensors"
-    whole.write(whole.read(other), file, Events())
+    checkpoint.write(checkpoint.read(other), file, Events())
     before = answers(running)
     running.load_weights(file)
     assert close(answers(running), answers(model.load(str(other))), 1e-4)

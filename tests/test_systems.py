@@ -15,9 +15,9 @@ import psutil
 import pytest
 import torch
 
-from tenshot import device
-from tenshot.cli import main
-from tenshot.files import tensors
+from tenshot.cli.main import main
+from tenshot.core import device
+from tenshot.io import tensors
 from tests.test_adapter_files import a_lora
 from tests.test_house import FILES, MODULES
 
@@ -124,9 +124,9 @@ def test_memory_is_told_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(device, "open", missing, raising=False)
     held = psutil.Process().memory_info().rss
-    device.reset_peak_memory()
-    assert device.peak_memory() > held / 2
-    assert device.held_memory() > held / 2
+    device.reset_max_memory_allocated()
+    assert device.max_memory_allocated() > held / 2
+    assert device.memory_allocated() > held / 2
     assert device.memory_limit(torch.device("cpu")) > held
     assert device.describe()["device"]
 
@@ -148,10 +148,10 @@ def apple(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_an_apple_gpu_is_picked_waited_for_and_emptied(apple: list[str]) -> None:
     where = device.pick()
     assert where.type == "mps"
-    device.wait()
-    device.empty()
+    device.synchronize()
+    device.empty_cache()
     assert apple == ["synchronize", "empty_cache"]
-    assert (device.held_memory(), device.peak_memory(), device.memory_limit(where)) == (1, 2, 3)
+    assert (device.memory_allocated(), device.max_memory_allocated(), device.memory_limit(where)) == (1, 2, 3)
     assert device.halves(where) == ["fp16"]
     assert device.fingerprint(where)["system"].startswith("macOS")
     assert device.generator(1).device.type == "cpu"

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tenshot import processes
+from tenshot.core import distributed
 
-SRC = Path(processes.__file__).parents[1]
+SRC = Path(distributed.__file__).parents[1]
 MADE = """
 import multiprocessing, os, subprocess, sys, time
 from tenshot import processes
@@ -90,7 +90,7 @@ def test_what_outlived_a_dead_process_of_its_group_ends_too() -> None:
         (left,) = numbers(leader, 1)
         leader.wait()
         assert left.is_running()
-        processes.end(leader.pid)
+        distributed.end(leader.pid)
         deadline = time.monotonic() + 20
         while left.is_running() and left.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tenshot.compile import choose, report, timing
-from tenshot.compile.report import Proof, Report
-from tenshot.compile.timing import Turns
-from tenshot.compile.trial import Outcome
-from tenshot.fast.backend import Candidate
+from tenshot.autotune import report, search, timing
+from tenshot.autotune.report import Proof, Report
+from tenshot.autotune.timing import Turns
+from tenshot.autotune.trial import TrialResult
+from tenshot.runtime.backend import Candidate
 
 
 class Time:
@@ -87,8 +87,8 @@ def test_turns_end_with_the_time():
 
 def a_report(turns: Turns, chosen: bool = True) -> Report:
     picture = Image.new("RGB", (8, 8))
-    fast = Outcome(Candidate("eager", "bf16"), seconds=0.5, plain=1.0, spread=(1.9, 2.1))
-    contest = choose.Contest("unet", [fast], fast if chosen else None)
+    fast = TrialResult(Candidate("eager", "bf16"), seconds=0.5, plain=1.0, spread=(1.9, 2.1))
+    contest = search.SectionSearch("unet", [fast], fast if chosen else None)
     proof = Proof([picture], [picture], ["a cat"], 1, turns, 0.1, [float("inf")], [1.0])
     return Report("pocket", "tenshot compile pocket", {"device": "a CPU", "cores": 2}, 0.05, [contest], proof)
 

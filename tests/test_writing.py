@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tenshot.cli import main
-from tenshot.files import tensors, writing
-from tenshot.train import data, loop
+from tenshot.cli.main import main
+from tenshot.io import streaming, tensors
+from tenshot.train.data import image_latents
+from tenshot.train.engine import loop
 from tests.dreambooth_runs import Bench
 from tests.test_adapter_files import a_lora
 
@@ -93,13 +94,13 @@ def test_a_file_too_large_for_the_disk_is_refused_and_leaves_nothing(line: str, 
 
 @pytest.mark.parametrize("target", ("out/result", "out/result.safetensors"))
 def test_a_folder_removed_meanwhile_is_said(target: str, place: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
-    real = writing._put
+    real = streaming._put
 
     def removing(*given: object) -> None:
         shutil.rmtree(place / "out", ignore_errors=True)
         real(*given)
 
-    monkeypatch.setattr(writing, "_put", removing)
+    monkeypatch.setattr(streaming, "_put", removing)
     assert main(["convert", "m", target]) == 2
     assert "was removed while it was being written" in capfd.readouterr().err
     assert not (place / "out").exists()
@@ -157,7 +158,7 @@ def test_a_training_refused_after_all_its_checks_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr({"encoded": data, "forecast": loop}[where], where, full)
+    monkeypatch.setattr({"encoded": image_latents, "forecast": loop}[where], where, full)
     if there:
         (place / "out").mkdir()
     options = Bench(place / "m", pictures, place).base | {"output_dir": "out"}

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from recipes.pocket.scenes import draw, frequent
 from recipes.pocket.sprites import SIZE, Sprites
-from tenshot.device import generator, pick
-from tenshot.train import loop
-from tenshot.train.draws import Draws
+from tenshot.core.device import generator, pick
+from tenshot.train.engine import loop
+from tenshot.train.engine.rng import CounterRNG
 
 CONFIG = {
     "block_out_channels": (32, 64, 96, 128),
@@ -29,7 +29,7 @@ CROP = 64
 FLOOR = 1e-4  # of a squared error: an empty crop must not outweigh all others
 
 
-class Autoencoder(loop.Method):
+class Autoencoder(loop.TrainingTask):
     """The mean over pictures of the logarithm of the squared error, which is PSNR; L1 of pixels and of their
     differences, which keeps edges; a little KL divergence."""
 
@@ -43,7 +43,7 @@ class Autoencoder(loop.Method):
     def parts(self) -> Mapping[str, nn.Module]:
         return {"vae": self.net}
 
-    def loss(self, draws: Draws) -> torch.Tensor:
+    def loss(self, draws: CounterRNG) -> torch.Tensor:
         pictures = self.pictures(draws).to(self.net.device)
         latents = self.net.encode(pictures).latent_dist
         noise = draws.noise("latent", latents.mean.shape[1:]).to(self.net.device)
@@ -54,7 +54,7 @@ class Autoencoder(loop.Method):
         fidelity = error.square().flatten(1).mean(1).add(FLOOR).log().mean()
         return 0.1 * fidelity + error.abs().mean() + 0.5 * rough + 1e-6 * divergence
 
-    def pictures(self, draws: Draws) -> torch.Tensor:
+    def pictures(self, draws: CounterRNG) -> torch.Tensor:
         """Crops of scenes in [-1, 1], [batch, 3, CROP, CROP]."""
         stack = []
         for sample in draws.samples:

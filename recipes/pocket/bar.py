@@ -9,11 +9,13 @@ from PIL import Image
 
 from recipes.pocket import autoencoder, scenes
 from recipes.pocket.sprites import STYLES, Sprites
-from tenshot import judge, measures, model, sampling
-from tenshot.device import generator
-from tenshot.files import tensors
-from tenshot.files.images import contact_sheet
-from tenshot.sampling import Request, Settings
+from tenshot import pipeline
+from tenshot.core.device import generator
+from tenshot.evaluate import judge, metrics
+from tenshot.io import tensors
+from tenshot.io.png import contact_sheet
+from tenshot.model import model
+from tenshot.pipeline import Request, SamplingSettings
 
 PROMPTS = 100
 BARS = {"background": 95, "concept": 70, "psnr": 27.0}
@@ -24,9 +26,9 @@ def measure(sprites: Sprites, folder: Path, place: str = "pocket") -> dict[str, 
     opened, eye = model.load(place), judge.load()
     asked = [_asked(sprites, number) for number in range(PROMPTS)]
     requests = [Request(scenes.caption(scene), 1000 + number) for number, scene in enumerate(asked)]
-    images = sampling.pictures(opened, requests, Settings(batch=20))
+    images = pipeline.images(opened, requests, SamplingSettings(batch=20))
     figures = {
-        "background": sum(measures.background_colour(i) == s.colour for i, s in zip(images, asked, strict=True)),
+        "background": sum(metrics.background_colour(i) == s.colour for i, s in zip(images, asked, strict=True)),
         "concept": sum(_right(eye, sprites, i, s) for i, s in zip(images, asked, strict=True)),
         "concept, real pictures": sum(_right(eye, sprites, scenes.draw(sprites, s), s) for s in asked),
         "psnr": autoencoder.fidelity(opened["vae"], _unseen(sprites)),

@@ -16,13 +16,13 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket import autoencoder, bar, finish, pair, sprites, unet, words
-from tenshot import model
-from tenshot.events import Events, Together
-from tenshot.files import tensors
-from tenshot.options import resolve
-from tenshot.train import loop
+from tenshot.core.events import EventGroup, Events
+from tenshot.core.options import resolve
+from tenshot.io import tensors
+from tenshot.model import model
+from tenshot.train.engine import loop
+from tenshot.train.engine.trackers import LossLog
 from tenshot.train.options import LoopOptions
-from tenshot.train.trackers import LossLog
 
 STAGES = ("autoencoder", "pair", "unet", "finish", "bar")
 ASSETS = model.ASSETS
@@ -42,8 +42,8 @@ def stage_options(name: str, folder: Path) -> LoopOptions:
     return resolve(LoopOptions, table[name] | {"output_dir": folder / name})
 
 
-def fit(method: loop.Method, options: LoopOptions) -> None:
-    loop.fit(method, options, Together(Printed(), LossLog(options.output_dir / "loss.jsonl")))
+def fit(method: loop.TrainingTask, options: LoopOptions) -> None:
+    loop.fit(method, options, EventGroup(Printed(), LossLog(options.output_dir / "loss.jsonl")))
 
 
 def words_of(folder: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("out/pocket"))
     parser.add_argument("--onward", action="store_true", help="begin at the weights that ship")
     given = parser.parse_args()
-    if given.onward and not (given.folder / "pocket").exists():
+    if given.next_commands and not (given.folder / "pocket").exists():
         shutil.copytree(ASSETS / "pocket", given.folder / "pocket")
         shutil.copyfile(ASSETS / "judge" / "model.safetensors", given.folder / "judge.safetensors")
     for stage in given.stages:

@@ -10,11 +10,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket import scenes, unet
 from recipes.pocket.sprites import Sprites
-from tenshot import model
-from tenshot.device import generator
+from tenshot.core.device import generator
+from tenshot.evaluate.metrics import COLOURS
 from tenshot.families.sd import SD1
-from tenshot.files import tensors
-from tenshot.measures import COLOURS
+from tenshot.io import tensors
+from tenshot.model import model
 
 PICTURES = 7  # of each subject
 SCHEDULER = {"_class_name": "PNDMScheduler", **unet.SCHEDULE, "skip_prk_steps": True, "prediction_type": "epsilon"}

@@ -17,11 +17,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from recipes.pocket.autoencoder import as_tensor
 from recipes.pocket.scenes import Scene, caption, draw, frequent, spoken
 from recipes.pocket.sprites import STYLES, Sprites
-from tenshot.device import generator, pick
-from tenshot.judge import Pair
-from tenshot.measures import COLOURS
-from tenshot.train import loop
-from tenshot.train.draws import Draws
+from tenshot.core.device import generator, pick
+from tenshot.evaluate.judge import Pair
+from tenshot.evaluate.metrics import COLOURS
+from tenshot.train.engine import loop
+from tenshot.train.engine.rng import CounterRNG
 
 TEXT = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 6}
 ALIKE = 0.7  # share of batches in one style on one background
@@ -29,7 +29,7 @@ OTHERS = 48  # captions of further known concepts that are added to such a batch
 KNOWN = 0.8  # share of pictures that show a concept the UNet will know
 
 
-class Contrast(loop.Method):
+class Contrast(loop.TrainingTask):
     """Each picture finds its caption among all captions of the batch, each caption its pictures."""
 
     def __init__(self, sprites: Sprites, tokenizer: CLIPTokenizer, seed: int) -> None:
@@ -42,7 +42,7 @@ class Contrast(loop.Method):
     def parts(self) -> Mapping[str, nn.Module]:
         return {"pair": self.net}
 
-    def loss(self, draws: Draws) -> torch.Tensor:
+    def loss(self, draws: CounterRNG) -> torch.Tensor:
         pictures, captions, others = self.examples(draws)
         texts = list(dict.fromkeys([*captions, *others]))
         where = self.net.sharpness.device
@@ -53,7 +53,7 @@ class Contrast(loop.Method):
         from_text = F.cross_entropy(logits.T[: len(shows)], shows / shows.sum(1, keepdim=True))
         return (F.cross_entropy(logits, own) + from_text) / 2
 
-    def examples(self, draws: Draws) -> tuple[torch.Tensor, list[str], list[str]]:
+    def examples(self, draws: CounterRNG) -> tuple[torch.Tensor, list[str], list[str]]:
         """Pictures [batch, 3, side, side] in [-1, 1], sometimes blurred or noisy; their captions; other captions."""
         kind, *shared = torch.rand(3, generator=generator(draws.seed, "batch", draws.samples[0])).tolist()
         alike = kind < ALIKE
@@ -73,7 +73,7 @@ class Contrast(loop.Method):
         picture = draw(self.sprites, seen)
         return as_tensor(picture.reduce(picture.width // self.net.side))
 
-    def others(self, draws: Draws, shared: list[float]) -> list[str]:
+    def others(self, draws: CounterRNG, shared: list[float]) -> list[str]:
         """Captions of OTHERS known concepts in one style on one background, by two numbers in [0, 1)."""
         order = torch.randperm(len(self.sprites.known), generator=generator(draws.seed, "others", draws.samples[0]))
         style, colour = STYLES[int(shared[0] * len(STYLES))], list(COLOURS)[int(shared[1] * len(COLOURS))]

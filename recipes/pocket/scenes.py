@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from recipes.pocket.sprites import SIZE, STYLES, Sprites
-from tenshot.measures import COLOURS
+from tenshot.evaluate.metrics import COLOURS
 
 MEDIA = {"3d": "3d emoji", "flat": "flat emoji"}
 

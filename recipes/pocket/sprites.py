@@ -19,7 +19,7 @@ import torch
 import yaml
 from PIL import Image
 
-from tenshot.files import tensors
+from tenshot.io import tensors
 
 SIZE = 128
 STYLES = ("3d", "flat")

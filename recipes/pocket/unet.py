@@ -14,12 +14,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from recipes.pocket.autoencoder import as_tensor
 from recipes.pocket.scenes import Scene, draw, spoken
 from recipes.pocket.sprites import STYLES, Sprites
-from tenshot.device import autocast, generator, pick, precision
+from tenshot.core.device import autocast, generator, pick, precision
 from tenshot.diffusion.process import DDPM
-from tenshot.families.family import tokens
-from tenshot.measures import COLOURS
-from tenshot.train import denoise, loop
-from tenshot.train.draws import Draws
+from tenshot.evaluate.metrics import COLOURS
+from tenshot.families.base import tokens
+from tenshot.train.engine import denoising, loop
+from tenshot.train.engine.rng import CounterRNG
 
 CONFIG = {
     "sample_size": 16,
@@ -45,7 +45,7 @@ NOISIER = 0.5  # share of samples from the noisier half of the schedule: backgro
 UNSAID = 0.1  # share of captions left out, for guidance
 
 
-class Denoiser(loop.Method):
+class Denoiser(loop.TrainingTask):
     """Noise prediction with min-SNR weights on scenes encoded beforehand.
 
     The words for colours learn along: a contrastive pair leaves some of them too alike for a UNet to tell apart.
@@ -54,7 +54,7 @@ class Denoiser(loop.Method):
     def __init__(
         self,
         sprites: Sprites,
-        latents: denoise.Latents,
+        latents: denoising.Latents,
         scenes: list[Scene],
         words: tuple[CLIPTokenizer, CLIPTextModel],
         seed: int,
@@ -64,13 +64,13 @@ class Denoiser(loop.Method):
         self.sprites, self.latents, self.scenes = sprites, latents, scenes
         self.tokenizer, self.encoder = words[0], words[1].to(pick())
         only_colours(self.encoder, self.tokenizer)
-        self.aim = denoise.Objective(replace(DDPM.from_config(SCHEDULE), snr_gamma=5.0))
+        self.aim = denoising.Objective(replace(DDPM.from_config(SCHEDULE), snr_gamma=5.0))
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
         return {"unet": self.net, "words": self.encoder}
 
-    def loss(self, draws: Draws) -> torch.Tensor:
+    def loss(self, draws: CounterRNG) -> torch.Tensor:
         batch = self.aim.draw(self.latents, draws)
         noisier = torch.where(draws.uniform("noisier") < NOISIER, TIMES // 2 + batch.timesteps // 2, batch.timesteps)
         batch = replace(batch, timesteps=noisier)
@@ -80,7 +80,7 @@ class Denoiser(loop.Method):
             lambda x, t: self.net(x, t, encoder_hidden_states=states).sample, batch, self.net.device
         ).mean()
 
-    def captions(self, draws: Draws, rows: list[int]) -> list[str]:
+    def captions(self, draws: CounterRNG, rows: list[int]) -> list[str]:
         dice = zip(*(draws.uniform(purpose).tolist() for purpose in ("unsaid", "noun", "ground")), strict=True)
         return [
             "" if unsaid < UNSAID else spoken(seen, self.sprites.category[seen.name], rest)
@@ -99,7 +99,7 @@ def scenes(sprites: Sprites, seed: int) -> list[Scene]:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, sprites: Sprites, scenes: list[Scene]) -> denoise.Latents:
+def encode(vae: AutoencoderKL, sprites: Sprites, scenes: list[Scene]) -> denoising.Latents:
     """The scenes as latents, in bfloat16 to keep them small."""
     means, stds = [], []
     with autocast(vae.device, precision("bf16", vae.device)):
@@ -108,7 +108,7 @@ def encode(vae: AutoencoderKL, sprites: Sprites, scenes: list[Scene]) -> denoise
             posterior = vae.encode(pictures).latent_dist
             means.append((posterior.mean * vae.config.scaling_factor).bfloat16())
             stds.append((posterior.std * vae.config.scaling_factor).bfloat16())
-    return denoise.Latents.of(torch.cat(means), torch.cat(stds))
+    return denoising.Latents.of(torch.cat(means), torch.cat(stds))
 
 
 def only_colours(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:

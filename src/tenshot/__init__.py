@@ -7,5 +7,5 @@ __version__ = "0.1.0"
 
 
 def load(place: Any, **settings: Any) -> Any:
-    """Open a model, compiled or not: `tenshot.fast.model.load`."""
-    return import_module("tenshot.fast.model").load(place, **settings)
+    """Open a model, compiled or not: `tenshot.runtime.compiled_model.load`."""
+    return import_module("tenshot.runtime.compiled_model").load(place, **settings)

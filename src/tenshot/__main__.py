@@ -2,7 +2,7 @@
 
 import sys
 
-from tenshot.cli import main
+from tenshot.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -197,7 +197,7 @@ def _carried_out(scene: Scene, place: Path) -> Outcome:
 
 
 def _work(scene: Scene, place: Path, answer: Path) -> None:
-    from tenshot.cli import main
+    from tenshot.cli.main import main
 
     with answer.open("w") as file:
         for stream in (1, 2):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tenshot.cli import main
+from tenshot.cli.main import main
 from tests import tiny
 
 Words = tuple[str, ...]

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 from transformers import AddedToken
 
-from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.families.sdxl import SDXL
-from tenshot.files import containers, tensors
-from tenshot.files.containers import Container
-from tenshot.model import Model
+from tenshot.io import tensor_files, tensors
+from tenshot.io.tensor_files import Container
+from tenshot.model.model import Model
 
 ONE = "emb_params"
 TWO = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
@@ -34,7 +34,7 @@ ANOTHER = "choose the model it was trained on, or train the word on this one: te
 Rows = Mapping[str, torch.Tensor]  #: text encoder -> [vectors, width]
 
 
-class Grown(nn.Module):
+class ExtendedEmbedding(nn.Module):
     """A token embedding with more rows, which train while those it had stand still."""
 
     def __init__(self, known: nn.Module, rows: torch.Tensor) -> None:
@@ -51,7 +51,9 @@ class Grown(nn.Module):
 
 def size(embedding: Any) -> int:
     """How many tokens an embedding knows."""
-    return embedding.first + len(embedding.rows) if isinstance(embedding, Grown) else embedding.num_embeddings
+    return (
+        embedding.first + len(embedding.rows) if isinstance(embedding, ExtendedEmbedding) else embedding.num_embeddings
+    )
 
 
 def add(model: Model, word: str, rows: Rows) -> Model:
@@ -69,10 +71,10 @@ def add(model: Model, word: str, rows: Rows) -> Model:
         # Numbers between the vocabulary's end and the embedding's stay unused, where there are any.
         first = tokenizer.convert_tokens_to_ids(word)
         spare = torch.zeros(max(0, first - before), values.shape[1])
-        grown = Grown(encoder.get_input_embeddings(), torch.cat([spare, values.cpu().float()]))
+        grown = ExtendedEmbedding(encoder.get_input_embeddings(), torch.cat([spare, values.cpu().float()]))
         encoder.set_input_embeddings(grown.to(encoder.device))
         _pool_at_the_end(encoder, tokenizer.eos_token_id)
-    return replace(model, spellings={**model.spellings, word: " ".join(tokens)})
+    return replace(model, placeholder_tokens={**model.placeholder_tokens, word: " ".join(tokens)})
 
 
 def _pool_at_the_end(encoder: Any, end: int) -> None:
@@ -87,7 +89,7 @@ def rows_of(model: Model, word: str) -> dict[str, torch.Tensor]:
     found = {}
     for part in model.family.encoders:
         tokenizer = model[part.replace("text_encoder", "tokenizer")]
-        ids = tokenizer.convert_tokens_to_ids(model.spellings[word].split(" "))
+        ids = tokenizer.convert_tokens_to_ids(model.placeholder_tokens[word].split(" "))
         encoder = model[part]
         with torch.no_grad():
             found[part] = encoder.get_input_embeddings()(torch.tensor(ids, device=encoder.device)).float().cpu()
@@ -135,7 +137,7 @@ def write_pt(file: Path, word: str, values: torch.Tensor) -> None:
 
 def read(place: Path) -> tuple[str, Rows]:
     """The word and its vectors, from a file or from diffusers' folder. Raises Refusal where there is no embedding."""
-    return of(containers.opened(file_in(place)))
+    return of(tensor_files.opened(file_in(place)))
 
 
 def read_all(places: Sequence[Path]) -> list[tuple[str, Path, Rows]]:
@@ -161,7 +163,7 @@ def of(source: Container) -> tuple[str, Rows]:
     """The word and its vectors, in any layout; of diffusers' two files of an SDXL word both, where both are there."""
     word, rows = alone(source)
     other = partner(source.place)
-    if len(rows) == 1 and other and is_embedding(beside := containers.opened(other)):
+    if len(rows) == 1 and other and is_embedding(beside := tensor_files.opened(other)):
         said, more = alone(beside)
         rows = joined(rows, more) if said == word else rows
     if faults := [part for part, values in rows.items() if not tensors.finite(values)]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from tenshot.adapters import names
-from tenshot.adapters.addition import Addition, Difference, Layer
+from tenshot.adapters import lora_keys
+from tenshot.adapters.weight_delta import Addition, Difference, Layer
 
 METADATA = "lora_adapter_metadata"  # diffusers' name for the settings, as JSON
 
@@ -132,7 +132,7 @@ def to_kohya(found: Mapping[Layer, Factors], originals: Mapping[str, str] | None
     """Named as every user interface reads them; alpha as a number of its own."""
     named: dict[str, torch.Tensor] = {}
     for (part, layer), each in sorted(found.items()):
-        start = names.kohya(part, layer, originals)
+        start = lora_keys.kohya(part, layer, originals)
         named[f"{start}.alpha"] = torch.tensor(each.alpha, dtype=each.down.dtype)
         named[f"{start}.lora_down.weight"] = each.down
         named[f"{start}.lora_up.weight"] = each.up

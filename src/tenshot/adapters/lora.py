@@ -15,15 +15,15 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model,
 from torch import nn
 from transformers import CLIPTextModel
 
-from tenshot.adapters import bundle, factors, inside, opening, reading, signs
-from tenshot.adapters.addition import BIAS, INSPECT, Addition, Layer, misfits, parameter
+from tenshot.adapters import adapter_files, base_model, bundled_embeddings, factors, in_place, parsing
+from tenshot.adapters.adapter_files import FILE as FILE
+from tenshot.adapters.adapter_files import PARTS
 from tenshot.adapters.factors import Factors
-from tenshot.adapters.opening import FILE as FILE
-from tenshot.adapters.opening import PARTS
-from tenshot.errors import Fault, refuse_if
-from tenshot.families.family import Family
-from tenshot.files import tensors
-from tenshot.model import Model
+from tenshot.adapters.weight_delta import BIAS, INSPECT, Addition, Layer, misfits, parameter
+from tenshot.core.errors import Fault, refuse_if
+from tenshot.families.base import Family
+from tenshot.io import tensors
+from tenshot.model.model import Model
 
 SAME = "a LoRA of the same family"
 LEGACY = "text_model."  # what other versions of transformers put before the names of a text encoder
@@ -49,7 +49,7 @@ class Lora:
     weights: Mapping[str, Mapping[str, torch.Tensor]]
     found: Mapping[Layer, Addition] = field(default_factory=dict)
     trains: bool = True
-    words: bundle.Words = field(default_factory=dict)
+    words: bundled_embeddings.Words = field(default_factory=dict)
 
 
 def targets(part: str, layers: str) -> list[str]:
@@ -85,14 +85,14 @@ def attach(model: Model, lora: Lora, name: str = "default", weight: float = 1.0)
             set_peft_model_state_dict(net, named, adapter_name=name)
     for (part, layer), addition in () if lora.trains else lora.found.items():
         module, _, tensor = _here(model[part], parameter(layer)).rpartition(".")
-        inside.add(model[part].get_submodule(module), tensor, name, addition, weight)
+        in_place.add(model[part].get_submodule(module), tensor, name, addition, weight)
 
 
 def scale(model: Model, name: str, weight: float) -> None:
     """How strongly what was read and attached as `name` counts from now on; 0 is as if it were not there."""
     for part in PARTS:
         for module in model[part].modules() if part in model.parts else ():
-            inside.scale(module, name, weight)
+            in_place.scale(module, name, weight)
 
 
 def to_train(lora: Lora, place: Path) -> Lora:
@@ -114,7 +114,7 @@ def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module], family: Family 
         for name, tensor in weights.items()
     }
     about = factors.metadata(lora.settings)
-    tensors.write(file, named, about | signs.saying(family) if family else about)
+    tensors.write(file, named, about | base_model.saying(family) if family else about)
 
 
 def read(place: Path, unet: Mapping[str, Any] | None = None) -> Lora:
@@ -122,13 +122,13 @@ def read(place: Path, unet: Mapping[str, Any] | None = None) -> Lora:
 
     unet: the configuration whose blocks original names count; default: Stable Diffusion XL's.
     """
-    source = opening.opened(place)
-    found = reading.read(source, unet)
+    source = adapter_files.opened(place)
+    found = parsing.read(source, unet)
     low_rank = {layer: each for layer, each in found.items() if isinstance(each, Factors)}
-    told = {part: _known(each) for part, each in reading.settings(source).items()}
+    told = {part: _known(each) for part, each in parsing.settings(source).items()}
     settings = settings_of(low_rank)
     said = {part: told[part] for part in settings if told.get(part, {}).keys() >= {"r", "target_modules"}}
-    return Lora(settings | said, _as_peft(low_rank), found, False, bundle.words(source))
+    return Lora(settings | said, _as_peft(low_rank), found, False, bundled_embeddings.words(source))
 
 
 def _as_peft(found: Mapping[Layer, Factors]) -> dict[str, dict[str, torch.Tensor]]:

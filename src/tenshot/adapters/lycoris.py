@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tenshot.adapters.addition import Addition, Difference, alike
-from tenshot.adapters.products import Alpha, Tensors
+from tenshot.adapters.loha_lokr import Alpha, Tensors
+from tenshot.adapters.weight_delta import Addition, Difference, alike
 
 
 @dataclass(frozen=True)

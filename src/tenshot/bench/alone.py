@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from tenshot import processes
-from tenshot.errors import Refusal
+from tenshot.core import distributed
+from tenshot.core.errors import Refusal
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def alone(work: Callable[..., T], *given: Any, what: str) -> T:
 
 
 def _work(pipe: Connection, threads: int, work: Callable[..., Any], *given: Any) -> None:
-    processes.tie()
+    distributed.tie()
     torch.set_num_threads(threads)
     try:
         pipe.send(work(*given))

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tenshot import device, model, sampling
-from tenshot.compile.trajectories import WithControl, edges
-from tenshot.fast import model as fast
-from tenshot.model import Model
-from tenshot.sampling import Request, Settings
+from tenshot import pipeline
+from tenshot.autotune.calibration import WithControl, edges
+from tenshot.core import device
+from tenshot.model import model
+from tenshot.model.model import Model
+from tenshot.pipeline import Request, SamplingSettings
+from tenshot.runtime import compiled_model
 
 MODEL, CONTROLNET, LORA, TUNED = "model", "controlnet", "lora.safetensors", "tuned"
 PROMPT = "a 3d emoji of a cat on a blue background"
@@ -58,7 +60,7 @@ class Turn:
     contender: Contender
     task: str
     place: Path
-    settings: Settings
+    settings: SamplingSettings
     where: str
 
 
@@ -72,19 +74,19 @@ def run(turn: Turn) -> dict[str, Any]:
     if turn.task == "control":
         opened = _controlled(opened, turn)
     request = [Request(PROMPT, 1)]
-    few = Settings(steps=1, size=turn.settings.size, batch=turn.settings.batch)
-    sampling.pictures(opened, request, few)  # to warm up, and what compiles at its first call
+    few = SamplingSettings(steps=1, size=turn.settings.size, batch=turn.settings.batch)
+    pipeline.images(opened, request, few)  # to warm up, and what compiles at its first call
     begun = time.perf_counter()
-    (image,) = sampling.pictures(opened, request, turn.settings)
+    (image,) = pipeline.images(opened, request, turn.settings)
     seconds = time.perf_counter() - begun
-    return {"load": load, "swap": swap, "seconds": seconds, "peak": device.peak_memory(), "size": image.size,
+    return {"load": load, "swap": swap, "seconds": seconds, "peak": device.max_memory_allocated(), "size": image.size,
             "pixels": image.tobytes(), "first": begun - start - load - swap}  # fmt: skip
 
 
 def _opened(turn: Turn, where: torch.device) -> Model:
     who = turn.contender
     if who.way == "compiled":
-        return fast.load(turn.place / who.folder, device=where)
+        return compiled_model.load(turn.place / who.folder, device=where)
     place = turn.place / (TUNED if turn.task == "tuned" else MODEL)
     opened = model.load(str(place), device=where, precision=who.precision)
     if turn.task == "lora":
@@ -103,7 +105,7 @@ def _opened(turn: Turn, where: torch.device) -> Model:
 def _swapped(opened: Model, turn: Turn) -> float:
     """Seconds to exchange the weights of a compiled model; others were opened with them."""
     start = time.perf_counter()
-    if not isinstance(opened, fast.FastModel) or turn.task not in ("lora", "tuned"):
+    if not isinstance(opened, compiled_model.CompiledModel) or turn.task not in ("lora", "tuned"):
         return 0.0
     if turn.task == "lora":
         opened.set_loras({turn.place / LORA: 1.0})
@@ -115,7 +117,7 @@ def _swapped(opened: Model, turn: Turn) -> float:
 def _controlled(opened: Model, turn: Turn) -> Model:
     net = opened.parts.get("controlnet")
     if net is None:
-        net = model.controlnet(turn.place / CONTROLNET, opened.device).to(opened.dtype)
+        net = model.load_controlnet(turn.place / CONTROLNET, opened.device).to(opened.dtype)
         if turn.contender.way == "torch.compile":
             net.compile(fullgraph=True)
     height, width = turn.settings.size_for(opened)

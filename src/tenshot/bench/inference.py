@@ -14,25 +14,26 @@ import torch
 from diffusers import ControlNetModel
 from PIL import Image
 
-from tenshot import device, measures, model
 from tenshot.adapters import lora
+from tenshot.autotune.compile import compile as make
+from tenshot.autotune.options import CompileOptions
+from tenshot.autotune.report import RECORD
 from tenshot.bench import sizes, tables
 from tenshot.bench.alone import alone
 from tenshot.bench.contenders import CONTROLNET, LORA, MODEL, TUNED, Contender, Turn, contenders, run
 from tenshot.bench.options import BenchInferenceOptions
-from tenshot.checkpoints import opening
-from tenshot.compile.options import CompileOptions
-from tenshot.compile.report import RECORD
-from tenshot.compile.verb import compile as make
-from tenshot.errors import Refusal, refuse_if
-from tenshot.events import Events, watched
-from tenshot.fast import artifact
-from tenshot.fast.backend import BACKENDS, backend
-from tenshot.files.tensors import read_json
-from tenshot.model import Model
-from tenshot.options import as_words
-from tenshot.outlet import in_one_line
-from tenshot.sampling import Settings
+from tenshot.cli.output import in_one_line
+from tenshot.core import device
+from tenshot.core.errors import Refusal, refuse_if
+from tenshot.core.events import Events, track
+from tenshot.core.options import as_words
+from tenshot.evaluate import metrics
+from tenshot.io.tensors import read_json
+from tenshot.model import model, resolve
+from tenshot.model.model import Model
+from tenshot.pipeline import SamplingSettings
+from tenshot.runtime import artifact
+from tenshot.runtime.backend import BACKENDS, backend
 
 QUANTISED = 0.5  # the error allowed where everything may be quantised: the bench tells what it was
 
@@ -80,7 +81,7 @@ def _prepare(options: BenchInferenceOptions, place: Path, where: torch.device) -
         if options.model in ("sd15", "sdxl"):
             model.save(sizes.random_model(options.model, torch.device("cpu")), place / MODEL)
         else:
-            shutil.copytree(opening.find(options.model), place / MODEL)
+            shutil.copytree(resolve.find(options.model), place / MODEL)
     if all((place / name).exists() for name in (CONTROLNET, LORA, TUNED)):
         return
     opened = model.load(str(place / MODEL))
@@ -120,7 +121,7 @@ def _built(options: BenchInferenceOptions, who: Contender, place: Path, where: t
         "controlnet": place / CONTROLNET if with_control else None,
         "lossless": who.lossless,
         "precision": options.precision,
-        "gains": not who.backend,
+        "rewrites": not who.backend,
         "max_error": 0.05 if who.lossless else QUANTISED,
         "budget": options.budget,
         "steps": options.trial_steps,
@@ -142,10 +143,10 @@ def _quantising(where: torch.device) -> list[str]:
 
 def _take_turns(options: BenchInferenceOptions, lines: Sequence[Line], place: Path, events: Events) -> None:
     size = (options.height, options.width) if options.height and options.width else None
-    settings = Settings(steps=options.steps, size=size, batch=1)
+    settings = SamplingSettings(steps=options.steps, size=size, batch=1)
     taking = [line for line in lines if not line.failed]
     order = [line for _ in range(options.rounds) for line in taking]
-    for line in watched(order, "drawing in turns", len(order), events):
+    for line in track(order, "drawing in turns", len(order), events):
         if line.failed:
             continue
         turn = Turn(line.contender, line.task, place, settings, options.device)
@@ -176,11 +177,11 @@ def _rows(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
             continue
         found = about | {"seconds": round(line.seconds, 3)}
         if first:
-            psnr = measures.psnr(first.picture(), line.picture())
+            psnr = metrics.psnr(first.picture(), line.picture())
             found |= {
                 "speedup": round(first.seconds / line.seconds, 2),
                 "psnr": psnr if psnr == float("inf") else round(psnr, 1),
-                "ssim": round(measures.ssim(first.picture(), line.picture()), 4),
+                "ssim": round(metrics.ssim(first.picture(), line.picture()), 4),
             }
         yield found | {
             "load_seconds": round(median(each["load"] for each in line.rounds), 2),

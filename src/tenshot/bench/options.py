@@ -8,12 +8,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from tenshot.compile.options import Precision
-from tenshot.errors import Fault
-from tenshot.options import Options
-from tenshot.records import onward
-from tenshot.records.kinds import Backend, BenchModel, Device, Few, Side
-from tenshot.wording import command
+from tenshot import next_commands
+from tenshot.autotune.options import Precision
+from tenshot.core.errors import Fault
+from tenshot.core.option_text import command
+from tenshot.core.options import Options
+from tenshot.option_types import Backend, BenchModel, Device, Few, Side
 
 Task = Literal["picture", "control", "lora", "tuned"]
 
@@ -49,8 +49,8 @@ class BenchInferenceOptions(Options):
             named = self.out.parent / f"{self.out.stem or 'bench'}.md"
             yield Fault("--out", str(self.out), "a file that ends in .md", f"--out {named}")
 
-    def onward(self) -> Sequence[str]:
-        return (onward.compiled("MODEL" if self.model in ("sd15", "sdxl") else self.model),)
+    def next_commands(self) -> Sequence[str]:
+        return (next_commands.compiled("MODEL" if self.model in ("sd15", "sdxl") else self.model),)
 
 
 class BenchTrainOptions(Options):
@@ -69,7 +69,7 @@ class BenchTrainOptions(Options):
     )
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 
-    def onward(self) -> Sequence[str]:
+    def next_commands(self) -> Sequence[str]:
         model = [] if self.model == "pocket" else ["--pretrained_model_name_or_path", "MODEL"]
-        pictures = ["--instance_data_dir", "FOLDER", "--instance_prompt", onward.TEXT]
+        pictures = ["--instance_data_dir", "FOLDER", "--instance_prompt", next_commands.TEXT]
         return tuple(command("train", each, *model, *pictures) for each in self.method)

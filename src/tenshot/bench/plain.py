@@ -17,10 +17,10 @@ from peft import LoraConfig
 from PIL import Image
 
 from tenshot.adapters import lora
-from tenshot.device import autocast
-from tenshot.files.pictures import as_tensor
-from tenshot.model import Model
-from tenshot.train.draws import Draws
+from tenshot.core.device import autocast
+from tenshot.io.images import as_tensor
+from tenshot.model.model import Model
+from tenshot.train.engine.rng import CounterRNG
 from tenshot.train.options import DreamBoothOptions, LoraOptions
 
 
@@ -29,7 +29,7 @@ def steps(
 ) -> Iterator[float]:
     """The loss of one optimizer step after the other."""
     unet, vae = base["unet"], base["vae"]
-    schedule = DDPMScheduler.from_config(dict(base.schedule))
+    schedule = DDPMScheduler.from_config(dict(base.scheduler_config))
     for part in ("vae", *base.family.encoders):
         base[part].requires_grad_(False)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.mixed_precision or "no", torch.float32)
@@ -48,12 +48,12 @@ def steps(
     scaler = torch.amp.GradScaler(base.device.type, enabled=options.mixed_precision == "fp16")
     step = 0
     while True:
-        draws = Draws(options.seed, range(step * n, step * n + n))
+        draws = CounterRNG(options.seed, range(step * n, step * n + n))
         sets = [(pictures, "", options.instance_prompt or "")]
         if options.with_prior_preservation:
             sets.append((classes, "class ", options.class_prompt or ""))
         pixels, noise, times, grains, prompts = [], [], [], [], []
-        shape = (4, side // base.factor, side // base.factor)
+        shape = (4, side // base.vae_scale_factor, side // base.vae_scale_factor)
         for paths, purpose, prompt in sets:
             for row in draws.pick(f"{purpose}picture", len(paths)):
                 image = Image.open(paths[row]).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)

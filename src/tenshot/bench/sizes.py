@@ -11,10 +11,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from tenshot import model
 from tenshot.families.sd import SD1
 from tenshot.families.sdxl import FULL, SDXL
-from tenshot.model import Model, Shelf
+from tenshot.model import model
+from tenshot.model.model import Components, Model
 
 NOISE = {
     "_class_name": "PNDMScheduler",
@@ -40,7 +40,7 @@ CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 3
 def random_model(name: str, device: torch.device, seed: int = 0) -> Model:
     """ "sd15" or "sdxl", float32, the same weights for the same seed. The tokenizers are the pocket model's."""
     family, makers = (SD1, _sd15()) if name == "sd15" else (SDXL, _sdxl())
-    parts = Shelf({part: partial(_made, maker, device, seed) for part, maker in makers.items()})
+    parts = Components({part: partial(_made, maker, device, seed) for part, maker in makers.items()})
     return Model(family, parts, NOISE, Path(name))
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tenshot.errors import Fault
-from tenshot.files.tensors import write_text
-from tenshot.html import Html, el
-from tenshot.outlet import in_words, shown
+from tenshot.cli.output import in_words, shown
+from tenshot.core.errors import Fault
+from tenshot.core.html import Html, el
+from tenshot.io.tensors import write_text
 
 _WIDE, _LEFT, _HIGH, _GAP = 760, 230, 22, 8
 _SVG = "http://www.w3.org/2000/svg"

@@ -10,19 +10,21 @@ from typing import Any
 
 import torch
 
-from tenshot import device, model
 from tenshot.bench import plain, sizes
 from tenshot.bench.alone import alone
 from tenshot.bench.options import BenchTrainOptions
-from tenshot.events import Events, watched
-from tenshot.files.folder import read_folder
-from tenshot.options import resolve
-from tenshot.outlet import in_one_line
-from tenshot.train import data, loop
-from tenshot.train.captions import Captions
-from tenshot.train.dreambooth import WAY as DREAMBOOTH
-from tenshot.train.lora import WAY as LORA
-from tenshot.train.method import FineTune
+from tenshot.cli.output import in_one_line
+from tenshot.core import device
+from tenshot.core.events import Events, track
+from tenshot.core.options import resolve
+from tenshot.io.image_folder import read_folder
+from tenshot.model import model
+from tenshot.train.data import image_latents
+from tenshot.train.data.captions import Captions
+from tenshot.train.engine import loop
+from tenshot.train.engine.diffusion_loss import DiffusionLoss
+from tenshot.train.methods.dreambooth import METHOD as DREAMBOOTH
+from tenshot.train.methods.lora import METHOD as LORA
 from tenshot.train.options import DreamBoothOptions, LoraOptions
 
 PICTURES, CLASSES = model.ASSETS / "subjects" / "koala", model.ASSETS / "subjects" / "sloth"
@@ -34,7 +36,7 @@ def bench(options: BenchTrainOptions, events: Events) -> dict[str, Any]:
     device.pick(options.device)
     turns = [(method, recipe) for method in options.method for _ in range(options.rounds) for recipe in (PLAIN, OURS)]
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for method, recipe in watched(turns, "measuring", len(turns), events):
+    for method, recipe in track(turns, "measuring", len(turns), events):
         found.setdefault((method, recipe), []).append(alone(_turn, options, method, recipe, what=f"{recipe}, {method}"))
     rows = [_row(method, recipe, rounds) for (method, recipe), rounds in found.items()]
     for row in rows:
@@ -79,17 +81,23 @@ def _ratio_of(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> fl
 
 def _turn(options: BenchTrainOptions, method: str, recipe: str) -> dict[str, Any]:
     """One round, alone in its process. work: the processor's own seconds."""
-    libraries = device.held_memory()
+    libraries = device.memory_allocated()
     losses, seconds, work = [], [], []
     turns = _recipe(options, method, recipe)
     losses.append(next(turns))
-    device.reset_peak_memory()
+    device.reset_max_memory_allocated()
     for _ in range(options.steps):
         start, began = time.perf_counter(), time.process_time()
         losses.append(next(turns))
         seconds.append(time.perf_counter() - start)
         work.append(time.process_time() - began)
-    return {"losses": losses, "seconds": seconds, "work": work, "peak": device.peak_memory(), "libraries": libraries}
+    return {
+        "losses": losses,
+        "seconds": seconds,
+        "work": work,
+        "peak": device.max_memory_allocated(),
+        "libraries": libraries,
+    }
 
 
 def _recipe(options: BenchTrainOptions, method: str, recipe: str) -> Iterator[float]:
@@ -103,11 +111,13 @@ def _recipe(options: BenchTrainOptions, method: str, recipe: str) -> Iterator[fl
         return plain.steps(base, told, *paths)
     side = told.resolution or base.resolution
     folders = (PICTURES, CLASSES) if told.with_prior_preservation else (PICTURES,)
-    pictures, *beside = (data.encoded(base, read_folder(each), data.squares(side), Events())[0] for each in folders)
+    pictures, *beside = (
+        image_latents.encode(base, read_folder(each), image_latents.squares(side), Events())[0] for each in folders
+    )
     way: Any = LORA if method == "lora" else DREAMBOOTH
     captions = Captions([told.instance_prompt or ""] * len(pictures))
-    work = FineTune(way.learner(base, told), told, pictures, captions, beside[0] if beside else None)
-    work.settle(Events())
+    work = DiffusionLoss(way.trainable(base, told), told, pictures, captions, beside[0] if beside else None)
+    work.prepare(Events())
     return (figures["loss"] for figures in loop.steps(work, told))
 
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from tenshot.adapters import bundle, embedding, factors, lora, reading, signs
-from tenshot.adapters.addition import Addition, Layer
+from tenshot.adapters import base_model, bundled_embeddings, embedding, factors, lora, parsing
 from tenshot.adapters.factors import Factors
+from tenshot.adapters.weight_delta import Addition, Layer
 from tenshot.convert import baking
 from tenshot.convert.options import ConvertOptions
-from tenshot.errors import Fault, Refusal, refuse_if
-from tenshot.events import Events
-from tenshot.export import kohya, readers
-from tenshot.export.places import phrase
+from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.core.events import Events
+from tenshot.export import compatibility, kohya
+from tenshot.export.ui_folders import phrase
 from tenshot.families.sdxl import SDXL
-from tenshot.files import tensors
-from tenshot.files.containers import Container
+from tenshot.io import tensors
+from tenshot.io.tensor_files import Container
 
 
 def convert_lora(
@@ -30,12 +30,15 @@ def convert_lora(
     Learned words within it stay there, too, and get a file of their own where that is not read.
     """
     config = options.config or options.bake_dora
-    found = reading.read(source, kohya.config_of(config))
+    found = parsing.read(source, kohya.config_of(config))
     baked, told = (
         baking.baked(source, found, options.bake_dora, options.rank, events) if options.bake_dora else ({}, {})
     )
-    for program, why in readers.decomposed(source, {**found, **baked}):
-        if not options.place or program not in (readers.WEBUI, readers.COMFY):  # there it is told of the result
+    for program, why in compatibility.decomposed(source, {**found, **baked}):
+        if not options.place or program not in (
+            compatibility.WEBUI,
+            compatibility.COMFY,
+        ):  # there it is told of the result
             events.say(f"{program}: {why}")
     plain = all(isinstance(each, Factors) for each in found.values())
     other = "diffusers" if _is_kohya(source) and plain and not baked else "kohya"
@@ -43,24 +46,24 @@ def convert_lora(
     apart = target.parent if not as_kohya else None
     if options.place and options.place.program == "comfyui":
         apart = options.place.file("embedding", "word").parent
-    words = bundle.words(source) if apart else {}
-    refuse_if(bundle.faults("the word", words, apart or target.parent, options.overwrite))
+    words = bundled_embeddings.words(source) if apart else {}
+    refuse_if(bundled_embeddings.faults("the word", words, apart or target.parent, options.overwrite))
     if as_kohya:
         written = kohya.write(source, target, config, dtype, phrase(options.trigger), baked)
     else:
         written = _as_diffusers(source, {**found, **baked}, options, target, dtype)
-    return {**written, **told, **bundle.write(words, apart or target.parent)}
+    return {**written, **told, **bundled_embeddings.write(words, apart or target.parent)}
 
 
 def _as_diffusers(
     source: Container, found: Mapping[Layer, Addition], options: ConvertOptions, target: Path, dtype: torch.dtype | None
 ) -> dict[str, Any]:
-    low_rank = reading.only_factors(source, found)
+    low_rank = parsing.only_factors(source, found)
     refuse_if(_by_inputs(source, low_rank))
     made_for = kohya.origin(options.config or options.bake_dora, source, low_rank)
     family = made_for.family
     written = {layer: kohya.cast(each, dtype) for layer, each in made_for.shaped(low_rank).items()}
-    about = {**factors.metadata(lora.settings_of(written)), **signs.saying(family)}
+    about = {**factors.metadata(lora.settings_of(written)), **base_model.saying(family)}
     tensors.write(target, factors.to_diffusers(written), about)
     return {"what": "lora", "family": family.title, "form": "diffusers", **factors.facts(target, low_rank)}
 

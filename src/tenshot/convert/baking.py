@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tenshot.adapters import factors
-from tenshot.adapters.addition import Addition, Difference, Layer, misfits, parameter
 from tenshot.adapters.factors import Factors
-from tenshot.checkpoints import whole
-from tenshot.errors import Fault, Refusal, refuse_if
-from tenshot.events import Events, watched
+from tenshot.adapters.weight_delta import Addition, Difference, Layer, misfits, parameter
+from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.core.events import Events, track
 from tenshot.export import kohya
-from tenshot.files.containers import Container
+from tenshot.io.tensor_files import Container
+from tenshot.model import checkpoint
 
 USUAL = 16  # the rank, where a layer has none of its own
 
@@ -25,7 +25,7 @@ def baked(
 
     rank: at most; default: each layer's own. Raises Refusal where none has a magnitude, or the model is another.
     """
-    base = whole.read(model)
+    base = checkpoint.read(model)
     refuse_if(misfits(str(source.place), found, base.layers))
     wanted = {
         layer: each for layer, each in found.items() if isinstance(each, Difference) and each.magnitude is not None
@@ -35,7 +35,7 @@ def baked(
         raise Refusal(Fault(str(source.place), found_there, "a DoRA: dora_scale or lora_magnitude_vector", do))
     made: dict[Layer, Factors] = {}
     away = total = 0.0
-    for (part, layer), each in watched(list(wanted.items()), "baking", len(wanted), events):
+    for (part, layer), each in track(list(wanted.items()), "baking", len(wanted), events):
         weight = base.parts[part][parameter(layer)].read().float()
         change = each.change(weight)
         plain = factors.nearest(change, rank or each.rank or USUAL)

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from tenshot.checkpoints import whole
-from tenshot.checkpoints.header import TOLD
-from tenshot.checkpoints.nets import NETS, Read
-from tenshot.errors import Fault, Refusal
-from tenshot.events import Events
-from tenshot.families import dialects
-from tenshot.files import tensors, writing
+from tenshot.core.errors import Fault, Refusal
+from tenshot.core.events import Events
+from tenshot.families import conversion
+from tenshot.io import streaming, tensors
+from tenshot.model import checkpoint
+from tenshot.model.header import TOLD
+from tenshot.model.single_nets import NETS, Read
 
 
 def write(found: Read, dtype: torch.dtype | None, target: Path, events: Events, file: bool) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def write(found: Read, dtype: torch.dtype | None, target: Path, events: Events, 
     kind = found.net.kind.__name__
     if not file:
         with tensors.replacing_folder(target) as folder:
-            whole.write_net(folder, found.net.kind, found.config, dialects.cast(found.content, dtype), events)
+            checkpoint.write_net(folder, found.net.kind, found.config, conversion.cast(found.content, dtype), events)
         return {"what": kind, "written": str(target), "ledger": found.ledger.told()}
     net = next(net for net in NETS if net.kind is found.net.kind)  # the first of a kind has the original names
     try:
@@ -30,11 +30,11 @@ def write(found: Read, dtype: torch.dtype | None, target: Path, events: Events, 
     except KeyError as error:
         told, do = f"{error} has no original name", "keep it as a folder: diffusers loads that"
         raise Refusal(Fault(str(found.place), told, "a released architecture", do)) from None
-    made = {net.root + line.theirs: dialects.as_theirs(line, found.content) for line in table}
+    made = {net.root + line.theirs: conversion.as_theirs(line, found.content) for line in table}
     about = {"format": "pt", TOLD: json.dumps({"configs": {"net": dict(found.config)}}, sort_keys=True)}
-    made = dialects.cast(made, dtype)
+    made = conversion.cast(made, dtype)
     if target.suffix == ".ckpt":
-        writing.write_pickle(target, made, {TOLD: about[TOLD]})
+        streaming.write_pickle(target, made, {TOLD: about[TOLD]})
     else:
-        writing.write(target, made, about, events)
+        streaming.write(target, made, about, events)
     return {"what": kind, "written": str(target), "ledger": {"used": len(found.content)}}

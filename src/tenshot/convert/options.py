@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from tenshot.errors import Fault
-from tenshot.export.places import FOLDERS, Place, places
-from tenshot.options import Options
-from tenshot.records.kinds import FilePath, ModelPath, Rank, SomePath
+from tenshot.core.errors import Fault
+from tenshot.core.options import Options
+from tenshot.export.ui_folders import FOLDERS, Place, places
+from tenshot.option_types import FilePath, ModelPath, Rank, SomePath
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +88,6 @@ class ConvertOptions(Options):
     @property
     def torch_dtype(self) -> torch.dtype | None:
         """None: every tensor as it is."""
-        from tenshot.device import DTYPES
+        from tenshot.core.device import DTYPES
 
         return None if self.dtype == "keep" and not self.half else DTYPES["fp16" if self.half else self.dtype]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 import torch
 
-from tenshot.errors import Fault
+from tenshot.core.errors import Fault
 
 Prediction = Literal["epsilon", "v_prediction"]
 Weighting = Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"]

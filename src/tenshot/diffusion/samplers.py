@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tenshot.errors import Fault, Refusal
+from tenshot.core.errors import Fault, Refusal
 
 if TYPE_CHECKING:
     import torch

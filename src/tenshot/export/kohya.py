@@ -9,17 +9,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tenshot import model
-from tenshot.adapters import bundle, factors, names, reading, signs
-from tenshot.adapters.addition import Addition, Layer, misfits
+from tenshot.adapters import base_model, bundled_embeddings, factors, lora_keys, parsing
 from tenshot.adapters.factors import Factors
-from tenshot.checkpoints import whole
-from tenshot.errors import refuse_if
-from tenshot.families import layout, original, released
-from tenshot.families.family import Family
+from tenshot.adapters.weight_delta import Addition, Layer, misfits
+from tenshot.core.errors import refuse_if
+from tenshot.families import keymaps, released, validate
+from tenshot.families.base import Family
 from tenshot.families.sdxl import SDXL
-from tenshot.files import tensors
-from tenshot.files.containers import Container
+from tenshot.io import tensors
+from tenshot.io.tensor_files import Container
+from tenshot.model import checkpoint, model
 
 KEPT = ("ss_", "ssmd_", "tenshot", "modelspec.trigger")
 SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
@@ -36,7 +35,7 @@ class Origin(NamedTuple):
         """How the layers' names change: user interfaces know those of Stable Diffusion XL by its original blocks."""
         if self.family is not SDXL:
             return None
-        return original.unet_modules(self.unet or SDXL.released["unet"])
+        return keymaps.unet_modules(self.unet or SDXL.released["unet"])
 
     def shaped(self, found: Mapping[Layer, Factors]) -> dict[Layer, Factors]:
         """Factors with kernels where the family's layers have them, and only there: some programs want it so."""
@@ -56,12 +55,12 @@ def write(
     base: the model it belongs to, where its shapes do not say it. about: more than it says itself. Raises Refusal.
     """
     unet = config_of(base)
-    found = {**reading.read(source, unet), **(instead or {})}
+    found = {**parsing.read(source, unet), **(instead or {})}
     low_rank = {layer: cast(each, dtype) for layer, each in found.items() if isinstance(each, Factors)}
     made_for = origin(base, source, found)
     others = {layer for layer in found if layer not in low_rank}
     as_they_are = _as_they_are(source, unet, others, made_for.originals, dtype) if others else {}
-    as_they_are |= bundle.kept(source, dtype)
+    as_they_are |= bundled_embeddings.kept(source, dtype)
     return write_found({**found, **low_rank}, target, made_for, {**source.about, **(about or {})}, as_they_are)
 
 
@@ -84,15 +83,15 @@ def config_of(base: Path | None) -> dict[str, Any] | None:
     if base is None:
         return None
     place = model.find(str(base))
-    layout.examine(place)
+    validate.examine(place)
     return tensors.read_json(place / "unet" / "config.json")
 
 
 def origin(base: Path | None, source: Container, found: Mapping[Layer, Addition]) -> Origin:
     """By the model it belongs to, or by all that the file says of it. Raises Refusal where that leaves it open."""
     if base is None:
-        return Origin(signs.family_of(source, found))
-    whole_base = whole.of_folder(model.find(str(base)))
+        return Origin(base_model.family_of(source, found))
+    whole_base = checkpoint.of_folder(model.find(str(base)))
     refuse_if(misfits(str(source.place), found, whole_base.layers))
     return Origin(whole_base.family, whole_base.configs["unet"])
 
@@ -114,12 +113,12 @@ def _as_they_are(
     """The tensors of LoHa and LoKr, whose own names are the same everywhere; those of the layers are kohya's."""
     named = {}
     for name, lazy in source.tensors.items():
-        place = names.place_of(name, unet)
-        if place and reading.key(place) in layers:
+        place = lora_keys.place_of(name, unet)
+        if place and parsing.key(place) in layers:
             kind = "dora_scale" if place.kind == "magnitude" else place.kind
             tensor = lazy.read()
             kept = dtype if tensor.is_floating_point() else None
-            named[f"{names.kohya(place.part, place.layer, originals)}.{kind}"] = tensor.to(kept or tensor.dtype)
+            named[f"{lora_keys.kohya(place.part, place.layer, originals)}.{kind}"] = tensor.to(kept or tensor.dtype)
     return named
 
 
@@ -136,10 +135,10 @@ def _about(
     return {
         "format": "pt",
         **told,
-        "ss_network_module": "networks.lora" if reading.kinds(named).keys() == {"LoRA"} else "lycoris.kohya",
+        "ss_network_module": "networks.lora" if parsing.kinds(named).keys() == {"LoRA"} else "lycoris.kohya",
         "ss_network_dim": str(int(factors.usual(each.rank for each in found.values()))),
         "ss_network_alpha": str(factors.usual(getattr(each, "alpha", 0.0) for each in found.values())),
-        **signs.saying(family),
+        **base_model.saying(family),
         "ss_v2": str(family.name == "sd2"),
         "ss_output_name": target.stem,
         "sshs_model_hash": digest,

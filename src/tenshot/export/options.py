@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from tenshot.errors import Fault
-from tenshot.export import places
-from tenshot.options import Options
+from tenshot.core.errors import Fault
+from tenshot.core.options import Options
+from tenshot.export import ui_folders
 
 
 class ExportOptions(Options):
@@ -20,4 +20,4 @@ class ExportOptions(Options):
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
-        yield from places.faults(self.export, [])
+        yield from ui_folders.faults(self.export, [])

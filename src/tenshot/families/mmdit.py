@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tenshot.families.original import Line, renamed
-from tenshot.families.shapes import Shapes, count
+from tenshot.families.config_from_shapes import Shapes, count
+from tenshot.families.keymaps import Line, renamed
 
 #: Ours -> theirs, outside the blocks and in each of them.
 OUTER = {

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from tenshot.families import dialects, original, table
+from tenshot.families import conversion, keymaps, registry
 
 
 @cache
 def layers(family: str) -> Mapping[tuple[str, str], tuple[int, ...]]:
     """Part and layer -> the shape of its weight, and of its bias, in the family of that name."""
-    made = next(each for each in table.FAMILIES if each.name == family)
+    made = next(each for each in registry.FAMILIES if each.name == family)
     return {
         (part, tensor.removesuffix(".weight")): shape
         for part, config in made.released.items()
-        for tensor, shape in dialects.skeleton(made.parts[part], config).items()
+        for tensor, shape in conversion.skeleton(made.parts[part], config).items()
         if tensor.endswith((".weight", ".bias"))
     }
 
@@ -23,5 +23,5 @@ def layers(family: str) -> Mapping[tuple[str, str], tuple[int, ...]]:
 @cache
 def modules() -> Mapping[str, str]:
     """Original names of a UNet's modules -> ours. A name that several families have means the same in each."""
-    unets = [original.unet_modules(family.released["unet"]) for family in table.FAMILIES]
+    unets = [keymaps.unet_modules(family.released["unet"]) for family in registry.FAMILIES]
     return {theirs: ours for unet in unets for ours, theirs in unet.items()}

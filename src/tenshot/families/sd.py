@@ -8,7 +8,7 @@ from typing import Any
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tenshot.families.family import Family, Parts, tokens
+from tenshot.families.base import Family, Parts, tokens
 
 PARTS = {
     "unet": UNet2DConditionModel,
@@ -77,7 +77,7 @@ SD1 = Family(
     width,
     INDEX,
     original={"unet": UNET, "vae": VAE, "text_encoder": ("cond_stage_model.", "clip")},
-    schedule=NOISE,
+    scheduler_config=NOISE,
     latents={"scaling_factor": 0.18215},
     paddings={"tokenizer": END},
     spec="stable-diffusion-v1",
@@ -93,7 +93,7 @@ SD2 = Family(
     width,
     INDEX,
     original={"unet": UNET, "vae": VAE, "text_encoder": ("cond_stage_model.", "open_clip")},
-    schedule=NOISE,
+    scheduler_config=NOISE,
     latents={"scaling_factor": 0.18215},
     paddings={"tokenizer": MARK},
     spec="stable-diffusion-v2",

@@ -15,7 +15,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 
 from tenshot.diffusion.process import RectifiedFlow
 from tenshot.families import sd, sdxl
-from tenshot.families.family import Family, Parts, tokens
+from tenshot.families.base import Family, Parts, tokens
 
 MEDIUM = {
     "num_layers": 24,
@@ -96,7 +96,7 @@ SD3 = Family(
         "text_encoder_2": ("text_encoders.clip_g.", "clip_g"),
         "text_encoder_3": ("text_encoders.t5xxl.", "t5"),
     },
-    schedule={"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0},
+    scheduler_config={"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0},
     latents={"scaling_factor": 1.5305, "shift_factor": 0.0609},
     paddings={"tokenizer": sd.END, "tokenizer_2": sd.MARK, "tokenizer_3": "<pad>"},
     spec="stable-diffusion-v3-medium",

@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from tenshot.families import sd
-from tenshot.families.family import ZEROS, Family, Frame, Parts, tokens
+from tenshot.families.base import ZEROS, Family, MicroConditioning, Parts, tokens
 
 FULL = {
     "sample_size": 128,
@@ -48,7 +48,7 @@ def condition(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def framed(conditioning: Mapping[str, Any], frames: Sequence[Frame]) -> dict[str, Any]:
+def framed(conditioning: Mapping[str, Any], frames: Sequence[MicroConditioning]) -> dict[str, Any]:
     """With time_ids [prompts, 6], float32: in half precision 3023 pixels would be 3024."""
     added = conditioning["added_cond_kwargs"]
     numbers = [[*f.original_size, *f.crops_coords_top_left, *f.target_size] for f in frames]
@@ -84,7 +84,7 @@ SDXL = Family(
         "text_encoder": ("conditioner.embedders.0.", "clip"),
         "text_encoder_2": ("conditioner.embedders.1.", "open_clip"),
     },
-    schedule=sd.NOISE | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+    scheduler_config=sd.NOISE | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
     latents={"scaling_factor": 0.13025},
     paddings={"tokenizer": sd.END, "tokenizer_2": sd.MARK},
     spec="stable-diffusion-xl-v1-base",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
-from tenshot.html import Html, el
+from tenshot.core.html import Html, el
 
 _WIDE, _HIGH, _LEFT, _RIGHT, _TOP, _BOTTOM = 680, 300, 72, 26, 12, 54
 _SHOWN = 800  # points of a raw curve that a page can show

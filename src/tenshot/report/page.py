@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from tenshot.html import Html, el, join, page
+from tenshot.core.html import Html, el, join, page
 from tenshot.report.chart import chart
 from tenshot.report.record import REAL, Report, Row, columns, file
 from tenshot.report.verdict import best_rows, improved, measure_names, percent, shown, value_of, verdict

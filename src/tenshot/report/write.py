@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from tenshot.files.images import contact_sheet
-from tenshot.files.pictures import as_rgb
-from tenshot.files.tensors import replacing, replacing_folder, write_json, write_text
+from tenshot.io.images import as_rgb
+from tenshot.io.png import contact_sheet
+from tenshot.io.tensors import replacing, replacing_folder, write_json, write_text
 from tenshot.report.page import render
 from tenshot.report.record import Report, Row, columns, file, key, rows, shelf
 from tenshot.report.verdict import improved, value_of, verdict

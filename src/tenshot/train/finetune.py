@@ -1,4 +1,4 @@
-"""What every way of fine-tuning a model on pictures has in common. A way states what trains and what it saves."""
+"""What every method of fine-tuning a model on pictures has in common. A method states what trains and what it saves."""
 
 from __future__ import annotations
 
@@ -9,39 +9,32 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from tenshot import device, model, processes
+from tenshot.core import device, distributed
+from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.core.events import EventGroup, Events
 from tenshot.diffusion.process import PROCESSES, Process
-from tenshot.errors import Fault, Refusal, all_or_refuse, refuse_if
-from tenshot.events import Events, Together
-from tenshot.export import put
-from tenshot.export.put import Result
-from tenshot.families import layout
-from tenshot.files import datasets, tensors
-from tenshot.files.cache import root
-from tenshot.files.folder import Example
-from tenshot.model import Model
-from tenshot.sampling import Settings
-from tenshot.train import (
-    checkpoint,
-    class_pictures,
-    data,
-    handover,
-    idle,
-    optimizers,
-    outlook,
-    run,
-    texts,
-)
-from tenshot.train.cache import Cache
-from tenshot.train.captions import Captions, Said
-from tenshot.train.denoise import Latents
-from tenshot.train.learner import Learner
-from tenshot.train.method import FineTune
+from tenshot.export import install
+from tenshot.export.install import Result
+from tenshot.families import validate
+from tenshot.io import dataset, tensors
+from tenshot.io.cache import root
+from tenshot.io.image_folder import Example
+from tenshot.model import model
+from tenshot.model.model import Model
+from tenshot.pipeline import SamplingSettings
+from tenshot.train import notices, result_export
+from tenshot.train.data import image_latents, prior_images, text_embeddings
+from tenshot.train.data.captions import Captions, CaptionSource
+from tenshot.train.data.latents_cache import TensorCache
+from tenshot.train.data.text_embeddings import TextEmbeddingCache
+from tenshot.train.engine import checkpoint, eta, optimizers, run
+from tenshot.train.engine.denoising import Latents
+from tenshot.train.engine.diffusion_loss import DiffusionLoss
+from tenshot.train.engine.trainable import Trainable
 from tenshot.train.options import FineTuneOptions
-from tenshot.train.texts import States
 
 Options = TypeVar("Options", bound=FineTuneOptions)
-Stock = tuple[Path, class_pictures.Recipe]
+Stock = tuple[Path, prior_images.Recipe]
 
 
 @dataclass(frozen=True)
@@ -54,10 +47,10 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Way(Generic[Options]):
-    """One way of fine-tuning.
+class TrainingMethod(Generic[Options]):
+    """One training method.
 
-    source: where its options say the pictures lie. faults: what is wrong with the options. learner: what trains.
+    source: where its options say the pictures lie. faults: what is wrong with the options. trainable: what trains.
     trained: from the options and a model folder, how many numbers train. results: what will lie where.
     saves_model: what comes out is a whole model. texts: how the captions of the pictures are worded.
     unsaid: what the captions lack.
@@ -66,16 +59,16 @@ class Way(Generic[Options]):
     name: str
     source: Callable[[Options], Source]
     faults: Callable[[Options], Iterator[Fault]]
-    learner: Callable[[Model, Options], Learner]
+    trainable: Callable[[Model, Options], Trainable]
     trained: Callable[[Options, Path], int]
     results: Callable[[Options], list[Result]]
     saves_model: bool = False
-    texts: Callable[[Options, Captions], Said] | None = None
+    texts: Callable[[Options, Captions], CaptionSource] | None = None
     unsaid: Callable[[Options, Sequence[Example]], Iterator[Fault]] = lambda options, examples: iter(())
 
 
 @dataclass(frozen=True)
-class Checked:
+class Prepared:
     """What the options turned out to mean. place: the model's folder. claim: what makes this run this run."""
 
     where: torch.device
@@ -85,52 +78,54 @@ class Checked:
     claim: Mapping[str, Any]
 
 
-def train(way: Way[Options], options: Options, events: Events) -> dict[str, Any]:
+def train(method: TrainingMethod[Options], options: Options, events: Events) -> dict[str, Any]:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
-    phases = outlook.Phases()
-    events = Together(events, phases)
-    checked = check(way, options, events)
-    processes.join(checked.where.type == "cpu")
+    phases = eta.Phases()
+    events = EventGroup(events, phases)
+    prepared = check(method, options, events)
+    distributed.join(prepared.where.type == "cpu")
     with run.alone(options.output_dir):
-        refuse_if(run.folder_faults(options, checked.claim))  # another training may have ended there meanwhile
-        if processes.first():
+        refuse_if(run.folder_faults(options, prepared.claim))  # another training may have ended there meanwhile
+        if distributed.is_main_process():
             checkpoint.heal(options.output_dir, events)
-        base = model.load(str(checked.place), device=checked.where)
-        told = _carry_out(way, base, checked, options, events)
+        base = model.load(str(prepared.place), device=prepared.where)
+        told = _train(method, base, prepared, options, events)
         return {**told, "seconds_by_phase": phases.told()}
 
 
-def check(way: Way[Options], options: Options, events: Events) -> Checked:
+def check(method: TrainingMethod[Options], options: Options, events: Events) -> Prepared:
     """Look at all that a training would read and where it would write. Raises Refusal with everything wrong."""
     try:
-        where, place, examples, brought = _check_inputs(way, options, events)
+        where, place, examples, brought = _check_inputs(method, options, events)
     except Refusal as refusal:
-        unread = run.identity(way.name, options)
+        unread = run.identity(method.name, options)
         raise Refusal(*refusal.faults, *run.folder_faults(options, unread)) from None
-    claim = run.identity(way.name, options, _inputs(options, way.source(options).folder, place, examples, brought))
-    trained = way.trained(options, place)
-    whole = sum(layout.numbers(place / part) for part in layout.family_of(place).nets)
+    claim = run.identity(
+        method.name, options, _inputs(options, method.source(options).folder, place, examples, brought)
+    )
+    trained = method.trained(options, place)
+    whole = sum(validate.numbers(place / part) for part in validate.family_of(place).nets)
     stock, *_ = all_or_refuse(
         lambda: _stock(options, place, claim),
         lambda: refuse_if(run.folder_faults(options, claim)),
-        lambda: run.check_disk(options, 4 * trained, 4 * (whole if way.saves_model else trained)),
+        lambda: run.check_disk(options, 4 * trained, 4 * (whole if method.saves_model else trained)),
     )
-    return Checked(where, place, examples, stock, claim)
+    return Prepared(where, place, examples, stock, claim)
 
 
 def _check_inputs(
-    way: Way[Options], options: Options, events: Events
+    method: TrainingMethod[Options], options: Options, events: Events
 ) -> tuple[torch.device, Path, list[Example], list[Example]]:
     """The device, the model's folder, the pictures, and the class pictures that are already there."""
     where, place, examples, _, brought, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _model_folder(options, events),
-        lambda: _examples(way, options, events),
-        lambda: refuse_if((*options.faults(), *_way_faults(way, options), *way.faults(options))),
-        lambda: options.class_data_dir and class_pictures.present(options.class_data_dir, options.num_class_images),
+        lambda: _examples(method, options, events),
+        lambda: refuse_if((*options.faults(), *_method_faults(method, options), *method.faults(options))),
+        lambda: options.class_data_dir and prior_images.present(options.class_data_dir, options.num_class_images),
         lambda: optimizers.check(options, options.device),
         lambda: optimizers.check_compiler(options),
-        lambda: put.check(options.export, way.results(options)),
+        lambda: install.check(options.export, method.results(options)),
     )
     refuse_if(_not_yours(options, examples, brought or ()))
     if any(each.caption for each in brought or ()):
@@ -145,82 +140,86 @@ def _as_trained(base: Model, options: FineTuneOptions) -> Model:
     if not options.rescale_betas_zero_snr:
         return base
     changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return replace(base, schedule={**base.schedule, **changes})
+    return replace(base, scheduler_config={**base.scheduler_config, **changes})
 
 
-def _carry_out(way: Way[Options], base: Model, checked: Checked, options: Options, events: Events) -> dict[str, Any]:
-    examples, claim = checked.examples, checked.claim
+def _train(
+    method: TrainingMethod[Options], base: Model, prepared: Prepared, options: Options, events: Events
+) -> dict[str, Any]:
+    examples, claim = prepared.examples, prepared.claim
     side = options.resolution or base.resolution
     if side != base.resolution:
         events.say(f"this model was trained for {base.resolution} pixels, not {side}")
-    prompt = way.source(options).prompt or ""
+    prompt = method.source(options).prompt or ""
     for line in (
-        *idle.options(options),
-        *idle.words(options),
-        *idle.captions(options, prompt, examples, base),
-        *idle.pictures(options, examples, side),
+        *notices.options(options),
+        *notices.words(options),
+        *notices.captions(options, prompt, examples, base),
+        *notices.pictures(options, examples, side),
     ):
         events.say(line)
-    if processes.first():
+    if distributed.is_main_process():
         tensors.write_json(options.output_dir / run.CLAIM, claim)
-        if ahead := _ahead(base, checked, options, side):
-            events.say(outlook.words(ahead, "the whole") + "; more exactly once it trains")
-    with processes.first_goes_first():
-        pictures, shown = data.encoded(base, examples, views(options, side), events, Cache(events=events))
+        if ahead := _ahead(base, prepared, options, side):
+            events.say(eta.words(ahead, "the whole") + "; more exactly once it trains")
+    with distributed.main_process_first():
+        pictures, shown = image_latents.encode(base, examples, views(options, side), events, TensorCache(events=events))
     own = [examples[number].caption or prompt for number in shown]
     captions = Captions(own, options.proportion_empty_prompts, options.shuffle_tags, options.keep_tags)
     kept = None
-    if checked.stock:
+    if prepared.stock:
         count, batch = options.num_class_images, options.sample_batch_size
-        with processes.first_goes_first():
-            kept, _ = class_pictures.ensure(base, *checked.stock, count, options.seed, batch, events)
+        with distributed.main_process_first():
+            kept, _ = prior_images.ensure(base, *prepared.stock, count, options.seed, batch, events)
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
-    learner = way.learner(_as_trained(base, options), options)
-    said = way.texts(options, captions) if way.texts else captions
-    states = States(learner.model, Cache(root() / "texts", texts.LIMIT, events))
-    method = FineTune(learner, options, pictures, said, kept, states)
-    method.settle(events)
+    trainable = method.trainable(_as_trained(base, options), options)
+    said = method.texts(options, captions) if method.texts else captions
+    states = TextEmbeddingCache(trainable.model, TensorCache(root() / "texts", text_embeddings.LIMIT, events))
+    task = DiffusionLoss(trainable, options, pictures, said, kept, states)
+    task.prepare(events)
     per_epoch = max(1, pictures.epoch // _samples(options))
-    trained = sum(p.numel() for part in learner.parts.values() for p in part.parameters() if p.requires_grad)
+    trained = sum(p.numel() for part in trainable.parts.values() for p in part.parameters() if p.requires_grad)
     given = [each.path for each in examples]
-    saved = 4 * (sum(layout.numbers(checked.place / part) for part in base.family.nets) if way.saves_model else trained)
-    job = run.Job(method, learner, claim, plan(examples, pictures, kept, options), per_epoch, trained, given, saved)
-    told = run.carry_out(job, options, events)
-    if options.export and processes.first():
-        about = handover.about(options, base, len(examples), captions.texts, told["steps"])
-        told["exported"] = handover.hand_over(options, way.results(options), base, about, events)
+    saved = 4 * (
+        sum(validate.numbers(prepared.place / part) for part in base.family.nets) if method.saves_model else trained
+    )
+    job = run.Job(task, trainable, claim, plan(examples, pictures, kept, options), per_epoch, trained, given, saved)
+    told = run.train_job(job, options, events)
+    if options.export and distributed.is_main_process():
+        about = result_export.about(options, base, len(examples), captions.texts, told["steps"])
+        told["exported"] = result_export.export_result(options, method.results(options), base, about, events)
     return told
 
 
-def _ahead(base: Model, checked: Checked, options: FineTuneOptions, side: int) -> dict[str, outlook.Part]:
+def _ahead(base: Model, prepared: Prepared, options: FineTuneOptions, side: int) -> dict[str, eta.Part]:
     """Seconds that each phase will take, reckoned from the pace of drawing; empty where no class pictures are drawn."""
-    if not checked.stock:
+    if not prepared.stock:
         return {}
-    folder, recipe = checked.stock
-    missing = max(0, options.num_class_images - len(class_pictures.present(folder, options.num_class_images)))
+    folder, recipe = prepared.stock
+    missing = max(0, options.num_class_images - len(prior_images.present(folder, options.num_class_images)))
     if not missing:
         return {}
-    pace = outlook.pace(base, (side, side))
-    drawing = pace.drawing(missing, Settings(recipe.sampler, recipe.steps, recipe.guidance))
+    pace = eta.pace(base, (side, side))
+    drawing = pace.drawing(missing, SamplingSettings(recipe.sampler, recipe.steps, recipe.guidance))
     seconds = {
         "class pictures": drawing,
-        "encoding pictures": pace.decode * sum(len(views(options, side)(each.size)) for each in checked.examples),
+        "encoding pictures": pace.decode * sum(len(views(options, side)(each.size)) for each in prepared.examples),
         "training": pace.training(options.max_train_steps, 2 * _samples(options)),
     }
     if options.validation_prompt:
-        epoch = sum(each.repeats for each in checked.examples) // _samples(options)
+        epoch = sum(each.repeats for each in prepared.examples) // _samples(options)
         every = options.validation_steps or options.validation_epochs * max(1, epoch)
         looks = -(-options.max_train_steps // every)
-        seconds["validation pictures"] = looks * pace.drawing(options.num_validation_images, Settings())
-    return {name: outlook.about(each, outlook.GUESSED) for name, each in seconds.items()}
+        seconds["validation pictures"] = looks * pace.drawing(options.num_validation_images, SamplingSettings())
+    return {name: eta.about(each, eta.GUESSED) for name, each in seconds.items()}
 
 
-def views(options: FineTuneOptions, side: int) -> data.Views:
+def views(options: FineTuneOptions, side: int) -> image_latents.Views:
     """In which ways each picture is learned."""
     if options.aspect_ratio_buckets:
         step = options.bucket_step or max(8, min(64, side // 64 * 8))
-        return data.buckets(side, min(step, side), options.random_flip)
-    return data.squares(side, options.center_crop, options.random_flip)
+        return image_latents.buckets(side, min(step, side), options.random_flip)
+    return image_latents.squares(side, options.center_crop, options.random_flip)
 
 
 def plan(examples: Sequence[Example], pictures: Latents, kept: Latents | None, options: FineTuneOptions) -> str:
@@ -230,7 +229,7 @@ def plan(examples: Sequence[Example], pictures: Latents, kept: Latents | None, o
     )
     masked = f", {masks} with a mask" if masks else ""
     words = f"{len(examples)} instance pictures ({len(pictures)} views, {own} with a caption of their own{masked})"
-    shapes = f", {len(pictures.shelves)} shapes" if len(pictures.shelves) > 1 else ""
+    shapes = f", {len(pictures.buckets)} shapes" if len(pictures.buckets) > 1 else ""
     classes = f"{len(kept)} class pictures" if kept is not None else "no class pictures"
     seen = options.max_train_steps * _samples(options)
     rounds = f"{pictures.epoch} pairs an epoch" if kept is not None else f"{pictures.epoch} an epoch"
@@ -242,34 +241,34 @@ def plan(examples: Sequence[Example], pictures: Latents, kept: Latents | None, o
 
 def _samples(options: FineTuneOptions) -> int:
     """Pictures in an optimizer step."""
-    return options.train_batch_size * options.gradient_accumulation_steps * processes.count()
+    return options.train_batch_size * options.gradient_accumulation_steps * distributed.world_size()
 
 
-def _examples(way: Way[Options], options: Options, events: Events) -> list[Example]:
-    source, column, masks = way.source(options), options.caption_column, options.mask_dir
-    found = datasets.read(source.folder, option=source.option, column=column, masks=masks, say=events.say)
+def _examples(method: TrainingMethod[Options], options: Options, events: Events) -> list[Example]:
+    source, column, masks = method.source(options), options.caption_column, options.mask_dir
+    found = dataset.read(source.folder, option=source.option, column=column, masks=masks, say=events.say)
     if source.prompt is None:
         bare = [each.path.name for each in found if not each.caption]
         if bare:
             few = ", ".join(bare[:4]) + (", ..." if len(bare) > 4 else "")
             fits = "a caption for every picture: NAME.txt beside it, or metadata.jsonl"
             told = f"{len(bare)} of {len(found)} pictures have no caption: {few}"
-            verb = "lora" if way.name == "lora" else "dreambooth"
+            verb = "lora" if method.name == "lora" else "dreambooth"
             do = f"write them, or use tenshot train {verb} with --instance_data_dir and one --instance_prompt"
             raise Refusal(Fault(source.option, told, fits, do))
-    refuse_if(way.unsaid(options, found))
+    refuse_if(method.unsaid(options, found))
     return found
 
 
 def parts(options: FineTuneOptions, place: Path) -> tuple[str, ...]:
     """The parts of the model in folder `place` that train or get additions."""
-    family = layout.family_of(place)
+    family = validate.family_of(place)
     return (family.denoiser, *(family.encoders if options.train_text_encoder else ()))
 
 
-def _class_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
+def _class_faults(method: TrainingMethod[Options], options: Options) -> Iterator[Fault]:
     """What is said to be the class, or a mask, and is the subject itself."""
-    source = way.source(options)
+    source = method.source(options)
     for name, fits in (("class_data_dir", "pictures of the class without your subject"), ("mask_dir", "masks alone")):
         folder = getattr(options, name)
         if folder and folder.resolve() == source.folder.resolve():
@@ -289,28 +288,28 @@ def _not_yours(options: FineTuneOptions, own: Sequence[Example], brought: Sequen
         yield Fault(f"--class_data_dir {options.class_data_dir}", found, fits, "remove them")
 
 
-def _way_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
-    yield from _class_faults(way, options)
-    if options.rescale_betas_zero_snr and not way.saves_model:
+def _method_faults(method: TrainingMethod[Options], options: Options) -> Iterator[Fault]:
+    yield from _class_faults(method, options)
+    if options.rescale_betas_zero_snr and not method.saves_model:
         found = "the noise schedule is part of a model, and what comes out here is none"
         fits, do = "a model whose schedule has it", "leave it out, or make such a model: tenshot train full with it"
         yield Fault("--rescale_betas_zero_snr", found, fits, do)
-    if options.fit_memory and options.num_processes * processes.count() > 1:
+    if options.fit_memory and options.num_processes * distributed.world_size() > 1:
         found = "several processes would each settle on something else"
         yield Fault("--fit_memory", found, "one process", "run with one, and use the recipe that it writes")
     if options.fsdp:
-        yield from _split_faults(way, options)
-    if options.device not in ("auto", "cpu") and options.num_processes * processes.count() > 1:
+        yield from _split_faults(method, options)
+    if options.device not in ("auto", "cpu") and options.num_processes * distributed.world_size() > 1:
         yield Fault(
             "--device", f"{options.device} for several processes", "auto (each its own), or cpu", "leave it out"
         )
 
 
-def _split_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
-    if options.num_processes * processes.count() == 1:
+def _split_faults(method: TrainingMethod[Options], options: Options) -> Iterator[Fault]:
+    if options.num_processes * distributed.world_size() == 1:
         yield Fault("--fsdp", "one process, and nothing to split over", "several", "add --num_processes 2, or more")
-    if not way.saves_model:
-        found = f"{way.name} trains too little to split"
+    if not method.saves_model:
+        found = f"{method.name} trains too little to split"
         yield Fault("--fsdp", found, "full and dreambooth", "leave it out: the processes share the work without it")
     if options.validation_prompt:
         found = "no process has the whole model to draw with"
@@ -322,7 +321,7 @@ def _split_faults(way: Way[Options], options: Options) -> Iterator[Fault]:
 
 def _model_folder(options: FineTuneOptions, events: Events) -> Path:
     place = model.find(options.pretrained_model_name_or_path, events, options.vae)
-    process = layout.examine(place).process
+    process = validate.examine(place).process
     schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
     refuse_if((*_foreign(options, process), *process.training_faults(schedule, options)))
     return place
@@ -344,11 +343,11 @@ def _stock(options: FineTuneOptions, place: Path, claim: Mapping[str, Any]) -> S
     """
     if not options.with_prior_preservation:
         return None
-    family, config = layout.family_of(place), layout.denoiser_config(place)
+    family, config = validate.family_of(place), validate.denoiser_config(place)
     side = options.resolution or config.get("sample_size", 64) * 8
-    wanted = class_pictures.recipe(claim["inputs"]["model"], options.class_prompt or "", side, family.process)
-    folder = options.class_data_dir or class_pictures.cached(wanted, options.seed)
-    class_pictures.check_recipe(folder, wanted)
+    wanted = prior_images.recipe(claim["inputs"]["model"], options.class_prompt or "", side, family.process)
+    folder = options.class_data_dir or prior_images.cached(wanted, options.seed)
+    prior_images.check_recipe(folder, wanted)
     return folder, wanted
 
 
@@ -363,8 +362,8 @@ def _inputs(
         "pictures": {names[each.path]: each.digest[:16] for each in examples},
         "captions": _captions(names, examples),
         "repeats": {names[each.path]: each.repeats for each in examples if each.repeats != 1},
-        "masks": {names[each.path]: class_pictures.file_digest(each.mask)[:16] for each in examples if each.mask},
-        "class_pictures": class_pictures.brought(brought),
+        "masks": {names[each.path]: prior_images.file_digest(each.mask)[:16] for each in examples if each.mask},
+        "class_pictures": prior_images.brought(brought),
     }
 
 
@@ -378,4 +377,4 @@ def _captions(names: Mapping[Path, str], examples: Sequence[Example]) -> dict[st
 
 
 def _digests(files: Path | Sequence[Path]) -> list[str]:
-    return [class_pictures.file_digest(each)[:16] for each in ([files] if isinstance(files, Path) else files)]
+    return [prior_images.file_digest(each)[:16] for each in ([files] if isinstance(files, Path) else files)]

@@ -10,14 +10,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from tenshot.errors import Fault
+from tenshot import next_commands
+from tenshot.core.errors import Fault
+from tenshot.core.option_markers import Elsewhere
+from tenshot.core.option_text import command
+from tenshot.core.options import Options
 from tenshot.export.options import ExportOptions
-from tenshot.marks import Elsewhere
-from tenshot.options import Options
-from tenshot.records import onward
-from tenshot.records.kinds import POCKET, Device, Few, FolderPath, Model, Rank, SomePath
-from tenshot.train import copied
-from tenshot.wording import command
+from tenshot.option_types import POCKET, Device, Few, FolderPath, Model, Rank, SomePath
+from tenshot.train import script_options
 
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedulefree"]
@@ -132,8 +132,8 @@ class WatchOptions(Options):
 class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOptions, WatchOptions, ExportOptions):
     """What fine-tuning a model on pictures needs besides."""
 
-    also: ClassVar[Mapping[str, str]] = copied.ALSO
-    elsewhere: ClassVar[Mapping[str, Elsewhere]] = copied.ELSEWHERE
+    also: ClassVar[Mapping[str, str]] = script_options.ALSO
+    elsewhere: ClassVar[Mapping[str, Elsewhere]] = script_options.ELSEWHERE
 
     pretrained_model_name_or_path: Model = Field("pocket", description="pocket, a model folder, or a checkpoint file")
     vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
@@ -145,10 +145,10 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
     fsdp: bool = Field(False, description="split weights, gradients and optimizer over the processes")
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
 
-    def onward(self) -> Sequence[str]:
+    def next_commands(self) -> Sequence[str]:
         model, prompt = self.output_dir, self.validation_prompt or getattr(self, "instance_prompt", None) or "TEXT"
-        draw = onward.draw("checkpoint", model, prompt)
-        return draw, onward.hand_over(model, self.trigger), onward.compiled(model)
+        draw = next_commands.draw("checkpoint", model, prompt)
+        return draw, next_commands.hand_over(model, self.trigger), next_commands.compiled(model)
 
     @property
     def trigger(self) -> str:
@@ -208,7 +208,7 @@ class FullOptions(FineTuneOptions):
 class LoraOptions(FineTuneOptions):
     """Teach a small adapter (LoRA), on a subject or on captioned pictures."""
 
-    also: ClassVar[Mapping[str, str]] = {**copied.ALSO, **copied.ALSO_LORA}
+    also: ClassVar[Mapping[str, str]] = {**script_options.ALSO, **script_options.ALSO_LORA}
 
     instance_data_dir: FolderPath | None = Field(None, description="folder with the pictures of your subject; or:")
     instance_prompt: str | None = Field(None, min_length=1, description='names it, as in "a photo of az cat"')
@@ -228,11 +228,11 @@ class LoraOptions(FineTuneOptions):
     start_from: SomePath | None = Field(None, description="a LoRA file to train further")
     embeddings: list[SomePath] = Field([], description="files with learned words that the captions say")
 
-    def onward(self) -> Sequence[str]:
+    def next_commands(self) -> Sequence[str]:
         base, prompt = self.pretrained_model_name_or_path, self.instance_prompt or self.validation_prompt or "TEXT"
-        draw = onward.draw("lora", self.output_dir, prompt, base)
+        draw = next_commands.draw("lora", self.output_dir, prompt, base)
         merge = command("merge", "--sd_model", base, "--models", self.output_dir, "--save_to", "FILE.safetensors")
-        return draw, onward.hand_over(self.output_dir, self.trigger), merge
+        return draw, next_commands.hand_over(self.output_dir, self.trigger), merge
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
@@ -263,7 +263,7 @@ class TextualInversionOptions(FineTuneOptions):
     learning_rate: float = Field(5e-3, gt=0, le=100, description="step size of the optimizer")
     adam_weight_decay: float = Field(0.0, ge=0, le=100, description="weight decay, decoupled from the gradient")
 
-    def onward(self) -> Sequence[str]:
+    def next_commands(self) -> Sequence[str]:
         stem = re.sub(r"[^\w.-]+", "-", self.placeholder_token[0]).strip("-.") or "word"
         base, file = self.pretrained_model_name_or_path, self.output_dir / f"{stem}.safetensors"
-        return onward.draw("embedding", file, f"a photo of {stem}", base), onward.hand_over(file)
+        return next_commands.draw("embedding", file, f"a photo of {stem}", base), next_commands.hand_over(file)

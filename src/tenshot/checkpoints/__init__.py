@@ -1,1 +1,0 @@
-"""Whole models as tensors that are not read yet."""

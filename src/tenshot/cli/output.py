@@ -1,0 +1,164 @@
+"""How a command answers: as one JSON object on stdout, or in words (the result on stdout, the rest on stderr)."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any
+
+from tenshot.core.errors import Refusal
+
+
+class Unheard(Exception):
+    """stdout takes nothing more. nobody_reads: its reader went away, as head does; else there is no room."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.nobody_reads = error.errno in (errno.EPIPE, errno.EINVAL)  # the latter on Windows
+
+
+class Outlet:
+    """talks: False in all processes but the first, which then say nothing but what nobody foresaw.
+
+    Whatever the terminal's encoding, and whatever is in a file's name, everything can be said: what has no sign there
+    is escaped.
+    """
+
+    def __init__(self, as_json: bool, talks: bool = True) -> None:
+        self.as_json, self.talks = as_json, talks
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed, as `>&-` leaves it
+                setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            with suppress(AttributeError, OSError):
+                getattr(sys, name).reconfigure(errors="backslashreplace")
+
+    def result(self, result: Mapping[str, Any]) -> None:
+        if not self.talks:
+            return
+        if self.as_json:
+            self._tell(to_json(result))
+            return
+        rows = [(in_words(name), value) for name, value in _flat(result)]
+        width = max((len(name) for name, _ in rows), default=0)
+        bold = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
+        self._tell("\n".join(f"{name.ljust(width).join(bold)}  {value}" for name, value in rows))
+
+    def refusal(self, refusal: Refusal) -> None:
+        count = len(refusal.faults)
+        lines = [_coloured(f"refused: {'1 fault' if count == 1 else f'{count} faults'}", "1;31")]
+        for fault in refusal.faults:
+            first, *rest = str(fault).splitlines()
+            head = _coloured(fault.where, "1") + _coloured(first.removeprefix(fault.where), "31")
+            lines += [f"  {head}", *(f"  {line}" for line in rest)]
+        self._answer(refusal.as_json(), "\n".join(lines))
+
+    def stopped(self, why: str) -> None:
+        text = why if why.startswith("stopped") else f"stopped: {why}"
+        self._answer({"error": "cancelled", "message": why}, _coloured(text, "33"))
+
+    def failed(self, error: Exception) -> None:
+        """An error nobody foresaw: its traceback on stderr."""
+        self.talks = True
+        told = "".join(traceback.format_exception(error)).rstrip()
+        self._answer({"error": "failed", "message": f"{type(error).__name__}: {error}"}, told)
+
+    @contextmanager
+    def hearing(self) -> Iterator[None]:
+        """What is printed meanwhile is told as a whole. Raises Unheard where it cannot be."""
+        printed = io.StringIO()
+        try:
+            with redirect_stdout(printed):
+                yield
+        finally:
+            if printed.getvalue():
+                self._tell(printed.getvalue().rstrip())
+
+    def _answer(self, answer: Mapping[str, Any], text: str) -> None:
+        if not self.talks:
+            return
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+        if self.as_json:
+            self._tell(to_json(answer))
+
+    def _tell(self, text: str) -> None:
+        with _listened_to():
+            print(text, flush=True)
+
+
+@contextmanager
+def _listened_to() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError, ValueError):  # what is still in the buffer must not fail again at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        unheard = Unheard(error)
+        if not unheard.nobody_reads:
+            with suppress(OSError):
+                print(f"the result could not be written to stdout: {error.strerror}", file=sys.stderr, flush=True)
+        raise unheard from None
+
+
+def _coloured(text: str, code: str) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else text
+
+
+def to_json(value: Mapping[str, Any]) -> str:
+    """One line of ASCII; paths as text, numbers that JSON cannot hold as "NaN" and "Infinity"."""
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(each) for each in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
+
+
+def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for key, each in value.items():
+        key = str(key)  # a map's may be numbers
+        name = f"{above}{key}"
+        if isinstance(each, Mapping):
+            yield from _flat(each, f"{name}.")
+        elif isinstance(each, list | tuple) and any(isinstance(item, Mapping) for item in each):
+            yield from _flat({str(number): item for number, item in enumerate(each, 1)}, f"{name}.")
+        elif key == "next":  # commands, to be copied one by one
+            yield from ((name, str(item)) for item in each)
+        elif isinstance(each, list | tuple):
+            yield name, ", ".join(shown(key, item) for item in each)
+        else:
+            yield name, shown(key, each)
+
+
+def in_one_line(figures: Mapping[str, Any]) -> str:
+    return "  ".join(f"{in_words(name)} {shown(name, value)}" for name, value in figures.items())
+
+
+def in_words(name: str) -> str:
+    """A key as a person reads it; its unit stands with the number."""
+    return re.sub("_(bytes|seconds)$", "", name.replace("_bytes_", "_")).replace("_", " ") or name
+
+
+def shown(key: str, value: Any) -> str:
+    """A figure with the unit that its key names."""
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if "bytes" in key and isinstance(value, int | float):
+        return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+    if key.endswith("seconds") and isinstance(value, int | float):
+        return f"{value:.4g} s"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

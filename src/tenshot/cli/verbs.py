@@ -1,0 +1,80 @@
+"""The table of verbs. It imports none of them: a verb's module is imported when the verb is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Name = tuple[str, ...]  #: a verb as typed: ("train", "dreambooth")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """run: "module:function" of (options, events), returning what to tell. options: "module:record" of its options."""
+
+    run: str
+    options: str
+    help: str
+
+
+VERBS: dict[Name, Verb] = {
+    ("demo",): Verb(
+        "tenshot.demo.demo:demo", "tenshot.demo.options:DemoOptions", "Teach the built-in model a subject, on any CPU."
+    ),
+    ("generate",): Verb(
+        "tenshot.generate.generate:generate", "tenshot.generate.options:GenerateOptions", "Make pictures from a prompt."
+    ),
+    ("compile",): Verb(
+        "tenshot.autotune.compile:compile",
+        "tenshot.autotune.options:CompileOptions",
+        "Make a model fast on this machine.",
+    ),
+    ("convert",): Verb(
+        "tenshot.convert.convert:convert", "tenshot.convert.options:ConvertOptions", "Translate files between programs."
+    ),
+    ("merge",): Verb("tenshot.merge.merge:merge", "tenshot.merge.options:MergeOptions", "Put LoRAs into a model."),
+    ("extract",): Verb(
+        "tenshot.extract.extract:extract",
+        "tenshot.extract.options:ExtractOptions",
+        "Turn the difference of two models into a LoRA.",
+    ),
+    ("resize",): Verb(
+        "tenshot.extract.extract:resize", "tenshot.extract.options:ResizeOptions", "Give a LoRA another rank."
+    ),
+    ("inspect",): Verb(
+        "tenshot.inspect.inspect:inspect",
+        "tenshot.inspect.options:InspectOptions",
+        "Say what a file is and what loads it.",
+    ),
+    ("train", "dreambooth"): Verb(
+        "tenshot.train.methods.dreambooth:train",
+        "tenshot.train.options:DreamBoothOptions",
+        "Teach a model one subject from a few pictures: DreamBooth.",
+    ),
+    ("train", "lora"): Verb(
+        "tenshot.train.methods.lora:train",
+        "tenshot.train.options:LoraOptions",
+        "Teach a small adapter beside a model: LoRA.",
+    ),
+    ("train", "textual-inversion"): Verb(
+        "tenshot.train.methods.textual_inversion:train",
+        "tenshot.train.options:TextualInversionOptions",
+        "Teach new words only: textual inversion.",
+    ),
+    ("train", "full"): Verb(
+        "tenshot.train.methods.full:train",
+        "tenshot.train.options:FullOptions",
+        "Teach all of a model from captioned pictures.",
+    ),
+    ("bench", "inference"): Verb(
+        "tenshot.bench.inference:bench",
+        "tenshot.bench.options:BenchInferenceOptions",
+        "Measure drawing on this machine.",
+    ),
+    ("bench", "train"): Verb(
+        "tenshot.bench.train:bench", "tenshot.bench.options:BenchTrainOptions", "Measure training on this machine."
+    ),
+}
+GROUPS: dict[Name, str] = {
+    ("bench",): "Measure what this machine can do.",
+    ("train",): "Teach a model, by one of several methods.",
+}

@@ -1,1 +1,0 @@
-"""Compile a model for the machine at hand, chosen by measuring."""

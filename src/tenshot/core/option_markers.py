@@ -1,0 +1,67 @@
+"""What is marked about options beside their types: that a file must be there, that only other programs have one."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from os.path import exists, isdir, isfile
+from typing import Any
+
+from tenshot.core.errors import Fault
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """An option that commands of other programs have. why: why nothing is lost without it. do: what does the same here.
+
+    fine: the values that need nothing here; empty: any. One with no `why` is never fine, nor one without the option
+    `beside` it, where that is named.
+    """
+
+    why: str = ""
+    do: str = ""
+    fine: tuple[str, ...] = ()
+    beside: str = ""
+
+    def take(self, where: str, values: Any, others: Container[str]) -> str | Fault:
+        """What is to be said where the option is ignored; a fault where that would change the result."""
+        given = [str(each) for each in (values if isinstance(values, list | tuple) else [values])]
+        if given in (["False"], ["false"], ["None"], ["null"]):
+            return f"{where} {given[0]}: nothing to do here"
+        in_company = not self.beside or self.beside in others
+        if self.why and in_company and (not self.fine or all(each in self.fine for each in given)):
+            return f"{where} is not needed here: {self.why}"
+        found = f"{' '.join(given)}: there is no such option here".removeprefix(": ")
+        fits = f"{' or '.join(self.fine)}: {self.why}" if self.fine and self.why else "an option listed under --help"
+        return Fault(where, found, fits, self.do or "leave it out")
+
+
+@dataclass(frozen=True)
+class There:
+    """Marks an option whose value must be there: "file", "folder", "file or folder", or "model".
+
+    besides: words that are no paths. strength: a number may follow, as in FILE=0.8.
+    """
+
+    kind: str
+    besides: tuple[str, ...] = ()
+    strength: bool = False
+
+    def path(self, value: str) -> str:
+        """The path in a value; empty where it is a word."""
+        if value in self.besides or (self.kind == "model" and value == "pocket"):
+            return ""
+        return value if not self.strength or exists(value) else value.rpartition("=")[0] or value
+
+    def faults(self, option: str, value: str, description: str) -> Iterator[Fault]:
+        path = self.path(value)
+        if not path:
+            return
+        is_other = {"file": isdir, "folder": isfile}.get(self.kind)
+        do = "models are not downloaded: give a folder or a file" if self.kind == "model" else "correct the path"
+        if not exists(path):
+            kind = "file or folder" if self.kind == "model" else self.kind
+            yield Fault(option, f"{path}: no such {kind}", description, do)
+        elif is_other and is_other(path):
+            kind = "a folder" if self.kind == "file" else "a file"
+            yield Fault(option, f"{path} is {kind}", f"a {self.kind}: {description}", do)

@@ -1,0 +1,368 @@
+"""Options: one frozen record a verb. The command line, the recipe file and the help text follow from its fields."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.core.option_markers import Elsewhere, There
+from tenshot.core.option_text import brief, choices_of, form, inline, limits, spell, words_of
+from tenshot.core.recipes import read_recipe
+
+
+class Options(BaseModel):
+    """Base of every options record. Unknown names, wrong types and values out of range are all refused together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    words: ClassVar[tuple[str, ...]] = ()  #: options that may be given without their names, in this order
+    also: ClassVar[Mapping[str, str]] = {}  #: what other programs call an option -> its name here
+    elsewhere: ClassVar[Mapping[str, Elsewhere]] = {}  #: options that only other programs have
+
+    def faults(self) -> Iterator[Fault]:
+        """What can be told from the options alone: those that do not go together."""
+        return iter(())
+
+    def notes(self) -> Iterator[str]:
+        """What whoever chose these options should know beforehand."""
+        return iter(())
+
+    def next_commands(self) -> Sequence[str]:
+        """The commands that one types next, once this is done."""
+        return ()
+
+    @property
+    def sources(self) -> list[Path]:
+        """Every file and folder that is to be read."""
+        marked = (each for name in type(self).model_fields for each in _marked(type(self), name, getattr(self, name)))
+        return [Path(mark.path(value)) for mark, value in marked if mark.path(value)]
+
+    @property
+    def home(self) -> Path | None:
+        """The folder of a long job, where its log lies; None: it is not that long."""
+        return getattr(self, "output_dir", None)
+
+
+Record = TypeVar("Record", bound=Options)
+
+MISSING: Any = object()  #: the default of an option that has none
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One option, as the command line, a refusal and the help text see it. schema: its JSON schema, nothing referred.
+
+    section: the record that first named it; an option of the verb itself and one it shares have different sections.
+    """
+
+    name: str
+    schema: Mapping[str, Any]
+    default: Any
+    section: type[Options]
+
+    @property
+    def needed(self) -> bool:
+        return self.default is MISSING
+
+    @property
+    def description(self) -> str:
+        return self.schema.get("description", "")
+
+    @cached_property
+    def alternatives(self) -> list[Mapping[str, Any]]:
+        return self.schema.get("anyOf", [self.schema])
+
+    @cached_property
+    def kinds(self) -> set[str]:
+        """JSON's names of the types it takes."""
+        return {each.get("type", "") for each in self.alternatives}
+
+    @property
+    def flag(self) -> bool:
+        return "boolean" in self.kinds and self.kinds <= {"boolean", "null"}
+
+    @property
+    def many(self) -> bool:
+        return "array" in self.kinds
+
+    @property
+    def mapping(self) -> bool:
+        return "object" in self.kinds
+
+    @cached_property
+    def choices(self) -> list[str]:
+        return [str(choice) for part in self._parts for choice in choices_of(part)]
+
+    @property
+    def _parts(self) -> list[Mapping[str, Any]]:
+        """What it takes, and what is in it where it takes several."""
+        inner = ("items", "additionalProperties")
+        return [part for each in self.alternatives for part in (each, *(each[name] for name in inner if name in each))]
+
+    @property
+    def form(self) -> str:
+        """What it takes, in words: "a whole number from 1, or null"."""
+        return ", or ".join(map(form, self.alternatives))
+
+    @property
+    def limits(self) -> str:
+        """What narrows its type: "from 64, a multiple of 8"; empty where nothing does."""
+        return "; ".join(filter(None, map(limits, self._parts)))
+
+    def read(self, word: str) -> str | None:
+        """A word of the command line as a value; `null` and `none` mean no value where that is allowed."""
+        nothing = "null" in self.kinds and word.lower() in ("null", "none") and word not in self.choices
+        return None if nothing else word
+
+
+def entries(kind: type[Options]) -> dict[str, Entry]:
+    """Every option of `kind` by name, in the record's order."""
+    schema = kind.model_json_schema()
+    properties = inline(schema["properties"], schema.get("$defs", {})) if kind.model_fields else {}
+    return {
+        name: Entry(
+            name,
+            properties[name],
+            MISSING if field.is_required() else field.get_default(call_default_factory=True),
+            next(base for base in reversed(kind.__mro__) if name in getattr(base, "model_fields", ())),
+        )
+        for name, field in kind.model_fields.items()
+    }
+
+
+def resolve(kind: type[Record], given: Mapping[str, Any], places: Mapping[str, str] | None = None) -> Record:
+    """Validate `given` (names with dashes or underscores) as a whole. Raises Refusal with every fault.
+
+    places: where a value was found, by name, if not on the command line; refusals say it.
+    """
+    options, faults, _ = _resolved(kind, {_named(kind, name): value for name, value in given.items()}, places or {})
+    refuse_if(faults)
+    assert options is not None
+    return options
+
+
+def _resolved(
+    kind: type[Record], given: Mapping[str, Any], places: Mapping[str, str]
+) -> tuple[Record | None, list[Fault], set[str]]:
+    """The options, as far as `given` makes any; what is wrong; the names of the options that are wrong."""
+    known = entries(kind)
+    unspeakable = {
+        name: fault for name, value in given.items() for fault in _unspeakable(known.get(name), name, value, places)
+    }
+    try:
+        options = kind.model_validate({name: value for name, value in given.items() if name not in unspeakable})
+        return options, [*unspeakable.values()], {*unspeakable}
+    except ValidationError as error:
+        # A union reports each of its types; the person gave one value.
+        found = {(e["loc"][:1], repr(e["input"]) if e["loc"] else e["msg"]): e for e in error.errors()}
+    wrong = {str(loc[0]) for loc, _ in found if loc} | {*unspeakable}
+    faults = [*unspeakable.values()]
+    faults += [_fault(known, each, places) for each in found.values() if not unspeakable.keys() & set(each["loc"])]
+    try:
+        return kind.model_validate({name: value for name, value in given.items() if name not in wrong}), faults, wrong
+    except ValidationError:
+        return None, faults, wrong
+
+
+def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] = lambda text: None) -> Record:
+    """The options that a command line spells, over those of the recipe it may name with --recipe.
+
+    say: hears what is to be known of options that are taken without effect. Raises Refusal with every fault of the
+    words, the recipe, the values and the files that they name together.
+    """
+    given, faults = _parse(kind, _with_names(kind.words, words))
+    recipe: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for path in given.pop("recipe", []):
+        try:
+            found = {_named(kind, name): value for name, value in read_recipe(Path(path)).items()}
+        except Refusal as refusal:
+            faults += refusal.faults
+            continue
+        recipe |= found
+        places |= {name: f"{path}: {name}" for name in found.keys() - given.keys()}
+    chosen = {**recipe, **given}
+    notes = []
+    for name in [name for name in chosen if name in kind.elsewhere and name not in kind.model_fields]:
+        there = kind.elsewhere[name].take(places.get(name, f"--{name}"), chosen.pop(name), chosen)
+        if isinstance(there, Fault):
+            faults.append(there)
+        else:
+            notes.append(there)
+    options, wrong, names = _resolved(kind, chosen, places)
+    faults += [each for each in wrong if each.where not in {fault.where for fault in faults}]
+    if options:
+        faults += [each for each in options.faults() if each.where.removeprefix("--") not in names]
+    for name in [name for name in kind.model_fields if name in chosen and name not in names]:
+        faults += _absent(kind, name, chosen[name])
+    refuse_if(faults)
+    assert options is not None
+    for note in (*notes, *options.notes()):
+        say(note)
+    return options
+
+
+def _unspeakable(entry: Entry | None, name: str, value: Any, places: Mapping[str, str]) -> Iterator[Fault]:
+    """Text that neither files nor other programs could be told."""
+    unfit = "[\ud800-\udfff\0]" if entry and "path" in entry.form else "[\ud800-\udfff]"
+    texts = [value, *value, *value.values()] if isinstance(value, Mapping) else value
+    for text in texts if isinstance(texts, list | tuple) else [texts]:
+        if isinstance(text, str) and re.search(unfit, text):
+            where = places.get(name, f"--{name}")
+            yield Fault(where, f"{text!a} is no text", "text in UTF-8", "rename the file, or type the text anew")
+            return
+
+
+def _absent(kind: type[Options], name: str, value: Any) -> Iterator[Fault]:
+    """What an option names and is not there."""
+    for mark, each in _marked(kind, name, value):
+        yield from mark.faults(f"--{name}", each, kind.model_fields[name].description or "")
+
+
+def _marked(kind: type[Options], name: str, value: Any) -> Iterator[tuple[There, str]]:
+    """The texts in an option's value that name what has to be there, each with its mark."""
+    field = kind.model_fields[name]
+    for mark in (*field.metadata, *_marks(field.annotation)):
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(mark, There) and isinstance(each, str | Path):
+                yield mark, str(each)
+
+
+def _marks(annotation: Any) -> Iterator[Any]:
+    """What is marked about the parts of a type: about Path in list[Annotated[Path, ...]]."""
+    yield from getattr(annotation, "__metadata__", ())
+    for part in get_args(annotation):
+        yield from _marks(part)
+
+
+def as_recipe(options: Options) -> str:
+    """The YAML recipe that reproduces `options`."""
+    import yaml
+
+    return yaml.safe_dump(options.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _named(kind: type[Options], name: str) -> str:
+    """An option's name here, however it was written."""
+    return kind.also.get(_plain(name), _plain(name))
+
+
+def _with_names(order: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The words with the first ones, which stand alone, as options."""
+    alone = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
+    count = min(alone, len(order))
+    return [f"--{name}={word}" for name, word in zip(order, words[:count], strict=False)] + list(words[count:])
+
+
+def _parse(kind: type[Options], words: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
+    """Values by name, and what is wrong with the words themselves. An unknown name keeps its place for `resolve`."""
+    known = entries(kind)
+    given: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for written, values in _grouped(words):
+        name = _named(kind, written)
+        entry = known.get(name)
+        denied = known.get(name.removeprefix("no_")) if name.startswith("no_") else None
+        if name == "":
+            do = "write the option's name before it; --help lists them"
+            faults.append(Fault(" ".join(values), "belongs to no option", "--option value", do))
+        elif name == "recipe":
+            empty = Fault("--recipe", "is given no value", "the path of a YAML recipe", "--recipe FILE")
+            faults += [] if values else [empty]
+            given[name] = [*given.get(name, []), *values]
+        elif entry is None and denied and denied.flag:
+            given[denied.name] = False
+            faults += [_stray(f"--no-{denied.name}", values, "no value")] if values else []
+        elif entry is None:
+            given[name] = values
+        elif entry.flag and len(values) < 2:
+            given[name] = entry.read(values[0]) if values else True
+        elif not values:
+            faults.append(Fault(f"--{name}", "is given no value", entry.form, _remedy(entry, "")))
+        elif entry.many:
+            given[name] = [*given.get(name, []), *values]
+        elif entry.mapping:
+            pairs = [value.partition("=") for value in values]
+            given[name] = given.get(name, {}) | {key: value for key, sign, value in pairs if sign}
+            faults += [_stray(f"--{name}", ["".join(p)], "NAME=VALUE") for p in pairs if not p[1]]
+        else:
+            given[name] = entry.read(values[0])
+            faults += [_stray(f"--{name}", values, "one value")] if len(values) > 1 else []
+    return given, faults
+
+
+def _grouped(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each option's name and the words up to the next option; words before the first go by the name ""."""
+    groups: list[tuple[str, list[str]]] = [("", [])]
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            groups.append((_plain(name), [value] if equals else []))
+        else:
+            groups[-1][1].append(word)
+    return (group for group in groups if group != ("", []))
+
+
+def _stray(option: str, values: Sequence[str], fits: str) -> Fault:
+    text = " ".join(values)
+    if fits == "NAME=VALUE":
+        return Fault(option, text, fits, f"{option} {text}=VALUE")
+    quoted = f"if it is one text, quote it: {option} {shlex.quote(text)}" if fits == "one value" else "leave it out"
+    count = "1 value" if len(values) == 1 else f"{len(values)} values"
+    return Fault(option, f"is given {count}: {shlex.join(values)}", fits, quoted)
+
+
+def _fault(known: Mapping[str, Entry], error: Mapping[str, Any], places: Mapping[str, str]) -> Fault:
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return Fault("options", message)
+    name = str(error["loc"][0])
+    where = places.get(name, f"--{name}")
+    entry = known.get(name)
+    if entry is None:
+        near = difflib.get_close_matches(name, [*known, "recipe"], 3) or [
+            each for each in known if each.startswith(name)
+        ]
+        fits = " or ".join(f"--{each}" for each in near) or "an option listed under --help"
+        return Fault(where, "no such option", fits, "correct the name, or leave it out")
+    fits = f"{entry.form} ({entry.description})" if entry.description else entry.form
+    if error["type"] == "missing":
+        return Fault(
+            where, "is needed but was not given", fits, f"add --{name} {'PATH' if 'path' in entry.form else 'VALUE'}"
+        )
+    found = brief(error["input"])
+    if error["type"] in ("value_error", "assertion_error"):  # the record's own rule, in its own words
+        return Fault(where, f"{found}: {message}", fits, _remedy(entry, str(error["input"])))
+    return Fault(where, found, fits, _remedy(entry, str(error["input"])))
+
+
+def _remedy(entry: Entry, found: str) -> str:
+    near = difflib.get_close_matches(found.lower(), entry.choices, 1)
+    if near:
+        return f"did you mean {near[0]}?"
+    do = "correct it" if found else "write one after it"
+    return do if entry.default is MISSING else f"{do}, or leave it out for {spell(entry.default)}"
+
+
+def as_words(options: Options, leave: Sequence[str] = ()) -> list[str]:
+    """The command line that spells `options`: the verb's own words first, and what is not the default."""
+    words = [spell(getattr(options, name)) for name in options.words]
+    for name, entry in entries(type(options)).items():
+        value = getattr(options, name)
+        if name in (*leave, *options.words) or value == entry.default:
+            continue
+        words += [f"--{name}", *words_of(value)]
+    return words

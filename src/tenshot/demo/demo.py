@@ -1,0 +1,319 @@
+"""The demo: 5-10 pictures of a subject in; the tuned model, and a page that shows and measures what it learned, out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tenshot import pipeline
+from tenshot.core import device
+from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.core.events import Events
+from tenshot.core.option_text import command
+from tenshot.core.options import as_words, resolve
+from tenshot.demo.options import DemoOptions
+from tenshot.evaluate import judge
+from tenshot.io.image_folder import read_folder
+from tenshot.io.images import open_picture
+from tenshot.model import model
+from tenshot.model.model import ASSETS
+from tenshot.pipeline import Request, SamplingSettings
+from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row, key
+from tenshot.report.verdict import verdict
+from tenshot.report.write import write
+from tenshot.train.data import prior_images
+from tenshot.train.engine import eta, trackers
+from tenshot.train.engine.run import CLAIM, OURS
+from tenshot.train.methods import dreambooth
+from tenshot.train.options import DreamBoothOptions
+
+SUBJECTS = ASSETS / "subjects"
+FOLDERS, CLASS = {WITH_PRIOR: "with-prior", WITHOUT_PRIOR: "without-prior"}, "class"
+ASKED = {  # the trainings' options -> what the demo calls them
+    "--instance_data_dir": "--pictures",
+    "--pretrained_model_name_or_path": "--model",
+    "--output_dir": "--out",
+    "--class_data_dir": "--out",
+}
+HELP = {
+    "subject likeness": ("cosine of drawn and given pictures, by the judge", "higher"),
+    "prompt likeness": ("cosine of drawn pictures and their prompts, by the judge", "higher"),
+    "PRES": ("cosine of class pictures and the given ones: how far the subject leaks into its class", "lower"),
+    "DIV": ("1 - cosine among class pictures: how varied the class stayed", "higher"),
+}
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a kind of model is best shown. contexts: (prompt with {}, what is new in it)."""
+
+    steps: int
+    rate: float
+    batch: int
+    contexts: Sequence[tuple[str, str]]
+
+
+POCKET = Ways(
+    steps=300,
+    rate=3e-4,
+    batch=4,
+    contexts=(
+        ("a 3d emoji of {} on an orange background", "another background"),
+        ("a 3d emoji of {} on a green background", "another background"),
+        ("a 3d emoji of {} on a blue background", "another background"),
+        ("a flat emoji of {} on an orange background", "another style and background"),
+        ("a flat emoji of {} on a green background", "another style and background"),
+        ("a flat emoji of {} on a blue background", "another style and background"),
+    ),
+)
+FULL_SIZE = Ways(
+    steps=400,
+    rate=5e-6,
+    batch=1,
+    contexts=(
+        ("a photo of {} in the snow", "another place"),
+        ("a photo of {} on a beach", "another place"),
+        ("a photo of {} on a purple background", "another background"),
+        ("a watercolour painting of {}", "another style"),
+        ("a pencil drawing of {}", "another style"),
+    ),
+)
+
+
+def demo(options: DemoOptions, events: Events) -> dict[str, Any]:
+    """Before pictures, two trainings (with and without prior preservation), after pictures, measures, the page."""
+    started = time.perf_counter()
+    folder = options.pictures or SUBJECTS / "koala"
+    ways = POCKET if options.model == "pocket" else FULL_SIZE
+    trainings = {row: _training(options, ways, folder, prior=row == WITH_PRIOR) for row in (WITH_PRIOR, WITHOUT_PRIOR)}
+    given = _check(options, folder, list(trainings.values()), events)
+    events.say(f"looked at {len(given)} pictures in {folder.name}: {_sizes(given)}")
+    if not (trainings[WITH_PRIOR].output_dir / CLAIM).is_file():
+        events.say(eta.words(_ahead(options, ways, trainings, events), "the demo"))
+    runs = {row: _train(row, training, events) for row, training in trainings.items()}
+    places = {
+        UNTUNED: str(model.find(options.model, events, options.vae)),
+        **{row: run["result"] for row, run in runs.items()},
+    }
+    drawn = {row: _draw(options, ways, place, row, events) for row, place in places.items()}
+    measures = _measure(options, ways, given, drawn)
+    made = Report(
+        title=f"{len(given)} pictures of {_noun(options)}",
+        subject=_noun(options),
+        class_noun=options.subject,
+        instance_prompt=_instance(options),
+        class_prompt=_class(options),
+        model=options.model,
+        given=given,
+        class_pictures=_class_pictures(options, runs[WITH_PRIOR])[:12],
+        contexts=_contexts(options, ways, drawn),
+        class_word=_class_row(options, drawn),
+        losses={row: _losses(run) for row, run in runs.items()},
+        measures=measures,
+        measure_help=HELP,
+        forecast=_forecast(runs),
+        facts=_facts(options, ways, runs, time.perf_counter() - started),
+    )
+    page = write(made, options.out)
+    for sentence in verdict(made):
+        events.say(sentence)
+    told = {key(row): {key(name): value for name, value in of.items()} for row, of in measures.items()}
+    return {"page": str(page), "measures": told, "tuned": runs[WITH_PRIOR]["result"]}
+
+
+def _ahead(
+    options: DemoOptions, ways: Ways, trainings: Mapping[str, DreamBoothOptions], events: Events
+) -> dict[str, eta.Part]:
+    """Seconds that each phase will take, reckoned from the pace of drawing here."""
+    base = model.load(str(model.find(options.model, events, options.vae)), device=device.pick(options.device))
+    pace, stock = eta.pace(base), prior_images.SETTINGS
+    samples = sum(each.train_batch_size * (1 + each.with_prior_preservation) for each in trainings.values())
+    drawn = (len(ways.contexts) + 4) * options.seeds * (1 + len(trainings))
+    seconds = {
+        "class pictures": pace.drawing(options.num_class_images, stock),
+        "training": pace.training(trainings[WITH_PRIOR].max_train_steps, samples),
+        "pictures before and after": pace.drawing(drawn, SamplingSettings()),
+    }
+    return {name: eta.about(each, eta.GUESSED) for name, each in seconds.items()}
+
+
+def _check(
+    options: DemoOptions, folder: Path, trainings: Sequence[DreamBoothOptions], events: Events
+) -> list[Image.Image]:
+    """The pictures in `folder`. Raises Refusal with all that is wrong with them, the model and --out."""
+    try:
+        examples, *_ = all_or_refuse(
+            lambda: read_folder(folder, option="--pictures"),
+            lambda: refuse_if(_place_faults(options.out, folder)),
+            *(partial(dreambooth.check, training, events) for training in trainings),
+        )
+    except Refusal as refusal:
+        raise Refusal(*dict.fromkeys(map(_as_asked, refusal.faults))) from None
+    return [open_picture(example.path) for example in examples]
+
+
+def _place_faults(out: Path, pictures: Path) -> Iterator[Fault]:
+    """What is ours is replaced; anything else must not be."""
+    where, do = f"--out {out}", "name another folder"
+    begun = (out / FOLDERS[WITH_PRIOR] / CLAIM).is_file()
+    names = [path.name for path in sorted(out.iterdir()) if path.suffix not in OURS] if out.is_dir() else []
+    strange = [name for name in names if name not in {*FOLDERS.values(), CLASS}]
+    if strange and not begun:
+        found = f"holds other files: {', '.join(strange[:4])}"
+        yield Fault(where, found, "a new or empty folder, or that of an earlier demo", do)
+    if pictures.resolve().is_relative_to(out.resolve()):
+        yield Fault(where, "holds --pictures, too", "a folder for the results alone", do)
+
+
+def _as_asked(fault: Fault) -> Fault:
+    """The fault of a training, in the options of the demo."""
+    words = asdict(fault)
+    for theirs, ours in ASKED.items():
+        words = {name: text.replace(theirs, ours) for name, text in words.items()}
+    return Fault(**words)
+
+
+def _train(row: str, training: DreamBoothOptions, events: Events) -> dict[str, Any]:
+    events.say(f"training {row}")
+    return dreambooth.train(training, events)
+
+
+def _training(options: DemoOptions, ways: Ways, pictures: Path, *, prior: bool) -> DreamBoothOptions:
+    given: dict[str, Any] = {
+        "pretrained_model_name_or_path": options.model,
+        "vae": options.vae,
+        "instance_data_dir": pictures,
+        "instance_prompt": _instance(options),
+        "output_dir": options.out / FOLDERS[WITH_PRIOR if prior else WITHOUT_PRIOR],
+        "seed": options.seed,
+        "max_train_steps": options.max_train_steps or ways.steps,
+        "learning_rate": options.learning_rate or ways.rate,
+        "train_batch_size": ways.batch,
+        "checkpoints_total_limit": 1,
+        "mixed_precision": "bf16" if device.bf16_is_native() else "no",
+        "device": options.device,
+    }
+    if prior:
+        given |= {
+            "with_prior_preservation": True,
+            "class_prompt": _class(options),
+            "class_data_dir": options.out / CLASS,
+            "num_class_images": options.num_class_images,
+        }
+    return resolve(DreamBoothOptions, given)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """contexts: prompt -> pictures. word: pictures of the class word alone."""
+
+    contexts: Mapping[str, list[Image.Image]]
+    word: list[Image.Image]
+
+
+def _draw(options: DemoOptions, ways: Ways, place: str, row: str, events: Events) -> Drawn:
+    opened = model.load(place, device=device.pick(options.device))
+    prompts = [prompt.format(_noun(options)) for prompt, _ in ways.contexts]
+    wanted = [Request(prompt, options.seed + n) for prompt in prompts for n in range(options.seeds)]
+    word = [Request(_class(options), options.seed + n) for n in range(4 * options.seeds)]
+    images = pipeline.images(opened, wanted + word, SamplingSettings(batch=8), events, f"drawing, {row}")
+    groups = {p: images[n * options.seeds : (n + 1) * options.seeds] for n, p in enumerate(prompts)}
+    return Drawn(groups, images[len(wanted) :])
+
+
+def _measure(
+    options: DemoOptions, ways: Ways, given: list[Image.Image], drawn: Mapping[str, Drawn]
+) -> dict[str, dict[str, float | None]]:
+    """The table: likeness to the subject in the contexts, to the prompts' words, and what became of the class."""
+    eye = judge.load()
+    plain = [prompt.format(_class_noun(options)) for prompt, _ in ways.contexts for _ in range(options.seeds)]
+    own = [f"a photo of {_class_noun(options)}"] * len(given)
+    rows: dict[str, dict[str, float | None]] = {
+        REAL: dict(zip(HELP, (eye.likeness_within(given), eye.prompt_likeness(given, own), None, None), strict=True))
+    }
+    for row, each in drawn.items():
+        images = [image for group in each.contexts.values() for image in group]
+        figures = (
+            eye.likeness(images, given),
+            eye.prompt_likeness(images, plain),
+            eye.likeness(each.word, given),
+            eye.diversity(each.word),
+        )
+        rows[row] = dict(zip(HELP, figures, strict=True))
+    return rows
+
+
+def _class_noun(options: DemoOptions) -> str:
+    """The subject in words the judge knows: the class with its article, without the identifier."""
+    return f"{'an' if options.subject[0] in 'aeiou' else 'a'} {options.subject}"
+
+
+def _noun(options: DemoOptions) -> str:
+    return f"{options.identifier} {options.subject}"
+
+
+def _instance(options: DemoOptions) -> str:
+    return f"a photo of {_noun(options)}"
+
+
+def _class(options: DemoOptions) -> str:
+    return f"a photo of {_class_noun(options)}"
+
+
+def _contexts(options: DemoOptions, ways: Ways, drawn: Mapping[str, Drawn]) -> list[Row]:
+    notes = {prompt.format(_noun(options)): note for prompt, note in ways.contexts}
+    return [
+        Row(p, note, {"before": drawn[UNTUNED].contexts[p], "after": drawn[WITH_PRIOR].contexts[p]})
+        for p, note in notes.items()
+    ]
+
+
+def _class_row(options: DemoOptions, drawn: Mapping[str, Drawn]) -> Row:
+    names = {UNTUNED: "before", WITH_PRIOR: f"after, {WITH_PRIOR}", WITHOUT_PRIOR: f"after, {WITHOUT_PRIOR}"}
+    pictures = {name: drawn[row].word[: options.seeds] for row, name in names.items()}
+    return Row(_class(options), "the class word alone, without the identifier", pictures)
+
+
+def _class_pictures(options: DemoOptions, run: Mapping[str, Any]) -> list[Image.Image]:
+    folder = options.out / CLASS
+    return [open_picture(example.path) for example in read_folder(folder, option=prior_images.OPTION)]
+
+
+def _losses(run: Mapping[str, Any]) -> list[tuple[int, float]]:
+    return [(int(line["step"]), line["loss"]) for line in trackers.read(Path(run["result"]) / "loss.jsonl")]
+
+
+def _forecast(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    measured = {row: run["forecast"] for row, run in runs.items() if run["forecast"]}
+    times = {f"training {row}, s": each["seconds_per_step"] * runs[row]["steps"] for row, each in measured.items()}
+    peaks = [each["peak_bytes"] / 1e9 for each in measured.values()]
+    return times | ({"peak memory in training, GB": max(peaks)} if peaks else {})
+
+
+def _facts(options: DemoOptions, ways: Ways, runs: Mapping[str, Mapping[str, Any]], seconds: float) -> dict[str, Any]:
+    machine = device.describe()
+    return {
+        "time in all, s": round(seconds),
+        **{f"training {row}, s": run["seconds"] for row, run in runs.items()},
+        "peak memory in training, GB": max(run["peak_bytes"] for run in runs.values()) / 1e9,
+        "steps": runs[WITH_PRIOR]["steps"],
+        "learning rate": options.learning_rate or ways.rate,
+        "batch": ways.batch,
+        "seeds": f"{options.seed} to {options.seed + options.seeds - 1}",
+        "plan": runs[WITH_PRIOR]["plan"],
+        "machine": f"{machine['device']}, {machine['threads']} threads",
+        "torch": str(machine["torch"]),
+        **{f"next, {number}": each for number, each in enumerate(options.next_commands(), 1)},
+        "command": command("demo", *as_words(options)),
+    }
+
+
+def _sizes(images: Sequence[Image.Image]) -> str:
+    sizes = sorted({image.size for image in images})
+    return ", ".join(f"{width}x{height}" for width, height in sizes[:5]) + (" ..." if len(sizes) > 5 else "")

@@ -1,0 +1,143 @@
+"""A family answers for itself: parts, sizes, text conditioning, what the UNet predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from tenshot.diffusion.process import DDPM, Process
+
+#: The entry of model_index.json by which a model says that no negative prompt means zeros, not the states of "".
+ZEROS = "force_zeros_for_empty_prompt"
+
+Parts = Mapping[str, Any]
+Size = tuple[int, int]  #: height and width in pixels
+
+
+@dataclass(frozen=True)
+class MicroConditioning:
+    """What a picture was before it was scaled and cropped, which Stable Diffusion XL is told (arXiv 2307.01952, 2.2).
+
+    original_size: before scaling. crops_coords_top_left: what was cropped above and at the left, after scaling.
+    target_size: what is left. In pixels, the height first.
+    """
+
+    original_size: Size
+    crops_coords_top_left: Size
+    target_size: Size
+
+    @classmethod
+    def whole(cls, size: Size) -> MicroConditioning:
+        """A picture that was neither scaled nor cropped, such as one to draw."""
+        return cls(size, (0, 0), size)
+
+
+def of_unet(unet: Any, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
+    """What diffusers' UNets answer."""
+    return unet(x, t, **conditioning).sample
+
+
+@dataclass(frozen=True)
+class Family:
+    """One line of models.
+
+    parts: part, as a model folder names it -> its class in diffusers or transformers. denoiser: which of them it is.
+    process: what the denoiser was trained to undo. fits: does a denoiser's configuration belong to this family?
+    condition: (parts, prompts) -> the denoiser's further arguments that follow from the text, the batch first.
+    framed: (conditioning, a frame for each row) -> the same with what the family tells the denoiser of frames.
+    predict: (denoiser, noisy latents, times, conditioning) -> its answer. Times are one for all or one a row.
+    width: what text width the denoiser should find, from the text encoders' configurations; it calls it `text_width`.
+    index: what model_index.json says beside the parts.
+    without_words: a conditioning -> the same with zeros for the text, in families that know ZEROS.
+    original: part -> where a file of the original layout has it, and in which dialect (families/conversion.py).
+    scheduler_config: the noise schedule of a file that says nothing about it. latents: their scale and shift, likewise.
+    paddings: tokenizer -> the token with which it fills up.
+    spec: its name in the Stability AI model metadata specification.
+    released: part -> its configuration as it was released. optional: nets that a model of the family may lack.
+    """
+
+    name: str
+    title: str
+    resolution: int
+    parts: Mapping[str, Any]
+    fits: Callable[[Mapping[str, Any]], bool]
+    condition: Callable[[Parts, Sequence[str]], dict[str, Any]]
+    width: Callable[[Mapping[str, Mapping[str, Any]]], int]
+    index: Mapping[str, Any]
+    original: Mapping[str, tuple[str, str]]
+    scheduler_config: Mapping[str, Any]
+    latents: Mapping[str, float]
+    paddings: Mapping[str, str]
+    spec: str
+    released: Mapping[str, Mapping[str, Any]]
+    without_words: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    framed: Callable[[Mapping[str, Any], Sequence[MicroConditioning]], dict[str, Any]] = lambda conditioning, _: {
+        **conditioning
+    }
+    denoiser: str = "unet"
+    optional: frozenset[str] = frozenset()
+    text_width: str = "cross_attention_dim"
+    process: type[Process] = DDPM
+    predict: Callable[[Any, torch.Tensor, Any, Mapping[str, Any]], torch.Tensor] = of_unet
+
+    @property
+    def nets(self) -> tuple[str, ...]:
+        """The parts that have weights."""
+        return tuple(part for part in self.parts if not part.startswith("tokenizer"))
+
+    def without(self, *nets: str) -> Family:
+        """The same for a model that lacks some of the optional nets, and so their tokenizers."""
+        gone = {*nets, *(net.replace("text_encoder", "tokenizer") for net in nets)}
+        kept: dict[str, Any] = {
+            name: {part: value for part, value in getattr(self, name).items() if part not in gone}
+            for name in ("parts", "original", "paddings", "released")
+        }
+        return replace(self, **kept, index={**self.index, **{part: [None, None] for part in gone}}) if gone else self
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return tuple(part for part in self.parts if part.startswith("text_encoder"))
+
+
+def tokens(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> torch.Tensor:
+    """Token numbers [prompts, length], cut and padded. length: None for the tokenizer's own."""
+    length = length or tokenizer.model_max_length
+    return tokenizer(
+        list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+    ).input_ids
+
+
+def overlong(tokenizer: Any, prompt: str) -> str:
+    """The end of `prompt` that does not fit the text encoder; empty where all of it fits."""
+    whole = tokenizer(prompt, truncation=False, verbose=False).input_ids
+    lost = whole[tokenizer.model_max_length - 1 : -1]
+    return tokenizer.decode(lost).strip() if lost else ""
+
+
+def batched(conditioning: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+    """The given rows of a conditioning."""
+    return {
+        name: batched(value, rows) if isinstance(value, Mapping) else value[rows]
+        for name, value in conditioning.items()
+    }
+
+
+def moved(conditioning: Mapping[str, Any], where: torch.device | str) -> dict[str, Any]:
+    """The same conditioning on another device."""
+    return {
+        name: moved(value, where) if isinstance(value, Mapping) else value.to(where)
+        for name, value in conditioning.items()
+    }
+
+
+def joined(*conditionings: Mapping[str, Any]) -> dict[str, Any]:
+    """Several conditionings as one batch."""
+    return {
+        name: joined(*(each[name] for each in conditionings))
+        if isinstance(value, Mapping)
+        else torch.cat([each[name] for each in conditionings])
+        for name, value in conditionings[0].items()
+    }

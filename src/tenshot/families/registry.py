@@ -1,0 +1,18 @@
+"""Every family Tenshot knows. A new one is a file beside this one and a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tenshot.families.base import Family
+from tenshot.families.sd import SD1, SD2
+from tenshot.families.sdxl import SDXL
+
+FAMILIES = (SD1, SD2, SDXL)
+
+
+def of(config: Mapping[str, Any]) -> Family | None:
+    """The family that a denoiser's configuration belongs to, or None. One that does not tell its class is a UNet."""
+    kind = config.get("_class_name", "UNet2DConditionModel")
+    return next((f for f in FAMILIES if f.parts[f.denoiser].__name__ == kind and f.fits(config)), None)

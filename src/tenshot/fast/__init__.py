@@ -1,1 +1,0 @@
-"""Models whose nets are compiled, and whose weights stay exchangeable."""

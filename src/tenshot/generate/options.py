@@ -1,0 +1,68 @@
+"""What `tenshot generate` is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from os.path import isdir
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from tenshot.core.errors import Fault
+from tenshot.core.option_text import command
+from tenshot.core.options import Options, as_words
+from tenshot.diffusion.samplers import SAMPLERS, names
+from tenshot.option_types import Device, Few, LoraPath, Model, Side, SomePath
+
+
+def _sampler(name: str) -> str:
+    if name not in SAMPLERS:
+        raise ValueError("no sampler that is known here")
+    return name
+
+
+Sampler = Annotated[str, AfterValidator(_sampler), Field(json_schema_extra={"enum": [*SAMPLERS]})]
+
+
+class GenerateOptions(Options):
+    """Make pictures from a prompt. The same seed gives the same picture, to the bit with --batch_size 1."""
+
+    model: Model = Field("pocket", description="pocket, a model folder, a checkpoint file, or what compile made")
+    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
+    prompt: list[str] = Field(min_length=1, description="what to draw; give it again for more prompts")
+    lora: list[LoraPath] = Field([], description="a LoRA (LoHa, LoKr) file or its folder; FILE=0.8: at that strength")
+    embedding: list[SomePath] = Field(
+        [], description="a learned word, as the prompt says it: a file, or diffusers' folder"
+    )
+    negative_prompt: str = Field("", description="what to keep away from")
+    seed: int = Field(-1, ge=-1, lt=2**63, description="of the first picture, the next ones count on; -1: any")
+    num_images: int = Field(1, ge=1, le=1_000_000, description="pictures for each prompt")
+    steps: int = Field(20, ge=1, le=1000, description="denoising steps")
+    sampler: Sampler | None = Field(
+        None, description=f"how noise becomes a picture; default: {names('ddpm')[0]}, for a flow {names('flow')[0]}"
+    )
+    guidance_scale: float = Field(7.5, ge=1, le=1000, description="how closely the prompt is followed; 1: no guidance")
+    width: Side | None = Field(None, description="pixels; default: the model's own")
+    height: Side | None = Field(None, description="pixels; default: the model's own")
+    batch_size: Few = Field(4, description="pictures drawn at once; single values may then be one level of 255 off")
+    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of the nets")
+    device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    fallback: bool = Field(False, description="a model compiled for another machine: let torch run it")
+    out: Path = Field(Path("out/pictures"), description="a folder, or a .png file for a single picture")
+
+    def faults(self) -> Iterator[Fault]:
+        yield from super().faults()
+        pictures = len(self.prompt) * self.num_images
+        if self.names_a_png and pictures > 1:
+            yield Fault("--out", f"one file for {pictures} pictures", "a folder", "leave .png out")
+
+    def next_commands(self) -> Sequence[str]:
+        leave = {"out", "seed"} if self.names_a_png else {"seed"}
+        more = self.model_copy(update={"num_images": 8})
+        return (command("generate", *as_words(more, [*leave])),)
+
+    @property
+    def names_a_png(self) -> bool:
+        """Is --out the picture itself?"""
+        return self.out.suffix.lower() == ".png" and not isdir(self.out)

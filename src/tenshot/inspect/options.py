@@ -1,0 +1,18 @@
+"""What `tenshot inspect` is told."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from tenshot.core.options import Options
+from tenshot.option_types import SomeModel
+
+
+class InspectOptions(Options):
+    """Say what a file or a model folder is: tenshot inspect FILE."""
+
+    words: ClassVar[tuple[str, ...]] = ("file",)
+
+    file: SomeModel = Field(description="a file, a model folder, or pocket")

@@ -1,0 +1,107 @@
+"""The one door for files from outside: regular files only, of a bounded size; text is UTF-8. Nothing is waited for."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from tenshot.core.errors import Fault, Refusal, refuse_if
+
+CAPTION = 64 << 10  # bytes; a text encoder reads some hundred
+TABLE = 256 << 20
+JSON = 64 << 20  # a tokenizer's vocabulary has some four million
+TENSORS = 1 << 40
+DEPTH = 100  # of lists and objects in JSON; a configuration has some four
+
+_SPECIAL = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def opened(path: Path, fits: str, most: int) -> BufferedReader:
+    """The regular file at `path`. Raises Refusal where it is none, cannot be read, or has more than `most` bytes.
+
+    A pipe is not waited for, a device not touched. fits: what is wanted there, in words.
+    """
+    try:
+        refuse_if(_unfit(path, path.stat(), fits, most))
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            refuse_if(_unfit(path, os.fstat(handle), fits, most))  # it may be another one by now
+            return os.fdopen(handle, "rb")
+        except Refusal:
+            os.close(handle)
+            raise
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise Refusal(Fault(str(path), "no such file", fits, "correct the name")) from None
+        do = "change its permissions, or remove it"
+        raise Refusal(Fault(str(path), f"cannot be read: {error.strerror or error}", fits, do)) from None
+    except ValueError as error:  # a NUL in it, or half a surrogate pair
+        raise Refusal(Fault(repr(str(path)), f"no name of a file: {error}", fits, "correct the name")) from None
+
+
+def _unfit(path: Path, found: os.stat_result, fits: str, most: int) -> Iterator[Fault]:
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((name for asks, name in _SPECIAL if asks(found.st_mode)), "a device")
+        yield Fault(str(path), f"not a file, but {kind}", fits, "move it elsewhere")
+    elif found.st_size > most:
+        yield Fault(str(path), f"{found.st_size:,} bytes", f"{fits}, of {most:,} bytes at most", "move it elsewhere")
+
+
+def text(path: Path, fits: str, most: int) -> str:
+    """The text at `path`. Raises Refusal as `opened`, and where it is not UTF-8."""
+    with opened(path, fits, most) as file:
+        content = file.read(most + 1)  # a file may grow, or not know its size
+    do = "save it again with UTF-8 encoding"
+    if len(content) > most:
+        told = f"more than {most:,} bytes"
+        raise Refusal(Fault(str(path), told, f"{fits}, of {most:,} bytes at most", "move it elsewhere"))
+    try:
+        found = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        told = f"not UTF-8 text: byte {content[error.start]:#04x} at {error.start:,}"
+        raise Refusal(Fault(str(path), told, fits, do)) from None
+    if "\0" in found:
+        raise Refusal(Fault(str(path), "not UTF-8 text: it holds NUL bytes", fits, do))
+    return found
+
+
+def json_value(written: str, where: str, fits: str) -> Any:
+    """What a JSON text says. Raises Refusal where it is none, or says what no text can hold."""
+    do = "correct it, or write it again"
+    deep = Refusal(Fault(where, "no JSON that can be read: nested too deeply", fits, do))
+    try:
+        value = json.loads(written)
+        if _deeper(value, DEPTH):
+            raise deep
+        if _SURROGATE.search(written) or "\\u0000" in written:
+            plain = json.dumps(value, ensure_ascii=False)
+            plain.encode()
+            if "\\u0000" in plain:
+                raise Refusal(Fault(where, "it holds the character NUL", fits, do))
+    except UnicodeEncodeError:
+        raise Refusal(Fault(where, "half a surrogate pair, which is no character", fits, do)) from None
+    except RecursionError:
+        raise deep from None
+    except ValueError as error:  # also a number of more digits than Python reads
+        raise Refusal(Fault(where, f"no JSON: {error}", fits, do)) from None
+    return value
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """Are there lists and objects more than `depth` within each other?"""
+    level = [value]
+    for _ in range(depth):
+        level = [part for each in level if isinstance(each, dict | list) for part in _parts(each)]
+    return any(isinstance(each, dict | list) for each in level)
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

@@ -1,0 +1,251 @@
+"""A whole model's tensors, by part and not yet read: from a folder or from one file, and into either."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from tenshot import __version__
+from tenshot.core.errors import Fault, Refusal
+from tenshot.core.events import Events
+from tenshot.families import conversion, partial_checkpoints, registry, validate
+from tenshot.families.base import ZEROS, Family
+from tenshot.families.conversion import Ledger
+from tenshot.io import streaming, tensor_files, tensors
+from tenshot.io.tensor_files import Container, Lazy
+from tenshot.model import folders, single_nets, tokenizers
+from tenshot.model.header import TOLD, said
+
+V_PREDICTION = 0.09  # above it lies the spread of a norm's bias in Stable Diffusion 2 models that predict v
+NORM = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """parts: part -> its tensors under our names. words: tokenizer -> what `tokenizers.made` has to know.
+
+    zeros: no negative prompt means zeros; None: as the family has it.
+    """
+
+    family: Family
+    parts: Mapping[str, Mapping[str, Lazy]]
+    configs: Mapping[str, Mapping[str, Any]]
+    scheduler_config: Mapping[str, Any]
+    words: Mapping[str, Mapping[str, Any]]
+    place: Path
+    zeros: bool | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {f"{part}.{name}": lazy.shape for part, content in self.parts.items() for name, lazy in content.items()}
+
+    @property
+    def layers(self) -> dict[tuple[str, str], tuple[int, ...]]:
+        """Part and layer -> the shape of its weight; followed by .bias -> of its bias."""
+        return {
+            (part, name.removesuffix(".weight")): lazy.shape
+            for part, content in self.parts.items()
+            for name, lazy in content.items()
+            if name.endswith((".weight", ".bias"))
+        }
+
+    def cast(self, dtype: torch.dtype | None) -> Whole:
+        return replace(self, parts={part: conversion.cast(content, dtype) for part, content in self.parts.items()})
+
+
+def read(place: Path, config: Path | None = None, ema: bool = False, vae: Path | None = None) -> Whole:
+    """A model folder, or one file. Raises Refusal.
+
+    config: a model folder that tells what a file cannot. vae: a file or folder whose VAE takes the place of its own,
+    which it then need not have.
+    """
+    if place.is_dir() or str(place) == "pocket":
+        found = of_folder(folders.find(str(place)))
+        return with_vae(found, vae) if vae else found
+    source = tensor_files.opened(place)
+    family = family_of(source, vae)
+    if family is None:
+        partial_checkpoints.refuse(place, source.tensors)
+        names = ", ".join(sorted(source.tensors)[:3]) or "no tensor"
+        found_, do = f"is no checkpoint of a known family ({names}, ...)", f"tenshot inspect {place} says what it is"
+        raise Refusal(Fault(str(place), found_, "a model folder or file", do))
+    return of_file(source, family, config, ema, vae)
+
+
+def family_of(source: Container, vae: Path | None = None) -> Family | None:
+    """Of a checkpoint whose every part is there; with another `vae`, but for its own."""
+    return conversion.recognised(source.tensors, registry.FAMILIES, besides=("vae",) if vae else ())
+
+
+def with_vae(whole: Whole, vae: Path) -> Whole:
+    """The same model with another VAE. Raises Refusal where it is none, or of another kind of latents."""
+    found = single_nets.read(vae, kind=whole.family.parts["vae"])
+    channels, wanted = found.config.get("latent_channels", 4), whole.configs["unet"].get("out_channels", 4)
+    if channels != wanted:
+        told = f"has latents of {channels} channels, the UNet has {wanted}"
+        raise Refusal(Fault(f"--vae {vae}", told, f"a VAE of {whole.family.title}", "name another"))
+    own = whole.configs.get("vae", {})
+    latents = {name: own.get(name, usual) for name, usual in whole.family.latents.items()}
+    config = {**found.config, **latents}
+    contents, configs = {**whole.parts, "vae": found.content}, {**whole.configs, "vae": config}
+    parts = {part: contents[part] for part in whole.family.original}
+    return replace(whole, parts=parts, configs={part: configs[part] for part in parts})
+
+
+def of_folder(place: Path) -> Whole:
+    family = validate.examine(place)
+    configs = {part: _config(place / part) for part in family.original}
+    parts = {}
+    for part, config in configs.items():
+        wanted = conversion.skeleton(family.parts[part], config)
+        parts[part] = {name: lazy for name, lazy in validate.contents(place / part).items() if name in wanted}
+    return Whole(
+        family,
+        parts,
+        configs,
+        tensors.read_json(place / "scheduler" / "scheduler_config.json"),
+        {name: tokenizers.told(place / name, padding) for name, padding in family.paddings.items()},
+        place,
+        tensors.read_json(place / "model_index.json").get(ZEROS),
+    )
+
+
+def _config(part: Path) -> dict[str, Any]:
+    return {name: value for name, value in tensors.read_json(part / "config.json").items() if name != "_name_or_path"}
+
+
+def of_file(
+    source: Container, family: Family, config: Path | None = None, ema: bool = False, vae: Path | None = None
+) -> Whole:
+    if vae:
+        root, _ = family.original["vae"]
+        original = {part: place for part, place in family.original.items() if part != "vae"}
+        named = {name: lazy for name, lazy in source.tensors.items() if not name.startswith(root)}
+        bare = of_file(replace(source, tensors=named), replace(family, original=original), config, ema)
+        return with_vae(replace(bare, family=family), vae)
+    if config:
+        other = of_folder(folders.find(str(config)))
+        if other.family.name != family.name:
+            found, fits = f"{config} is {other.family.title}", f"{family.title}, as {source.place} is"
+            raise Refusal(Fault("--config", found, fits, "leave it out, or name a model folder of that family"))
+        told = _told(other)
+    else:
+        told = said(source)
+    configs = conversion.configured(family, source.tensors, told.get("configs", {}))
+    parts, ledger = conversion.to_parts(family, source.tensors, configs, ema)
+    schedule = told.get("schedule") or schedule_of(source, family)
+    words = {name: told.get("tokenizers", {}).get(name, {}) for name in family.paddings}
+    return Whole(family, parts, configs, schedule, words, source.place, told.get(ZEROS), ledger)
+
+
+def schedule_of(source: Container, family: Family) -> dict[str, Any]:
+    """The noise schedule of a file that does not say it: as the family was released."""
+    found = {**family.scheduler_config, "prediction_type": prediction(source, family)}
+    if found["prediction_type"] == "v_prediction" and family.name == "sd2":
+        found["_class_name"] = "DDIMScheduler"
+    if "ztsnr" in source.tensors:
+        found["rescale_betas_zero_snr"] = True
+    return found
+
+
+def _told(whole: Whole) -> dict[str, Any]:
+    """What the original layout cannot say."""
+    return {
+        "version": __version__,
+        "configs": whole.configs,
+        "schedule": whole.scheduler_config,
+        "tokenizers": {name: each for name, each in whole.words.items() if each},
+        **({ZEROS: whole.zeros} if whole.zeros is not None else {}),
+    }
+
+
+def prediction(source: Container, family: Family) -> str:
+    """What a checkpoint's UNet answers, by all its signs."""
+    said = source.about.get("modelspec.prediction_type", "")
+    if "v_pred" in source.tensors or said.startswith("v"):
+        return "v_prediction"
+    if said or family.name != "sd2" or (found := spread(source)) is None:
+        return "epsilon"
+    return "v_prediction" if found > V_PREDICTION else "epsilon"
+
+
+def spread(source: Container) -> float | None:
+    """The deviation by which ComfyUI and Tenshot tell what a Stable Diffusion 2 predicts that does not say it."""
+    norm = source.tensors.get(NORM)
+    return None if norm is None else float(norm.read().float().std(correction=0))
+
+
+def write(whole: Whole, target: Path, events: Events, pickle: bool = False) -> Ledger:
+    """A file of the original layout where the name ends like one, or else a model folder."""
+    if target.suffix in (".safetensors", ".ckpt"):
+        return write_file(whole, target, events, pickle or target.suffix == ".ckpt")
+    write_folder(whole, target, events)
+    return whole.ledger
+
+
+def write_file(
+    whole: Whole, target: Path, events: Events, pickle: bool = False, about: Mapping[str, str] | None = None
+) -> Ledger:
+    """A file of the original layout. about: further metadata."""
+    content, ledger = conversion.to_original(whole.family, whole.parts, whole.configs)
+    predicts_v = whole.scheduler_config.get("prediction_type") == "v_prediction"
+    if predicts_v:
+        signs = ("v_pred", "ztsnr") if whole.scheduler_config.get("rescale_betas_zero_snr") else ("v_pred",)
+        content |= {name: Lazy((0,), torch.float32, lambda: torch.zeros(0)) for name in signs}
+    told = {
+        **(about or {}),
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": whole.family.spec,
+        "modelspec.implementation": "https://github.com/huggingface/diffusers",
+        "modelspec.title": target.stem,
+        "modelspec.resolution": "{0}x{0}".format(whole.configs["unet"].get("sample_size", 64) * 8),
+        "modelspec.prediction_type": "v" if predicts_v else "epsilon",
+        TOLD: json.dumps(_told(whole), sort_keys=True, ensure_ascii=False),
+    }
+    if pickle:
+        streaming.write_pickle(target, content, {TOLD: told[TOLD]})
+    else:
+        streaming.write(target, content, told, events)
+    return ledger
+
+
+def write_folder(whole: Whole, target: Path, events: Events) -> None:
+    family = whole.family
+    with tensors.replacing_folder(target) as folder:
+        for part, content in whole.parts.items():
+            write_net(folder / part, family.parts[part], whole.configs[part], content, events)
+        for name, padding in family.paddings.items():
+            size = whole.configs[name.replace("tokenizer", "text_encoder")]["vocab_size"]
+            folders.save_part(tokenizers.made(whole.words[name], padding, size, str(whole.place)), folder / name)
+        tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(whole.scheduler_config))
+        channels = whole.configs["unet"].get("in_channels", 4)
+        tensors.write_json(
+            folder / "model_index.json", folders.index(family, whole.scheduler_config, whole.zeros, channels)
+        )
+
+
+def write_net(folder: Path, kind: Any, config: Mapping[str, Any], content: Mapping[str, Lazy], events: Events) -> None:
+    """A net's folder as diffusers and transformers open it, also in versions that want `text_model.`"""
+    name = "diffusion_pytorch_model.safetensors"
+    if issubclass(kind, transformers.PreTrainedModel):
+        full = kind.config_class(**{**config, "dtype": folders.DTYPE})
+        full.architectures = [kind.__name__]
+        full.save_pretrained(folder)
+        name = "model.safetensors"
+        content = {_with_prefix(tensor): lazy for tensor, lazy in content.items()}
+    else:
+        with torch.device("meta"):
+            kind.from_config(dict(config)).save_config(folder)
+    streaming.write(folder / name, content, {"format": "pt"}, events)
+
+
+def _with_prefix(name: str) -> str:
+    return name if name.startswith("text_projection") else f"text_model.{name}"

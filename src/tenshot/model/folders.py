@@ -1,0 +1,61 @@
+"""Model folders as diffusers' pipelines have them: where they are, and how their parts are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import transformers
+
+import tenshot
+from tenshot.core.errors import Fault, Refusal
+from tenshot.families.base import ZEROS, Family
+from tenshot.io import tensors
+
+ASSETS = Path(tenshot.__file__).parent / "assets"
+DTYPE = "float32"  # in which transformers opens text encoders, however they are stored: in float16 none can learn
+ONE_FILE = "1TB"  # the largest shard: other programs look for a part's weights in one file
+
+
+def find(name: str) -> Path:
+    """The folder that `name` means: "pocket", or a folder. Raises Refusal where there is none."""
+    place = ASSETS / name if name == "pocket" else Path(name)
+    if not place.is_dir():
+        found = "a file" if place.is_file() else "no such model"
+        fits = "pocket (ships with Tenshot), a folder with model_index.json, or a .safetensors or .ckpt file"
+        raise Refusal(Fault(f"model {name}", found, fits, "models are not downloaded: give a folder or a file"))
+    return place
+
+
+def save_part(part: Any, folder: Path) -> None:
+    """Save a part so that programs with older versions of transformers find everything under the names they know."""
+    if isinstance(part, transformers.CLIPTokenizer):
+        part.save_pretrained(folder)
+        part.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
+        return
+    part.save_pretrained(folder, max_shard_size=ONE_FILE)
+    config = tensors.read_json(folder / "config.json")
+    config.pop("_name_or_path", None)  # a path of this machine
+    if isinstance(part, transformers.PreTrainedModel):
+        config["dtype"] = DTYPE
+    tensors.write_json(folder / "config.json", config)
+    if isinstance(part, transformers.CLIPTextModel):
+        prefix, file = "text_model.", folder / "model.safetensors"
+        named = {prefix + name.removeprefix(prefix): tensor for name, tensor in tensors.read(file).items()}
+        tensors.write(file, named, {"format": "pt"})
+
+
+def index(family: Family, schedule: Mapping[str, Any], zeros: bool | None = None, channels: int = 4) -> dict[str, Any]:
+    """What model_index.json says. zeros: no negative prompt means zeros, in families that know the difference.
+
+    channels: that the UNet takes, which tell inpainting and editing models.
+    """
+    parts = {name: [kind.__module__.split(".")[0], kind.__name__] for name, kind in family.parts.items()}
+    scheduler = ["diffusers", schedule.get("_class_name", "PNDMScheduler")]
+    purpose = {9: "InpaintPipeline", 8: "InstructPix2PixPipeline"}.get(channels, "Pipeline")
+    name = family.index["_class_name"].removesuffix("Pipeline") + purpose
+    told = {"_class_name": name, "_diffusers_version": diffusers.__version__}
+    found = {**family.index, **told, **parts, "scheduler": scheduler}
+    return found if zeros is None or ZEROS not in family.index else {**found, ZEROS: zeros}

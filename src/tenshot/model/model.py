@@ -1,0 +1,296 @@
+"""The one noun: a Stable Diffusion model with all its parts, as every verb takes it."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from tenshot.core.device import DTYPES, empty_cache
+from tenshot.core.errors import Fault, Refusal
+from tenshot.diffusion.process import Process
+from tenshot.families import latents, validate
+from tenshot.families.base import ZEROS, Family, MicroConditioning, Size
+from tenshot.io import tensors
+from tenshot.model import folders
+from tenshot.model.folders import ASSETS as ASSETS
+from tenshot.model.resolve import find as find
+
+diffusers.utils.logging.disable_progress_bar()  # progress is told by events
+transformers.utils.logging.disable_progress_bar()
+
+
+class Components(Mapping[str, Any]):
+    """Parts that can be put away, out of memory; asked for again they are made anew. makers: part -> its maker."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+        self.makers = dict(makers)
+        self.here: dict[str, Any] = {}
+
+    def __getitem__(self, part: str) -> Any:
+        if part not in self.here:
+            self.here[part] = self.makers[part]()
+        return self.here[part]
+
+    def __contains__(self, part: object) -> bool:
+        return part in self.makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.makers)
+
+    def __len__(self) -> int:
+        return len(self.makers)
+
+    def offload(self, parts: Iterable[str]) -> None:
+        for part in parts:
+            self.here.pop(part, None)
+        gc.collect()
+        empty_cache()
+
+
+@dataclass(frozen=True)
+class Model:
+    """parts: unet, vae, text_encoder(s), tokenizer(s). scheduler_config: of its noise schedule.
+
+    place: the folder that it was opened from.
+    force_zeros_for_empty_prompt: no negative prompt means zeros, not the states of "".
+    placeholder_tokens: learned words, and the tokens that each stands for.
+    """
+
+    family: Family
+    parts: Mapping[str, Any]
+    scheduler_config: Mapping[str, Any]
+    place: Path
+    force_zeros_for_empty_prompt: bool = False
+    placeholder_tokens: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, part: str) -> Any:
+        return self.parts[part]
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.denoiser.dtype
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels a latent stands for, along one side."""
+        return _factor(self["vae"])
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self["vae"].config.latent_channels)
+
+    @property
+    def resolution(self) -> int:
+        """The side in pixels that the denoiser was trained for."""
+        return int(self.denoiser.config.sample_size) * self.vae_scale_factor
+
+    @property
+    def denoiser(self) -> Any:
+        """The part that tells noise from picture."""
+        return self[self.family.denoiser]
+
+    @property
+    def process(self) -> Process:
+        """What the denoiser was trained to undo."""
+        return self.family.process.from_config(self.scheduler_config)
+
+    def predict(self, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
+        """The denoiser's answer to noisy latents [batch, ...]. t: one time for all, or one a row."""
+        return self.family.predict(self.denoiser, x, t, conditioning)
+
+    def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the latents of pictures [batch, 3, h, w] in -1..1, as the denoiser knows them.
+
+        Float32, on the CPU.
+        """
+        posterior = self["vae"].encode(pixels.to(self["vae"].device, self["vae"].dtype)).latent_dist
+        return latents.normalized(self["vae"], posterior.mean), latents.scaled(self["vae"], posterior.std)
+
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        """Latents as the denoiser knows them as pictures [batch, 3, h, w] in -1..1, float32 on the CPU."""
+        plain = latents.restored(self["vae"], x.to(self["vae"].device, self["vae"].dtype))
+        return self["vae"].decode(plain).sample.float().cpu()
+
+    def with_parts(self, **parts: Any) -> Model:
+        """The same model with some parts replaced."""
+        return replace(self, parts={**self.parts, **parts})
+
+    def snapshot(self) -> Model:
+        """The model as it is now: what a picture is drawn with from its first step to its last."""
+        return self
+
+    def offload(self, *parts: str) -> None:
+        """Release `parts` until they are asked for again. They come back as they were opened: changes are lost."""
+        if isinstance(self.parts, Components):
+            self.parts.offload(parts)
+
+    def condition(self, prompts: list[str], size: Size) -> dict[str, Any]:
+        """The denoiser's further arguments for pictures of `size` that are drawn from `prompts`."""
+        return self.family.framed(self.condition_on_text(prompts), [MicroConditioning.whole(size)] * len(prompts))
+
+    def condition_on_text(self, prompts: list[str]) -> dict[str, Any]:
+        """Those of them that follow from the text."""
+        return self.family.condition(self.parts, [self.expand_tokens(prompt) for prompt in prompts])
+
+    def expand_tokens(self, prompt: str) -> str:
+        """The prompt with every learned word as the tokens it stands for."""
+        if not self.placeholder_tokens:
+            return prompt
+        words = sorted(self.placeholder_tokens, key=len, reverse=True)
+
+        def tokens(found: re.Match[str]) -> str:
+            alike = (word for word in words if re.fullmatch(re.escape(word), found[0], re.IGNORECASE))
+            said = self.placeholder_tokens[found[0] if found[0] in self.placeholder_tokens else next(alike)]
+            before, after = prompt[: found.start()][-1:], prompt[found.end() :][:1]
+            return " " * before.isalnum() + said + " " * after.isalnum()
+
+        return re.sub("|".join(map(_as_word, words)), tokens, prompt, flags=re.IGNORECASE)
+
+    def condition_against(self, negative: str, size: Size) -> dict[str, Any]:
+        """The same for one negative prompt, which may be empty."""
+        conditioning = self.condition([negative], size)
+        if self.force_zeros_for_empty_prompt and not negative and self.family.without_words:
+            return self.family.without_words(conditioning)
+        return conditioning
+
+
+def mentions(prompt: str, word: str) -> bool:
+    """Does a prompt say a learned word? In any case: no text encoder here tells A from a."""
+    return re.search(_as_word(word), prompt, re.IGNORECASE) is not None
+
+
+def _as_word(word: str) -> str:
+    """`az` is not in `azure`; `<az>` is wherever it stands."""
+    before, after = (r"\b" if re.match(r"\w", end) else "" for end in (word[:1], word[-1:]))
+    return f"{before}{re.escape(word)}{after}"
+
+
+def load(name: str, *, device: torch.device | str = "cpu", precision: str = "fp32") -> Model:
+    """Open a model: "pocket", a folder in the diffusers layout, or a checkpoint file.
+
+    precision: "fp32" | "fp16" | "bf16". With fp16 the VAE stays float32: in float16 it overflows. Raises Refusal with
+    every fault that the model has: missing, truncated or wrongly shaped parts.
+    """
+    place = find(name)
+    family = validate.examine(place)
+    index = tensors.read_json(place / "model_index.json")
+    schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
+    dtypes = dict.fromkeys(family.nets, DTYPES[precision]) | ({"vae": torch.float32} if precision == "fp16" else {})
+    makers = {part: partial(_open, place / part, kind, dtypes.get(part), device) for part, kind in family.parts.items()}
+    parts = Components(makers)
+    parts.makers[family.denoiser] = partial(_completed, makers[family.denoiser], parts)
+    for part in parts:
+        parts[part]  # now, not when it is asked for: a fault shows at once
+    return Model(family, parts, schedule, place, bool(index.get(ZEROS, family.index.get(ZEROS))))
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write `model` to `folder` in the diffusers layout, whole or not at all."""
+    with tensors.replacing_folder(folder) as temporary:
+        write_into(model, temporary)
+
+
+def write_into(model: Model, folder: Path) -> None:
+    """Write every part, whole or not at all, and then model_index.json into `folder`, beside what else it holds."""
+    for name, part in model.parts.items():
+        with tensors.replacing_folder(folder / name) as temporary:
+            folders.save_part(part, temporary)
+    tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(model.scheduler_config))
+    channels = model.denoiser.config.in_channels
+    about = folders.index(model.family, model.scheduler_config, model.force_zeros_for_empty_prompt, channels)
+    tensors.write_json(folder / "model_index.json", about)
+
+
+def digest(place: Path, part: str = "*") -> str:
+    """A hex digest of the weights and configurations of a model folder, or of one part in it."""
+    found = hashlib.blake2b(digest_size=16)
+    for path in sorted(place.glob(f"{part}/*")):
+        if path.suffix in {".safetensors", ".bin", ".json"}:
+            found.update(str(path.relative_to(place)).encode())
+            with path.open("rb") as file:
+                found.update(hashlib.file_digest(file, "blake2b").digest())
+    return found.hexdigest()
+
+
+def load_component(place: Path, name: str, device: torch.device | str) -> Any:
+    """One net of a model folder, float32."""
+    return _open(place / name, validate.examine(place).parts[name], torch.float32, device)
+
+
+def load_controlnet(place: Path, device: torch.device | str) -> Any:
+    """A ControlNet's folder, float32. Raises Refusal where it is none."""
+    try:
+        net: Any = diffusers.ControlNetModel.from_pretrained(place, use_safetensors=True, local_files_only=True)
+    except Exception as error:  # diffusers has many ways to say so
+        reason = str(error).strip().partition("\n")[0]
+        found, do = f"no ControlNet: {reason}", "copy it again, or make it of a file: tenshot convert FILE FOLDER"
+        raise Refusal(Fault(str(place), found, "a folder as diffusers writes it", do)) from None
+    return _apart(net.to(device)).eval()
+
+
+def _open(place: Path, kind: Any, dtype: torch.dtype | None, device: torch.device | str) -> Any:
+    if kind is transformers.CLIPTokenizer:
+        return kind.from_pretrained(place)
+    variant, _ = validate.weights(place)
+    net = kind.from_pretrained(place, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True)
+    return _apart(net.to(device)).eval()
+
+
+def _completed(make: Callable[[], Any], parts: Mapping[str, Any]) -> Any:
+    """A denoiser that takes latents alone, also where it was trained to see more beside them.
+
+    Inpainting models (9 channels) see what may change, and what lies under it: here everything may, and nothing does.
+    Models that edit (8 channels, InstructPix2Pix) see a picture: here none.
+    """
+    unet = make()
+    known: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def complete(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        x, vae = given[0], parts["vae"]
+        if x.shape[1] == unet.config.in_channels:
+            return None
+        if x.shape[2:] not in known:
+            known[x.shape[2:]] = _beside(vae, x.shape[2:], unet.config.in_channels)
+        more = known[x.shape[2:]].to(x.device, x.dtype).expand(len(x), -1, -1, -1)
+        return (torch.cat([x, more], 1), *given[1:])
+
+    if unet.config.in_channels != parts["vae"].config.latent_channels:
+        unet.register_forward_pre_hook(complete)
+    return unet
+
+
+@torch.no_grad()
+def _beside(vae: Any, size: Sequence[int], channels: int) -> torch.Tensor:
+    """What a UNet sees beside latents of `size`: nothing, or that all is to be painted. [1, channels beside, h, w]"""
+    latent = vae.config.latent_channels
+    if channels == 2 * latent:
+        return torch.zeros(1, latent, *size)
+    grey = torch.zeros(1, 3, *(_factor(vae) * side for side in size), device=vae.device, dtype=vae.dtype)
+    under = latents.normalized(vae, vae.encode(grey).latent_dist.mode())
+    return torch.cat([torch.ones(1, 1, *size), under], 1)
+
+
+def _factor(vae: Any) -> int:
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def _apart(net: Any) -> Any:
+    """Weights in memory of their own: safetensors maps the file, and whoever writes to that would write to them."""
+    for tensor in (*net.parameters(), *net.buffers()):
+        if not tensor.untyped_storage().resizable():
+            tensor.data = tensor.data.clone()
+    return net

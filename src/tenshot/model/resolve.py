@@ -1,0 +1,121 @@
+"""A model by its name: the built-in one, a folder, or one file, which becomes a folder in the cache first."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tenshot import __version__
+from tenshot.core.errors import Fault, Refusal
+from tenshot.core.events import Events
+from tenshot.io import cache, locks
+from tenshot.model import checkpoint, folders
+
+OURS = re.compile(r"[0-9a-f]{24}")  # the names of folders in the cache, each with a model's folder within
+LIMIT = 30_000_000_000  # bytes of such folders that are kept, besides the one in use
+
+
+def find(name: str, events: Events | None = None, vae: Path | None = None) -> Path:
+    """The folder of the model called `name`: "pocket", a folder, or a checkpoint file of the original layout.
+
+    vae: a file or folder whose VAE takes the place of the model's own. A file's folder, and one with another VAE, is
+    made once and kept in the cache until what it is made of changes. Raises Refusal where there is no such model, or
+    the file is none.
+    """
+    path = Path(name)
+    if name == "pocket" or not path.is_file():
+        path = folders.find(name)
+        if vae is None:
+            return path
+    home = cache.folder(cache.root() / "models")
+    of = "\n".join(str(each.resolve()) for each in (path, vae) if each)
+    place = home / hashlib.sha256(of.encode()).hexdigest()[:24] / path.stem
+    with locks.alone(home):
+        before = _stamp(place)
+        stamp = {**_about(path, vae, before), "files": cache.listed(place, before.get("files", {}))}
+        if why := _unfit(place, stamp, before):
+            if os.path.lexists(place.parent) and events:
+                events.say(f"{path.name}: {why}; it is made anew")
+            stamp["files"] = _convert(path, vae, place, events or Events())
+        if stamp != before:
+            cache.write_json(stamp_file(place), stamp)
+        stamp_file(place).touch()
+        _trim(home, place.parent)
+    return place
+
+
+def model_hash(place: Path) -> str | None:
+    """The SHA-256 of the file that a folder in the cache was made of; None for other folders."""
+    return _stamp(place).get("source", {}).get("sha256") if cache.holds(place) else None
+
+
+def _about(path: Path, vae: Path | None, before: Mapping[str, Any]) -> dict[str, Any]:
+    told = {"tenshot": __version__, "file": str(path.resolve()), "source": _seen(path, before.get("source"))}
+    return {**told, "vae": vae and _seen(vae, before.get("vae"))}
+
+
+def _seen(path: Path, before: cache.Seen | None) -> cache.Seen:
+    """The digest of a file; of a folder, one over those of its files."""
+    if path.is_file():
+        return cache.seen(path, before)
+    files = cache.listed(path, (before or {}).get("files", {}))
+    told = "\n".join(f"{name} {each['sha256']}" for name, each in sorted(files.items()))
+    return {"files": files, "sha256": hashlib.sha256(told.encode()).hexdigest()}
+
+
+def _unfit(place: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """Why the folder in the cache is not that of the file, in words; empty where it is."""
+    if not before:
+        return "what is known of its folder in the cache is missing or damaged"
+    if any((now[name] or {}).get("sha256") != (before[name] or {}).get("sha256") for name in ("source", "vae")):
+        return "the file has changed since its folder in the cache was made"
+    return "" if cache.same(now["files"], before["files"]) else "its folder in the cache has missing or altered files"
+
+
+def stamp_file(place: Path) -> Path:
+    """The file that says what a folder in the cache was made of; not within, where the file's own name rules."""
+    return place.parent.with_suffix(".json")
+
+
+def _stamp(place: Path) -> dict[str, Any]:
+    """What is known of a folder in the cache; nothing where that is damaged, or another version's."""
+    found = cache.read_json(stamp_file(place))
+    return found if isinstance(found, dict) and found.get("tenshot") == __version__ else {}
+
+
+def _convert(path: Path, vae: Path | None, place: Path, events: Events) -> dict[str, cache.Seen]:
+    try:
+        found = checkpoint.read(path, vae=vae)
+        cache.clear(place.parent)
+        checkpoint.write_folder(found, place, events)
+    except Refusal as refusal:
+        raise Refusal(*(_here(path, fault) for fault in refusal.faults)) from None
+    return cache.listed(place, {})
+
+
+def _here(path: Path, fault: Fault) -> Fault:
+    """The same fault where there is no --config."""
+    if "--config" not in fault.do:
+        return fault
+    return replace(fault, do=f"tenshot convert {path} FOLDER --config MODEL, with a model folder like it; give FOLDER")
+
+
+def _trim(home: Path, used: Path) -> None:
+    """Let the folders go whose file is gone, and those that were not used for longest."""
+    others = [each for each in home.iterdir() if OURS.fullmatch(each.name) and each != used]
+    total = 0
+    for folder in sorted(others, key=_last_use, reverse=True):
+        total += sum(each.lstat().st_size for each in folder.rglob("*"))
+        if total > LIMIT or not os.path.exists(_stamp(folder / "any").get("file", "")):
+            cache.clear(folder)
+            cache.clear(stamp_file(folder / "any"))
+
+
+def _last_use(folder: Path) -> float:
+    stamp = stamp_file(folder / "any")
+    return stamp.stat().st_mtime if stamp.is_file() else 0.0

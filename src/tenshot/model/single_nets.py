@@ -1,0 +1,138 @@
+"""One net alone, a UNet, an autoencoder or a ControlNet: a folder, or a file of original names or of diffusers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+
+from tenshot.core.errors import Fault, Refusal
+from tenshot.families import config_from_shapes, conversion, keymaps, partial_checkpoints, validate
+from tenshot.families.conversion import Ledger
+from tenshot.families.keymaps import Line
+from tenshot.io import tensor_files, tensors
+from tenshot.io.tensor_files import Container, Lazy
+from tenshot.model import header
+
+Config = Mapping[str, Any]
+
+
+def _today(config: Config, names: Iterable[str]) -> list[Line]:
+    """Lines of a file that has diffusers' own names."""
+    return [Line(name, (name,)) for name in names]
+
+
+@dataclass(frozen=True)
+class Net:
+    """kind: its class in diffusers. root: before every name in a file; landmark: a name that no other file has.
+
+    place: what user interfaces call it. lines: of its (configuration, names). config: what shapes say.
+    """
+
+    place: str
+    kind: Any
+    root: str
+    landmark: str
+    lines: Callable[[Config, Iterable[str]], list[Line]]
+    config: Callable[[Mapping[str, tuple[int, ...]]], dict[str, Any]]
+
+    @property
+    def original(self) -> bool:
+        """Are its names those of the original layout?"""
+        return self.lines is not _today
+
+
+_ENCODER, _HINT, _INPUT = "encoder.down.0.block.0.norm1.weight", "input_hint_block.0.weight", "input_blocks.0.0.weight"
+NETS = (
+    Net("vae", AutoencoderKL, "", _ENCODER, keymaps.vae, config_from_shapes.vae),
+    Net("vae", AutoencoderKL, "first_stage_model.", _ENCODER, keymaps.vae, config_from_shapes.vae),
+    Net("controlnet", ControlNetModel, "control_model.", _HINT, keymaps.controlnet, config_from_shapes.controlnet),
+    Net("controlnet", ControlNetModel, "", _HINT, keymaps.controlnet, config_from_shapes.controlnet),
+    Net("unet", UNet2DConditionModel, "model.diffusion_model.", _INPUT, keymaps.unet, config_from_shapes.unet),
+    Net("unet", UNet2DConditionModel, "", _INPUT, keymaps.unet, config_from_shapes.unet),
+    Net("vae", AutoencoderKL, "", "encoder.down_blocks.0.resnets.0.norm1.weight", _today, config_from_shapes.vae_today),
+    Net(
+        "controlnet",
+        ControlNetModel,
+        "",
+        "controlnet_cond_embedding.conv_in.weight",
+        _today,
+        config_from_shapes.controlnet_today,
+    ),
+    Net("unet", UNet2DConditionModel, "", "up_blocks.0.resnets.0.norm1.weight", _today, config_from_shapes.unet_today),
+)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A net's tensors under our names, not read yet."""
+
+    net: Net
+    config: Config
+    content: Mapping[str, Lazy]
+    place: Path
+    ledger: Ledger
+
+
+def recognised(source: Container) -> Net | None:
+    return next((net for net in NETS if net.root + net.landmark in source.tensors), None)
+
+
+def read(place: Path, config: Path | None = None, kind: Any = None) -> Read:
+    """A net's folder, or a file with nothing but a net. config: a net's folder that tells what a file cannot.
+
+    kind: the class that it has to be. Raises Refusal where it is something else, or not whole.
+    """
+    if (place / "config.json").is_file():
+        told = {name: value for name, value in tensors.read_json(place / "config.json").items() if name[:1] != "_"}
+        net = of_folder(place, tensors.read_json(place / "config.json"))
+        found = Read(net, told, validate.contents(place), place, Ledger())
+    else:
+        _, files = validate.weights(place) if place.is_dir() else (None, [place])
+        found = of_file(tensor_files.opened(files[0] if files else place), config)
+    if kind is not None and found.net.kind is not kind:
+        fits, do = f"an {kind.__name__}, a file or a folder", f"tenshot inspect {place} says what it is"
+        raise Refusal(Fault(str(place), f"is a {found.net.kind.__name__}", fits, do))
+    return found
+
+
+def of_folder(place: Path, config: Config) -> Net:
+    """Raises Refusal where a folder's configuration is of another net."""
+    net = next((net for net in NETS if net.kind.__name__ == config.get("_class_name")), None)
+    if net is None:
+        found = f"a {config.get('_class_name') or 'net of no known kind'}"
+        fits = ", ".join(dict.fromkeys(net.kind.__name__ for net in NETS))
+        do = "where it is part of a model, name the whole model's folder"
+        raise Refusal(Fault(str(place), found, fits, do))
+    return net
+
+
+def of_file(source: Container, config: Path | None = None) -> Read:
+    """Raises Refusal where the file is no net, not whole, or more than a net."""
+    partial_checkpoints.refuse(source.place, source.tensors)
+    net = recognised(source)
+    if net is None:
+        names = ", ".join(sorted(source.tensors)[:3]) or "none"
+        fits = "a checkpoint, a UNet, a VAE, a ControlNet, a LoRA or an embedding"
+        do = "where it is part of a model folder, name that folder"
+        raise Refusal(Fault(str(source.place), f"tensors of no known kind ({names}, ...)", fits, do))
+    inner = {validate.today(name.removeprefix(net.root)): lazy for name, lazy in source.tensors.items()}
+    told = _config(source, net, config, {name: lazy.shape for name, lazy in inner.items()})
+    wanted = conversion.skeleton(net.kind, told)
+    content, ledger = conversion.from_table(net.lines(told, wanted), wanted, inner, net.kind.__name__)
+    return Read(net, told, content, source.place, ledger)
+
+
+def _config(source: Container, net: Net, config: Path | None, inner: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """From the folder that was named, or the file beside, or our own header, over what the shapes say."""
+    if config:
+        return dict(tensors.read_json(config / "config.json"))
+    beside = source.place.parent / "config.json"
+    told = header.said(source).get("configs", {}).get("net", {})
+    if not told and not net.original and beside.is_file():
+        said = tensors.read_json(beside)
+        told = said if isinstance(said, dict) and said.get("_class_name") == net.kind.__name__ else {}
+    return {**conversion.by_shapes(net.config, inner, str(source.place)), **told}

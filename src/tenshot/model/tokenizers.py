@@ -1,0 +1,62 @@
+"""CLIP's tokenizer, which no checkpoint carries: from Tenshot's own copy, or from the file's metadata."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tokenizers import pre_tokenizers
+from transformers import CLIPTokenizer
+
+from tenshot.core.errors import Fault, Refusal
+from tenshot.model.folders import ASSETS
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+LENGTH = 77
+
+
+@cache
+def clip_merges() -> tuple[str, ...]:
+    """The 48,894 merges of OpenAI's CLIP (MIT licence), which all of its successors kept."""
+    return tuple(gzip.decompress((ASSETS / "clip" / "merges.txt.gz").read_bytes()).decode().splitlines())
+
+
+def vocabulary(merges: tuple[str, ...]) -> dict[str, int]:
+    """Every byte as a letter, and as one that ends a word; what the merges make; the two signs."""
+    letters = [chr(code) for code in _bytes()]
+    words = [*letters, *(f"{each}</w>" for each in letters), *(merge.replace(" ", "") for merge in merges), START, END]
+    return {word: number for number, word in enumerate(words)}
+
+
+def _bytes() -> list[int]:
+    """GPT-2's order of the 256 letters: the printable bytes first, then stand-ins for the others."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    found = [*printable, *range(256, 512 - len(printable))]
+    assert {chr(code) for code in found} == set(pre_tokenizers.ByteLevel.alphabet())
+    return found
+
+
+def told(part: Path, padding: str) -> dict[str, Any]:
+    """What a file has to carry so that a folder's tokenizer comes back; nothing where it is as the family has it."""
+    tokenizer = CLIPTokenizer.from_pretrained(part)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+    words = {} if tuple(merges) == clip_merges() else {"vocab": model["vocab"], "merges": merges}
+    return words if tokenizer.pad_token == padding else {**words, "padding": tokenizer.pad_token}
+
+
+def made(known: Mapping[str, Any], padding: str, words: int, where: str) -> CLIPTokenizer:
+    """The tokenizer that `told` spoke of, or CLIP's. Raises Refusal where it does not fit `words` tokens."""
+    merges = known.get("merges", clip_merges())
+    vocab = known["vocab"] if "vocab" in known else vocabulary(clip_merges())
+    if len(vocab) > words:
+        found = f"an encoder of {words} tokens, and nothing says which"
+        raise Refusal(Fault(where, found, "CLIP's 49408", "--config FOLDER: a model folder with its tokenizer"))
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    return CLIPTokenizer(
+        vocab=dict(vocab), merges=pairs, pad_token=known.get("padding", padding), model_max_length=LENGTH
+    )

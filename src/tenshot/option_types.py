@@ -1,0 +1,43 @@
+"""Kinds of values that several verbs take."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from tenshot.core.option_markers import There
+from tenshot.runtime.registry import BACKENDS
+
+#: What to expect of the model that is built in.
+POCKET = "pocket draws emoji of 128 pixels, and what photographs teach it comes out as emoji: for photos give a model"
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|mps|cpu|(cuda|xpu)(:[0-9]{1,2})?", name):
+        raise ValueError("no device that computes")
+    return name
+
+
+def _backend(name: str) -> str:
+    if name not in BACKENDS and "." not in name:
+        raise ValueError(f"{name!r} is none of {', '.join(BACKENDS)}")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]  #: what torch calls it, or auto
+Backend = Annotated[str, AfterValidator(_backend)]  #: a row of BACKENDS, or the module of another
+Model = Annotated[str, There("model")]
+ModelPath = Annotated[Path, There("model")]
+BenchModel = Annotated[str, There("model", besides=("sd15", "sdxl"))]
+LoraPath = Annotated[str, There("file or folder", strength=True)]
+SomeModel = Annotated[Path, There("file or folder", besides=("pocket",))]
+SomePath = Annotated[Path, There("file or folder")]
+FilePath = Annotated[Path, There("file")]
+FolderPath = Annotated[Path, There("folder")]
+Side = Annotated[int, Field(ge=8, le=16384, multiple_of=8)]  #: of a picture, in pixels
+Ratio = Annotated[float, Field(ge=-1000, le=1000)]  #: how strongly something counts
+Few = Annotated[int, Field(ge=1, le=1024)]  #: what memory or patience has to hold
+Rank = Annotated[int, Field(ge=1, le=65536)]  #: of a matrix

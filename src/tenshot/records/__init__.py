@@ -1,1 +1,0 @@
-"""The options of the verbs that are one module each. Nothing here imports what the verbs work with."""

@@ -1,0 +1,276 @@
+"""A model in memory, compiled or not, whose weights can be exchanged while it runs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from threading import RLock
+from typing import Any, cast
+
+import torch
+
+from tenshot.adapters import adapter_files as adapters
+from tenshot.adapters import bundled_embeddings, embedding, parsing
+from tenshot.adapters.weight_delta import misfits
+from tenshot.core import device as devices
+from tenshot.core.errors import Fault, Noted, Refusal, Slow, all_or_refuse, refuse_if
+from tenshot.core.events import Events
+from tenshot.families import validate
+from tenshot.families.base import Family
+from tenshot.model import model, resolve
+from tenshot.model.model import Model
+from tenshot.runtime import artifact, fingerprint, rewrites, weights, wrappers
+from tenshot.runtime.artifact import Manifest
+from tenshot.runtime.backend import backend
+from tenshot.runtime.flat_modules import SECTIONS, Flat, flat
+from tenshot.runtime.sections import CompiledSection, ShapeBucket
+from tenshot.runtime.weights import Share, Stack
+
+LoraFile = str | Path
+Opener = Callable[[Flat], CompiledSection]  #: gives a section's programs the weights of a net
+
+
+@dataclass(frozen=True)
+class Swap:
+    """What a model's parts will consist of, and the weights that they have then."""
+
+    contents: Mapping[str, dict[str, Any]]
+    stack: Stack
+
+
+@dataclass
+class State:
+    """The weights of a model that is in memory. parts: the stand-ins, which stay the same while weights come and go.
+
+    A swap is decided by being `pending`, one assignment before which nothing has changed. Whatever stops what is left
+    to do, `settle` does it again to the end. turn: one swap at a time. moment: when parts must not change.
+    """
+
+    parts: Mapping[str, Any]
+    stack: Stack
+    pending: Swap | None = None
+    turn: RLock = field(default_factory=RLock)
+    moment: RLock = field(default_factory=RLock)
+
+    def decide(self, swap: Swap) -> None:
+        with self.moment:
+            self.pending = swap
+            try:
+                self.settle()
+            except BaseException:
+                self.settle()
+                raise
+
+    def settle(self) -> None:
+        if (swap := self.pending) is not None:
+            for part, content in swap.contents.items():
+                wrappers.become(self.parts[part], content)
+            self.stack, self.pending = swap.stack, None
+
+
+@dataclass(frozen=True)
+class CompiledModel(Model):
+    """A model in memory whose weights can be exchanged; some of its parts may be compiled.
+
+    `unet`, `vae` and the others are drop-ins for diffusers' pipelines. openers: section -> how its programs are opened.
+    A swap happens whole or not at all, whatever stops it; other threads may draw meanwhile.
+    """
+
+    state: State = field(kw_only=True)
+    openers: Mapping[str, Opener] = field(default_factory=dict)
+
+    def __getitem__(self, part: str) -> Any:
+        if self.state.pending:
+            with self.state.moment:
+                self.state.settle()
+        return self.parts[part]
+
+    @property
+    def unet(self) -> Any:
+        return self["unet"]
+
+    @property
+    def vae(self) -> Any:
+        return self["vae"]
+
+    @property
+    def controlnet(self) -> Any:
+        """Raises KeyError where it was compiled without one."""
+        return self["controlnet"]
+
+    @property
+    def programs(self) -> dict[str, CompiledSection]:
+        """Section -> its programs, as they are now."""
+        with self.state.moment:
+            self.state.settle()
+            return {name: each for part in self.state.parts.values() for name, each in part.programs.items()}
+
+    def snapshot(self) -> Model:
+        """The model as it is now, whatever weights it gets later."""
+        with self.state.moment:
+            self.state.settle()
+            parts = {name: wrappers.still(part) for name, part in self.parts.items()}
+        return Model(**{each: getattr(self, each) for each in Model.__dataclass_fields__} | {"parts": parts})
+
+    def plain(self) -> Model:
+        """The same weights as `still`, with torch to run all of them."""
+        found = self.snapshot()
+        return found.with_parts(**{name: getattr(part, "eager", part) for name, part in found.parts.items()})
+
+    def load_weights(self, place: str | Path) -> None:
+        """Run another fine-tune of the same architecture, a folder or a file, with no LoRA.
+
+        Raises Refusal, with nothing changed, where a name, a shape, a kind of numbers or what the UNet predicts is
+        another.
+        """
+        with self.state.turn:
+            self._change(*weights.with_base(self._nets, folder(Path(place)), self.process.prediction))
+
+    def set_loras(self, loras: Mapping[LoraFile, float]) -> None:
+        """These LoRAs, each as strong as it says, and no others. Raises Refusal, with nothing changed."""
+        with self.state.turn:
+            found = all_or_refuse(*(partial(self._lora, Path(path), ratio) for path, ratio in loras.items()))
+            self._change(*weights.with_loras(self._nets, self.state.stack, found))
+
+    def clear_loras(self) -> None:
+        """The base alone, bit for bit as it was."""
+        self.set_loras({})
+
+    def with_word(self, word: str, rows: embedding.Rows) -> CompiledModel:
+        """A model that knows one more word. torch runs its text encoders: no program has room for the word."""
+        encoders = [self.state.parts[name] for name in self.family.encoders]
+        programs = [each.programs for each in encoders]
+        for each in encoders:
+            each.__dict__["programs"] = {}
+        try:
+            return cast(CompiledModel, embedding.add(self, word, rows))
+        except Refusal:
+            for each, before in zip(encoders, programs, strict=True):
+                each.__dict__["programs"] = before
+            raise
+
+    @property
+    def _nets(self) -> Mapping[str, Any]:
+        """The parts that fine-tunes and LoRAs change."""
+        with self.state.moment:
+            self.state.settle()
+        return {name: part for name, part in self.state.parts.items() if name in self.family.original}
+
+    def _lora(self, place: Path, ratio: float) -> Share:
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not isfinite(ratio):
+            raise Refusal(Fault(str(place), f"a strength of {ratio!r}", "a finite number", "1 is as it was trained"))
+        with weights.steady(place):
+            source = adapters.opened(place)
+            found = parsing.read(source, self.denoiser.config)
+        for word in set(bundled_embeddings.names(source)) - set(self.placeholder_tokens):
+            text = f"{place} holds the learned word {word}: with_word, or tenshot generate, makes a model know it"
+            warnings.warn(text, Noted, stacklevel=3)
+        refuse_if(misfits(str(place), found, weights.layers(self._nets)))
+        return found, float(ratio)
+
+    def _change(self, changes: weights.Changes, stack: Stack) -> None:
+        """Make everything that can fail, and then decide."""
+        contents = {part: wrappers.exchanged(self.state.parts[part], new) for part, new in changes.items()}
+        for part, content in contents.items():
+            sections = self.state.parts[part].programs
+            content["programs"] = {name: self.openers[name](flat(name, content["eager"])) for name in sections}
+        self.state.decide(Swap(contents, stack))
+
+
+def find(name: str, events: Events | None = None, vae: Path | None = None) -> Path:
+    """The folder of the model called `name`: a compiled one, or what `checkpoints.opening.find` finds."""
+    if not artifact.is_one(Path(name)):
+        return resolve.find(name, events, vae)
+    if vae is not None:
+        do = "compile the model with it: tenshot compile MODEL --vae FILE"
+        raise Refusal(Fault(f"--vae {vae}", f"{name} is compiled with its own", "a model that is not compiled", do))
+    return Path(name)
+
+
+def examine(place: Path) -> Family:
+    """What family a model is of, compiled or not. Raises Refusal with every fault of its folder."""
+    return validate.examine(folder(place))
+
+
+def folder(place: Path) -> Path:
+    """The model folder of what `find` found, which a compiled model has within."""
+    return place / artifact.MODEL if artifact.is_one(place) else place
+
+
+def load(
+    name: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    fallback: bool = False,
+    vae: str | Path | None = None,
+) -> CompiledModel:
+    """Open a model: "pocket", a model folder, a checkpoint file, or what `tenshot compile` made.
+
+    precision: of what is not compiled. vae: a file or folder with one in place of the model's own. fallback: where an
+    artifact is not for this machine, let torch run it and say so. Raises Refusal: the folder's faults; or, without
+    fallback, what differs here and the command that rebuilds.
+    """
+    place = find(str(name), vae=Path(vae) if vae is not None else None)
+    if not artifact.is_one(place):
+        with weights.steady(place):
+            plain = model.load(str(place), device=device, precision=precision)
+        return _assembled(plain, {})
+    where = devices.pick(str(device))
+    manifest = artifact.read(place)
+    with weights.steady(place / artifact.MODEL):
+        plain = model.load(str(place / artifact.MODEL), device=where)
+    if (place / artifact.CONTROLNET).is_dir():
+        plain = plain.with_parts(controlnet=model.load_controlnet(place / artifact.CONTROLNET, where))
+    try:
+        _refuse_strange_machine(manifest, where)
+    except Refusal as refusal:
+        if not fallback:
+            raise
+        reasons = "; ".join(f"{fault.where} {fault.found}" for fault in refusal.faults)
+        warnings.warn(f"{place} is not for this machine, torch runs it: {reasons}", Slow, stacklevel=2)
+        return _assembled(plain, {})
+    before = weights.stamp(place / artifact.PARTS)
+    openers = {name: partial(_opened, place, manifest, before, name, where) for name in manifest.sections}
+    return _assembled(plain, openers)
+
+
+def _refuse_strange_machine(manifest: Manifest, where: torch.device) -> None:
+    faults = list(
+        fingerprint.differences(manifest.fingerprint, fingerprint.here(manifest.backends, where), manifest.again)
+    )
+    for name in sorted(manifest.backends):
+        if reason := backend(name).missing(where):
+            faults.append(Fault(name, reason, "what it was compiled with", manifest.again))
+    refuse_if(faults)
+
+
+def _opened(
+    place: Path, manifest: Manifest, before: weights.Stamp, name: str, where: torch.device, net: Flat
+) -> CompiledSection:
+    """A section's programs with the weights of `net`. Raises Refusal where their files were written to since."""
+    if weights.stamp(place / artifact.PARTS) != before:
+        found = "was written to since it was opened"
+        raise Refusal(Fault(str(place / artifact.PARTS), found, "the programs as they were", "open the model again"))
+    buckets = []
+    for program in manifest.sections[name].programs:
+        runner = rewrites.open(place / program.folder, program.choice, net, where)
+        runner.load(net.weights())
+        buckets.append(ShapeBucket(program.shapes, runner))
+    return CompiledSection(name, buckets, net)
+
+
+def _assembled(plain: Model, openers: Mapping[str, Opener]) -> CompiledModel:
+    stand_ins = {}
+    for name in {*SECTIONS.values()} & plain.parts.keys():
+        net = plain[name]
+        mine = {section: open_(flat(section, net)) for section, open_ in openers.items() if SECTIONS[section] == name}
+        stand_ins[name] = wrappers.standing_in(net, mine)
+    known = {each: getattr(plain, each) for each in Model.__dataclass_fields__} | {
+        "parts": {**plain.parts, **stand_ins}
+    }
+    return CompiledModel(**known, state=State(stand_ins, Stack(plain.place)), openers=openers)

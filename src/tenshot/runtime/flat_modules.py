@@ -1,0 +1,174 @@
+"""The nets of a model with plain signatures: tensors in, tensors out, the batch first. So every backend takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from itertools import chain, repeat
+from typing import Any
+
+import torch
+from torch import nn
+
+from tenshot.core.device import generator
+
+PREFIX = "net."
+MARK = 1024  # numbers by which a weight is known
+COUNTS = ("timestep", "time_ids")  # inputs that stay float32: in bfloat16 981 is 980
+
+
+class Flat(nn.Module):
+    """keep: how the names of the part's weights begin that this net has; empty: all."""
+
+    keep: tuple[str, ...] = ()
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.net: Any = nn.Module() if self.keep else part
+        for child in self.keep:
+            setattr(self.net, child, getattr(part, child))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the inputs; those of a ControlNet's answers have none."""
+        raise NotImplementedError
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The part's own names, and the tensors themselves."""
+        return {name.removeprefix(PREFIX): tensor for name, tensor in self.named_parameters()}
+
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Copy `weights` into the net, cast to its numbers."""
+        with torch.no_grad():
+            for name, mine in self.weights().items():
+                mine.copy_(weights[name])
+
+
+class UNet(Flat):
+    """sample [b, 4, h/8, w/8], timestep [b], encoder_hidden_states [b, 77, c] -> [b, 4, h/8, w/8].
+
+    Of Stable Diffusion XL then text_embeds [b, projection] and time_ids [b, 6]. Where a ControlNet has been asked, its
+    answers follow, [b, ...] each, the one for the middle block last.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("sample", "timestep", "encoder_hidden_states", *_further(self.net))
+
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, *more: torch.Tensor
+    ) -> tuple[torch.Tensor]:
+        given, residuals = _added(self.net, more)
+        if residuals:
+            given["down_block_additional_residuals"] = residuals[:-1]
+            given["mid_block_additional_residual"] = residuals[-1]
+        return (self.net(sample, timestep, states, return_dict=False, **given)[0],)
+
+
+class ControlNet(Flat):
+    """A UNet's inputs and the control picture [b, 3, h, w] -> residuals, the middle block's last; at full strength."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("sample", "timestep", "encoder_hidden_states", *_further(self.net), "controlnet_cond")
+
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, *more: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        given, (picture,) = _added(self.net, more)
+        down, middle = self.net(sample, timestep, states, picture, return_dict=False, **given)
+        return (*down, middle)
+
+
+def _further(net: Any) -> tuple[str, ...]:
+    """What Stable Diffusion XL wants beside."""
+    large = getattr(net.config, "addition_embed_type", None) == "text_time"
+    return ("text_embeds", "time_ids") if large else ()
+
+
+def _added(net: Any, more: tuple[torch.Tensor, ...]) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
+    """Those by name, and the inputs after them."""
+    names = _further(net)
+    added = dict(zip(names, more, strict=False))
+    return ({"added_cond_kwargs": added} if added else {}), more[len(names) :]
+
+
+class Decoder(Flat):
+    """latents [b, 4, h/8, w/8], not scaled -> pictures [b, 3, h, w] in -1..1."""
+
+    names = ("latents",)
+    keep = ("post_quant_conv", "decoder")
+
+    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.net.decoder(self.net.post_quant_conv(latents)),)
+
+
+class Encoder(Flat):
+    """pictures [b, 3, h, w] in -1..1 -> mean and log variance [b, 8, h/8, w/8]."""
+
+    names = ("pictures",)
+    keep = ("encoder", "quant_conv")
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.net.quant_conv(self.net.encoder(pictures)),)
+
+
+class Text(Flat):
+    """input_ids [b, 77] -> last state, pooled (or projected) state, and then every hidden state."""
+
+    names = ("input_ids",)
+
+    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        out = self.net(input_ids, output_hidden_states=True)
+        pooled = out.text_embeds if hasattr(out, "text_embeds") else out.pooler_output
+        return (out.last_hidden_state, pooled, *out.hidden_states)
+
+
+#: Section of an artifact -> the model's part it speaks for.
+SECTIONS = {
+    "unet": "unet",
+    "unet_controlled": "unet",
+    "controlnet": "controlnet",
+    "decoder": "vae",
+    "encoder": "vae",
+    "text_encoder": "text_encoder",
+    "text_encoder_2": "text_encoder_2",
+}
+
+
+KINDS = {"unet": UNet, "unet_controlled": UNet, "controlnet": ControlNet, "decoder": Decoder, "encoder": Encoder}
+
+
+def flat(section: str, part: Any) -> Flat:
+    """The net of a section, which shares its weights with `part`."""
+    return KINDS.get(section, Text)(part)
+
+
+def mark(net: Flat) -> None:
+    """Give every weight numbers by which it is known again: no two weights begin with the same, however small."""
+    with torch.no_grad():
+        for name, tensor in net.weights().items():
+            some = min(tensor.numel(), MARK)
+            tensor.zero_().view(-1)[:some] = torch.rand(some, generator=generator("mark", name))
+
+
+class Cast(nn.Module):
+    """A copy of a net that computes in `dtype`, and still takes and returns float32. names: parameter -> weight."""
+
+    def __init__(self, net: Flat, dtype: torch.dtype, where: torch.device, *, channels_last: bool = False) -> None:
+        super().__init__()
+        mine: Any = deepcopy(net)  # whose type does not know memory_format
+        layout = torch.channels_last if channels_last else torch.preserve_format
+        self.net: Flat = mine.to(where, dtype, memory_format=layout).eval()
+        self.dtype = dtype
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {name: name.removeprefix(PREFIX).removeprefix(PREFIX) for name, _ in self.named_parameters()}
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(each.float() for each in self.net(*self._cast(inputs)))
+
+    def _cast(self, inputs: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
+        for name, each in zip(chain(self.net.names, repeat("")), inputs, strict=False):
+            yield each.to(self.dtype) if each.is_floating_point() and name not in COUNTS else each

@@ -1,0 +1,263 @@
+"""Compiled parts in the shape of those they replace: diffusers' pipelines, and `generate`, cannot tell them apart.
+
+Each is the eager part itself, weights and configuration included, with another way to answer. Arguments that a program
+does not know are answered by the eager part's own code. A call goes on with the weights that it began with.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.controlnets.controlnet import ControlNetOutput
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import CLIPTextModelOutput
+
+from tenshot.core.errors import Slow
+from tenshot.runtime.sections import CompiledSection
+from tenshot.runtime.weights import own
+
+Programs = Mapping[str, CompiledSection]  #: section -> its programs
+
+
+def standing_in(part: Any, programs: Programs) -> Any:
+    """`part` with some of its work done by `programs`; its weights are the same tensors."""
+    kind = next(kind for eager, kind in KINDS.items() if isinstance(part, eager))
+    fast = copy.copy(part)
+    fast.__class__ = kind
+    fast.__dict__ |= {"programs": dict(programs), "eager": part}
+    return fast
+
+
+def still(part: Any) -> Any:
+    """A stand-in as it is now, which no exchange reaches; other parts as they are."""
+    return copy.copy(part) if isinstance(part, tuple(KINDS.values())) else part
+
+
+def exchanged(part: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """What a stand-in would consist of with these weights among its own, all the rest shared; it is not touched."""
+    memo: dict[int, Any] = {id(part): part, id(part.programs): part.programs}
+    memo |= {id(each): each for each in (*part.parameters(), *part.buffers())}
+    for name, mine in own(part).items():
+        if name in weights:
+            memo[id(mine)] = torch.nn.Parameter(weights[name], requires_grad=mine.requires_grad)
+    return copy.deepcopy(part.__dict__, memo)
+
+
+def become(part: Any, content: dict[str, Any]) -> None:
+    """Let a stand-in consist of what `exchanged` made. One assignment: whoever looks sees the one or the other."""
+    object.__setattr__(part, "__dict__", content)
+
+
+def _strange(part: Any, given: Mapping[str, Any]) -> bool:
+    """Is anything asked for that programs do not know? Says so once."""
+    names = sorted(name for name, value in given.items() if value is not None)
+    if _adapted(part):
+        names.append("adapters put in by the pipeline (set_loras keeps it fast)")
+    if not names:
+        return False
+    told = part.__dict__.setdefault("told", set())
+    if (text := ", ".join(names)) not in told:
+        told.add(text)
+        warnings.warn(f"{type(part).__name__}: torch answers, as programs do not know {text}", Slow, stacklevel=4)
+    return True
+
+
+def _adapted(part: Any) -> bool:
+    return bool(getattr(part, "peft_config", None))
+
+
+def _times(timestep: Any, sample: torch.Tensor) -> torch.Tensor:
+    """One time a row."""
+    times = torch.as_tensor(timestep, device=sample.device)
+    return times.flatten().float().expand(sample.shape[0]).contiguous()
+
+
+def _as(outputs: Sequence[torch.Tensor], like: torch.Tensor) -> list[torch.Tensor]:
+    return [each.to(like.device, like.dtype) for each in outputs]
+
+
+def _added(part: Any, conditions: Mapping[str, Any] | None) -> list[torch.Tensor] | None:
+    """Stable Diffusion XL's further inputs in order; None where they are not what the part needs."""
+    names = ("text_embeds", "time_ids") if part.config.addition_embed_type == "text_time" else ()
+    given = conditions or {}
+    return [given[name].float() for name in names] if given.keys() == set(names) else None
+
+
+class CompiledUNet(UNet2DConditionModel):
+    """A UNet whose forward is a program's; with a ControlNet's answers, another program's."""
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: Any,
+        encoder_hidden_states: torch.Tensor,
+        class_labels: Any = None,
+        timestep_cond: Any = None,
+        attention_mask: Any = None,
+        cross_attention_kwargs: Any = None,
+        added_cond_kwargs: Any = None,
+        down_block_additional_residuals: Any = None,
+        mid_block_additional_residual: Any = None,
+        down_intrablock_additional_residuals: Any = None,
+        encoder_attention_mask: Any = None,
+        return_dict: bool = True,
+    ) -> Any:
+        given = {
+            "class_labels": class_labels,
+            "timestep_cond": timestep_cond,
+            "attention_mask": attention_mask,
+            "cross_attention_kwargs": cross_attention_kwargs or None,
+            "down_intrablock_additional_residuals": down_intrablock_additional_residuals,
+            "encoder_attention_mask": encoder_attention_mask,
+        }
+        control = {
+            "down_block_additional_residuals": down_block_additional_residuals,
+            "mid_block_additional_residual": mid_block_additional_residual,
+        }
+        added = _added(self, added_cond_kwargs)
+        section = "unet" if mid_block_additional_residual is None else "unet_controlled"
+        program = self.programs.get(section)
+        if program is None or added is None or _strange(self, given):
+            given |= control | {"added_cond_kwargs": added_cond_kwargs, "return_dict": return_dict}
+            return UNet2DConditionModel.forward(still(self), sample, timestep, encoder_hidden_states, **given)
+        residuals = [] if section == "unet" else [*down_block_additional_residuals, mid_block_additional_residual]
+        rows = sample.shape[0]
+        inputs = [sample, _times(timestep, sample), encoder_hidden_states, *added, *residuals]
+        (answer,) = _as(program(*(each.float() for each in _rowed(inputs, rows))), sample)
+        return UNet2DConditionOutput(answer) if return_dict else (answer,)
+
+
+def _rowed(inputs: Sequence[torch.Tensor], rows: int) -> list[torch.Tensor]:
+    """A single row stands for all."""
+    return [each if each.shape[0] == rows else each.expand(rows, *each.shape[1:]) for each in inputs]
+
+
+class CompiledControlNet(ControlNetModel):
+    """A ControlNet whose forward is a program's."""
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: Any,
+        encoder_hidden_states: torch.Tensor,
+        controlnet_cond: torch.Tensor,
+        conditioning_scale: float = 1.0,
+        class_labels: Any = None,
+        timestep_cond: Any = None,
+        attention_mask: Any = None,
+        added_cond_kwargs: Any = None,
+        cross_attention_kwargs: Any = None,
+        guess_mode: bool = False,
+        return_dict: bool = True,
+    ) -> Any:
+        given = {
+            "class_labels": class_labels,
+            "timestep_cond": timestep_cond,
+            "attention_mask": attention_mask,
+            "cross_attention_kwargs": cross_attention_kwargs or None,
+            "guess_mode": guess_mode or None,
+        }
+        added = _added(self, added_cond_kwargs)
+        program = self.programs.get("controlnet")
+        if program is None or added is None or _strange(self, given):
+            given |= {"added_cond_kwargs": added_cond_kwargs, "guess_mode": guess_mode, "return_dict": return_dict}
+            plain = (sample, timestep, encoder_hidden_states, controlnet_cond, conditioning_scale)
+            return ControlNetModel.forward(still(self), *plain, **given)
+        inputs = [sample, _times(timestep, sample), encoder_hidden_states, *added, controlnet_cond]
+        answers = program(*(each.float() for each in _rowed(inputs, sample.shape[0])))
+        *down, middle = (each * conditioning_scale for each in _as(answers, sample))
+        if not return_dict:
+            return tuple(down), middle
+        return ControlNetOutput(down_block_res_samples=tuple(down), mid_block_res_sample=middle)
+
+
+class CompiledVae(AutoencoderKL):
+    """A VAE whose decoder and encoder are programs."""
+
+    def decode(self, z: torch.Tensor, return_dict: bool = True, generator: Any = None) -> Any:
+        program = self.programs.get("decoder")
+        if program is None or self.use_tiling or _adapted(self):
+            return AutoencoderKL.decode(still(self), z, return_dict, generator)
+        (picture,) = _as(program(z.float()), z)
+        return DecoderOutput(sample=picture) if return_dict else (picture,)
+
+    def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
+        program = self.programs.get("encoder")
+        if program is None or self.use_tiling or _adapted(self):
+            return AutoencoderKL.encode(still(self), x, return_dict)
+        (moments,) = _as(program(x.float()), x)
+        posterior = DiagonalGaussianDistribution(moments)
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+
+def _read(part: Any, input_ids: torch.Tensor, mask: Any, positions: Any, more: Mapping[str, Any]) -> Any:
+    """The program's answers, or None where torch has to answer."""
+    given = {"attention_mask": None if mask is None or bool(torch.as_tensor(mask).all()) else mask}
+    given |= {"position_ids": positions, **{name: more[name] or None for name in more if name != "return_dict"}}
+    program = next(iter(part.programs.values()), None)
+    if program is None or _strange(part, given):
+        return None
+    last, pooled, *states = program(input_ids.long())
+    return _as([last, pooled], _like(part)), tuple(_as(states, _like(part)))
+
+
+def _like(part: Any) -> torch.Tensor:
+    return next(part.parameters())
+
+
+class _CompiledText:
+    """A text encoder that is a program."""
+
+    programs: Programs
+    eager: Any
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **more: Any,
+    ) -> Any:
+        found = _read(self, input_ids, attention_mask, position_ids, more)
+        if found is None:
+            more |= {"output_hidden_states": output_hidden_states, "return_dict": return_dict}
+            return self.eager(input_ids, attention_mask, position_ids, **more)
+        (last, pooled), states = found
+        out = self.answer(last, pooled, states if output_hidden_states else None)
+        return out if return_dict is not False else out.to_tuple()
+
+    @staticmethod
+    def answer(last: torch.Tensor, pooled: torch.Tensor, states: Any) -> Any:
+        return BaseModelOutputWithPooling(last_hidden_state=last, pooler_output=pooled, hidden_states=states)
+
+
+class CompiledText(_CompiledText, CLIPTextModel):
+    """One without a projection."""
+
+
+class CompiledTextWithProjection(_CompiledText, CLIPTextModelWithProjection):
+    """One with."""
+
+    @staticmethod
+    def answer(last: torch.Tensor, pooled: torch.Tensor, states: Any) -> Any:
+        return CLIPTextModelOutput(text_embeds=pooled, last_hidden_state=last, hidden_states=states)
+
+
+KINDS: dict[type, type] = {
+    UNet2DConditionModel: CompiledUNet,
+    ControlNetModel: CompiledControlNet,
+    AutoencoderKL: CompiledVae,
+    CLIPTextModelWithProjection: CompiledTextWithProjection,
+    CLIPTextModel: CompiledText,
+}

@@ -1,0 +1,111 @@
+"""Encoded pictures on disk, found by what they are: the picture's bytes, how it was cut, the VAE's weights.
+
+Nothing is found by its place in an order, so no shuffling can pair a picture with another one's latents. Files appear
+whole or not at all: several processes may share a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.io import cache, tensors
+from tenshot.train.engine.denoising import Posterior
+
+DIGEST = "sha256"  # the name in an entry's metadata
+LIMIT = 20_000_000_000  # bytes kept on disk, besides what the running job needs
+IN_MEMORY = 1_000_000_000  # bytes of latents that a job keeps in memory; more are read when their turn comes
+
+
+def key(*facts: object) -> str:
+    """A name that follows from `facts` alone."""
+    return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()
+
+
+class TensorCache:
+    """A folder of named tensors by key. limit: how many bytes `trim` leaves. events: hear of what is damaged."""
+
+    def __init__(self, folder: Path | None = None, limit: int = LIMIT, events: Events | None = None) -> None:
+        self.folder = folder or cache.root() / "latents"
+        self.limit = limit
+        self.events = events or Events()
+
+    def path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def read(self, key: str) -> dict[str, torch.Tensor] | None:
+        """What is kept under `key`; None where nothing is, or not what was written."""
+        path = self.path(key)
+        with contextlib.suppress(Refusal, ValueError):
+            if path.is_file():
+                found = tensors.read(path)
+                if tensors.metadata(path).get(DIGEST) == cache.digest(found, key):
+                    return found
+        if os.path.lexists(path):
+            self.events.say(f"{path} in the cache is damaged; it is made anew")
+            cache.clear(path)
+        return None
+
+    def write(self, key: str, named: Mapping[str, torch.Tensor]) -> None:
+        path = self.path(key)
+        cache.folder(path.parent)
+        whole = {name: tensor.contiguous() for name, tensor in named.items()}
+        with tensors.replacing(path, lasting=False) as temporary:
+            save_file(whole, temporary, {DIGEST: cache.digest(whole, key)})
+
+    def use(self, key: str) -> None:
+        """Note that it was wanted: what was wanted last is trimmed last."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path(key))
+
+    def trim(self, wanted: Collection[str]) -> None:
+        """Remove what was not used for longest, but nothing `wanted`, until `limit` holds."""
+        kept = []
+        for path in self.folder.glob("*/[!.]*"):
+            with contextlib.suppress(OSError):
+                found = path.lstat()
+                kept.append((found.st_mtime, found.st_size, path))
+        spare = self.limit - sum(size for _, size, _ in kept)
+        for _, size, path in sorted(kept):
+            if spare >= 0:
+                return
+            if path.stem not in wanted:
+                cache.clear(path)
+                spare += size
+
+
+def named(posterior: Posterior) -> dict[str, torch.Tensor]:
+    """As a cache keeps it."""
+    return dict(zip(("mean", "std"), posterior, strict=True))
+
+
+class CachedPosteriors(Sequence[Posterior]):
+    """Posteriors in a cache, in memory while they are few. again: makes the one at a row anew, should it be gone."""
+
+    def __init__(self, cache: TensorCache, keys: Sequence[str], again: Callable[[int], Posterior]) -> None:
+        self.cache, self.keys, self.again = cache, list(keys), again
+        self.near: dict[int, Posterior] = {}
+        self.room = IN_MEMORY
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, row):
+        if row in self.near:
+            return self.near[row]
+        kept = self.cache.read(self.keys[row])
+        found = (kept["mean"], kept["std"]) if kept else self.again(row)
+        if not kept:
+            self.cache.write(self.keys[row], named(found))
+        self.room -= sum(part.nbytes for part in found)
+        if self.room >= 0:
+            self.near[row] = found
+        return found

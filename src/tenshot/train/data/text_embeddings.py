@@ -1,0 +1,103 @@
+"""What the text encoders say of captions, asked once: kept on disk by what it follows from, and in memory while few."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tenshot.core.device import autocast
+from tenshot.core.events import Events, track
+from tenshot.families import base
+from tenshot.model import model
+from tenshot.model.model import Model
+from tenshot.train.data.latents_cache import TensorCache, key
+
+LIMIT = 2_000_000_000  # bytes kept on disk
+IN_MEMORY = 500_000_000  # bytes that a job keeps in memory
+MOST = 2048  # texts worth keeping on disk: two megabytes each at the largest
+
+
+class TextEmbeddingCache:
+    """The text encoders' states of `base`, whose encoders stand still.
+
+    cache: on disk, for what follows from the model's folder; not used where words were learned since.
+    """
+
+    def __init__(self, base: Model, cache: TensorCache | None = None) -> None:
+        self.base = base
+        self.cache = cache if not base.placeholder_tokens else None
+        self.encoders = [model.digest(base.place, part) for part in _parts(base)] if self.cache else []
+        self.near: dict[str, dict[str, Any]] = {}
+        self.room = IN_MEMORY
+
+    def of(self, texts: Sequence[str]) -> dict[str, Any]:
+        """What the UNet is told of the texts of a batch, on the model's device."""
+        return base.moved(base.joined(*map(self._one, texts)), self.base.device)
+
+    def learn(self, said: Collection[str], events: Events) -> None:
+        """Ask for all of them now, where they are few enough to be kept."""
+        if self.cache is None or len(said) > MOST:
+            return
+        for text in track(sorted(said), "encoding captions", len(said), events):
+            self._one(text)
+        names = set(map(self._key, said))
+        for name in names:
+            self.cache.use(name)
+        self.cache.trim(names)
+
+    def _one(self, text: str) -> dict[str, Any]:
+        if text not in self.near:
+            found = self._kept(text)
+            self.room -= _bytes(found)
+            if self.room < 0:
+                self.near, self.room = {}, IN_MEMORY - _bytes(found)
+            self.near[text] = found
+        return self.near[text]
+
+    def _kept(self, text: str) -> dict[str, Any]:
+        if self.cache is None:
+            return self._asked(text)
+        name = self._key(text)
+        found = self.cache.read(name)
+        if found is None:
+            found = _flat(self._asked(text))
+            self.cache.write(name, found)
+        return _nested(found)
+
+    def _key(self, text: str) -> str:
+        return key(repr(text), *self.encoders)
+
+    @torch.no_grad()
+    def _asked(self, text: str) -> dict[str, Any]:
+        with autocast(self.base.device, "no"):  # it may be asked for in the middle of a training step
+            return base.moved(self.base.condition_on_text([text]), "cpu")
+
+
+def _parts(base: Model) -> list[str]:
+    return [part for part in base.parts if part.startswith(("text_encoder", "tokenizer"))]
+
+
+def _bytes(conditioning: Mapping[str, Any]) -> int:
+    return sum(tensor.nbytes for tensor in _flat(conditioning).values())
+
+
+def _flat(conditioning: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """{"a": {"b": tensor}} as {"a.b": tensor}."""
+    found: dict[str, torch.Tensor] = {}
+    for name, value in conditioning.items():
+        inner = _flat(value) if isinstance(value, Mapping) else {"": value}
+        found |= {f"{name}.{rest}".removesuffix("."): tensor for rest, tensor in inner.items()}
+    return found
+
+
+def _nested(flat: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, tensor in flat.items():
+        outer, _, rest = name.partition(".")
+        if rest:
+            found.setdefault(outer, {})[rest] = tensor
+        else:
+            found[outer] = tensor
+    return found

@@ -1,0 +1,135 @@
+"""The loss that fine-tuning on pictures learns by, whatever it is that learns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from tenshot.core import device, distributed
+from tenshot.core.events import Events
+from tenshot.diffusion import losses
+from tenshot.families.base import MicroConditioning
+from tenshot.train.data.captions import CaptionSource
+from tenshot.train.data.text_embeddings import TextEmbeddingCache
+from tenshot.train.engine import denoising, frozen, loop, sharding
+from tenshot.train.engine.denoising import Latents, Objective, Predict
+from tenshot.train.engine.rng import CounterRNG
+from tenshot.train.engine.trainable import Trainable, offload_unused
+from tenshot.train.options import FineTuneOptions
+
+
+class DiffusionLoss(loop.TrainingTask):
+    """A denoiser on pictures and their captions, with class pictures beside them where they are given."""
+
+    def __init__(
+        self,
+        trainable: Trainable,
+        options: FineTuneOptions,
+        pictures: Latents,
+        captions: CaptionSource,
+        class_pictures: Latents | None = None,
+        states: TextEmbeddingCache | None = None,
+    ) -> None:
+        self.trainable, self.options = trainable, options
+        self.pictures, self.captions, self.class_pictures = pictures, captions, class_pictures
+        self.aim = Objective(
+            trainable.model.process.trained_by(options),
+            options.noise_offset,
+            options.loss_type,
+            options.huber_c,
+        )
+        self.states = states or TextEmbeddingCache(trainable.model)
+        if options.gradient_checkpointing:
+            self.checkpoint_gradients()
+        self.denoiser: Any = trainable.model.denoiser  # as it trains; what draws is not compiled
+        if options.torch_compile:
+            self.denoiser = torch.compile(self.denoiser, backend=options.torch_compile_backend)
+        self.precision = device.precision(options.mixed_precision, trainable.model.device)
+        if self.precision != "no":
+            for part in self._stepped:
+                frozen.cast_frozen(trainable.model[part], device.DTYPES[self.precision])
+
+    @property
+    def _stepped(self) -> set[str]:
+        """The parts that gradients come through."""
+        return {self.trainable.model.family.denoiser, *self.trainable.parts}
+
+    def checkpoint_gradients(self) -> None:
+        """Less memory for more time."""
+        for part in self._stepped:
+            _checkpoint_gradients(self.trainable.model[part])
+
+    def heaviest_step(self, batch: int, pieces: int) -> int:
+        """The first step whose pictures have the largest of the shapes, in steps of so many batches."""
+        most = max(height * width for height, width in self.pictures.sizes)
+        for step in range(10 * len(self.pictures.buckets)):
+            first = step * pieces * batch
+            row = self.pictures.pick(CounterRNG(self.options.seed, range(first, first + batch)), "picture")[0]
+            if math.prod(self.pictures.sizes[row]) == most:
+                return step
+        return 0
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        return self.trainable.parts
+
+    def lr_multiplier(self, part: str, name: str) -> float:
+        return self.trainable.lr_multiplier(part, name)
+
+    def loss(self, rng: CounterRNG) -> torch.Tensor:
+        batches = [self.aim.draw(self.pictures, rng)]
+        texts = [self.captions.of(batches[0].rows, rng)]
+        if self.class_pictures is not None:
+            batches.append(self.aim.draw(self.class_pictures, rng, "class "))
+            texts.append([self.options.class_prompt or ""] * len(rng))
+        whole = denoising.joined(*batches) if len(batches) == 2 else None
+        if whole:
+            batches, texts = [whole], [texts[0] + texts[1]]
+        error = torch.cat(
+            [
+                self.aim.per_sample(self._predict(words, batch.frames), batch, self.trainable.model.device)
+                for batch, words in zip(batches, texts, strict=True)
+            ]
+        )
+        is_prior = [row >= len(rng) for row in range(len(error))]
+        return losses.combine(error, is_prior, self.options.prior_loss_weight)
+
+    def _predict(self, texts: list[str], frames: Sequence[MicroConditioning]) -> Predict:
+        """What the denoiser answers, told of texts and frames."""
+        base = self.trainable.model
+        said = base.condition_on_text(texts) if self.trainable.trains_token_embeddings else self.states.of(texts)
+        conditioning = base.family.framed(said, frames)
+        return lambda noisy, times: base.family.predict(self.denoiser, noisy, times, conditioning)
+
+    def prepare(self, events: Events) -> None:
+        """Ask the text encoders all that can be asked beforehand, and release what no step needs."""
+        possible = [self.captions.possible(row) for row in range(len(self.pictures))]
+        if not self.trainable.trains_token_embeddings and None not in possible:
+            said = {text for texts in possible for text in texts or ()}
+            said |= {self.options.class_prompt or ""} if self.class_pictures else set()
+            with distributed.main_process_first():
+                self.states.learn(said, events)
+        offload_unused(self.trainable)
+        if self.options.fsdp:
+            for net in self.parts.values():
+                sharding.shard(net)
+
+    def gather(self) -> None:
+        if not self.options.fsdp:
+            return
+        base = self.trainable.model
+        for part, net in self.parts.items():
+            learned = {name: sharding.whole(tensor) for name, tensor in net.state_dict().items()}
+            base.offload(part)
+            base[part].load_state_dict(learned)
+
+
+def _checkpoint_gradients(net: Any) -> None:
+    """diffusers and transformers, before version 6 and after, have three names for it."""
+    names = ("enable_gradient_checkpointing", "activation_checkpointing_enable", "gradient_checkpointing_enable")
+    next(getattr(net, name) for name in names if hasattr(net, name))()
+    net.train()

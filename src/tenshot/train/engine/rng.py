@@ -1,0 +1,50 @@
+"""Every random choice of a training run follows from (seed, purpose, sample): no state to save, none to lose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from tenshot.core.device import generator
+
+
+@dataclass(frozen=True)
+class CounterRNG:
+    """The random choices for one batch.
+
+    seed: the run's seed. samples: for each row of the batch, its running number since the run began;
+    it does not depend on how a step is cut into batches, so accumulation and several processes draw the same.
+    """
+
+    seed: int
+    samples: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def pick(self, purpose: str, size: int) -> list[int]:
+        """For each row, an index below `size`: every epoch is a new permutation of all of them."""
+        return [_permutation(self.seed, purpose, sample // size, size)[sample % size] for sample in self.samples]
+
+    def noise(self, purpose: str, shape: Sequence[int]) -> torch.Tensor:
+        """Standard normal noise [len(self), *shape], float32, on the CPU."""
+        return torch.stack([torch.randn(*shape, generator=g) for g in self._generators(purpose)])
+
+    def integers(self, purpose: str, low: int, high: int) -> torch.Tensor:
+        """One integer in [low, high) for each row, int64 [len(self)]."""
+        return torch.cat([torch.randint(low, high, (1,), generator=g) for g in self._generators(purpose)])
+
+    def uniform(self, purpose: str) -> torch.Tensor:
+        """One number in [0, 1) for each row, float32 [len(self)]."""
+        return torch.cat([torch.rand(1, generator=g) for g in self._generators(purpose)])
+
+    def _generators(self, purpose: str) -> list[torch.Generator]:
+        return [generator(self.seed, purpose, sample) for sample in self.samples]
+
+
+@lru_cache(maxsize=8)
+def _permutation(seed: int, purpose: str, epoch: int, size: int) -> tuple[int, ...]:
+    return tuple(torch.randperm(size, generator=generator(seed, purpose, "epoch", epoch)).tolist())

@@ -1,0 +1,311 @@
+"""What surrounds the loop in every run: the output folder's owner, forecast, trackers, manifest, and the proof."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tenshot import __version__
+from tenshot.core import device, distributed
+from tenshot.core.errors import Cancelled, Fault, Refusal, refuse_if
+from tenshot.core.events import EventGroup, Events, track
+from tenshot.core.options import as_recipe
+from tenshot.io import destinations, tensors
+from tenshot.pipeline import SamplingSettings
+from tenshot.train.engine import checkpoint, eta, loop, memory
+from tenshot.train.engine.eta import GUESSED, MEASURED
+from tenshot.train.engine.memory import MemorySaver
+from tenshot.train.engine.trackers import LossLog, Service, TensorBoard
+from tenshot.train.engine.trainable import Trainable, offload_unused
+from tenshot.train.engine.validation import BEST, SHOWN, ValidationImages, score
+from tenshot.train.options import FineTuneOptions, LoopOptions
+
+CLAIM, MANIFEST, RECIPE, LOG, LOGS = "run.json", "manifest.json", "recipe.yaml", "loss.jsonl", "logs"
+LOCK = "run.lock"
+PLACES = {
+    "output_dir",
+    "instance_data_dir",
+    "train_data_dir",
+    "class_data_dir",
+    "mask_dir",
+    "pretrained_model_name_or_path",
+    "vae",
+}  # digests speak for them
+FILES = {"start_from", "embeddings"}  # so do theirs
+FREE = {
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "report_to",
+    "tracker_project_name",
+    "device",
+    "num_processes",
+    "fsdp",
+    "export",
+    *(name for name in FineTuneOptions.model_fields if "validation" in name),
+}  # options that may change between the two halves of a run without changing its result
+OURS = (".part", ".log", ".lock")  # suffixes of what a run may leave before it has claimed its folder
+LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
+
+
+def identity(task: str, options: LoopOptions, inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What makes a run this run: its method, the options its result depends on, and digests of what it reads.
+
+    inputs None: these are not known.
+    """
+    chosen = {
+        name: value for name, value in options.model_dump(mode="json").items() if name not in FREE | PLACES | FILES
+    }
+    chosen["gradient_accumulation_steps"] *= distributed.world_size()  # who makes which batch changes nothing
+    if getattr(options, "lr_scheduler", "") in ("constant", "constant_with_warmup"):
+        chosen.pop("max_train_steps")
+    known = {"method": task, "options": chosen}
+    return known if inputs is None else known | {"inputs": dict(inputs)}
+
+
+def folder_faults(options: LoopOptions, wanted: Mapping[str, Any]) -> Iterator[Fault]:
+    """An output folder that holds something else than the run of identity `wanted`, or more of it than asked for."""
+    folder, steps = options.output_dir, options.max_train_steps
+    where, do = f"--output_dir {folder}", "name another folder, or remove this one"
+    if hurdle := destinations.obstacle(folder):
+        yield Fault(where, hurdle, "a folder", "name another folder")
+    elif (folder / CLAIM).exists():
+        found = _claimed(folder / CLAIM)
+        if found is None:
+            fits = "what a training wrote there, or a new folder"
+            yield Fault(where, f"{CLAIM} in it is damaged, or was not written by a training", fits, do)
+            return
+        yield from _obstacles(folder, where)
+        made = [checkpoint.steps(place) for place in checkpoint.found(folder)]
+        if not made and not (folder / MANIFEST).is_file():
+            return  # it was refused or stopped before the first checkpoint: nothing is lost
+        other = list(_differences({name: found.get(name) for name in wanted}, wanted))
+        if other:
+            yield Fault(where, "holds another run: " + "; ".join(other), "a new folder, or the same options", do)
+        if any(step > steps for step in made):
+            yield Fault("--max_train_steps", f"{steps}, but {folder} is at step {made[-1]}", f"{made[-1]} or more", do)
+    elif folder.is_dir():
+        strange = sorted(path.name for path in folder.iterdir() if path.suffix not in OURS)
+        if strange:
+            yield Fault(where, f"holds other files: {', '.join(strange[:4])}", "a new or empty folder", do)
+
+
+def _claimed(file: Path) -> dict[str, Any] | None:
+    """The identity of the run that owns a folder; None where the file says none."""
+    try:
+        found = tensors.read_json(file)
+    except Refusal:
+        return None
+    return found if isinstance(found, dict) and found.keys() == {"method", "options", "inputs"} else None
+
+
+def _obstacles(folder: Path, where: str) -> Iterator[Fault]:
+    """Files where the run would put folders, and folders where it would put files."""
+    folders = [folder / name for name in (SHOWN, BEST, LOGS)]
+    folders += [path for path in folder.glob(f"{checkpoint.PREFIX}*") if checkpoint.is_step(path)]
+    wrong = [path for path in folders if path.exists() and not path.is_dir()]
+    wrong += [path for path in (folder / name for name in (LOG, RECIPE, MANIFEST, memory.FITTED)) if path.is_dir()]
+    for path in wrong:
+        found, fits = ("folder", "file") if path.is_dir() else ("file", "folder")
+        yield Fault(where, f"{path.name} in it is a {found}", f"a {fits}, or nothing", "move it away")
+    for path in folders:
+        if path.is_dir() and path.name.startswith(checkpoint.PREFIX) and not (path / checkpoint.FACTS).is_file():
+            found = f"{path.name} in it is no checkpoint: it has no {checkpoint.FACTS}"
+            yield Fault(where, found, "checkpoints as they were written", "move it away")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold `folder`, made if it is not there, for this training; several processes of one launch are one.
+
+    The system lets go of it when the process ends, however it ends. Raises Refusal where another training holds it.
+    """
+    if not distributed.is_main_process():
+        yield
+        return
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        found, fits = "another training is writing into it now", "a folder for this training alone"
+        raise Refusal(Fault(f"--output_dir {folder}", found, fits, "wait for it, or name another folder")) from None
+    new = not (folder / CLAIM).exists()
+    try:
+        yield
+    except Exception as error:
+        if new and not isinstance(error, Cancelled) and not (folder / LOG).exists():
+            (folder / CLAIM).unlink(missing_ok=True)  # it ended before the first step
+        raise
+    finally:
+        with suppress(OSError):  # on Windows it stays
+            (folder / LOCK).unlink()
+        lock.release()
+        with suppress(OSError):  # a refusal leaves nothing
+            for each in made:
+                each.rmdir()
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for name in sorted({*found, *wanted}):
+        a, b = found.get(name), wanted.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from _differences(a, b, f"{path}{name}.")
+        elif a != b:
+            yield f"{path.removeprefix('options.')}{name} was {a!r}, now {b!r}"
+
+
+def check_disk(options: LoopOptions, trained_bytes: int, model_bytes: int) -> None:
+    """Refuse when the checkpoints (weights and two optimizer moments each) and the result cannot fit on the disk."""
+    kept = 1 + (options.checkpoints_total_limit or math.ceil(options.max_train_steps / options.checkpointing_steps))
+    need = kept * (4 if options.use_ema else 3) * trained_bytes + model_bytes
+    folder = options.output_dir
+    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.isdir(each))
+    free = shutil.disk_usage(place).free
+    if free < need:
+        refuse_if(
+            [
+                Fault(
+                    f"--output_dir {folder}",
+                    f"{free / 1e9:.1f} GB free on its disk",
+                    f"{need / 1e9:.1f} GB: the result and {kept} checkpoints",
+                    "free some space, choose another disk, or lower --checkpoints_total_limit",
+                )
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """trainable: what the method trains. claim: who owns the folder. per_epoch: steps in a round of the data.
+
+    trained: how many numbers train. given: the pictures to learn from. saved: bytes of the result.
+    """
+
+    task: MemorySaver
+    trainable: Trainable
+    claim: Mapping[str, Any]
+    plan: str
+    per_epoch: int
+    trained: int
+    given: Sequence[Path]
+    saved: int
+
+
+def train_job(job: Job, options: FineTuneOptions, events: Events) -> dict[str, Any]:
+    """Forecast, train, save to options.output_dir, prove. What came of it is returned; the manifest says the rest."""
+    folder = options.output_dir
+    if distributed.is_main_process():
+        tensors.write_json(folder / CLAIM, job.claim)
+    events.say(job.plan)
+    options, expected, whole = _forecast(job, options, events)
+    if distributed.is_main_process():
+        tensors.write_text(folder / RECIPE, as_recipe(options))
+    started = time.perf_counter()
+    if whole:
+        every = _every(job, options) if options.validation_prompt else None
+        after = 2 * job.saved / eta.DISK
+        events = EventGroup(events, eta.Revised(events, options.max_train_steps, whole, every, after))
+    trackers = EventGroup(*_trackers(options), events) if distributed.is_main_process() else events
+    fit = loop.fit(job.task, options, trackers, _previews(job, options, trackers))
+    seconds = time.perf_counter() - started
+    job.task.gather()
+    if distributed.is_main_process():
+        for part in track((job.trainable.check, job.trainable.save, job.trainable.verify), "saving", 3, events):
+            part(folder)
+    distributed.wait_for_everyone()
+    best = score(folder)
+    result = {
+        "result": str(folder),
+        "steps": fit.step,
+        "seconds": round(seconds, 2),
+        "peak_bytes": device.max_memory_allocated(),
+        "plan": job.plan,
+        "forecast": expected and vars(expected),
+        **({"best": best} if best else {}),
+    }
+    about = {
+        "machine": device.describe(),
+        "versions": {"tenshot": __version__, **{name: metadata.version(name) for name in LIBRARIES}},
+        "arguments": options.model_dump(mode="json"),
+    }
+    if distributed.is_main_process():
+        tensors.write_json(folder / MANIFEST, {**result, **job.claim, **about})
+    return result
+
+
+def _forecast(
+    job: Job, options: FineTuneOptions, events: Events
+) -> tuple[FineTuneOptions, loop.Forecast | None, eta.Part | None]:
+    """The options to train with, what was measured on real steps, and what all will take, which was said aloud.
+
+    A run that continues knows neither.
+    """
+    done = checkpoint.found(options.output_dir)
+    if done:
+        options = memory.again(options)
+        if options.gradient_checkpointing:
+            job.task.checkpoint_gradients()
+        events.say(f"continuing from {done[-1].name}")
+        return options, None, None
+    if options.fit_memory:
+        options, expected = memory.fit_memory(job.task, options, events)
+    else:
+        expected = loop.forecast(job.task, options, job.task.heaviest_step(*_batches(options)))
+    kept = job.trained * 4 * (4 if options.use_ema else 3)
+    sizes = f"{_bytes(expected.peak_bytes)} of memory at the peak, {_bytes(kept)} on disk for a checkpoint"
+    parts = _parts(job, options, expected, kept)
+    events.say(f"{eta.words(parts, 'the training')}; {sizes}")
+    return options, expected, eta.total(list(parts.values()))
+
+
+def _parts(job: Job, options: FineTuneOptions, expected: loop.Forecast, checkpoint_bytes: int) -> dict[str, eta.Part]:
+    """Seconds that each phase from now on will take."""
+    steps, low, high = options.max_train_steps, expected.seconds_at_least, expected.seconds_at_most
+    parts = {"training steps": (MEASURED[0] * steps * low, MEASURED[1] * steps * high)}
+    if options.validation_prompt and distributed.is_main_process():
+        side = (options.resolution, options.resolution) if options.resolution else None
+        one = eta.pace(job.trainable.model, side).drawing(options.num_validation_images, SamplingSettings())
+        offload_unused(job.trainable)
+        parts["validation pictures"] = eta.about(-(-steps // _every(job, options)) * one, MEASURED)
+    written = 2 * job.saved + -(-steps // options.checkpointing_steps) * checkpoint_bytes
+    parts["saving"] = eta.about(written / eta.DISK, GUESSED)
+    return parts
+
+
+def _every(job: Job, options: FineTuneOptions) -> int:
+    """Steps between validation pictures."""
+    return options.validation_steps or options.validation_epochs * job.per_epoch
+
+
+def _batches(options: FineTuneOptions) -> tuple[int, int]:
+    """Pictures in a batch, and batches in an optimizer step."""
+    return options.train_batch_size, options.gradient_accumulation_steps * distributed.world_size()
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _trackers(options: FineTuneOptions) -> Iterator[Events]:
+    yield LossLog(options.output_dir / LOG)
+    if options.tracker == "tensorboard":
+        yield TensorBoard(options.output_dir / LOGS)
+    elif options.tracker != "none":
+        yield Service(options.tracker, options.tracker_project_name, options.model_dump(mode="json"))
+
+
+def _previews(job: Job, options: FineTuneOptions, shown: Events) -> ValidationImages | None:
+    if not options.validation_prompt:
+        return None
+    return ValidationImages(job.trainable, options, _every(job, options), shown, job.given)

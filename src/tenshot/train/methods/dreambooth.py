@@ -1,0 +1,30 @@
+"""DreamBooth (Ruiz et al., arXiv 2208.12242): a rare word becomes your subject; class pictures keep the class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tenshot.core.events import Events
+from tenshot.train import finetune
+from tenshot.train.methods import full_weights
+from tenshot.train.options import DreamBoothOptions
+
+METHOD = finetune.TrainingMethod[DreamBoothOptions](
+    name="dreambooth",
+    source=lambda options: finetune.Source(options.instance_data_dir, "--instance_data_dir", options.instance_prompt),
+    faults=lambda options: iter(()),
+    trainable=full_weights.FullWeightsTrainable,
+    trained=full_weights.trained,
+    results=lambda options: full_weights.results(options, options.instance_prompt),
+    saves_model=True,
+)
+
+
+def check(options: DreamBoothOptions, events: Events) -> None:
+    """Raise a Refusal with everything for which `train` would raise one now."""
+    finetune.check(METHOD, options, events)
+
+
+def train(options: DreamBoothOptions, events: Events) -> dict[str, Any]:
+    """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
+    return finetune.train(METHOD, options, events)

@@ -1,0 +1,25 @@
+"""Full fine-tuning: all of the UNet learns from captioned pictures, as it was trained in the first place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tenshot.core.events import Events
+from tenshot.train import finetune
+from tenshot.train.methods import full_weights
+from tenshot.train.options import FullOptions
+
+METHOD = finetune.TrainingMethod[FullOptions](
+    name="full",
+    source=lambda options: finetune.Source(options.train_data_dir, "--train_data_dir", None),
+    faults=lambda options: iter(()),
+    trainable=full_weights.FullWeightsTrainable,
+    trained=full_weights.trained,
+    results=full_weights.results,
+    saves_model=True,
+)
+
+
+def train(options: FullOptions, events: Events) -> dict[str, Any]:
+    """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
+    return finetune.train(METHOD, options, events)

@@ -1,0 +1,59 @@
+"""Whole nets train: full fine-tuning and DreamBooth. What comes out is a model folder like the one that went in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tenshot.core.errors import Fault, Refusal
+from tenshot.export.install import Result
+from tenshot.families import validate
+from tenshot.model import model
+from tenshot.model.model import Model
+from tenshot.train import finetune
+from tenshot.train.options import FineTuneOptions
+
+
+class FullWeightsTrainable:
+    """The denoiser, and the text encoders where the options say so."""
+
+    def __init__(self, base: Model, options: FineTuneOptions) -> None:
+        self.model = base
+        self.trains_token_embeddings = options.train_text_encoder
+        encoders = base.family.encoders if options.train_text_encoder else ()
+        self.parts: Mapping[str, nn.Module] = {part: base[part] for part in (base.family.denoiser, *encoders)}
+        self.vae_scale_factor = (options.text_encoder_lr or options.learning_rate) / options.learning_rate
+        for part in base.family.nets:
+            base[part].requires_grad_(part in self.parts)
+
+    def lr_multiplier(self, part: str, name: str) -> float:
+        return 1.0 if part == self.model.family.denoiser else self.vae_scale_factor
+
+    def check(self, folder: Path) -> None:
+        pass
+
+    def save(self, folder: Path) -> None:
+        model.write_into(self.model, folder)
+
+    def verify(self, folder: Path) -> None:
+        """What was written must be bit for bit what was trained."""
+        again = model.load(str(folder))
+        for part in self.model.family.nets:
+            live, read = self.model[part].state_dict(), again[part].state_dict()
+            wrong = [name for name, tensor in live.items() if not torch.equal(tensor.cpu(), read[name].cpu())]
+            if wrong:
+                found = f"{len(wrong)} tensors differ after writing"
+                raise Refusal(Fault(str(folder / part), found, do="check the disk"))
+
+
+def trained(options: FineTuneOptions, place: Path) -> int:
+    """How many numbers train."""
+    return sum(validate.numbers(place / part) for part in finetune.parts(options, place))
+
+
+def results(options: FineTuneOptions, trigger: str = "") -> list[Result]:
+    """The output folder is a model."""
+    return [Result("checkpoint", options.output_dir, options.output_dir.resolve().name, trigger)]
