@@ -10,6 +10,7 @@ left. Exit code 0 where all of that holds, else 1.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import random
@@ -37,6 +38,7 @@ VERBS: dict[str, tuple[str, ...]] = {
         "--steps", "2", "--rounds", "1", "--device", "cpu", "--overwrite",
     ),
 }  # fmt: skip
+GRACE = 30  # seconds: one that is importing a library in C notices later that its parent died
 MEASURED = ("manifest.json", "report.json", "report.html", "index.html")  # hold times, which differ
 
 
@@ -115,10 +117,10 @@ def once(bench: Bench, number: signal.Signals, dice: random.Random) -> str:
         time.sleep(0.001)
     os.kill(process, number)
     wait(process)
-    _, alive = psutil.wait_procs([each for each in children if each.is_running()], timeout=5)
+    _, alive = psutil.wait_procs([each for each in children if each.is_running()], timeout=GRACE)
     moment = f"{number.name} after {bench.seconds - (until - time.monotonic()):.2f} s"
     if alive:
-        return f"{moment}: {len(alive)} processes go on"
+        return f"{moment}: {GRACE} s later {' and '.join(map(described, alive))} went on"
     if contents(bench.result) not in ({}, before, bench.whole) or (before and not contents(bench.result)):
         return f"{moment}: the result is neither the former nor the new one"
     run(bench.words)
@@ -127,6 +129,12 @@ def once(bench: Bench, number: signal.Signals, dice: random.Random) -> str:
     if (left := others(bench)) != outside:
         return f"{moment}: left or changed {sorted(set(left.items()) ^ set(outside.items()))[0][0]}"
     return ""
+
+
+def described(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return f"{process.pid} ({process.status()}: {' '.join(process.cmdline())[-80:]})"
+    return f"{process.pid}"
 
 
 def run(words: list[str]) -> None:
