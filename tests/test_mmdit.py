@@ -98,3 +98,15 @@ def test_released_sizes(name: str):
     assert {each: tuple(tensor.shape) for each, tensor in found.items()} == wanted
     expected = told(net) | {"dual_attention_layers": list(net.config.dual_attention_layers)}
     assert mmdit.config(shapes) | {"sample_size": 128} == expected
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_layers_by_their_original_names(name: str):
+    config = GOLDEN[name][0]
+    wanted = conversion.skeleton(SD3Transformer2DModel, config)
+    for line in mmdit.lines(config, [each for each in wanted if each.endswith(".weight")]):
+        shape = keymaps.shape_of(line.form, [wanted[each] for each in line.ours])
+        if len(shape) > 1:
+            expected = tuple(each.removesuffix(".weight") for each in line.ours)
+            assert mmdit.layers(line.theirs.removesuffix(".weight"), *shape[:2]) == (expected, line.form)
+    assert mmdit.layers("joint_blocks.0.x_block.attn.query", 1, 1)[0] == ()

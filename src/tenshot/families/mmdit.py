@@ -6,11 +6,12 @@ Sources: Stability-AI/sd3.5 (mmditx.py), diffusers (SD3Transformer2DModel).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tenshot.families.config_from_shapes import Shapes, count
-from tenshot.families.keymaps import Line, renamed
+from tenshot.families.keymaps import Form, Line, renamed
 
 #: Ours -> theirs, outside the blocks and in each of them.
 OUTER = {
@@ -114,3 +115,20 @@ def config(shapes: Shapes) -> dict[str, Any]:
         "dual_attention_layers": dual,
         "qk_norm": "rms_norm" if norm else None,
     }
+
+
+def layers(module: str, rows: int, columns: int) -> tuple[tuple[str, ...], Form]:
+    """Our layers of an original one, whose weight is [rows, columns], and the form they have there; none: unknown.
+
+    The last block's context is only scaled and shifted, by twice its width, in any number of blocks.
+    """
+    match = re.fullmatch(r"joint_blocks\.(\d+)\.(.+)", module)
+    if not match:
+        found = [ours for ours, theirs in OUTER.items() if theirs == module]
+        return tuple(found), "swapped" if module.startswith("final_layer.adaLN") else "same"
+    start, inner = ours(int(match[1])), match[2]
+    if inner in STACKS:
+        return tuple(f"{start}.{each}" for each in STACKS[inner]), "stacked"
+    found = [f"{start}.{ours}" for ours, theirs in BLOCK.items() if theirs == inner]
+    swapped = inner == "context_block.adaLN_modulation.1" and rows == 2 * columns
+    return tuple(found), "swapped" if swapped else "same"

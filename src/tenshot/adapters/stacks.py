@@ -1,0 +1,71 @@
+"""Factors of layers that a file of the original layout has in another form: one below the other, or halves swapped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+import torch
+
+from tenshot.adapters.factors import Factors
+from tenshot.families import keymaps
+from tenshot.families.keymaps import Form
+
+
+def theirs(form: Form, ours: Sequence[Factors | None], rows: Sequence[int]) -> Factors | None:
+    """Ours as the original layout has them, exactly. rows: of each layer's weight; a layer without factors is None.
+
+    None where that cannot be said: some layers have a magnitude and others none, or it is one of columns.
+    """
+    there = [each for each in ours if each is not None]
+    if form != "stacked":
+        return _swapped(there[0]) if form == "swapped" else there[0]
+    if any(each.by_input for each in there):
+        return None
+    if len({each is not None and each.magnitude is not None for each in ours}) > 1:
+        return None
+    rank = sum(each.rank for each in there)
+    up = there[0].up.new_zeros(sum(rows), rank, *there[0].up.shape[2:])
+    starts, column = [0, *accumulate(rows)], 0
+    for start, each in zip(starts, ours, strict=False):
+        if each is not None:
+            here = up[start : start + each.up.shape[0], column : column + each.rank]
+            # One alpha has to do for all: what scales differ by is in the numbers.
+            same = each.scale == there[0].scale
+            here.copy_(each.up if same else each.up * (each.scale / there[0].scale))
+            column += each.rank
+    down = torch.cat([each.down for each in there])
+    magnitudes = [each.magnitude.flatten() for each in there if each.magnitude is not None]
+    return Factors(down, up, there[0].scale * rank, torch.cat(magnitudes) if magnitudes else None)
+
+
+def ours(form: Form, each: Factors, parts: int) -> list[Factors]:
+    """The original layout's factors as ours, without the ranks that have no part in a layer."""
+    if form == "swapped":
+        return [_swapped(each)]
+    if form != "stacked":
+        return [each]
+    magnitudes = [None] * parts if each.magnitude is None else each.magnitude.flatten().chunk(parts)
+    return [
+        _needed(Factors(each.down, up, each.alpha, magnitude))
+        for up, magnitude in zip(each.up.chunk(parts), magnitudes, strict=True)
+    ]
+
+
+def _swapped(each: Factors) -> Factors:
+    magnitude = each.magnitude if each.magnitude is None or each.by_input else _halves(each.magnitude)
+    return replace(each, up=_halves(each.up), magnitude=magnitude)
+
+
+def _halves(rows: torch.Tensor) -> torch.Tensor:
+    return keymaps.theirs_of("swapped", [rows])
+
+
+def _needed(each: Factors) -> Factors:
+    """Without ranks that add nothing; as it is where none does."""
+    needed = each.up.flatten(2).ne(0).any(dim=2).any(dim=0) if each.up.ndim > 2 else each.up.ne(0).any(dim=0)
+    if bool(needed.all()) or not bool(needed.any()):
+        return replace(each, up=each.up.contiguous())
+    down, up = each.down[needed].contiguous(), each.up[:, needed].contiguous()
+    return replace(each, down=down, up=up, alpha=each.scale * int(needed.sum()))
