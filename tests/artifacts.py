@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tenshot.runtime.backend import Candidate, Job
 CPU = torch.device("cpu")
 AGAIN = "tenshot compile MODEL --out FOLDER"
 OPENVINO = Candidate("openvino", "fp32")
+_BUILT: dict[tuple[object, ...], tempfile.TemporaryDirectory[str]] = {}  # of what -> the program, which takes long
 
 
 def made(
@@ -32,7 +34,7 @@ def made(
     sections: Sequence[str] = ("unet", "decoder"),
     controlnet: Path | None = None,
 ) -> Path:
-    """The model at `place`, some of its sections compiled in one given way."""
+    """The model at `place`, which nobody writes into, some of its sections compiled in one given way."""
     shutil.copytree(model.find(str(place)), out / MODEL)
     whole = model.load(str(place))
     if controlnet is not None:
@@ -41,9 +43,11 @@ def made(
     recorded, _ = calibration.record(whole, ["a cat"], SamplingSettings(steps=2, batch=1), Events())
     found = {}
     for name in sections:
-        folder = out / PARTS / name
-        folder.mkdir(parents=True)
-        rewrites.build(Job(opened(out, name, CPU), recorded[name].inputs), candidate, folder)
+        what = (model.find(str(place)), name, candidate, controlnet if "control" in name else None)
+        if what not in _BUILT:
+            _BUILT[what] = tempfile.TemporaryDirectory(prefix="tenshot-tests-")
+            rewrites.build(Job(opened(out, name, CPU), recorded[name].inputs), candidate, Path(_BUILT[what].name))
+        shutil.copytree(_BUILT[what].name, out / PARTS / name)
         program = Program(candidate, shapes_of(recorded[name]), f"{PARTS}/{name}")
         found[name] = Section((program,), 0.0, 1.0, 1.0)
     prints = fingerprint.here({candidate.backend}, CPU)

@@ -262,7 +262,7 @@ def test_without_a_compiler_nothing_is_built(made, tmp_path: Path):
 @pytest.mark.skipif("aotinductor" not in HERE, reason="needs a C++ compiler")
 def test_a_library_takes_the_weights_of_no_other_net(built, made):
     candidate = next(each for each in FIRSTS if each.backend == "aotinductor")
-    program = built("sd1", "decoder", candidate)
+    program = built("sd1", "text_encoder", candidate)
     strange = flat_modules.flat("encoder", made("sd1")["vae"])
     with pytest.raises(Refusal, match="not as the library reads them"):
         aotinductor.open(program.folder, candidate, strange, CPU)

@@ -77,7 +77,7 @@ def pictures(opened: Model, count: int = 3) -> list[Image.Image]:
     return pipeline.images(opened, [Request("a cat", seed) for seed in range(count)], SOON)
 
 
-@pytest.mark.parametrize("name", ["sd2_v", "sdxl"])
+@pytest.mark.parametrize("name", ["sdxl", pytest.param("sd2_v", marks=pytest.mark.slow)])
 def test_every_family_draws_the_same_pictures(name: str, tmp_path: Path, request: pytest.FixtureRequest, no_fallback):
     place = request.getfixturevalue(name)
     encoders = ("text_encoder", "text_encoder_2") if name == "sdxl" else ("text_encoder",)
