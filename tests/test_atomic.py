@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -24,6 +26,7 @@ from tenshot.runtime import weights as fast_weights
 from tenshot.runtime import wrappers
 from tenshot.runtime.backends.openvino import OpenVINO
 from tenshot.runtime.compiled_model import CompiledModel
+from tests.dreambooth_runs import files
 from tests.swaps import same, state, weights
 
 OURS = str(Path(tenshot.__file__).parent)
@@ -185,6 +188,45 @@ def test_many_swaps_with_interruptions_are_exact_and_memory_stays_flat(sd1: Path
             work()
 
     swapped(opened, 60, sd1_lora, stopped)
+
+
+SWAPPING = """
+import sys, tenshot
+opened = tenshot.load(sys.argv[1])
+print("ready", flush=True)
+while True:
+    opened.set_loras({sys.argv[2]: 0.7})
+    opened.load_weights(sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("kind", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_a_kill_in_the_midst_of_swaps_loses_nothing(
+    kind: str, sd1_lora: Path, sd1_tuned: Path, tmp_path: Path, request
+):
+    place = request.getfixturevalue("sd1" if kind == "eager" else "sd1_fast")
+    own = [Path(shutil.copytree(each, tmp_path / each.name)) for each in (place, sd1_tuned)]
+    own.insert(1, Path(shutil.copyfile(sd1_lora, tmp_path / sd1_lora.name)))
+    before, dice = files(tmp_path), random.Random(3)
+    wanted = state(with_lora(place, sd1_lora))
+    source = os.environ | {
+        "PYTHONPATH": str(Path(tenshot.__file__).parents[1]),
+        "TENSHOT_CACHE": str(tmp_path / "cache"),
+    }
+    for _ in range(2 if kind == "eager" else 5):
+        with subprocess.Popen([sys.executable, "-c", SWAPPING, *own], env=source, stdout=subprocess.PIPE) as running:
+            assert running.stdout is not None and running.stdout.readline() == b"ready\n"
+            time.sleep(dice.uniform(0, 0.5))
+            running.kill()
+        assert running.returncode == -signal.SIGKILL
+        assert files(tmp_path) == before
+    assert same(state(with_lora(own[0], own[1])), wanted)
+
+
+def with_lora(place: Path, lora: Path) -> CompiledModel:
+    opened = tenshot.load(place)
+    opened.set_loras({lora: 0.7})
+    return opened
 
 
 @pytest.mark.slow

@@ -38,6 +38,9 @@ def stock(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copyfile(folder / "m" / "model_index.json", folder / "run" / "model_index.json")
     (folder / "diary.safetensors").write_text("dear diary, nothing of this is a tensor")
     (folder / "diary.txt").write_text("dear diary")
+    (folder / "site").mkdir()
+    (folder / "site" / "index.html").write_text("mine")
+    (folder / "site" / "manifest.json").write_text('{"name": "a page", "files": ["index.html", "manifest.json"]}')
     shutil.copytree(sd1 / "vae", folder / "net")
     assert main(["convert", str(sd1 / "vae"), str(folder / "vae.safetensors")]) == 0
     (folder / "loop").symlink_to("loop")
@@ -78,6 +81,7 @@ REFUSED = {
     "compile into the model": "compile m --out m",
     "compile over a model": "compile m --out m2",
     "compile above the model": "compile models/m --out models",
+    "compile over a page whose manifest names its files": "compile m --out site",
     "the VAE that is taken": "convert a.safetensors m2/vae --vae m2/vae",
     "above the VAE that is taken": "convert a.safetensors m2 --vae m2/vae",
     "above the VAE that is merged with": "merge --sd_model m --models lora.safetensors --vae m2/vae --save_to m2",
