@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
+import tenshot
 from tenshot.adapters import embedding, lora, lora_keys, parsing
 from tenshot.convert.convert import convert
 from tenshot.convert.options import ConvertOptions
@@ -106,8 +107,8 @@ def test_diffusers_reads_it_with_the_same_effect(name: str, form: str, tmp_path:
     ours = a_lora(folder, tmp_path / "ours.safetensors")
     run(ours, tmp_path / "kohya.safetensors", "--config", folder)
     run(tmp_path / "kohya.safetensors", tmp_path / "diffusers.safetensors", "--config", folder)
-    opened = model.load(str(folder))
-    lora.attach(opened, lora.read(ours))
+    opened = tenshot.load(folder)
+    opened.set_loras({ours: 1})
     theirs, plain, here = pipeline(folder), pipeline(folder), pipeline(folder)
     here.unet, here.text_encoder = opened["unet"], opened["text_encoder"]
     theirs.load_lora_weights(str(tmp_path), weight_name=f"{form}.safetensors")

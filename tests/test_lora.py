@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+import tenshot
 from tenshot.adapters import lora
 from tenshot.core import device
 from tenshot.io import tensors
@@ -74,8 +75,8 @@ def test_diffusers_reads_the_file_and_answers_as_the_trained_model(
     pipe = DiffusionPipeline.from_pretrained(place)
     before = answer(pipe.unet, pipe.unet.config)
     pipe.load_lora_weights(str(folder))
-    again = model.load(str(place))
-    lora.attach(again, lora.read(folder / lora.FILE))
+    again = tenshot.load(place)
+    again.set_loras({folder / lora.FILE: 1})
     theirs, ours = answer(pipe.unet, pipe.unet.config), answer(again["unet"], again["unet"].config)
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(before, ours, atol=1e-4)

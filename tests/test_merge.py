@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import tenshot
 from tenshot.adapters import factors, lora, parsing
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
@@ -17,6 +18,7 @@ from tenshot.io import tensor_files
 from tenshot.merge.merge import MergeOptions, merge
 from tenshot.model import model
 from tenshot.model.model import Model
+from tenshot.runtime.compiled_model import CompiledModel
 from tests.test_adapter_files import a_lora, without_numbers
 from tests.test_adapter_files import run as convert
 
@@ -39,11 +41,9 @@ def answers(opened: Model) -> torch.Tensor:
     return opened["unet"](torch.randn(1, 4, side, side), 300, **condition).sample
 
 
-def adapted(folder: Path, *loras: tuple[Path, float]) -> Model:
-    opened = model.load(str(folder))
-    for number, (file, strength) in enumerate(loras):
-        lora.attach(opened, lora.read(file), f"n{number}")
-        lora.scale(opened, f"n{number}", strength)
+def adapted(folder: Path, *loras: tuple[Path, float]) -> CompiledModel:
+    opened = tenshot.load(folder)
+    opened.set_loras(dict(loras))
     return opened
 
 

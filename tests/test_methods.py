@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+import tenshot
 from tenshot import pipeline
-from tenshot.adapters import embedding, lora
+from tenshot.adapters import embedding
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
 from tenshot.evaluate import judge
@@ -35,8 +36,8 @@ def whole(folder: Path) -> Model:
 
 
 def with_lora(folder: Path) -> Model:
-    opened = model.load("pocket")
-    lora.attach(opened, lora.read(folder))
+    opened = tenshot.load("pocket")
+    opened.set_loras({folder: 1})
     return opened
 
 

@@ -6,7 +6,7 @@ DoRA: arXiv 2402.09353. Rank-stabilised scaling: arXiv 2312.03732. Files have th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model,
 from torch import nn
 from transformers import CLIPTextModel
 
-from tenshot.adapters import adapter_files, base_model, bundled_embeddings, factors, in_place, parsing
+from tenshot.adapters import adapter_files, base_model, bundled_embeddings, factors, parsing
 from tenshot.adapters.adapter_files import FILE as FILE
 from tenshot.adapters.adapter_files import PARTS
 from tenshot.adapters.factors import Factors
-from tenshot.adapters.weight_delta import BIAS, INSPECT, Addition, Layer, misfits, parameter
+from tenshot.adapters.weight_delta import BIAS, INSPECT, Addition, Layer, misfits
 from tenshot.core.errors import Fault, refuse_if
 from tenshot.families.base import Family
 from tenshot.io import tensors
@@ -41,14 +41,13 @@ _TEXT = {"attention": ("q_proj", "k_proj", "v_proj", "out_proj"), "transformer":
 class Lora:
     """settings: part -> what peft's LoraConfig is told. weights: part -> {name in peft: tensor}; empty: new ones.
 
-    found: what was read, which may be more than peft knows. trains: it lies beside the layers, by peft; or else it is
-    added to their weights. words: learned ones in the same file, which no weights can say.
+    found: what was read, which may be more than peft knows: `to_train` says whether it is. words: learned ones in the
+    same file, which no weights can say.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
     weights: Mapping[str, Mapping[str, torch.Tensor]]
     found: Mapping[Layer, Addition] = field(default_factory=dict)
-    trains: bool = True
     words: bundled_embeddings.Words = field(default_factory=dict)
 
 
@@ -68,42 +67,31 @@ def new(settings: Mapping[str, Mapping[str, Any]]) -> Lora:
     return Lora(settings, {part: {} for part in settings})
 
 
-def attach(model: Model, lora: Lora, name: str = "default", weight: float = 1.0) -> None:
-    """Give `model` the additions of `lora`, under `name`, each as strong as `weight` says.
+def attach(model: Model, lora: Lora) -> None:
+    """Put `lora`, a new one or one `to_train`, beside the layers of `model`; new weights follow from torch's seed.
 
-    One that trains is put beside its layers; new weights follow from torch's seed. Any other is added to the weights,
-    by the sum that merges it. Raises Refusal, with the model untouched, where it does not fit.
+    Raises Refusal, with the model untouched, where it does not fit.
     """
     shapes = _shapes(model)
     refuse_if(_misfits(model, lora, shapes))
-    for part, settings in lora.settings.items() if lora.trains else ():
+    for part, settings in lora.settings.items():
         net = model[part]
-        inject_adapter_in_model(LoraConfig(**settings), net, adapter_name=name)
+        inject_adapter_in_model(LoraConfig(**settings), net)
         if begun := {layer: each for layer, each in lora.found.items() if layer[0] == part}:
             shaped = {layer: each.shaped(shapes[layer]) for layer, each in begun.items() if isinstance(each, Factors)}
             named = {_here(net, key): tensor for key, tensor in _as_peft(shaped)[part].items()}
-            set_peft_model_state_dict(net, named, adapter_name=name)
-    for (part, layer), addition in () if lora.trains else lora.found.items():
-        module, _, tensor = _here(model[part], parameter(layer)).rpartition(".")
-        in_place.add(model[part].get_submodule(module), tensor, name, addition, weight)
-
-
-def scale(model: Model, name: str, weight: float) -> None:
-    """How strongly what was read and attached as `name` counts from now on; 0 is as if it were not there."""
-    for part in PARTS:
-        for module in model[part].modules() if part in model.parts else ():
-            in_place.scale(module, name, weight)
+            set_peft_model_state_dict(net, named)
 
 
 def to_train(lora: Lora, place: Path) -> Lora:
     """What was read at `place`, as it can go on training. Raises Refusal where peft has no such layers."""
     refuse_if(_untrainable(lora, place))
-    return replace(lora, trains=True)
+    return lora
 
 
-def current(model: Model, settings: Mapping[str, Mapping[str, Any]], name: str = "default") -> Lora:
-    """The LoRA that is attached under `name`, as it is now."""
-    return Lora(settings, {part: get_peft_model_state_dict(model[part], adapter_name=name) for part in settings})
+def current(model: Model, settings: Mapping[str, Mapping[str, Any]]) -> Lora:
+    """The LoRA that is attached, as it is now."""
+    return Lora(settings, {part: get_peft_model_state_dict(model[part]) for part in settings})
 
 
 def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module], family: Family | None = None) -> None:
@@ -128,7 +116,7 @@ def read(place: Path, unet: Mapping[str, Any] | None = None) -> Lora:
     told = {part: _known(each) for part, each in parsing.settings(source).items()}
     settings = settings_of(low_rank)
     said = {part: told[part] for part in settings if told.get(part, {}).keys() >= {"r", "target_modules"}}
-    return Lora(settings | said, _as_peft(low_rank), found, False, bundled_embeddings.words(source))
+    return Lora(settings | said, _as_peft(low_rank), found, bundled_embeddings.words(source))
 
 
 def _as_peft(found: Mapping[Layer, Factors]) -> dict[str, dict[str, torch.Tensor]]:
