@@ -139,7 +139,7 @@ def full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         source = released(family, dict(family.released["unet"]), tmp_path / "one.safetensors")
         shapes = {name.removeprefix(start): lazy.shape for name, lazy in source.tensors.items()}
         unet = conversion.DIALECTS["unet"].config(shapes)
-        monkeypatch.setattr(compatibility.dialects, "configured", lambda *_: {"unet": unet})
+        monkeypatch.setattr(compatibility.conversion, "configured", lambda *_: {"unet": unet})
         nothing = Lazy((0,), torch.float32, lambda: torch.zeros(0))
         tensors = {**source.tensors, **dict.fromkeys(signs, nothing)}
         if spread is not None:

@@ -84,15 +84,14 @@ def stranger(source: Container, found: Iterable[Layer]) -> None:
     """Raises Refusal where an adapter is for another kind of model than all that Tenshot knows."""
     named = (title for title, says in _OTHERS.items() if any(re.match(says, each) for each in _said(source.about)))
     called = (title for title, has in _STRANGE.items() if any(re.search(has, name) for name in source.tensors))
-    bare = [(part, name.removesuffix(BIAS)) for part, name in found]
-    strange = [(part, name) for part, name in bare if not re.fullmatch(_UNET if part == "unet" else _TEXT, name)]
+    strange = [(part, name) for part, name in found if not _is_known(part, name)]
     if title := next(named, None) or next(called, None) or ("another model" if strange else None):
         told = f"is for {title}: {', '.join(_said(source.about)) or _some(strange or found)}"
         raise Refusal(Fault(str(source.place), told, FITS, "use it in a program for that model"))
 
 
 def _is_known(part: str, layer: str) -> bool:
-    return bool(re.fullmatch(_UNET if part == "unet" else _TEXT, layer.removesuffix(BIAS)))
+    return bool(re.fullmatch(_TEXT if part.startswith("text_encoder") else _UNET, layer.removesuffix(BIAS)))
 
 
 def saying(family: Family) -> dict[str, str]:
@@ -114,10 +113,10 @@ def _has(family: Family, found: Mapping[Layer, Addition]) -> bool:
 
 def _reads(family: Family, found: Mapping[Layer, Addition]) -> bool:
     """Has it the family's second text encoder, or a UNet that reads text as wide as the family's?"""
-    reading = [each.shape for (part, layer), each in found.items() if part == "unet" and "attn2.to_k" in layer]
+    reading = [each.shape for (_, layer), each in found.items() if "attn2.to_k" in layer]
     wide = {shape[1] for shape in reading if len(shape) > 1}
     second = any(part == "text_encoder_2" for part, _ in found)
-    return "text_encoder_2" in family.parts if second else wide == {family.released["unet"]["cross_attention_dim"]}
+    return "text_encoder_2" in family.parts if second else wide == {family.released[family.denoiser][family.text_width]}
 
 
 def _as_deep(family: Family, found: Mapping[Layer, Addition]) -> bool:

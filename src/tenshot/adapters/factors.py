@@ -146,7 +146,7 @@ def to_diffusers(found: Mapping[Layer, Factors]) -> dict[str, torch.Tensor]:
     """Named as diffusers' pipelines read them, in text encoders with `text_model.`"""
     named: dict[str, torch.Tensor] = {}
     for (part, layer), each in sorted(found.items()):
-        bare = layer if part == "unet" or layer.startswith("text_projection") else f"text_model.{layer}"
+        bare = f"text_model.{layer}" if lora_keys.in_text_model(part, layer) else layer
         named[f"{part}.{bare}.lora_A.weight"] = each.down
         named[f"{part}.{bare}.lora_B.weight"] = each.up
         if (magnitude := each.magnitude_vector) is not None:

@@ -21,6 +21,7 @@ from tenshot.adapters.adapter_files import PARTS
 from tenshot.adapters.factors import Factors
 from tenshot.adapters.weight_delta import BIAS, INSPECT, Addition, Layer, misfits
 from tenshot.core.errors import Fault, refuse_if
+from tenshot.families import registry
 from tenshot.families.base import Family
 from tenshot.io import tensors
 from tenshot.model.model import Model
@@ -28,13 +29,6 @@ from tenshot.model.model import Model
 SAME = "a LoRA of the same family"
 LEGACY = "text_model."  # what other versions of transformers put before the names of a text encoder
 SETTINGS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "use_rslora")
-
-_UNET = {
-    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
-    "transformer": ("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
-    "all": ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv"),
-}
-_TEXT = {"attention": ("q_proj", "k_proj", "v_proj", "out_proj"), "transformer": ("fc1", "fc2"), "all": ()}
 
 
 @dataclass(frozen=True)
@@ -53,9 +47,9 @@ class Lora:
 
 def targets(part: str, layers: str) -> list[str]:
     """How the names of the layers end that get additions."""
-    table = _UNET if part == "unet" else _TEXT
-    chosen = list(table)[: list(table).index(layers) + 1]
-    return [name for group in chosen for name in table[group]]
+    groups = registry.lora_targets(part)
+    chosen = list(groups)[: list(groups).index(layers) + 1]
+    return [name for group in chosen for name in groups[group]]
 
 
 def targeted(name: str, ends: list[str]) -> bool:

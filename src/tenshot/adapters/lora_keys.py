@@ -103,7 +103,7 @@ def _dotted(name: str) -> str:
 
 
 def _ours(part: str, layer: str, unet: Mapping[str, Any] | None) -> str:
-    if part != "unet":
+    if part.startswith("text_encoder"):
         return layer.removeprefix("text_model.")
     if not re.match(r"(input|output|middle)_block|time_embed\.|label_emb\.|out\.", layer):
         return layer
@@ -117,12 +117,17 @@ def kohya(part: str, layer: str, originals: Mapping[str, str] | None) -> str:
     originals: from `original.unet_modules`, for the family whose UNet they name by its original blocks; it also has two
     text encoders.
     """
-    if part == "unet":
+    if not part.startswith("text_encoder"):
         name = _renamed(layer, originals or {})
         return f"lora_unet_{name.replace('.', '_')}"
     start = {"text_encoder": "lora_te1" if originals else "lora_te", "text_encoder_2": "lora_te2"}[part]
-    bare = layer if layer.startswith("text_projection") else f"text_model.{layer}"
+    bare = f"text_model.{layer}" if in_text_model(part, layer) else layer
     return f"{start}_{bare.replace('.', '_')}"
+
+
+def in_text_model(part: str, layer: str) -> bool:
+    """Do others write `text_model.` before the layer's name?"""
+    return part.startswith("text_encoder") and not layer.startswith("text_projection")
 
 
 def _renamed(layer: str, modules: Mapping[str, str]) -> str:

@@ -96,8 +96,8 @@ def record(
     if "encoder" in heard:
         _encode(spoken, pictures, settings.batch)
     if "controlnet" in heard:
-        control = WithControl(spoken["unet"], spoken["controlnet"], edges(pictures[0]))
-        with_control = spoken.with_parts(unet=control)
+        control = WithControl(spoken.denoiser, spoken["controlnet"], edges(pictures[0]))
+        with_control = spoken.with_parts(**{spoken.family.denoiser: control})
         pipeline.latents(with_control, requests[: settings.batch], settings, events, "drawing with the ControlNet")
     return {name: recorder.calls.spread() for name, recorder in heard.items()}, pictures
 

@@ -94,10 +94,10 @@ def _opened(turn: Turn, where: torch.device) -> Model:
 
         lora.attach(opened, lora.to_train(lora.read(turn.place / LORA), turn.place / LORA))  # beside, as in diffusers
     if who.precision != "fp32" or who.way == "torch.compile":
-        for part in ("unet", "vae"):
+        for part in (opened.family.denoiser, "vae"):
             opened[part].to(memory_format=torch.channels_last)
     if who.way == "torch.compile":  # as diffusers' documentation advises
-        opened["unet"].compile(mode="max-autotune" if where.type == "cuda" else None, fullgraph=True)
+        opened.denoiser.compile(mode="max-autotune" if where.type == "cuda" else None, fullgraph=True)
         opened["vae"].decoder.compile(fullgraph=True)
     return opened
 
@@ -122,4 +122,4 @@ def _controlled(opened: Model, turn: Turn) -> Model:
             net.compile(fullgraph=True)
     height, width = turn.settings.size_for(opened)
     picture = Image.radial_gradient("L").resize((width, height)).convert("RGB")
-    return opened.with_parts(unet=WithControl(opened["unet"], net, edges(picture)))
+    return opened.with_parts(unet=WithControl(opened.denoiser, net, edges(picture)))

@@ -86,20 +86,21 @@ def _prepare(options: BenchInferenceOptions, place: Path, where: torch.device) -
         return
     opened = model.load(str(place / MODEL))
     torch.manual_seed(0)
-    ControlNetModel.from_unet(opened["unet"]).save_pretrained(place / CONTROLNET)
+    ControlNetModel.from_unet(opened.denoiser).save_pretrained(place / CONTROLNET)
     _random_lora(opened, place / LORA)
     opened = model.load(str(place / MODEL))
     with torch.no_grad():
-        for tensor in opened["unet"].parameters():
+        for tensor in opened.denoiser.parameters():
             tensor.mul_(1.01)
     model.save(opened, place / TUNED)
 
 
 def _random_lora(opened: Model, file: Path) -> None:
-    settings = {"unet": {"r": 16, "lora_alpha": 16, "target_modules": lora.targets("unet", "attention")}}
+    part = opened.family.denoiser
+    settings = {part: {"r": 16, "lora_alpha": 16, "target_modules": lora.targets(part, "attention")}}
     lora.attach(opened, lora.new(settings))
     with torch.no_grad():
-        for name, tensor in opened["unet"].named_parameters():
+        for name, tensor in opened.denoiser.named_parameters():
             if "lora_B" in name:
                 tensor.normal_(std=0.01)
     lora.write(file, lora.current(opened, settings), opened.parts)

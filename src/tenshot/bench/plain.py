@@ -28,7 +28,7 @@ def steps(
     base: Model, options: DreamBoothOptions | LoraOptions, pictures: Sequence[Path], classes: Sequence[Path]
 ) -> Iterator[float]:
     """The loss of one optimizer step after the other."""
-    unet, vae = base["unet"], base["vae"]
+    unet, vae = base.denoiser, base["vae"]
     schedule = DDPMScheduler.from_config(dict(base.scheduler_config))
     for part in ("vae", *base.family.encoders):
         base[part].requires_grad_(False)
@@ -36,7 +36,7 @@ def steps(
     unet.requires_grad_()
     if isinstance(options, LoraOptions):
         unet.requires_grad_(False).to(dtype=half)
-        ends = lora.targets("unet", options.layers)
+        ends = lora.targets(base.family.denoiser, options.layers)
         unet.add_adapter(LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=ends))
         cast_training_params(unet, torch.float32)
     trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]

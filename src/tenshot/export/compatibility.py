@@ -29,8 +29,8 @@ KNOWN = {
     KOHYA: "of February 2026: read",
     TENSHOT: __version__,
 }
-RELEASED = {family.name: tuple(family.released["unet"]["block_out_channels"]) for family in registry.FAMILIES}
-TEXT = {family.name: family.released["unet"]["cross_attention_dim"] for family in registry.FAMILIES}
+RELEASED = {family.name: tuple(family.released[family.denoiser]["block_out_channels"]) for family in registry.FAMILIES}
+TEXT = {family.name: family.released[family.denoiser][family.text_width] for family in registry.FAMILIES}
 WORDS = {  # how wide the vectors of learned words are
     family.name: [family.released[part]["hidden_size"] for part in family.encoders] for family in registry.FAMILIES
 }
@@ -57,15 +57,15 @@ def of_checkpoint(source: Container, family: Family) -> dict[str, Any]:
     reasons = dict(_pickle(source))
     if source.kind == "pickle":
         return told(reasons) | {"not_looked_at": "the shapes and what it predicts: a pickle is not opened here"}
-    unet = conversion.configured(family, source.tensors, {})["unet"]
-    widths, text = tuple(unet["block_out_channels"]), unet["cross_attention_dim"]
+    denoiser = conversion.configured(family, source.tensors, {})[family.denoiser]
+    widths, text = tuple(denoiser["block_out_channels"]), denoiser[family.text_width]
     if (widths, text) != (RELEASED[family.name], TEXT[family.name]):
         found = f"blocks {', '.join(map(str, widths))} wide, text {text}: no {family.title} that was ever released"
         reasons |= {WEBUI: found, COMFY: found, DIFFUSERS: "needs config=FOLDER, or: tenshot convert FILE FOLDER"}
     predicts = checkpoint.prediction(source, family)
     if predicts == "v_prediction" and family.name != "sd2" and not source.place.with_suffix(".yaml").is_file():
         reasons.setdefault(WEBUI, "takes it for one that predicts noise: tenshot convert FILE --to webui DIR")
-    taken = comfy_takes(source, family, unet["in_channels"])
+    taken = comfy_takes(source, family, denoiser["in_channels"])
     if taken != predicts:
         reasons.setdefault(COMFY, mistaken(source, family, predicts, taken))
     spread = checkpoint.spread(source) if family.name == "sd2" else None
@@ -182,7 +182,7 @@ def decomposed(source: Container, found: Mapping[Layer, Addition]) -> Iterator[t
 
 def _widths(found: Mapping[Layer, Addition]) -> set[int]:
     """How wide the layers of the UNet are that make queries."""
-    return {each.shape[0] for (part, layer), each in found.items() if part == "unet" and layer.endswith(".to_q")}
+    return {each.shape[0] for (part, layer), each in found.items() if layer.endswith(".to_q")}
 
 
 def of_embedding(source: Container) -> dict[str, Any]:

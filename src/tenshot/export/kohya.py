@@ -78,13 +78,13 @@ def write_found(
     return {"what": "lora", "family": made_for.family.title, "form": "kohya", **factors.facts(target, found)}
 
 
-def config_of(base: Path | None) -> dict[str, Any] | None:
-    """The configuration of a model's UNet."""
+def config_of(base: Path | None) -> Mapping[str, Any] | None:
+    """The configuration of a model's denoiser."""
     if base is None:
         return None
     place = model.find(str(base))
     validate.examine(place)
-    return tensors.read_json(place / "unet" / "config.json")
+    return validate.denoiser_config(place)
 
 
 def origin(base: Path | None, source: Container, found: Mapping[Layer, Addition]) -> Origin:
@@ -93,7 +93,7 @@ def origin(base: Path | None, source: Container, found: Mapping[Layer, Addition]
         return Origin(base_model.family_of(source, found))
     whole_base = checkpoint.of_folder(model.find(str(base)))
     refuse_if(misfits(str(source.place), found, whole_base.layers))
-    return Origin(whole_base.family, whole_base.configs["unet"])
+    return Origin(whole_base.family, whole_base.denoiser)
 
 
 def cast(each: Factors, dtype: torch.dtype | None) -> Factors:

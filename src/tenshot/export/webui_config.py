@@ -31,7 +31,7 @@ def write(whole: Whole, checkpoint: Path) -> Path | None:
 
 def _latent(whole: Whole) -> dict[str, Any]:
     schedule, second = whole.scheduler_config, whole.family.name == "sd2"
-    unet = {"image_size": whole.configs["unet"].get("sample_size", 64), **_unet(whole.configs["unet"])}
+    unet = {"image_size": whole.denoiser.get("sample_size", 64), **_unet(whole.denoiser)}
     text = {"freeze": True, "layer": "penultimate"} if second else {}
     return _made(
         "ldm.models.diffusion.ddpm.LatentDiffusion",
@@ -69,8 +69,8 @@ def _generative(whole: Whole) -> dict[str, Any]:
             scaling_config=_made(f"{denoiser}.denoiser_scaling.VScaling"),
             discretization_config=_made(f"{denoiser}.discretizer.LegacyDDPMDiscretization"),
         ),
-        network_config=_made(f"{denoiser}.openaimodel.UNetModel", **_unet(whole.configs["unet"])),
-        conditioner_config=_made(f"{SGM}.GeneralConditioner", emb_models=_embedders(whole.configs["unet"])),
+        network_config=_made(f"{denoiser}.openaimodel.UNetModel", **_unet(whole.denoiser)),
+        conditioner_config=_made(f"{SGM}.GeneralConditioner", emb_models=_embedders(whole.denoiser)),
         first_stage_config=_made("sgm.models.autoencoder.AutoencoderKLInferenceWrapper", **_vae(whole.configs["vae"])),
     )
 

@@ -46,7 +46,7 @@ def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
         found[part, name.removesuffix(".weight")] = each
         away += float((difference - each.difference()).square().sum())
     refuse_if([] if found else [_same(tuned, base)])
-    told = kohya.write_found(found, options.out, Origin(base.family, base.configs["unet"]))
+    told = kohya.write_found(found, options.out, Origin(base.family, base.denoiser))
     return {**told, "relative_error": (away / total) ** 0.5}
 
 

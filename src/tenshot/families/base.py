@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,13 @@ class MicroConditioning:
         return cls(size, (0, 0), size)
 
 
+UNET_LAYERS = {
+    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
+    "transformer": ("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+    "all": ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv"),
+}
+
+
 def of_unet(unet: Any, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
     """What diffusers' UNets answer."""
     return unet(x, t, **conditioning).sample
@@ -56,6 +63,7 @@ class Family:
     scheduler_config: the noise schedule of a file that says nothing about it. latents: their scale and shift, likewise.
     paddings: tokenizer -> the token with which it fills up.
     spec: its name in the Stability AI model metadata specification.
+    lora_targets: attention, transformer, all -> how the names of the denoiser's layers end that get additions (LoRA).
     released: part -> its configuration as it was released. optional: nets that a model of the family may lack.
     """
 
@@ -81,6 +89,7 @@ class Family:
     optional: frozenset[str] = frozenset()
     text_width: str = "cross_attention_dim"
     process: type[Process] = DDPM
+    lora_targets: Mapping[str, Sequence[str]] = field(default_factory=lambda: UNET_LAYERS)
     predict: Callable[[Any, torch.Tensor, Any, Mapping[str, Any]], torch.Tensor] = of_unet
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tenshot.families.base import Family
@@ -10,6 +10,15 @@ from tenshot.families.sd import SD1, SD2
 from tenshot.families.sdxl import SDXL
 
 FAMILIES = (SD1, SD2, SDXL)
+
+
+#: Of CLIP's text encoders.
+_TEXT = {"attention": ("q_proj", "k_proj", "v_proj", "out_proj"), "transformer": ("fc1", "fc2"), "all": ()}
+
+
+def lora_targets(part: str) -> Mapping[str, Sequence[str]]:
+    """How the names of a part's layers end that get additions, in three groups, each besides those before."""
+    return next((family.lora_targets for family in FAMILIES if family.denoiser == part), _TEXT)
 
 
 def of(config: Mapping[str, Any]) -> Family | None:

@@ -62,7 +62,7 @@ def _into(
     words: bundled_embeddings.Words = {}
     folder = options.save_to.parent
     if len(files) == len(sources):
-        loras = all_or_refuse(*(partial(parsing.read, each, base.configs["unet"]) for each in files))
+        loras = all_or_refuse(*(partial(parsing.read, each, base.denoiser) for each in files))
         words = bundled_embeddings.of_all(files)
         refuse_if(bundled_embeddings.faults("--save_to", words, folder, options.overwrite))
         merged = into_model(base, list(zip(loras, ratios, strict=True)), options)
@@ -97,7 +97,7 @@ def _dtype(options: MergeOptions) -> torch.dtype | None:
 def strength(options: MergeOptions, number: int, ratio: float, layer: Layer) -> float:
     """How much the LoRA with this number counts in a layer."""
     part, name = layer
-    if part != "unet" and options.text_ratios:
+    if part.startswith("text_encoder") and options.text_ratios:
         ratio = options.text_ratios[number]
     begins = [start for start in options.blocks if f"{name}.".startswith(f"{start}.") or name.startswith(f"{start}_")]
     return ratio * (options.blocks[max(begins, key=len)] if begins else 1.0)

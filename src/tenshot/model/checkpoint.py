@@ -43,6 +43,11 @@ class Whole:
     ledger: Ledger = field(default_factory=Ledger)
 
     @property
+    def denoiser(self) -> Mapping[str, Any]:
+        """The configuration of the part that tells noise from picture."""
+        return self.configs[self.family.denoiser]
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {f"{part}.{name}": lazy.shape for part, content in self.parts.items() for name, lazy in content.items()}
 
@@ -87,7 +92,7 @@ def family_of(source: Container, vae: Path | None = None) -> Family | None:
 def with_vae(whole: Whole, vae: Path) -> Whole:
     """The same model with another VAE. Raises Refusal where it is none, or of another kind of latents."""
     found = single_nets.read(vae, kind=whole.family.parts["vae"])
-    channels, wanted = found.config.get("latent_channels", 4), whole.configs["unet"].get("out_channels", 4)
+    channels, wanted = found.config.get("latent_channels", 4), whole.denoiser.get("out_channels", 4)
     if channels != wanted:
         told = f"has latents of {channels} channels, the UNet has {wanted}"
         raise Refusal(Fault(f"--vae {vae}", told, f"a VAE of {whole.family.title}", "name another"))
@@ -206,7 +211,7 @@ def write_file(
         "modelspec.architecture": whole.family.spec,
         "modelspec.implementation": "https://github.com/huggingface/diffusers",
         "modelspec.title": target.stem,
-        "modelspec.resolution": "{0}x{0}".format(whole.configs["unet"].get("sample_size", 64) * 8),
+        "modelspec.resolution": "{0}x{0}".format(whole.denoiser.get("sample_size", 64) * 8),
         "modelspec.prediction_type": "v" if predicts_v else "epsilon",
         TOLD: json.dumps(_told(whole), sort_keys=True, ensure_ascii=False),
     }
@@ -226,7 +231,7 @@ def write_folder(whole: Whole, target: Path, events: Events) -> None:
             size = whole.configs[name.replace("tokenizer", "text_encoder")]["vocab_size"]
             folders.save_part(tokenizers.made(whole.words[name], padding, size, str(whole.place)), folder / name)
         tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(whole.scheduler_config))
-        channels = whole.configs["unet"].get("in_channels", 4)
+        channels = whole.denoiser.get("in_channels", 4)
         tensors.write_json(
             folder / "model_index.json", folders.index(family, whole.scheduler_config, whole.zeros, channels)
         )
