@@ -101,14 +101,14 @@ class DiffusionLoss(loop.TrainingTask):
     def _predict(self, texts: list[str], frames: Sequence[MicroConditioning]) -> Predict:
         """What the denoiser answers, told of texts and frames."""
         base = self.trainable.model
-        said = base.condition_on_text(texts) if self.trainable.trains_token_embeddings else self.states.of(texts)
+        said = base.condition_on_text(texts) if self.trainable.trains_text_encoder else self.states.of(texts)
         conditioning = base.family.framed(said, frames)
         return lambda noisy, times: base.family.predict(self.denoiser, noisy, times, conditioning)
 
     def prepare(self, events: Events) -> None:
         """Ask the text encoders all that can be asked beforehand, and release what no step needs."""
         possible = [self.captions.possible(row) for row in range(len(self.pictures))]
-        if not self.trainable.trains_token_embeddings and None not in possible:
+        if not self.trainable.trains_text_encoder and None not in possible:
             said = {text for texts in possible for text in texts or ()}
             said |= {self.options.class_prompt or ""} if self.class_pictures else set()
             with distributed.main_process_first():

@@ -15,12 +15,12 @@ class Trainable(Protocol):
     """What trains, and how it is kept.
 
     model: as it is now, with what was learned so far. parts: the modules whose parameters with requires_grad train.
-    words_move: the text encoder's answers change from step to step.
+    trains_text_encoder: the text encoder's answers change from step to step.
     """
 
     model: Model
     parts: Mapping[str, nn.Module]
-    trains_token_embeddings: bool
+    trains_text_encoder: bool
 
     def lr_multiplier(self, part: str, name: str) -> float:
         """A factor on the learning rate of one parameter."""
@@ -42,4 +42,4 @@ class Trainable(Protocol):
 def offload_unused(trainable: Trainable) -> None:
     """Release what no step needs: the VAE, and text encoders that stand still and are as they were opened."""
     base = trainable.model
-    base.offload("vae", *(() if trainable.trains_token_embeddings or base.placeholder_tokens else base.family.encoders))
+    base.offload("vae", *(() if trainable.trains_text_encoder or base.placeholder_tokens else base.family.encoders))

@@ -22,15 +22,15 @@ class FullWeightsTrainable:
 
     def __init__(self, base: Model, options: FineTuneOptions) -> None:
         self.model = base
-        self.trains_token_embeddings = options.train_text_encoder
+        self.trains_text_encoder = options.train_text_encoder
         encoders = base.family.encoders if options.train_text_encoder else ()
         self.parts: Mapping[str, nn.Module] = {part: base[part] for part in (base.family.denoiser, *encoders)}
-        self.vae_scale_factor = (options.text_encoder_lr or options.learning_rate) / options.learning_rate
+        self.text_encoder_lr_ratio = (options.text_encoder_lr or options.learning_rate) / options.learning_rate
         for part in base.family.nets:
             base[part].requires_grad_(part in self.parts)
 
     def lr_multiplier(self, part: str, name: str) -> float:
-        return 1.0 if part == self.model.family.denoiser else self.vae_scale_factor
+        return 1.0 if part == self.model.family.denoiser else self.text_encoder_lr_ratio
 
     def check(self, folder: Path) -> None:
         pass

@@ -33,7 +33,7 @@ class LoraTrainable:
         for word, _, rows in embedding.read_all(options.embeddings):
             base = embedding.add(base, word, rows)
         self.model, self.options = base, options
-        self.trains_token_embeddings = options.train_text_encoder
+        self.trains_text_encoder = options.train_text_encoder
         for part in base.family.nets:
             base[part].requires_grad_(False)
         if options.quantize_base:

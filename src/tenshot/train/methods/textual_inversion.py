@@ -59,7 +59,7 @@ class EmbeddingTrainable:
         for word, first in zip(self.words, options.initializer_token, strict=True):
             self.model = embedding.add(self.model, word, embedding.beginning(base, first, options.num_vectors))
         self.parts: Mapping[str, nn.Module] = {part: base[part] for part in base.family.encoders}
-        self.trains_token_embeddings = True
+        self.trains_text_encoder = True
         self.begun = {word: embedding.rows_of(self.model, word) for word in self.words}
 
     def lr_multiplier(self, part: str, name: str) -> float:
