@@ -10,19 +10,13 @@ from tenshot.adapters.weight_delta import BIAS, Addition, Layer
 from tenshot.core.errors import Fault, Refusal
 from tenshot.families import registry, released
 from tenshot.families.base import Family
+from tenshot.families.sd import SD1, SD2
 from tenshot.io.tensor_files import Container
 
 BASE, ARCHITECTURE = "ss_base_model_version", "modelspec.architecture"
-VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}  # as kohya's scripts write them
-_SAID = {
-    "sd1": r"sd[ _-]?v?1|stable[ -]diffusion[ -]v?1",
-    "sd2": r"sd[ _-]?v?2|stable[ -]diffusion[ -]v?2",
-    "sdxl": r"(sdxl|stable[ -]diffusion[ -]xl)(?!.*refiner)",
-}
 _OTHERS = {
     "the refiner of Stable Diffusion XL": r".*refiner",
     "Flux": r"flux|chroma",
-    "Stable Diffusion 3": r"sd[ _-]?v?3|stable[ -]diffusion[ -]v?3",
     "Stable Cascade": r"stable.?cascade|wurstchen",
     "another model": r"(lumina|hunyuan|anima|qwen|wan|kolors|pixart|auraflow|hidream|ltx|cosmos|z.?image|omnigen|sana)"
     r"(?![a-z])",
@@ -30,15 +24,10 @@ _OTHERS = {
 #: What is in the names of layers that only other models have.
 _STRANGE = {
     "Flux": r"(double|single)_blocks|single_transformer_blocks",
-    "Stable Diffusion 3": r"joint_blocks",
     "Stable Cascade": r"^lora_prior_",
     "a model with a T5 as text encoder": r"^lora_te3_|^text_encoder_3",
 }
 _BLOCKS = r"(input_blocks|output_blocks|middle_block|time_embed|label_emb|out)\."  # the original ones
-_UNET = (
-    r"(down_blocks|up_blocks|mid_block)\..+|conv_in|conv_out|conv_norm_out|(time|add)_embedding\.linear_[12]"
-    rf"|{_BLOCKS}.+"
-)
 _TEXT = r"encoder\.layers\.\d+\..+|embeddings\..+|final_layer_norm|text_projection"
 TELL = "--config MODEL, with the folder of the model that it belongs to"
 FITS = "a LoRA for " + ", ".join(family.title for family in registry.FAMILIES)
@@ -67,7 +56,7 @@ def family_of(source: Container, found: Mapping[Layer, Addition]) -> Family:
 def claimed(about: Mapping[str, str]) -> Family | None:
     """The family of the model that it was trained on, as a file's header says it."""
     for family in registry.FAMILIES:
-        if any(re.match(_SAID[family.name], each) for each in _said(about)):
+        if any(re.match(family.claims, each) for each in _said(about)):
             return family
     return None
 
@@ -91,18 +80,19 @@ def stranger(source: Container, found: Iterable[Layer]) -> None:
 
 
 def _is_known(part: str, layer: str) -> bool:
-    return bool(re.fullmatch(_TEXT if part.startswith("text_encoder") else _UNET, layer.removesuffix(BIAS)))
+    known = [_TEXT] if part.startswith("text_encoder") else [f.layers for f in registry.FAMILIES if f.denoiser == part]
+    return any(re.fullmatch(each, layer.removesuffix(BIAS)) for each in known)
 
 
 def saying(family: Family) -> dict[str, str]:
     """A header's words for the model that a LoRA was trained on."""
-    return {BASE: VERSIONS[family.name], ARCHITECTURE: f"{family.spec}/lora"}
+    return {BASE: family.kohya, ARCHITECTURE: f"{family.spec}/lora"}
 
 
 def _said(about: Mapping[str, str]) -> list[str]:
     if found := [about[key].lower() for key in (BASE, ARCHITECTURE) if about.get(key)]:
         return found
-    older = {"True": VERSIONS["sd2"], "False": VERSIONS["sd1"]}  # than Stable Diffusion XL
+    older = {"True": SD2.kohya, "False": SD1.kohya}  # than Stable Diffusion XL
     return [older[said]] if (said := about.get("ss_v2", "")) in older else []
 
 

@@ -29,10 +29,11 @@ KNOWN = {
     KOHYA: "of February 2026: read",
     TENSHOT: __version__,
 }
-RELEASED = {family.name: tuple(family.released[family.denoiser]["block_out_channels"]) for family in registry.FAMILIES}
-TEXT = {family.name: family.released[family.denoiser][family.text_width] for family in registry.FAMILIES}
+TEXT = {family.name: family.released[family.denoiser].get(family.text_width, 4096) for family in registry.FAMILIES}
+WORDED = ("text_encoder", "text_encoder_2")  # T5 learns none
 WORDS = {  # how wide the vectors of learned words are
-    family.name: [family.released[part]["hidden_size"] for part in family.encoders] for family in registry.FAMILIES
+    family.name: [size["hidden_size"] for part, size in family.released.items() if part in WORDED]
+    for family in registry.FAMILIES
 }
 NEWER = (".format_version", ".storage_alignment")  # members of torch's zip files since 2.9
 HIDDEN = "takes it for one of SD1 and hides it: tenshot convert FILE --form kohya says what it is"
@@ -58,8 +59,8 @@ def of_checkpoint(source: Container, family: Family) -> dict[str, Any]:
     if source.kind == "pickle":
         return told(reasons) | {"not_looked_at": "the shapes and what it predicts: a pickle is not opened here"}
     denoiser = conversion.configured(family, source.tensors, {})[family.denoiser]
-    widths, text = tuple(denoiser["block_out_channels"]), denoiser[family.text_width]
-    if (widths, text) != (RELEASED[family.name], TEXT[family.name]):
+    widths, text = family.widths(denoiser), denoiser[family.text_width]
+    if widths not in family.known_widths or text != TEXT[family.name]:
         found = f"blocks {', '.join(map(str, widths))} wide, text {text}: no {family.title} that was ever released"
         reasons |= {WEBUI: found, COMFY: found, DIFFUSERS: "needs config=FOLDER, or: tenshot convert FILE FOLDER"}
     predicts = checkpoint.prediction(source, family)
@@ -74,6 +75,8 @@ def of_checkpoint(source: Container, family: Family) -> dict[str, Any]:
 
 def comfy_takes(source: Container, family: Family, channels: int) -> str:
     """What ComfyUI believes that a checkpoint predicts: of each family it looks at something else."""
+    if len(family.process.predictions()) == 1:
+        return family.process.predictions()[0]
     if family.name == "sdxl":
         return "v_prediction" if "v_pred" in source.tensors else "epsilon"
     spread = checkpoint.spread(source) if family.name == "sd2" and channels == 4 else None
@@ -120,7 +123,8 @@ def of_lora(source: Container, found: Mapping[Layer, Addition], family: Family |
         and not source.about.get(base_model.BASE, "").startswith("sdxl_")
     ):
         reasons.setdefault(WEBUI, HIDDEN)
-    if strange := sorted(_widths(found).difference(*RELEASED.values())):
+    released = (widths for family in registry.FAMILIES for widths in family.known_widths)
+    if strange := sorted(_widths(found).difference(*released)):
         wide = f"its layers are {', '.join(map(str, strange))} wide: of no model that was ever released"
         reasons |= dict.fromkeys((WEBUI, COMFY), wide)
     if source.kind != "pickle" and (broken := parsing.broken(source)):

@@ -21,7 +21,6 @@ from tenshot.io.tensor_files import Container
 from tenshot.model import checkpoint, model
 
 KEPT = ("ss_", "ssmd_", "tenshot", "modelspec.trigger")
-SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 
 
 class Origin(NamedTuple):
@@ -145,7 +144,7 @@ def _about(
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.implementation": "https://github.com/huggingface/diffusers",
         "modelspec.title": target.stem,
-        "modelspec.resolution": "{0}x{0}".format(SIDES[family.name]),
+        "modelspec.resolution": f"{family.resolution}x{family.resolution}",
         "modelspec.hash_sha256": f"0x{digest}",
     }
 

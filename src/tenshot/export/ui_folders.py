@@ -27,7 +27,6 @@ FOLDERS = {
         "unet": "models/diffusion_models",
     },
 }
-VERSIONS = {"Stable Diffusion 1.x": "SD1", "Stable Diffusion 2.x": "SD2", "Stable Diffusion XL": "SDXL"}
 PREVIEW = 512  # pixels along the longer side, at most
 
 
@@ -101,7 +100,7 @@ def accompany(place: Place, target: Path, shown: Shown, family: str) -> dict[str
     beside = {
         "activation text": shown.trigger,
         "preferred weight": 1.0,
-        "sd version": VERSIONS.get(family, "Unknown"),
+        "sd version": _version(family),
     }
     small = open_picture(shown.preview) if shown.preview else None
     tensors.write_json(target.with_suffix(".json"), beside)
@@ -116,3 +115,10 @@ def accompany(place: Place, target: Path, shown: Shown, family: str) -> dict[str
         ("comfyui", "embedding"): f"embedding:{target.stem}",
     }.get((place.program, kind))
     return {"in_the_prompt": use} if use else {}
+
+
+def _version(title: str) -> str:
+    """What AUTOMATIC1111 calls a family."""
+    from tenshot.families import registry  # torch and diffusers, which no option needs
+
+    return next((family.webui for family in registry.FAMILIES if family.title == title), "Unknown")

@@ -42,6 +42,12 @@ UNET_LAYERS = {
 }
 
 
+_UNET = (
+    r"(down_blocks|up_blocks|mid_block)\..+|conv_in|conv_out|conv_norm_out|(time|add)_embedding\.linear_[12]"
+    r"|(input_blocks|output_blocks|middle_block|time_embed|label_emb|out)\..+"  # the original ones
+)
+
+
 def of_unet(unet: Any, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
     """What diffusers' UNets answer."""
     return unet(x, t, **conditioning).sample
@@ -64,6 +70,9 @@ class Family:
     paddings: tokenizer -> the token with which it fills up.
     spec: its name in the Stability AI model metadata specification.
     lora_targets: attention, transformer, all -> how the names of the denoiser's layers end that get additions (LoRA).
+    kohya, webui: what kohya's scripts and AUTOMATIC1111 call the family. claims: how headers name it, as a pattern.
+    layers: how its denoiser's layers are called, as a pattern. widths: of its blocks, by the denoiser's configuration.
+    sizes: the widths that were released, where there is more than one.
     released: part -> its configuration as it was released. optional: nets that a model of the family may lack.
     """
 
@@ -80,17 +89,27 @@ class Family:
     latents: Mapping[str, float]
     paddings: Mapping[str, str]
     spec: str
+    kohya: str
+    webui: str
+    claims: str
     released: Mapping[str, Mapping[str, Any]]
     without_words: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     framed: Callable[[Mapping[str, Any], Sequence[MicroConditioning]], dict[str, Any]] = lambda conditioning, _: {
         **conditioning
     }
     denoiser: str = "unet"
+    layers: str = _UNET
+    widths: Callable[[Mapping[str, Any]], tuple[int, ...]] = lambda unet: tuple(unet["block_out_channels"])
+    sizes: tuple[tuple[int, ...], ...] = ()
     optional: frozenset[str] = frozenset()
     text_width: str = "cross_attention_dim"
     process: type[Process] = DDPM
     lora_targets: Mapping[str, Sequence[str]] = field(default_factory=lambda: UNET_LAYERS)
     predict: Callable[[Any, torch.Tensor, Any, Mapping[str, Any]], torch.Tensor] = of_unet
+
+    @property
+    def known_widths(self) -> tuple[tuple[int, ...], ...]:
+        return self.sizes or (self.widths(self.released[self.denoiser]),)
 
     @property
     def nets(self) -> tuple[str, ...]:

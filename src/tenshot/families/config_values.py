@@ -34,7 +34,9 @@ def _alike(value: Any, usual: Any) -> bool:
         return not isinstance(value, float) or math.isfinite(value)
     if isinstance(value, list):
         first = next(iter(usual), None) if isinstance(usual, list | tuple) else usual
-        return bool(value) and not isinstance(usual, str | dict | float) and all(_alike(each, first) for each in value)
+        if not value:
+            return usual in ([], ())
+        return not isinstance(usual, str | dict | float) and all(_alike(each, first) for each in value)
     if isinstance(usual, list | tuple):
         return False
     if isinstance(usual, bool | str | dict):

@@ -115,11 +115,16 @@ def recognised(tensors: Tensors, families: Iterable[Family], besides: Collection
     It is the family without such parts as it can do without.
     """
     for family in families:
-        marks = {part: root + DIALECTS[dialect].landmark for part, (root, dialect) in family.original.items()}
+        marks = landmarks(family)
         missing = {part for part, mark in marks.items() if mark not in tensors}
         if missing.difference(besides) <= family.optional:
             return family.without(*missing & family.optional)
     return None
+
+
+def landmarks(family: Family) -> dict[str, str]:
+    """Part -> the tensor by which a file is known to have it."""
+    return {part: root + DIALECTS[dialect].landmark for part, (root, dialect) in family.original.items()}
 
 
 def configured(family: Family, tensors: Tensors, told: Configs) -> dict[str, dict[str, Any]]:

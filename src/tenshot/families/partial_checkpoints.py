@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenshot.core.errors import Fault, Refusal
+from tenshot.families import conversion, registry
 from tenshot.io.tensor_files import Lazy
 
 UNET, EMA, VAE, CONTROL = "model.diffusion_model.", "model_ema.", "first_stage_model.", "control_model."
 CLIP, OPEN_CLIP, CLIPS = "cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders."
 #: Beginnings of names -> models that are none of the families here.
 OTHERS = {
-    "joint_blocks.0.": "Stable Diffusion 3",
     "double_blocks.0.": "Flux",
     "double_layers.0.": "AuraFlow",
     "cap_embedder.": "Lumina",
@@ -25,7 +25,7 @@ OTHERS = {
     "transformer_blocks.0.norm1_context.": "Stable Diffusion 3 or Flux, in diffusers' names",
     "single_transformer_blocks.0.": "Flux, in diffusers' names",
 }
-WHOLE = "a whole checkpoint of Stable Diffusion 1.x, 2.x or XL"
+WHOLE = "a whole checkpoint of Stable Diffusion 1.x, 2.x, XL or 3"
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Nature:
 
 def describe(named: Mapping[str, Lazy]) -> Nature | None:
     """What a file with these tensors is, where it is part of a checkpoint or another family's; None for all others."""
+    if nature := _of_transformer(named):
+        return nature
     starts = {name.removeprefix(UNET) for name in named}
     for mark, title in OTHERS.items():
         if any(name.startswith(mark) for name in starts):
@@ -62,6 +64,19 @@ def describe(named: Mapping[str, Lazy]) -> Nature | None:
     if len(has) < 2 and has != ["running average of the UNet"]:
         return None  # a net alone, or nothing of a checkpoint
     return _lacking(named, tuple(has))
+
+
+def _of_transformer(named: Mapping[str, Lazy]) -> Nature | None:
+    """A family whose denoiser's names are no UNet's: some of its parts, and others missing."""
+    for family in registry.FAMILIES:
+        marks = conversion.landmarks(family)
+        if family.denoiser != "unet" and marks[family.denoiser] in named:
+            has = tuple(part for part, mark in marks.items() if mark in named)
+            lacks = tuple(part for part in marks if part not in has and part not in family.optional)
+            do = "--vae FILE|FOLDER gives it one; or " if lacks == ("vae",) else ""
+            what = f"a checkpoint of {family.title}, without {' and '.join(lacks)}"
+            return Nature(what, has, lacks, f"{do}take the whole checkpoint")
+    return None
 
 
 def _lacking(named: Mapping[str, Lazy], has: tuple[str, ...]) -> Nature:

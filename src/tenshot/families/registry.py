@@ -7,9 +7,10 @@ from typing import Any
 
 from tenshot.families.base import Family
 from tenshot.families.sd import SD1, SD2
+from tenshot.families.sd3 import SD3
 from tenshot.families.sdxl import SDXL
 
-FAMILIES = (SD1, SD2, SDXL)
+FAMILIES = (SD1, SD2, SDXL, SD3)
 
 
 #: Of CLIP's text encoders.

@@ -23,5 +23,5 @@ def layers(family: str) -> Mapping[tuple[str, str], tuple[int, ...]]:
 @cache
 def modules() -> Mapping[str, str]:
     """Original names of a UNet's modules -> ours. A name that several families have means the same in each."""
-    unets = [keymaps.unet_modules(family.released["unet"]) for family in registry.FAMILIES]
+    unets = [keymaps.unet_modules(family.released["unet"]) for family in registry.FAMILIES if "unet" in family.parts]
     return {theirs: ours for unet in unets for ours, theirs in unet.items()}

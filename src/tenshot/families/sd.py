@@ -81,6 +81,9 @@ SD1 = Family(
     latents={"scaling_factor": 0.18215},
     paddings={"tokenizer": END},
     spec="stable-diffusion-v1",
+    kohya="sd_v1",
+    webui="SD1",
+    claims=r"sd[ _-]?v?1|stable[ -]diffusion[ -]v?1",
     released={"unet": NET | {"cross_attention_dim": 768}, "text_encoder": CLIP_L},
 )
 SD2 = Family(
@@ -97,6 +100,9 @@ SD2 = Family(
     latents={"scaling_factor": 0.18215},
     paddings={"tokenizer": MARK},
     spec="stable-diffusion-v2",
+    kohya="sd_v2",
+    webui="SD2",
+    claims=r"sd[ _-]?v?2|stable[ -]diffusion[ -]v?2",
     released={
         "unet": NET | {"cross_attention_dim": 1024, "use_linear_projection": True},
         "text_encoder": CLIP_H,  # its last layer is not read, and not in every file

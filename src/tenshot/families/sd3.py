@@ -32,6 +32,11 @@ T5_XXL = {
     "num_heads": 64,
     "feed_forward_proj": "gated-gelu",
 }
+LAYERS = {
+    "attention": ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    "transformer": ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+    "all": ("norm1.linear", "norm1_context.linear", "context_embedder", "proj_out"),
+}
 T5_TOKENS = 256  # of a prompt, in diffusers' pipeline; the encoder itself has no end
 
 
@@ -85,7 +90,7 @@ SD3 = Family(
         "tokenizer_2": CLIPTokenizer,
         "tokenizer_3": T5Tokenizer,
     },
-    lambda transformer: transformer.get("_class_name") == "SD3Transformer2DModel",
+    lambda _: True,
     condition,
     width,
     {"_class_name": "StableDiffusion3Pipeline", "image_encoder": [None, None], "feature_extractor": [None, None]},
@@ -99,7 +104,10 @@ SD3 = Family(
     scheduler_config={"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0},
     latents={"scaling_factor": 1.5305, "shift_factor": 0.0609},
     paddings={"tokenizer": sd.END, "tokenizer_2": sd.MARK, "tokenizer_3": "<pad>"},
-    spec="stable-diffusion-v3-medium",
+    spec="stable-diffusion-3-medium",
+    kohya="sd3-medium",
+    webui="Unknown",
+    claims=r"sd[ _-]?v?3|stable[ -]diffusion[ -]v?3",
     released={
         "transformer": MEDIUM,
         "text_encoder": sd.CLIP_L | {"projection_dim": 768},
@@ -107,8 +115,12 @@ SD3 = Family(
         "text_encoder_3": T5_XXL,
     },
     denoiser="transformer",
+    layers=r"transformer_blocks\.\d+\..+|(pos_embed|context_embedder|time_text_embed|norm_out|proj_out)(\..+)?",
+    widths=lambda transformer: (transformer["num_attention_heads"] * transformer.get("attention_head_dim", 64),),
+    sizes=((24 * 64,), (38 * 64,)),
     text_width="joint_attention_dim",
     process=RectifiedFlow,
     predict=predict,
+    lora_targets=LAYERS,
     optional=frozenset({"text_encoder_3"}),
 )

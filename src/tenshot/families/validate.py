@@ -17,7 +17,7 @@ import transformers
 from tenshot.core.errors import Fault, Refusal, refuse_if
 from tenshot.diffusion import samplers
 from tenshot.diffusion.process import Process, RectifiedFlow
-from tenshot.families import config_values, registry
+from tenshot.families import config_values, conversion, registry
 from tenshot.families.base import Family
 from tenshot.families.sd import SD1
 from tenshot.io import tensor_files, tensors, text_files
@@ -33,6 +33,8 @@ _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(-\d+-of-\d
 
 MOST_STEPS = 10_000  # of a noise schedule; the released ones have a thousand
 
+_CLIP = {"max_position_embeddings": 77, "vocab_size": 49408}  # where a configuration does not tell
+
 #: What text encoders are stored with, and do not need to read text.
 _IDLE = re.compile(r"(.*\.)?position_ids|logit_scale|text_projection\.|visual_projection\.|vision_model\.")
 
@@ -41,16 +43,19 @@ def examine(place: Path) -> Family:
     """The family of a model folder. Raises Refusal with every fault that it has; reads no weights."""
     faults: list[Fault] = []
     index = _object(place / "model_index.json", faults)
-    denoiser = _denoiser(place)
+    denoiser = _denoiser(place, index or {})
     config = _object(place / denoiser / "config.json", faults)
     family = registry.of(config) if config is not None else None
     if family is None and (config is not None or denoiser not in (index or {denoiser: None})):
         raise Refusal(_stranger(place, index or {}))
+    if family:
+        family = family.without(*(part for part in family.optional if not _is_meant(place, part, index or {})))
     parts = (family or SD1).parts  # while the family is in doubt: the parts that every family has
     configs = {denoiser: config}
     for part, kind in parts.items():
-        if kind is transformers.CLIPTokenizer:
-            faults += _tokenizer_faults(place / part, configs.get(part.replace("tokenizer", "text_encoder")) or {})
+        if issubclass(kind, transformers.PreTrainedTokenizerBase):
+            encoder = configs.get(part.replace("tokenizer", "text_encoder")) or {}
+            faults += _tokenizer_faults(place / part, kind, encoder)
             continue
         if part not in configs:
             configs[part] = _object(place / part / "config.json", faults)
@@ -69,18 +74,24 @@ def family_of(place: Path) -> Family:
     family = registry.of(denoiser_config(place))
     if family is None:
         raise Refusal(_stranger(place, {}))
-    return family
+    return family.without(*(part for part in family.optional if not (place / part).is_dir()))
+
+
+def _is_meant(place: Path, part: str, index: Mapping[str, Any]) -> bool:
+    """Is a part there that may be absent, or at least spoken of?"""
+    return (place / part).is_dir() or index.get(part) not in (None, [None, None])
 
 
 def denoiser_config(place: Path) -> Mapping[str, Any]:
     """What config.json says of a folder's denoiser."""
-    return tensors.read_json(place / _denoiser(place) / "config.json")
+    return tensors.read_json(place / _denoiser(place, {}) / "config.json")
 
 
-def _denoiser(place: Path) -> str:
-    """Under which of the names that denoisers have in families this folder has its own; the first where none is."""
+def _denoiser(place: Path, index: Mapping[str, Any]) -> str:
+    """Under which of the names that denoisers have in families this folder has its own, or should have."""
     known = [family.denoiser for family in registry.FAMILIES]
-    return next((part for part in known if (place / part).is_dir()), known[0])
+    there = [part for part in known if (place / part).is_dir()] or [part for part in known if part in index]
+    return (there or known)[0]
 
 
 def weights(part: Path) -> tuple[str | None, list[Path]]:
@@ -126,7 +137,7 @@ def _stranger(place: Path, index: Mapping[str, Any]) -> Fault:
     return Fault(str(place), found, known, "open it with diffusers")
 
 
-def _tokenizer_faults(part: Path, encoder: Mapping[str, Any]) -> Iterator[Fault]:
+def _tokenizer_faults(part: Path, kind: Any, encoder: Mapping[str, Any]) -> Iterator[Fault]:
     """What is wrong with a tokenizer, by itself and for the configuration of its text encoder."""
     faults: list[Fault] = []
     pair = (part / "vocab.json").is_file() and (part / "merges.txt").is_file()
@@ -143,17 +154,17 @@ def _tokenizer_faults(part: Path, encoder: Mapping[str, Any]) -> Iterator[Fault]
     if faults:
         return
     try:
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(part)
+        tokenizer = kind.from_pretrained(part)
         length = tokenizer.model_max_length
         ids = tokenizer(
             "a photo of a cat", padding="max_length", truncation=True, max_length=min(length, 1000)
         ).input_ids
     except Exception as error:  # its files can be wrong in any way
-        found = f"makes no CLIPTokenizer: {str(error)[:200] or type(error).__name__}"
+        found = f"makes no {kind.__name__}: {str(error)[:200] or type(error).__name__}"
         yield Fault(str(part), found, "a tokenizer as transformers writes it", AGAIN)
         return
-    for name, most, has in (("max_position_embeddings", 77, length), ("vocab_size", 49408, max(ids, default=0) + 1)):
-        most = encoder.get(name, most)
+    for name, has in (("max_position_embeddings", length), ("vocab_size", max(ids, default=0) + 1)):
+        most = encoder.get(name, _CLIP.get(name) if kind is transformers.CLIPTokenizer else None)
         if isinstance(most, int) and has > most:
             found = f"a tokenizer for {has:,}, where the text encoder's {name} is {most:,}"
             yield Fault(str(part), found, "a tokenizer and a text encoder that belong together", AGAIN)
@@ -202,7 +213,7 @@ def _expected(part: Path, kind: Any, config: Mapping[str, Any]) -> Shapes:
                 net = kind.from_config(kind.load_config(part))
             else:
                 net = kind(kind.config_class.from_pretrained(part))
-        _ASKED_FOR[known] = {today(name): tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+        _ASKED_FOR[known] = {today(name): tuple(tensor.shape) for name, tensor in conversion.untied(net).items()}
     return _ASKED_FOR[known]
 
 

@@ -14,6 +14,7 @@ import transformers
 from tenshot import __version__
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
+from tenshot.diffusion.process import DDPM
 from tenshot.families import conversion, partial_checkpoints, registry, validate
 from tenshot.families.base import ZEROS, Family
 from tenshot.families.conversion import Ledger
@@ -116,7 +117,7 @@ def of_folder(place: Path) -> Whole:
         parts,
         configs,
         tensors.read_json(place / "scheduler" / "scheduler_config.json"),
-        {name: tokenizers.told(place / name, padding) for name, padding in family.paddings.items()},
+        {name: tokenizers.told(place / name, padding, family.parts[name]) for name, padding in family.paddings.items()},
         place,
         tensors.read_json(place / "model_index.json").get(ZEROS),
     )
@@ -152,8 +153,10 @@ def of_file(
 
 def schedule_of(source: Container, family: Family) -> dict[str, Any]:
     """The noise schedule of a file that does not say it: as the family was released."""
-    found = {**family.scheduler_config, "prediction_type": prediction(source, family)}
-    if found["prediction_type"] == "v_prediction" and family.name == "sd2":
+    found = {**family.scheduler_config}
+    if len(family.process.predictions()) > 1:
+        found["prediction_type"] = prediction(source, family)
+    if found.get("prediction_type") == "v_prediction" and family.name == "sd2":
         found["_class_name"] = "DDIMScheduler"
     if "ztsnr" in source.tensors:
         found["rescale_betas_zero_snr"] = True
@@ -173,6 +176,9 @@ def _told(whole: Whole) -> dict[str, Any]:
 
 def prediction(source: Container, family: Family) -> str:
     """What a checkpoint's UNet answers, by all its signs."""
+    known = family.process.predictions()
+    if len(known) == 1:
+        return known[0]
     said = source.about.get("modelspec.prediction_type", "")
     if "v_pred" in source.tensors or said.startswith("v"):
         return "v_prediction"
@@ -212,7 +218,7 @@ def write_file(
         "modelspec.implementation": "https://github.com/huggingface/diffusers",
         "modelspec.title": target.stem,
         "modelspec.resolution": "{0}x{0}".format(whole.denoiser.get("sample_size", 64) * 8),
-        "modelspec.prediction_type": "v" if predicts_v else "epsilon",
+        **({"modelspec.prediction_type": "v" if predicts_v else "epsilon"} if whole.family.process is DDPM else {}),
         TOLD: json.dumps(_told(whole), sort_keys=True, ensure_ascii=False),
     }
     if pickle:
@@ -229,7 +235,8 @@ def write_folder(whole: Whole, target: Path, events: Events) -> None:
             write_net(folder / part, family.parts[part], whole.configs[part], content, events)
         for name, padding in family.paddings.items():
             size = whole.configs[name.replace("tokenizer", "text_encoder")]["vocab_size"]
-            folders.save_part(tokenizers.made(whole.words[name], padding, size, str(whole.place)), folder / name)
+            made = tokenizers.made(whole.words[name], padding, size, str(whole.place), family.parts[name])
+            folders.save_part(made, folder / name)
         tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(whole.scheduler_config))
         channels = whole.denoiser.get("in_channels", 4)
         tensors.write_json(
@@ -245,7 +252,8 @@ def write_net(folder: Path, kind: Any, config: Mapping[str, Any], content: Mappi
         full.architectures = [kind.__name__]
         full.save_pretrained(folder)
         name = "model.safetensors"
-        content = {_with_prefix(tensor): lazy for tensor, lazy in content.items()}
+        if kind.config_class is transformers.CLIPTextConfig:
+            content = {_with_prefix(tensor): lazy for tensor, lazy in content.items()}
     else:
         with torch.device("meta"):
             kind.from_config(dict(config)).save_config(folder)

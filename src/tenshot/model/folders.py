@@ -31,9 +31,10 @@ def find(name: str) -> Path:
 
 def save_part(part: Any, folder: Path) -> None:
     """Save a part so that programs with older versions of transformers find everything under the names they know."""
-    if isinstance(part, transformers.CLIPTokenizer):
+    if isinstance(part, transformers.PreTrainedTokenizerBase):
         part.save_pretrained(folder)
-        part.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
+        if isinstance(part, transformers.CLIPTokenizer):
+            part.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
         return
     part.save_pretrained(folder, max_shard_size=ONE_FILE)
     config = tensors.read_json(folder / "config.json")

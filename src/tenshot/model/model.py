@@ -243,7 +243,7 @@ def load_controlnet(place: Path, device: torch.device | str) -> Any:
 
 
 def _open(place: Path, kind: Any, dtype: torch.dtype | None, device: torch.device | str) -> Any:
-    if kind is transformers.CLIPTokenizer:
+    if issubclass(kind, transformers.PreTrainedTokenizerBase):
         return kind.from_pretrained(place)
     variant, _ = validate.weights(place)
     net = kind.from_pretrained(place, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True)

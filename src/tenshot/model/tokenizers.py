@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, which no checkpoint carries: from Tenshot's own copy, or from the file's metadata."""
+"""Tokenizers, which no checkpoint carries: CLIP's from Tenshot's own copy, any from the metadata of Tenshot's files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import pre_tokenizers
-from transformers import CLIPTokenizer
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from tenshot.core.errors import Fault, Refusal
 from tenshot.model.folders import ASSETS
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77
+WHOLE = "tokenizer.json"  # how a tokenizer that is not CLIP's is told: by all that its file of that name says
+FOLDER = "--config FOLDER: a model folder with its tokenizer"
 
 
 @cache
@@ -40,23 +42,42 @@ def _bytes() -> list[int]:
     return found
 
 
-def told(part: Path, padding: str) -> dict[str, Any]:
+def told(part: Path, padding: str, kind: Any = CLIPTokenizer) -> dict[str, Any]:
     """What a file has to carry so that a folder's tokenizer comes back; nothing where it is as the family has it."""
-    tokenizer = CLIPTokenizer.from_pretrained(part)
+    tokenizer = kind.from_pretrained(part)
+    if kind is not CLIPTokenizer:
+        return {WHOLE: tokenizer.backend_tokenizer.to_str(), "length": tokenizer.model_max_length}
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     words = {} if tuple(merges) == clip_merges() else {"vocab": model["vocab"], "merges": merges}
     return words if tokenizer.pad_token == padding else {**words, "padding": tokenizer.pad_token}
 
 
-def made(known: Mapping[str, Any], padding: str, words: int, where: str) -> CLIPTokenizer:
+def made(
+    known: Mapping[str, Any], padding: str, words: int, where: str, kind: Any = CLIPTokenizer
+) -> PreTrainedTokenizerBase:
     """The tokenizer that `told` spoke of, or CLIP's. Raises Refusal where it does not fit `words` tokens."""
+    if kind is not CLIPTokenizer:
+        return _whole(known, padding, kind, where)
     merges = known.get("merges", clip_merges())
     vocab = known["vocab"] if "vocab" in known else vocabulary(clip_merges())
     if len(vocab) > words:
         found = f"an encoder of {words} tokens, and nothing says which"
-        raise Refusal(Fault(where, found, "CLIP's 49408", "--config FOLDER: a model folder with its tokenizer"))
+        raise Refusal(Fault(where, found, "CLIP's 49408", FOLDER))
     pairs = [tuple(merge.split(" ")) for merge in merges]
     return CLIPTokenizer(
         vocab=dict(vocab), merges=pairs, pad_token=known.get("padding", padding), model_max_length=LENGTH
     )
+
+
+def _whole(known: Mapping[str, Any], padding: str, kind: Any, where: str) -> PreTrainedTokenizerBase:
+    if WHOLE not in known:
+        told = f"no {kind.__name__} in the file, and none comes with Tenshot"
+        raise Refusal(Fault(where, told, "a file that Tenshot wrote, which has it", FOLDER))
+    try:
+        backend = Tokenizer.from_str(known[WHOLE])
+        length = int(known["length"])
+    except Exception as error:  # tokenizers raises bare ones
+        found = f"its header tells of no {kind.__name__}: {str(error)[:200]}"
+        raise Refusal(Fault(where, found, "what Tenshot wrote there", FOLDER)) from None
+    return kind(tokenizer_object=backend, pad_token=padding, extra_ids=0, model_max_length=length)
