@@ -119,7 +119,7 @@ def test_idle_parts_are_away_and_come_back(
 
     def look(run: Any, number: int) -> dict[str, float]:
         figures = step(run, number)
-        parts = run.method.trainable.model.parts
+        parts = run.task.trainable.model.parts
         assert isinstance(parts, Components)
         seen.append(parts.here.keys() - {"tokenizer"})
         return figures

@@ -15,7 +15,7 @@ from tenshot.option_types import Backend, Device, Few, FolderPath, Model, Side, 
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 QUANTISED = ("int8",)
-Part = Literal["unet", "controlnet", "decoder", "encoder", "text_encoder", "text_encoder_2"]
+Part = Literal["unet", "transformer", "controlnet", "decoder", "encoder", "text_encoder", "text_encoder_2"]
 
 
 class CompileOptions(Options):

@@ -46,6 +46,7 @@ _UNET = (
     r"(down_blocks|up_blocks|mid_block)\..+|conv_in|conv_out|conv_norm_out|(time|add)_embedding\.linear_[12]"
     r"|(input_blocks|output_blocks|middle_block|time_embed|label_emb|out)\..+"  # the original ones
 )
+UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 
 
 def of_unet(unet: Any, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
@@ -61,6 +62,7 @@ class Family:
     process: what the denoiser was trained to undo. fits: does a denoiser's configuration belong to this family?
     condition: (parts, prompts) -> the denoiser's further arguments that follow from the text, the batch first.
     framed: (conditioning, a frame for each row) -> the same with what the family tells the denoiser of frames.
+    inputs: what the denoiser's forward takes: noisy latents, times, the conditioning; "a.b" for b in the mapping a.
     predict: (denoiser, noisy latents, times, conditioning) -> its answer. Times are one for all or one a row.
     width: what text width the denoiser should find, from the text encoders' configurations; it calls it `text_width`.
     index: what model_index.json says beside the parts.
@@ -101,6 +103,7 @@ class Family:
     layers: str = _UNET
     widths: Callable[[Mapping[str, Any]], tuple[int, ...]] = lambda unet: tuple(unet["block_out_channels"])
     sizes: tuple[tuple[int, ...], ...] = ()
+    inputs: tuple[str, ...] = UNET_INPUTS
     optional: frozenset[str] = frozenset()
     text_width: str = "cross_attention_dim"
     process: type[Process] = DDPM
@@ -169,3 +172,24 @@ def joined(*conditionings: Mapping[str, Any]) -> dict[str, Any]:
         else torch.cat([each[name] for each in conditionings])
         for name, value in conditionings[0].items()
     }
+
+
+def flattened(conditioning: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a": {"b": tensor}} as {"a.b": tensor}."""
+    found: dict[str, Any] = {}
+    for name, value in conditioning.items():
+        inner = flattened(value) if isinstance(value, Mapping) else {"": value}
+        found |= {f"{name}.{rest}".removesuffix("."): tensor for rest, tensor in inner.items()}
+    return found
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """And back."""
+    found: dict[str, Any] = {}
+    for name, tensor in flat.items():
+        outer, _, rest = name.partition(".")
+        if rest:
+            found.setdefault(outer, {})[rest] = tensor
+        else:
+            found[outer] = tensor
+    return found

@@ -22,6 +22,16 @@ def lora_targets(part: str) -> Mapping[str, Sequence[str]]:
     return next((family.lora_targets for family in FAMILIES if family.denoiser == part), _TEXT)
 
 
+def of_net(denoiser: Any) -> Family:
+    """The family of a denoiser, or of a ControlNet, that is in memory."""
+    known = {family.parts[family.denoiser].__name__ for family in FAMILIES}
+    kind = next((each.__name__ for each in type(denoiser).__mro__ if each.__name__ in known), "UNet2DConditionModel")
+    found = of({**denoiser.config, "_class_name": kind})
+    if found is None:
+        raise ValueError(f"a {type(denoiser).__name__} of no known family")
+    return found
+
+
 def of(config: Mapping[str, Any]) -> Family | None:
     """The family that a denoiser's configuration belongs to, or None. One that does not tell its class is a UNet."""
     kind = config.get("_class_name", "UNet2DConditionModel")

@@ -118,6 +118,7 @@ SD3 = Family(
     layers=r"transformer_blocks\.\d+\..+|(pos_embed|context_embedder|time_text_embed|norm_out|proj_out)(\..+)?",
     widths=lambda transformer: (transformer["num_attention_heads"] * transformer.get("attention_head_dim", 64),),
     sizes=((24 * 64,), (38 * 64,)),
+    inputs=("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections"),
     text_width="joint_attention_dim",
     process=RectifiedFlow,
     predict=predict,

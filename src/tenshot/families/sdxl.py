@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from tenshot.families import sd
-from tenshot.families.base import ZEROS, Family, MicroConditioning, Parts, tokens
+from tenshot.families.base import UNET_INPUTS, ZEROS, Family, MicroConditioning, Parts, tokens
 
 FULL = {
     "sample_size": 128,
@@ -92,6 +92,7 @@ SDXL = Family(
     webui="SDXL",
     claims=r"(sdxl|stable[ -]diffusion[ -]xl)(?!.*refiner)",
     released={"unet": FULL, "text_encoder": sd.CLIP_L, "text_encoder_2": CLIP_G},
+    inputs=(*UNET_INPUTS, "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids"),
     without_words=without_words,
     framed=framed,
 )

@@ -89,18 +89,11 @@ class CompiledModel(Model):
                 self.state.settle()
         return self.parts[part]
 
-    @property
-    def unet(self) -> Any:
-        return self["unet"]
-
-    @property
-    def vae(self) -> Any:
-        return self["vae"]
-
-    @property
-    def controlnet(self) -> Any:
-        """Raises KeyError where it was compiled without one."""
-        return self["controlnet"]
+    def __getattr__(self, part: str) -> Any:
+        """`model.unet` is model["unet"]."""
+        if part not in self.__dict__.get("parts", ()):
+            raise AttributeError(f"no part {part!r} in this model")
+        return self[part]
 
     @property
     def programs(self) -> dict[str, CompiledSection]:

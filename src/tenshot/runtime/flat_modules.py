@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain, repeat
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tenshot.core.device import generator
+from tenshot.families import base, registry
 
 PREFIX = "net."
 MARK = 1024  # numbers by which a weight is known
@@ -44,53 +45,51 @@ class Flat(nn.Module):
                 mine.copy_(weights[name])
 
 
-class UNet(Flat):
-    """sample [b, 4, h/8, w/8], timestep [b], encoder_hidden_states [b, 77, c] -> [b, 4, h/8, w/8].
+class Denoiser(Flat):
+    """Noisy latents [b, c, h/8, w/8], times [b], and the conditioning in its family's order -> an answer like latents.
 
-    Of Stable Diffusion XL then text_embeds [b, projection] and time_ids [b, 6]. Where a ControlNet has been asked, its
-    answers follow, [b, ...] each, the one for the middle block last.
+    Where a ControlNet has been asked, its answers follow, [b, ...] each, the one for the middle block last.
     """
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return ("sample", "timestep", "encoder_hidden_states", *_further(self.net))
-
-    def forward(
-        self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, *more: torch.Tensor
-    ) -> tuple[torch.Tensor]:
-        given, residuals = _added(self.net, more)
-        if residuals:
-            given["down_block_additional_residuals"] = residuals[:-1]
-            given["mid_block_additional_residual"] = residuals[-1]
-        return (self.net(sample, timestep, states, return_dict=False, **given)[0],)
-
-
-class ControlNet(Flat):
-    """A UNet's inputs and the control picture [b, 3, h, w] -> residuals, the middle block's last; at full strength."""
+    def inputs(self) -> tuple[str, ...]:
+        return registry.of_net(self.net).inputs
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("sample", "timestep", "encoder_hidden_states", *_further(self.net), "controlnet_cond")
+        return tuple(name.rpartition(".")[2] for name in self.inputs)
 
     def forward(
         self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, *more: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        given, (picture,) = _added(self.net, more)
-        down, middle = self.net(sample, timestep, states, picture, return_dict=False, **given)
+        given, residuals = _told(self.inputs, sample, timestep, states, *more)
+        if residuals:
+            given["down_block_additional_residuals"] = residuals[:-1]
+            given["mid_block_additional_residual"] = residuals[-1]
+        return (self.net(**given, return_dict=False)[0],)
+
+
+class ControlNet(Denoiser):
+    """A denoiser's inputs and the control picture [b, 3, h, w] -> residuals, the middle block's last, in full strength.
+
+    It takes all that the denoiser takes, by the same names.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*super().names, "controlnet_cond")
+
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, *more: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        given, (picture,) = _told(self.inputs, sample, timestep, states, *more)
+        down, middle = self.net(**given, controlnet_cond=picture, return_dict=False)
         return (*down, middle)
 
 
-def _further(net: Any) -> tuple[str, ...]:
-    """What Stable Diffusion XL wants beside."""
-    large = getattr(net.config, "addition_embed_type", None) == "text_time"
-    return ("text_embeds", "time_ids") if large else ()
-
-
-def _added(net: Any, more: tuple[torch.Tensor, ...]) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
-    """Those by name, and the inputs after them."""
-    names = _further(net)
-    added = dict(zip(names, more, strict=False))
-    return ({"added_cond_kwargs": added} if added else {}), more[len(names) :]
+def _told(inputs: Sequence[str], *given: torch.Tensor) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
+    """The inputs as a denoiser's forward takes them, and what comes after them."""
+    return base.nested(dict(zip(inputs, given, strict=False))), given[len(inputs) :]
 
 
 class Decoder(Flat):
@@ -100,7 +99,7 @@ class Decoder(Flat):
     keep = ("post_quant_conv", "decoder")
 
     def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor]:
-        return (self.net.decoder(self.net.post_quant_conv(latents)),)
+        return (self.net.decoder(_through(self.net.post_quant_conv, latents)),)
 
 
 class Encoder(Flat):
@@ -110,7 +109,12 @@ class Encoder(Flat):
     keep = ("encoder", "quant_conv")
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor]:
-        return (self.net.quant_conv(self.net.encoder(pictures)),)
+        return (_through(self.net.quant_conv, self.net.encoder(pictures)),)
+
+
+def _through(convolution: Any, x: torch.Tensor) -> torch.Tensor:
+    """VAEs of 16 channels have none there."""
+    return x if convolution is None else convolution(x)
 
 
 class Text(Flat):
@@ -126,7 +130,7 @@ class Text(Flat):
 
 #: Section of an artifact -> the model's part it speaks for.
 SECTIONS = {
-    "unet": "unet",
+    **{family.denoiser: family.denoiser for family in registry.FAMILIES},
     "unet_controlled": "unet",
     "controlnet": "controlnet",
     "decoder": "vae",
@@ -136,7 +140,13 @@ SECTIONS = {
 }
 
 
-KINDS = {"unet": UNet, "unet_controlled": UNet, "controlnet": ControlNet, "decoder": Decoder, "encoder": Encoder}
+KINDS: dict[str, type[Flat]] = {
+    **{family.denoiser: Denoiser for family in registry.FAMILIES},
+    "unet_controlled": Denoiser,
+    "controlnet": ControlNet,
+    "decoder": Decoder,
+    "encoder": Encoder,
+}
 
 
 def flat(section: str, part: Any) -> Flat:

@@ -7,21 +7,23 @@ does not know are answered by the eager part's own code. A call goes on with the
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.controlnets.controlnet import ControlNetOutput
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from diffusers.models.modeling_outputs import AutoencoderKLOutput, Transformer2DModelOutput
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
 from tenshot.core.errors import Slow
+from tenshot.families import base, registry
 from tenshot.runtime.sections import CompiledSection
 from tenshot.runtime.weights import own
 
@@ -85,55 +87,53 @@ def _as(outputs: Sequence[torch.Tensor], like: torch.Tensor) -> list[torch.Tenso
     return [each.to(like.device, like.dtype) for each in outputs]
 
 
-def _added(part: Any, conditions: Mapping[str, Any] | None) -> list[torch.Tensor] | None:
-    """Stable Diffusion XL's further inputs in order; None where they are not what the part needs."""
-    names = ("text_embeds", "time_ids") if part.config.addition_embed_type == "text_time" else ()
-    given = conditions or {}
-    return [given[name].float() for name in names] if given.keys() == set(names) else None
+def _conditioning(part: Any, given: Mapping[str, Any]) -> list[torch.Tensor] | None:
+    """What the part is told besides latents and times, in its family's order; None where anything lacks."""
+    told = [given.get(name) for name in registry.of_net(part).inputs[2:]]
+    return None if any(each is None for each in told) else [each.float() for each in told if each is not None]
 
 
-class CompiledUNet(UNet2DConditionModel):
-    """A UNet whose forward is a program's; with a ControlNet's answers, another program's."""
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given at all of a call's arguments; those in mappings by dotted names."""
+    return {name: value for name, value in base.flattened(values).items() if value is not None}
 
-    def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: Any,
-        encoder_hidden_states: torch.Tensor,
-        class_labels: Any = None,
-        timestep_cond: Any = None,
-        attention_mask: Any = None,
-        cross_attention_kwargs: Any = None,
-        added_cond_kwargs: Any = None,
-        down_block_additional_residuals: Any = None,
-        mid_block_additional_residual: Any = None,
-        down_intrablock_additional_residuals: Any = None,
-        encoder_attention_mask: Any = None,
-        return_dict: bool = True,
-    ) -> Any:
-        given = {
-            "class_labels": class_labels,
-            "timestep_cond": timestep_cond,
-            "attention_mask": attention_mask,
-            "cross_attention_kwargs": cross_attention_kwargs or None,
-            "down_intrablock_additional_residuals": down_intrablock_additional_residuals,
-            "encoder_attention_mask": encoder_attention_mask,
-        }
-        control = {
-            "down_block_additional_residuals": down_block_additional_residuals,
-            "mid_block_additional_residual": mid_block_additional_residual,
-        }
-        added = _added(self, added_cond_kwargs)
-        section = "unet" if mid_block_additional_residual is None else "unet_controlled"
-        program = self.programs.get(section)
-        if program is None or added is None or _strange(self, given):
-            given |= control | {"added_cond_kwargs": added_cond_kwargs, "return_dict": return_dict}
-            return UNet2DConditionModel.forward(still(self), sample, timestep, encoder_hidden_states, **given)
-        residuals = [] if section == "unet" else [*down_block_additional_residuals, mid_block_additional_residual]
-        rows = sample.shape[0]
-        inputs = [sample, _times(timestep, sample), encoder_hidden_states, *added, *residuals]
-        (answer,) = _as(program(*(each.float() for each in _rowed(inputs, rows))), sample)
-        return UNet2DConditionOutput(answer) if return_dict else (answer,)
+
+class _CompiledDenoiser:
+    """A denoiser whose forward is a program's; with a ControlNet's answers, another program's.
+
+    eager_kind: the class whose place it takes. section: its own, without a ControlNet.
+    """
+
+    eager_kind: ClassVar[type]
+    section: ClassVar[str]
+    programs: Programs
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        given = dict(_signature(self.eager_kind).bind(self, *args, **kwargs).arguments)
+        return_dict = given.pop("return_dict", True)
+        down = given.pop("down_block_additional_residuals", None)
+        middle = given.pop("mid_block_additional_residual", None)
+        told = _given({name: value for name, value in given.items() if name != "self"})
+        added = _conditioning(self, told)
+        first, second, *others = registry.of_net(self).inputs
+        program = self.programs.get(self.section if middle is None else f"{self.section}_controlled")
+        further = {name: value for name, value in told.items() if name not in (first, second, *others)}
+        if program is None or added is None or _strange(self, further):
+            return self.eager_kind.forward(still(self), *args, **kwargs)  # type: ignore[attr-defined]
+        sample = told[first]
+        inputs = [sample, _times(told[second], sample), *added, *([] if middle is None else [*down, middle])]
+        (answer,) = _as(program(*(each.float() for each in _rowed(inputs, sample.shape[0]))), sample)
+        return Transformer2DModelOutput(sample=answer) if return_dict else (answer,)
+
+
+@cache
+def _signature(kind: Any) -> inspect.Signature:
+    return inspect.signature(kind.forward)
+
+
+def _compiled(kind: type, section: str) -> type:
+    """The class that stands in for denoisers of `kind`."""
+    return type(f"Compiled{kind.__name__}", (_CompiledDenoiser, kind), {"eager_kind": kind, "section": section})
 
 
 def _rowed(inputs: Sequence[torch.Tensor], rows: int) -> list[torch.Tensor]:
@@ -166,13 +166,14 @@ class CompiledControlNet(ControlNetModel):
             "cross_attention_kwargs": cross_attention_kwargs or None,
             "guess_mode": guess_mode or None,
         }
-        added = _added(self, added_cond_kwargs)
+        told = _given({"encoder_hidden_states": encoder_hidden_states, "added_cond_kwargs": added_cond_kwargs})
+        added = _conditioning(self, told)
         program = self.programs.get("controlnet")
         if program is None or added is None or _strange(self, given):
             given |= {"added_cond_kwargs": added_cond_kwargs, "guess_mode": guess_mode, "return_dict": return_dict}
             plain = (sample, timestep, encoder_hidden_states, controlnet_cond, conditioning_scale)
             return ControlNetModel.forward(still(self), *plain, **given)
-        inputs = [sample, _times(timestep, sample), encoder_hidden_states, *added, controlnet_cond]
+        inputs = [sample, _times(timestep, sample), *added, controlnet_cond]
         answers = program(*(each.float() for each in _rowed(inputs, sample.shape[0])))
         *down, middle = (each * conditioning_scale for each in _as(answers, sample))
         if not return_dict:
@@ -254,8 +255,9 @@ class CompiledTextWithProjection(_CompiledText, CLIPTextModelWithProjection):
         return CLIPTextModelOutput(text_embeds=pooled, last_hidden_state=last, hidden_states=states)
 
 
+_DENOISERS = {family.parts[family.denoiser]: family.denoiser for family in registry.FAMILIES}
 KINDS: dict[type, type] = {
-    UNet2DConditionModel: CompiledUNet,
+    **{kind: _compiled(kind, part) for kind, part in _DENOISERS.items()},
     ControlNetModel: CompiledControlNet,
     AutoencoderKL: CompiledVae,
     CLIPTextModelWithProjection: CompiledTextWithProjection,

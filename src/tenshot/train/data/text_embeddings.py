@@ -62,9 +62,9 @@ class TextEmbeddingCache:
         name = self._key(text)
         found = self.cache.read(name)
         if found is None:
-            found = _flat(self._asked(text))
+            found = base.flattened(self._asked(text))
             self.cache.write(name, found)
-        return _nested(found)
+        return base.nested(found)
 
     def _key(self, text: str) -> str:
         return key(repr(text), *self.encoders)
@@ -80,24 +80,4 @@ def _parts(base: Model) -> list[str]:
 
 
 def _bytes(conditioning: Mapping[str, Any]) -> int:
-    return sum(tensor.nbytes for tensor in _flat(conditioning).values())
-
-
-def _flat(conditioning: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """{"a": {"b": tensor}} as {"a.b": tensor}."""
-    found: dict[str, torch.Tensor] = {}
-    for name, value in conditioning.items():
-        inner = _flat(value) if isinstance(value, Mapping) else {"": value}
-        found |= {f"{name}.{rest}".removesuffix("."): tensor for rest, tensor in inner.items()}
-    return found
-
-
-def _nested(flat: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, tensor in flat.items():
-        outer, _, rest = name.partition(".")
-        if rest:
-            found.setdefault(outer, {})[rest] = tensor
-        else:
-            found[outer] = tensor
-    return found
+    return sum(tensor.nbytes for tensor in base.flattened(conditioning).values())
