@@ -66,7 +66,7 @@ def test_an_earlier_demo_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     begun = tmp_path / door.FOLDERS[door.WITH_PRIOR]
     monkeypatch.setattr(door.dreambooth, "train", stop)
-    monkeypatch.setattr(door.outlook, "pace", lambda base: door.outlook.Pace(1.0, 1.0))
+    monkeypatch.setattr(door.eta, "pace", lambda base: door.eta.Pace(1.0, 1.0))
     said: list[str] = []
     monkeypatch.setattr(Events, "say", lambda self, text: said.append(text))
     for made in (begun / "tenshot.log", tmp_path / "class" / ".half.part", begun / "run.json", tmp_path / "index.html"):

@@ -178,7 +178,7 @@ KILLED = """
 import os, signal, sys
 import weakref
 from pathlib import Path
-from tenshot.files import tensors
+from tenshot.io import tensors
 rename, place, left = Path.rename, Path(sys.argv[1]), int(sys.argv[2])
 def renamed(self, target):
     global left
@@ -197,7 +197,7 @@ def test_a_kill_never_loses_the_old_folder(tmp_path: Path, renames: int):
     place = tmp_path / "folder"
     place.mkdir()
     (place / "file").write_text("old")
-    source = str(Path(model.__file__).parents[1])
+    source = str(Path(model.__file__).parents[2])
     ran = subprocess.run([sys.executable, "-c", KILLED, place, str(renames)], env=os.environ | {"PYTHONPATH": source})
     assert ran.returncode == -signal.SIGKILL
     assert (renames == 0) == place.is_dir()

@@ -49,7 +49,7 @@ def foreign(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def schedule(file: Path) -> dict[str, Any]:
-    source = checkpoint.containers.opened(file)
+    source = checkpoint.tensor_files.opened(file)
     family = checkpoint.family_of(source)
     assert family is not None
     return checkpoint.schedule_of(source, family)

@@ -16,18 +16,20 @@ ROOT = Path(__file__).parent.parent
 CODE = """
 import json, sys
 from pathlib import Path
-from tenshot import device, model
+from tenshot.core import device
 from tenshot.core.events import Events
-from tenshot.files import datasets
-from tenshot.train import cache, data
-from tenshot.train.engine.rng import Draws
-cache.IN_MEMORY = 100_000
+from tenshot.io import dataset
+from tenshot.model import model
+from tenshot.train.data import image_latents, latents_cache
+from tenshot.train.engine.rng import CounterRNG
+latents_cache.IN_MEMORY = 100_000
 base = model.load(sys.argv[1])
-examples = datasets.read(Path(sys.argv[2]), option="")
-latents, _ = data.encoded(base, examples, data.squares(128), Events(), cache.Cache(Path(sys.argv[3])))
+examples = dataset.read(Path(sys.argv[2]), option="")
+cache = latents_cache.TensorCache(Path(sys.argv[3]))
+latents, _ = image_latents.encode(base, examples, image_latents.squares(128), Events(), cache)
 for step in range(len(latents)):
-    latents.sample(latents.pick(Draws(0, [step]), "picture"), 0)
-print(json.dumps([len(latents), device.peak_memory()]))
+    latents.sample(latents.pick(CounterRNG(0, [step]), "picture"), 0)
+print(json.dumps([len(latents), device.max_memory_allocated()]))
 """
 
 

@@ -14,13 +14,13 @@ import pytest
 
 from tenshot.core import distributed
 
-SRC = Path(distributed.__file__).parents[1]
+SRC = Path(distributed.__file__).parents[2]
 MADE = """
 import multiprocessing, os, subprocess, sys, time
-from tenshot import processes
+from tenshot.core import distributed
 
 def work():
-    processes.tie()
+    distributed.tie()
     compiler = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
     print(os.getpid(), compiler.pid, flush=True)
     time.sleep(60)
@@ -32,15 +32,15 @@ if __name__ == "__main__":
 LAUNCHED = """
 import sys
 from pathlib import Path
-from tenshot import processes
+from tenshot.core import distributed
 sys.executable = str(Path(__file__).with_name("worker"))
-processes.launch(["train"], 2)
+distributed.launch(["train"], 2)
 """
 WORKER = """#!{}
 import os, time
-from tenshot import processes
-processes._state = lambda cpu: None
-processes.join(True)
+from tenshot.core import distributed
+distributed._state = lambda cpu: None
+distributed.join(True)
 os.write(1, f"{{os.getpid()}}\\n".encode())
 time.sleep(60)
 """

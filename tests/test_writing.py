@@ -117,7 +117,7 @@ def test_a_device_is_no_place_for_a_result(device: str, place: Path) -> None:
 WORKING = """
 import os, signal, sys
 from pathlib import Path
-from tenshot.files import tensors
+from tenshot.io import tensors
 place = Path(sys.argv[1])
 with tensors.replacing(place / "one.safetensors") as half, tensors.replacing_folder(place / "two") as folder:
     half.write_text("half")
@@ -151,14 +151,14 @@ def test_what_was_there_is_back_before_anything_is_refused(place: Path) -> None:
 
 
 @pytest.mark.parametrize("there", (False, True))
-@pytest.mark.parametrize("where", ("encoded", "forecast"))
+@pytest.mark.parametrize("where", ("encode", "forecast"))
 def test_a_training_refused_after_all_its_checks_leaves_nothing(
     where: str, there: bool, place: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr({"encoded": image_latents, "forecast": loop}[where], where, full)
+    monkeypatch.setattr({"encode": image_latents, "forecast": loop}[where], where, full)
     if there:
         (place / "out").mkdir()
     options = Bench(place / "m", pictures, place).base | {"output_dir": "out"}
