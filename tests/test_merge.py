@@ -189,7 +189,7 @@ def test_every_file_that_cannot_be_read_is_named(sd1: Path, tmp_path: Path):
     words = ["--models", tmp_path / "text.safetensors", "--save_to", tmp_path / "file" / "merged"]
     with pytest.raises(Refusal) as refused:
         run("--sd_model", tmp_path / "none", *words, "--models", tmp_path / "missing", "--ratios", 1, 2, 3)
-    assert [each.where for each in refused.value.faults] == ["--ratios", "--sd_model", "--models"]
+    assert [each.where for each in refused.value.faults] == ["--ratios", "--sd_model", "--models", "--save_to"]
     assert all(each.fits and each.do for each in refused.value.faults)
     with pytest.raises(Refusal) as refused:
         run("--sd_model", tmp_path / "file", *words)

@@ -1,12 +1,15 @@
 """Options: one record, spelled as a command line or as a recipe."""
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from pydantic import Field, model_validator
 
+from tenshot.cli import verbs
+from tenshot.core import gpus
 from tenshot.core.errors import Refusal
 from tenshot.core.option_text import spell
 from tenshot.core.options import MISSING, Options, as_recipe, as_words, entries, gather, resolve
@@ -256,3 +259,68 @@ def test_a_recipe_may_not_name_files_that_cannot_be(tmp_path: Path) -> None:
     recipe.write_text('folder: "a\\0b"\nprompt: "\\uD800"\n')
     told = faults("--recipe", str(recipe))
     assert set(told) == {f"{recipe}: folder", f"{recipe}: prompt"}
+
+
+ROUNDS = {  # words of a command that lacks an option and has another fault -> all that is to be told of it
+    "generate --devise cpu --out one.png --num_images 2 --device cuda:99": "--prompt --devise --out --device",
+    "generate --out taken.txt/deep": "--prompt --out",
+    "merge --ratios x --save_to taken.safetensors": "--models --ratios --save_to",
+    "merge --save_to taken.safetensors --method difference": "--models --save_to",
+    "merge --ratios 1 2 --save_to new.safetensors": "--models",  # there might be two
+    "merge --ratios 1 2 --models taken.txt": "--ratios --save_to",
+    "convert --dst taken.txt --name x --overwrite": "--src dst --name",
+    "extract --out taken.safetensors": "--tuned --base --out",
+    "resize --out taken.txt": "--file --out",
+    "compile --out taken.txt --device cuda:99": "--model --out --device",
+    "train dreambooth --with_prior_preservation --keep_best --device cuda:99": (
+        "--instance_data_dir --instance_prompt --class_prompt --keep_best --device"
+    ),
+    "train lora --nothing 1 --train_data_dir gone --instance_prompt x --text_encoder_lr 1": (
+        "--nothing --train_data_dir --instance_prompt --text_encoder_lr"
+    ),
+    "bench inference --out taken.txt --rounds 0 --device xpu:3": "--out --rounds --device",
+    "demo --seeds 0 --device cuda:99 --pictures gone": "--seeds --device --pictures",
+}
+
+
+@pytest.mark.parametrize("words", ROUNDS)
+def test_there_is_no_second_round(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpus, "built_with", set)
+    for name in ("taken.txt", "taken.safetensors"):
+        (tmp_path / name).write_text("mine")
+    path = next(each for each in verbs.VERBS if " ".join(each) == " ".join(words.split()[: len(each)]))
+    module, name = verbs.VERBS[path].options.split(":")
+    with pytest.raises(Refusal) as refused:
+        gather(getattr(import_module(module), name), words.split()[len(path) :])
+    assert sorted({fault.where for fault in refused.value.faults}) == sorted(ROUNDS[words].split())
+
+
+@pytest.mark.parametrize(
+    ("built", "count", "device", "told"),
+    [
+        (set(), 1, "cuda", "built without cuda"),
+        ({"cuda"}, 2, "cuda:2", "2 GPUs are here"),
+        ({"cuda"}, 2, "cuda:1", ""),
+        ({"cuda"}, 0, "cuda", "no NVIDIA GPU"),
+        ({"cuda"}, None, "cuda:9", ""),
+        ({"hip"}, 0, "cuda", ""),
+        (None, 0, "cuda", ""),
+        ({"cuda"}, 1, "xpu", "built without xpu"),
+        (set(), 0, "cpu", ""),
+        (set(), 0, "auto", ""),
+    ],
+)
+def test_a_gpu_that_is_not_here_is_known_without_torch(
+    built: set[str] | None, count: int | None, device: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "built_with", lambda: built)
+    monkeypatch.setattr(gpus, "nvidia", lambda: count)
+    assert told in gpus.hurdle(device) if told else not gpus.hurdle(device)
+
+
+def test_what_torch_was_built_with_is_read_as_torch_says_it() -> None:
+    import torch
+
+    assert gpus.built_with() == {name for name in ("cuda", "hip", "xpu") if getattr(torch.version, name)}
+    assert (gpus.nvidia() or 0) >= (torch.cuda.device_count() if torch.version.cuda else 0)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from tenshot.core.option_markers import There
+from tenshot.core.option_markers import Computes, There
 from tenshot.runtime.registry import BACKENDS
 
 #: What to expect of the model that is built in.
@@ -27,7 +27,7 @@ def _backend(name: str) -> str:
     return name
 
 
-Device = Annotated[str, AfterValidator(_device)]  #: what torch calls it, or auto
+Device = Annotated[str, AfterValidator(_device), Computes()]  #: what torch calls it, or auto
 Backend = Annotated[str, AfterValidator(_backend)]  #: a row of BACKENDS, or the module of another
 Model = Annotated[str, There("model")]
 ModelPath = Annotated[Path, There("model")]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from tenshot.core.errors import Fault
 from tenshot.core.option_text import command
 from tenshot.core.options import Options
+from tenshot.io import destinations
 from tenshot.option_types import Backend, Device, Few, FolderPath, Model, Side, SomePath
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -85,6 +87,9 @@ class CompileOptions(Options):
         """The further sizes as (height, width)."""
         pairs = (each.split("x") for each in self.also_sizes)
         return [(int(high), int(wide)) for wide, high in pairs]
+
+    def obstacles(self) -> Iterator[Fault]:
+        yield from destinations.hurdles("--out", self.out, self.overwrite, self.sources, destinations.ARTIFACTS)
 
     def next_commands(self) -> Sequence[str]:
         draw = command("generate", "--model", self.out, "--prompt", self.prompt[0])

@@ -12,6 +12,7 @@ from pydantic import Field
 from tenshot.core.errors import Fault
 from tenshot.core.options import Options
 from tenshot.export.ui_folders import FOLDERS, Place, places
+from tenshot.io import destinations
 from tenshot.option_types import FilePath, ModelPath, Rank, SomePath
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class ConvertOptions(Options):
     def place(self) -> Place | None:
         """The user interface that --to names."""
         return next(iter(places([self.export])), None)
+
+    def obstacles(self) -> Iterator[Fault]:
+        if self.dst and not self.to:
+            yield from destinations.hurdles("dst", self.dst, self.overwrite, self.sources)
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from os.path import exists, isdir, isfile
 from typing import Any
 
+from tenshot.core import gpus
 from tenshot.core.errors import Fault
 
 
@@ -65,3 +66,13 @@ class There:
         elif is_other and is_other(path):
             kind = "a folder" if self.kind == "file" else "a file"
             yield Fault(option, f"{path} is {kind}", f"a {self.kind}: {description}", do)
+
+
+@dataclass(frozen=True)
+class Computes:
+    """Marks an option whose value is a device that has to be here."""
+
+    def faults(self, option: str, value: str, description: str) -> Iterator[Fault]:
+        if why := gpus.hurdle(value):
+            do = "leave it out: a GPU is taken where there is one"
+            yield Fault(option, f"{value!r} cannot be used: {why}", description, do)

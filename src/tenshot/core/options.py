@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
-from tenshot.core.option_markers import Elsewhere, There
+from tenshot.core.option_markers import Computes, Elsewhere, There
 from tenshot.core.option_text import brief, choices_of, form, inline, limits, spell, words_of
 from tenshot.core.recipes import read_recipe
 
@@ -30,6 +31,10 @@ class Options(BaseModel):
 
     def faults(self) -> Iterator[Fault]:
         """What can be told from the options alone: those that do not go together."""
+        return iter(())
+
+    def obstacles(self) -> Iterator[Fault]:
+        """What is in the way of the result: told with what the files hold, or beside other faults of the words."""
         return iter(())
 
     def notes(self) -> Iterator[str]:
@@ -144,33 +149,45 @@ def resolve(kind: type[Record], given: Mapping[str, Any], places: Mapping[str, s
 
     places: where a value was found, by name, if not on the command line; refusals say it.
     """
-    options, faults, _ = _resolved(kind, {_named(kind, name): value for name, value in given.items()}, places or {})
+    likely, faults, _ = _resolved(kind, {_named(kind, name): value for name, value in given.items()}, places or {})
     refuse_if(faults)
-    assert options is not None
-    return options
+    return likely[0]
 
 
 def _resolved(
     kind: type[Record], given: Mapping[str, Any], places: Mapping[str, str]
-) -> tuple[Record | None, list[Fault], set[str]]:
-    """The options, as far as `given` makes any; what is wrong; the names of the options that are wrong."""
+) -> tuple[list[Record], list[Fault], set[str]]:
+    """The options that `given` makes; what is wrong; the names of the options that are wrong.
+
+    Where some are wrong or missing, the options are as they might be: once for each set of stand-ins, as far as any
+    make options.
+    """
     known = entries(kind)
     unspeakable = {
         name: fault for name, value in given.items() for fault in _unspeakable(known.get(name), name, value, places)
     }
     try:
         options = kind.model_validate({name: value for name, value in given.items() if name not in unspeakable})
-        return options, [*unspeakable.values()], {*unspeakable}
+        return [options], [*unspeakable.values()], {*unspeakable}
     except ValidationError as error:
         # A union reports each of its types; the person gave one value.
         found = {(e["loc"][:1], repr(e["input"]) if e["loc"] else e["msg"]): e for e in error.errors()}
     wrong = {str(loc[0]) for loc, _ in found if loc} | {*unspeakable}
     faults = [*unspeakable.values()]
     faults += [_fault(known, each, places) for each in found.values() if not unspeakable.keys() & set(each["loc"])]
-    try:
-        return kind.model_validate({name: value for name, value in given.items() if name not in wrong}), faults, wrong
-    except ValidationError:
-        return None, faults, wrong
+    right = {name: value for name, value in given.items() if name not in wrong}
+    likely = []
+    with suppress(ValidationError):
+        for count in (1, 2):
+            likely.append(kind.model_validate({**_stand_ins(known, right, count), **right}))
+    return likely, faults, wrong
+
+
+def _stand_ins(known: Mapping[str, Entry], given: Container[str], count: int) -> dict[str, Any]:
+    """Something for every option that is needed and not given."""
+    values = [f"to be given {number}" for number in range(count)]
+    needed = [entry for name, entry in known.items() if entry.needed and name not in given]
+    return {entry.name: values if entry.many else values[-1] for entry in needed}
 
 
 def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] = lambda text: None) -> Record:
@@ -198,14 +215,17 @@ def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] 
             faults.append(there)
         else:
             notes.append(there)
-    options, wrong, names = _resolved(kind, chosen, places)
+    likely, wrong, names = _resolved(kind, chosen, places)
     faults += [each for each in wrong if each.where not in {fault.where for fault in faults}]
-    if options:
-        faults += [each for each in options.faults() if each.where.removeprefix("--") not in names]
-    for name in [name for name in kind.model_fields if name in chosen and name not in names]:
-        faults += _absent(kind, name, chosen[name])
+    faults += _held([each.faults() for each in likely], names)
+    right = [name for name in kind.model_fields if name in chosen and name not in names]
+    for name in right:
+        faults += _absent(kind, name, chosen[name], There)
+    if faults:
+        faults += _held([each.obstacles() for each in likely], names)
+        faults += [fault for name in right for fault in _absent(kind, name, chosen[name], Computes)]
     refuse_if(faults)
-    assert options is not None
+    (options,) = likely
     for note in (*notes, *options.notes()):
         say(note)
     return options
@@ -222,18 +242,25 @@ def _unspeakable(entry: Entry | None, name: str, value: Any, places: Mapping[str
             return
 
 
-def _absent(kind: type[Options], name: str, value: Any) -> Iterator[Fault]:
+def _held(told: Sequence[Iterable[Fault]], wrong: Container[str]) -> list[Fault]:
+    """The faults that hold whatever will stand in place of the options that are wrong or missing."""
+    first, *others = [list(each) for each in told] or [[]]
+    held = [each for each in first if all(each in other for other in others)]
+    return [each for each in held if each.where.removeprefix("--") not in wrong]
+
+
+def _absent(kind: type[Options], name: str, value: Any, marks: Any) -> Iterator[Fault]:
     """What an option names and is not there."""
-    for mark, each in _marked(kind, name, value):
+    for mark, each in _marked(kind, name, value, marks):
         yield from mark.faults(f"--{name}", each, kind.model_fields[name].description or "")
 
 
-def _marked(kind: type[Options], name: str, value: Any) -> Iterator[tuple[There, str]]:
+def _marked(kind: type[Options], name: str, value: Any, marks: Any = There) -> Iterator[tuple[Any, str]]:
     """The texts in an option's value that name what has to be there, each with its mark."""
     field = kind.model_fields[name]
     for mark in (*field.metadata, *_marks(field.annotation)):
         for each in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(mark, There) and isinstance(each, str | Path):
+            if isinstance(mark, marks) and isinstance(each, str | Path):
                 yield mark, str(each)
 
 

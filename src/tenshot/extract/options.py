@@ -11,6 +11,7 @@ from pydantic import Field
 from tenshot import next_commands
 from tenshot.core.errors import Fault
 from tenshot.core.options import Options
+from tenshot.io import destinations
 from tenshot.option_types import ModelPath, Rank, SomePath
 
 
@@ -21,6 +22,9 @@ class RankOptions(Options):
     keep: float | None = Field(None, gt=0, le=1, description="of each layer's energy (squared singular values): 0.98")
     out: Path = Field(description="the LoRA: a .safetensors file")
     overwrite: bool = Field(False, description="replace the result")
+
+    def obstacles(self) -> Iterator[Fault]:
+        yield from destinations.hurdles("--out", self.out, self.overwrite, self.sources)
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()

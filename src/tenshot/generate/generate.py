@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import count
+from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ from tenshot.diffusion import samplers
 from tenshot.families import validate
 from tenshot.families.base import overlong
 from tenshot.generate.options import GenerateOptions
-from tenshot.io import destinations
 from tenshot.io.png import infotext, read_infotext, write_png
 from tenshot.model import model, resolve
 from tenshot.model.model import Model
@@ -121,15 +121,10 @@ def facts(opened: Model, request: Request, settings: SamplingSettings) -> dict[s
 
 def _faults(options: GenerateOptions) -> Iterator[Fault]:
     yield from options.faults()
-    if hurdle := destinations.misnamed(options.out) or destinations.obstacle(_folder(options)):
-        yield Fault("--out", hurdle, "a folder, or a .png file", "choose another name")
-    elif options.names_a_png and options.out.exists() and not _drawn_here(options.out):
+    yield from options.obstacles()
+    if options.names_a_png and exists(options.out) and not _drawn_here(options.out):
         fits = "a new name, or a picture that Tenshot drew, which is drawn anew"
         yield Fault("--out", f"{options.out} is not one of Tenshot's pictures", fits, "choose another name")
-
-
-def _folder(options: GenerateOptions) -> Path:
-    return options.out.parent if options.names_a_png else options.out
 
 
 def _drawn_here(file: Path) -> bool:

@@ -13,6 +13,7 @@ from tenshot.core.errors import Fault
 from tenshot.core.option_text import command
 from tenshot.core.options import Options, as_words
 from tenshot.diffusion.samplers import SAMPLERS, names
+from tenshot.io import destinations
 from tenshot.option_types import Device, Few, LoraPath, Model, Side, SomePath
 
 
@@ -53,9 +54,16 @@ class GenerateOptions(Options):
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
-        pictures = len(self.prompt) * self.num_images
-        if self.names_a_png and pictures > 1:
-            yield Fault("--out", f"one file for {pictures} pictures", "a folder", "leave .png out")
+        if self.names_a_png and len(self.prompt) * self.num_images > 1:
+            several = (
+                f"{self.num_images} pictures of a prompt" if self.num_images > 1 else f"{len(self.prompt)} pictures"
+            )
+            yield Fault("--out", f"one file for {several}", "a folder", "leave .png out")
+
+    def obstacles(self) -> Iterator[Fault]:
+        folder = self.out.parent if self.names_a_png else self.out
+        if hurdle := destinations.misnamed(self.out) or destinations.obstacle(folder):
+            yield Fault("--out", hurdle, "a folder, or a .png file", "choose another name")
 
     def next_commands(self) -> Sequence[str]:
         leave = {"out", "seed"} if self.names_a_png else {"seed"}

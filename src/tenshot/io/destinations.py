@@ -46,6 +46,21 @@ def faults(
     sources: Iterable[Path] = (),
     kinds: Sequence[str] = MODELS,
 ) -> Iterator[Fault]:
+    """What keeps a result from being put at `target`, as `hurdles` tells it, once its folder is tidied up."""
+    if not (misnamed(target) or obstacle(target.parent)):
+        from tenshot.io import tensors
+
+        tensors.sweep(target.parent)
+    yield from hurdles(option, target, overwrite, sources, kinds)
+
+
+def hurdles(
+    option: str,
+    target: Path,
+    overwrite: bool,
+    sources: Iterable[Path] = (),
+    kinds: Sequence[str] = MODELS,
+) -> Iterator[Fault]:
     """What keeps a result from being put at `target`, which `option` names. sources: all that is read for it.
     kinds: of KINDS, those that the result may be of, where it is a folder.
 
@@ -55,9 +70,6 @@ def faults(
     if hurdle := misnamed(target) or obstacle(target.parent):
         yield Fault(option, f"{target}: {hurdle}", "a path through folders", "name another folder")
         return
-    from tenshot.io import tensors
-
-    tensors.sweep(target.parent)
     if (hurt := _hurt(target, [each for each in sources if os.path.exists(each)])) is not None:
         fits, do = "a place apart from what is read", "choose another place"
         yield Fault(option, f"{target}: {hurt} is read for it", fits, do)

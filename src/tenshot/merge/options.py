@@ -12,6 +12,7 @@ from tenshot import next_commands
 from tenshot.core.errors import Fault
 from tenshot.core.option_text import command
 from tenshot.export.options import ExportOptions
+from tenshot.io import destinations
 from tenshot.option_types import ModelPath, Rank, Ratio, SomePath
 
 
@@ -36,6 +37,9 @@ class MergeOptions(ExportOptions):
     vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of every model's own")
     save_to: Path = Field(description="the result: a .safetensors or .ckpt file, or else a folder")
     overwrite: bool = Field(False, description="replace the result")
+
+    def obstacles(self) -> Iterator[Fault]:
+        yield from destinations.hurdles("--save_to", self.save_to, self.overwrite, self.sources)
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
