@@ -148,13 +148,13 @@ def test_sdxl_is_told_what_was_cropped_of_what(
     base = model.load(str(sdxl))
     latents, _ = image_latents.encode(base, read_folder(tmp_path), views, Events())
     said = TextEmbeddingCache(base).of(["a"] * len(latents))
-    assert base.family.framed(said, latents.frames)["added_cond_kwargs"]["time_ids"].tolist() == wanted
+    assert base.family.micro_conditioned(said, latents.frames)["added_cond_kwargs"]["time_ids"].tolist() == wanted
 
 
 def test_sizes_that_half_precision_does_not_know_are_told():
     added = {"text_embeds": torch.zeros(1, 8, dtype=torch.bfloat16)}
     frame = MicroConditioning((3023, 4031), (0, 171), (1024, 1024))
-    (ids,) = SDXL.framed({"added_cond_kwargs": added}, [frame])["added_cond_kwargs"]["time_ids"].tolist()
+    (ids,) = SDXL.micro_conditioned({"added_cond_kwargs": added}, [frame])["added_cond_kwargs"]["time_ids"].tolist()
     assert ids == [3023, 4031, 0, 171, 1024, 1024]
 
 

@@ -40,8 +40,8 @@ def opened(family: str, request: pytest.FixtureRequest) -> model.Model:
 @torch.no_grad()
 def given(opened: model.Model) -> list[torch.Tensor]:
     size = (opened.resolution, opened.resolution)
-    conditioning = opened.family.framed(
-        opened.condition_on_text(["a cat", "a dog"]), [MicroConditioning.whole(size)] * 2
+    conditioning = opened.family.micro_conditioned(
+        opened.encode_prompt(["a cat", "a dog"]), [MicroConditioning.whole(size)] * 2
     )
     told = flattened(conditioning)
     side = opened.resolution // opened.vae_scale_factor

@@ -63,7 +63,7 @@ def test_diffusers_reads_the_file_and_says_the_same(bench: Bench, sd1: Path):
     theirs = pipe.encode_prompt(f"a photo of {WORD}", "cpu", 1, False)[0]
     ours = embedding.add(model.load(str(sd1)), WORD, embedding.read(folder / "az.safetensors")[1])
     with torch.no_grad():
-        said = ours.condition([f"a photo of {WORD}"], (64, 64))["encoder_hidden_states"]
+        said = ours.conditioning([f"a photo of {WORD}"], (64, 64))["encoder_hidden_states"]
     torch.testing.assert_close(said, theirs)
 
 
@@ -74,9 +74,9 @@ def test_both_encoders_of_sdxl_learn_and_pool_where_the_prompt_ends(bench: Bench
     assert {name: tuple(tensor.shape) for name, tensor in named.items()} == {"clip_l": (2, 16), "clip_g": (2, 32)}
     plain = model.load(str(sdxl))
     with torch.no_grad():
-        before = plain.condition(["a toy"], (64, 64))
+        before = plain.conditioning(["a toy"], (64, 64))
         grown = embedding.add(plain, WORD, embedding.read(folder / "az.safetensors")[1])
-        after = grown.condition(["a toy"], (64, 64))
+        after = grown.conditioning(["a toy"], (64, 64))
     assert torch.equal(before["encoder_hidden_states"], after["encoder_hidden_states"])
     assert torch.equal(before["added_cond_kwargs"]["text_embeds"], after["added_cond_kwargs"]["text_embeds"])
 

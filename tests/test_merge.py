@@ -37,7 +37,7 @@ def answers(opened: Model) -> torch.Tensor:
     """What the text encoders and the UNet say."""
     torch.manual_seed(5)
     side = opened["unet"].config.sample_size
-    condition = opened.condition(["a photo of az baby"], (64, 64))
+    condition = opened.conditioning(["a photo of az baby"], (64, 64))
     return opened["unet"](torch.randn(1, 4, side, side), 300, **condition).sample
 
 

@@ -191,16 +191,16 @@ def test_pipelines_see_every_swap_and_what_was_put_into_a_part_stays(
 def test_a_learned_word_stays_when_weights_are_exchanged(sd1: Path, sd1_fast: Path, sd1_tuned: Path, sd1_lora: Path):
     for place in (sd1, sd1_fast):
         opened = tenshot.load(place)
-        plain = opened.condition(["a cat"], (64, 64))["encoder_hidden_states"]
+        plain = opened.conditioning(["a cat"], (64, 64))["encoder_hidden_states"]
         rows = {"text_encoder": torch.randn(2, 16, generator=torch.Generator().manual_seed(0))}
         taught = opened.with_word("<az>", rows)
-        first = taught.condition(["a <az>"], (64, 64))["encoder_hidden_states"]
+        first = taught.conditioning(["a <az>"], (64, 64))["encoder_hidden_states"]
         taught.load_weights(sd1_tuned)
         taught.set_loras({sd1_lora: 1})
-        assert not torch.equal(taught.condition(["a <az>"], (64, 64))["encoder_hidden_states"], first)
+        assert not torch.equal(taught.conditioning(["a <az>"], (64, 64))["encoder_hidden_states"], first)
         taught.load_weights(opened.place)
-        assert torch.equal(taught.condition(["a <az>"], (64, 64))["encoder_hidden_states"], first)
-        assert torch.allclose(taught.condition(["a cat"], (64, 64))["encoder_hidden_states"], plain, atol=1e-5)
+        assert torch.equal(taught.conditioning(["a <az>"], (64, 64))["encoder_hidden_states"], first)
+        assert torch.allclose(taught.conditioning(["a cat"], (64, 64))["encoder_hidden_states"], plain, atol=1e-5)
 
 
 def test_one_noun_one_shape(sd1: Path, sd1_fast: Path, sd1_lora: Path):

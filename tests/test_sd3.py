@@ -43,7 +43,7 @@ def components(pipe: Any) -> dict[str, Any]:
 @torch.no_grad()
 def test_prompts_are_encoded_as_diffusers_does(pipe: Any):
     expected, _, pooled, _ = pipe.encode_prompt(PROMPTS, PROMPTS, PROMPTS, do_classifier_free_guidance=False)
-    found = family.condition(components(pipe), PROMPTS)
+    found = family.encode_prompt(components(pipe), PROMPTS)
     assert torch.equal(found["encoder_hidden_states"], expected)
     assert torch.equal(found["pooled_projections"], pooled)
     t5 = expected[:, 77:]
@@ -52,7 +52,7 @@ def test_prompts_are_encoded_as_diffusers_does(pipe: Any):
 
 @torch.no_grad()
 def test_one_time_for_all_rows_or_one_a_row(pipe: Any):
-    conditioning = family.condition(components(pipe), PROMPTS)
+    conditioning = family.encode_prompt(components(pipe), PROMPTS)
     x = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = pipe.transformer(x, *conditioning.values(), torch.full((3,), 250.0)).sample
     for t in (250.0, torch.tensor(250.0), torch.full((3,), 250.0)):

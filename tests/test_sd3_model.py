@@ -73,5 +73,5 @@ def test_a_saved_model_is_the_same(folder: Path, tmp_path: Path):
     again = model.load(str(tmp_path / "copy"))
     assert again.parts.keys() == opened.parts.keys()
     prompt = "a photo of a cat."
-    one, other = (each.condition([prompt], (64, 64)) for each in (opened, again))
+    one, other = (each.conditioning([prompt], (64, 64)) for each in (opened, again))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())

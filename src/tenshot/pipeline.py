@@ -96,8 +96,8 @@ def _batches(
     """The latents of one batch after the other; every denoising step counts as a unit of the job."""
     size = settings.size_for(model)
     # One by one, so that a picture does not depend on which other prompts there are.
-    prompts = {text: model.condition([text], size) for text in {request.prompt for request in requests}}
-    negatives = {text: model.condition_against(text, size) for text in {request.negative for request in requests}}
+    prompts = {text: model.conditioning([text], size) for text in {request.prompt for request in requests}}
+    negatives = {text: model.negative_conditioning(text, size) for text in {request.negative for request in requests}}
     groups = [requests[start : start + settings.batch] for start in range(0, len(requests), settings.batch)]
     total = len(groups) * len(_sampler(model, settings).timesteps)
     ticks = track(range(total), job, total, events)

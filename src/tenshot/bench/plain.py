@@ -66,7 +66,7 @@ def steps(
         with torch.no_grad():
             posterior = vae.encode(torch.stack(pixels).to(where, half)).latent_dist
             clean = (posterior.mean + posterior.std * torch.cat(grains).to(where, half)) * vae.config.scaling_factor
-            condition = base.condition(prompts, (side, side))
+            condition = base.conditioning(prompts, (side, side))
         wanted, when = torch.cat(noise).to(where), torch.cat(times).to(where)
         with autocast(where, options.mixed_precision or "no"):
             answer = unet(schedule.add_noise(clean.float(), wanted, when), when, **condition).sample

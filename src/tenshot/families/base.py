@@ -60,8 +60,8 @@ class Family:
 
     parts: part, as a model folder names it -> its class in diffusers or transformers. denoiser: which of them it is.
     process: what the denoiser was trained to undo. fits: does a denoiser's configuration belong to this family?
-    condition: (parts, prompts) -> the denoiser's further arguments that follow from the text, the batch first.
-    framed: (conditioning, a frame for each row) -> the same with what the family tells the denoiser of frames.
+    encode_prompt: (parts, prompts) -> the denoiser's further arguments that follow from the text, the batch first.
+    micro_conditioned: (conditioning, a frame for each row) -> the same with what the family tells of frames beside.
     inputs: what the denoiser's forward takes: noisy latents, times, the conditioning; "a.b" for b in the mapping a.
     predict: (denoiser, noisy latents, times, conditioning) -> its answer. Times are one for all or one a row.
     width: what text width the denoiser should find, from the text encoders' configurations; it calls it `text_width`.
@@ -83,7 +83,7 @@ class Family:
     resolution: int
     parts: Mapping[str, Any]
     fits: Callable[[Mapping[str, Any]], bool]
-    condition: Callable[[Parts, Sequence[str]], dict[str, Any]]
+    encode_prompt: Callable[[Parts, Sequence[str]], dict[str, Any]]
     width: Callable[[Mapping[str, Mapping[str, Any]]], int]
     index: Mapping[str, Any]
     original: Mapping[str, tuple[str, str]]
@@ -96,9 +96,9 @@ class Family:
     claims: str
     released: Mapping[str, Mapping[str, Any]]
     without_words: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
-    framed: Callable[[Mapping[str, Any], Sequence[MicroConditioning]], dict[str, Any]] = lambda conditioning, _: {
-        **conditioning
-    }
+    micro_conditioned: Callable[[Mapping[str, Any], Sequence[MicroConditioning]], dict[str, Any]] = (
+        lambda conditioning, _: {**conditioning}
+    )
     denoiser: str = "unet"
     layers: str = _UNET
     widths: Callable[[Mapping[str, Any]], tuple[int, ...]] = lambda unet: tuple(unet["block_out_channels"])

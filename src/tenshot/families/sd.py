@@ -25,7 +25,7 @@ INDEX = {
 }
 
 
-def condition(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
+def encode_prompt(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
     """encoder_hidden_states [prompts, 77, width]."""
     encoder = parts["text_encoder"]
     ids = tokens(parts["tokenizer"], prompts).to(encoder.device)
@@ -73,7 +73,7 @@ SD1 = Family(
     512,
     PARTS,
     _is_sd1,
-    condition,
+    encode_prompt,
     width,
     INDEX,
     original={"unet": UNET, "vae": VAE, "text_encoder": ("cond_stage_model.", "clip")},
@@ -92,7 +92,7 @@ SD2 = Family(
     768,
     PARTS,
     _is_sd2,
-    condition,
+    encode_prompt,
     width,
     INDEX,
     original={"unet": UNET, "vae": VAE, "text_encoder": ("cond_stage_model.", "open_clip")},

@@ -40,7 +40,7 @@ LAYERS = {
 T5_TOKENS = 256  # of a prompt, in diffusers' pipeline; the encoder itself has no end
 
 
-def condition(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
+def encode_prompt(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
     """encoder_hidden_states [prompts, 77 + 256, width]; pooled_projections [prompts, both projections]."""
     states, pooled = [], []
     for number in ("", "_2"):
@@ -91,7 +91,7 @@ SD3 = Family(
         "tokenizer_3": T5Tokenizer,
     },
     lambda _: True,
-    condition,
+    encode_prompt,
     width,
     {"_class_name": "StableDiffusion3Pipeline", "image_encoder": [None, None], "feature_extractor": [None, None]},
     original={

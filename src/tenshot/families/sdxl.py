@@ -34,7 +34,7 @@ CLIP_G = {
 }
 
 
-def condition(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
+def encode_prompt(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
     """encoder_hidden_states [prompts, 77, both widths]; text_embeds [prompts, projection]."""
     states = []
     for number in ("", "_2"):
@@ -48,7 +48,7 @@ def condition(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def framed(conditioning: Mapping[str, Any], frames: Sequence[MicroConditioning]) -> dict[str, Any]:
+def micro_conditioned(conditioning: Mapping[str, Any], frames: Sequence[MicroConditioning]) -> dict[str, Any]:
     """With time_ids [prompts, 6], float32: in half precision 3023 pixels would be 3024."""
     added = conditioning["added_cond_kwargs"]
     numbers = [[*f.original_size, *f.crops_coords_top_left, *f.target_size] for f in frames]
@@ -75,7 +75,7 @@ SDXL = Family(
     1024,
     sd.PARTS | {"text_encoder_2": CLIPTextModelWithProjection, "tokenizer_2": CLIPTokenizer},
     lambda unet: unet.get("addition_embed_type") == "text_time",
-    condition,
+    encode_prompt,
     width,
     {"_class_name": "StableDiffusionXLPipeline", ZEROS: True},
     original={
@@ -94,5 +94,5 @@ SDXL = Family(
     released={"unet": FULL, "text_encoder": sd.CLIP_L, "text_encoder_2": CLIP_G},
     inputs=(*UNET_INPUTS, "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids"),
     without_words=without_words,
-    framed=framed,
+    micro_conditioned=micro_conditioned,
 )

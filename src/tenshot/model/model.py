@@ -138,13 +138,15 @@ class Model:
         if isinstance(self.parts, Components):
             self.parts.offload(parts)
 
-    def condition(self, prompts: list[str], size: Size) -> dict[str, Any]:
+    def conditioning(self, prompts: list[str], size: Size) -> dict[str, Any]:
         """The denoiser's further arguments for pictures of `size` that are drawn from `prompts`."""
-        return self.family.framed(self.condition_on_text(prompts), [MicroConditioning.whole(size)] * len(prompts))
+        return self.family.micro_conditioned(
+            self.encode_prompt(prompts), [MicroConditioning.whole(size)] * len(prompts)
+        )
 
-    def condition_on_text(self, prompts: list[str]) -> dict[str, Any]:
+    def encode_prompt(self, prompts: list[str]) -> dict[str, Any]:
         """Those of them that follow from the text."""
-        return self.family.condition(self.parts, [self.expand_tokens(prompt) for prompt in prompts])
+        return self.family.encode_prompt(self.parts, [self.expand_tokens(prompt) for prompt in prompts])
 
     def expand_tokens(self, prompt: str) -> str:
         """The prompt with every learned word as the tokens it stands for."""
@@ -160,9 +162,9 @@ class Model:
 
         return re.sub("|".join(map(_as_word, words)), tokens, prompt, flags=re.IGNORECASE)
 
-    def condition_against(self, negative: str, size: Size) -> dict[str, Any]:
+    def negative_conditioning(self, negative: str, size: Size) -> dict[str, Any]:
         """The same for one negative prompt, which may be empty."""
-        conditioning = self.condition([negative], size)
+        conditioning = self.conditioning([negative], size)
         if self.force_zeros_for_empty_prompt and not negative and self.family.without_words:
             return self.family.without_words(conditioning)
         return conditioning

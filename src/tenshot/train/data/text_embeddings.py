@@ -72,7 +72,7 @@ class TextEmbeddingCache:
     @torch.no_grad()
     def _asked(self, text: str) -> dict[str, Any]:
         with autocast(self.base.device, "no"):  # it may be asked for in the middle of a training step
-            return base.moved(self.base.condition_on_text([text]), "cpu")
+            return base.moved(self.base.encode_prompt([text]), "cpu")
 
 
 def _parts(base: Model) -> list[str]:

@@ -101,8 +101,8 @@ class DiffusionLoss(loop.TrainingTask):
     def _predict(self, texts: list[str], frames: Sequence[MicroConditioning]) -> Predict:
         """What the denoiser answers, told of texts and frames."""
         base = self.trainable.model
-        said = base.condition_on_text(texts) if self.trainable.trains_text_encoder else self.states.of(texts)
-        conditioning = base.family.framed(said, frames)
+        said = base.encode_prompt(texts) if self.trainable.trains_text_encoder else self.states.of(texts)
+        conditioning = base.family.micro_conditioned(said, frames)
         return lambda noisy, times: base.family.predict(self.denoiser, noisy, times, conditioning)
 
     def prepare(self, events: Events) -> None:
