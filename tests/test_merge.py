@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import tenshot
 from tenshot.adapters import factors, lora, parsing
+from tenshot.cli.main import main
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import gather
@@ -73,6 +74,23 @@ def test_taking_one_away_again_leaves_the_other(sd1: Path, tmp_path: Path):
     run("--sd_model", tmp_path / "ab", "--models", one, "--ratios", -1, "--save_to", tmp_path / "again")
     first, second = (model.load(str(tmp_path / name))["unet"].state_dict() for name in ("b", "again"))
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+WITHOUT_EFFECT = {
+    "a block that nothing has": "--models {lora} --sd_model {model} --blocks up_block=0 --save_to out",
+    "the same among LoRAs": "--models {lora} {lora} --blocks up_blocks.7=0 --config {model} --save_to out.safetensors",
+    "blocks of models": "--models {model} --ratios 0.5 --sd_model {model} --blocks up_blocks=0 --save_to out",
+    "text ratios of models": "--models {model} --ratios 0.5 --sd_model {model} --text_ratios 0 --save_to out",
+    "a rank of a model": "--models {lora} --sd_model {model} --rank 4 --save_to out",
+}
+
+
+@pytest.mark.parametrize("line", WITHOUT_EFFECT.values(), ids=WITHOUT_EFFECT)
+def test_what_would_have_no_effect_is_refused(line: str, sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    a_lora(sd1, tmp_path / "lora.safetensors")
+    assert main(["merge", *line.format(lora="lora.safetensors", model=sd1).split()]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["lora.safetensors"]
 
 
 def test_parts_and_blocks_have_their_own_ratios(sd1: Path, tmp_path: Path):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events, track
 from tenshot.diffusion import samplers
 from tenshot.families import base
@@ -85,8 +86,14 @@ def latents(
 
 @torch.no_grad()
 def decode(model: Model, latents: torch.Tensor, batch: int = 4) -> list[Image.Image]:
-    """Latents [n, 4, h/8, w/8] as pictures."""
-    return [as_image(tensor) for part in latents.split(batch) for tensor in model.decode(part)]
+    """Latents [n, 4, h/8, w/8] as pictures. Raises Refusal where they came out as no numbers."""
+    drawn = [tensor for part in latents.split(batch) for tensor in model.decode(part)]
+    if broken := sum(not tensor.isfinite().all() for tensor in drawn):
+        what = "the VAE's answer" if latents.isfinite().all() else "the UNet's answer"
+        found = f"{broken} of {len(drawn)} pictures would be black: {what} holds NaN or infinite numbers"
+        do = "draw in fp32, lower the strengths of LoRAs, or give another --vae"
+        raise Refusal(Fault(str(model.place), found, "finite numbers", do))
+    return [as_image(tensor) for tensor in drawn]
 
 
 @torch.no_grad()

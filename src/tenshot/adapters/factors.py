@@ -14,6 +14,7 @@ import torch
 
 from tenshot.adapters import lora_keys
 from tenshot.adapters.weight_delta import Addition, Difference, Layer
+from tenshot.core.errors import Fault, Refusal
 
 METADATA = "lora_adapter_metadata"  # diffusers' name for the settings, as JSON
 
@@ -77,7 +78,7 @@ def truncated(each: Factors, rank: int, keep: float | None = None) -> Factors:
     down, up = each.down.float(), each.scale * each.up.float()
     outer, right = torch.linalg.qr(up.flatten(1))
     inner, left = torch.linalg.qr(down.flatten(1).T)
-    u, s, v = torch.linalg.svd(right @ left.T)
+    u, s, v = torch.linalg.svd(_finite(right @ left.T))
     made = _halves(outer @ u, s, v @ inner.T, down.shape[1:], _kept(s, rank, keep))
     return Factors(made.down, made.up, made.alpha, each.magnitude)
 
@@ -87,8 +88,15 @@ def nearest(difference: torch.Tensor, rank: int, keep: float | None = None) -> F
 
     keep: as few as keep this share of its energy, its squared singular values.
     """
-    u, s, v = torch.linalg.svd(difference.float().flatten(1), full_matrices=False)
+    u, s, v = torch.linalg.svd(_finite(difference.float()).flatten(1), full_matrices=False)
     return _halves(u, s, v, difference.shape[1:], _kept(s, rank, keep))
+
+
+def _finite(matrix: torch.Tensor) -> torch.Tensor:
+    if not matrix.isfinite().all():
+        found = "its factors multiplied are NaN or infinite in float32"
+        raise Refusal(Fault("a layer", found, "finite numbers", "train again, at a lower --learning_rate"))
+    return matrix
 
 
 def _kept(values: torch.Tensor, rank: int, keep: float | None) -> int:
@@ -110,10 +118,10 @@ def _halves(u: torch.Tensor, s: torch.Tensor, v: torch.Tensor, inner: torch.Size
 def apart(one: Mapping[Layer, Difference], other: Mapping[Layer, Difference]) -> float:
     """How far two LoRAs are from each other: of all differences together, relative to the first."""
     away = sum(
-        float((each.difference().flatten() - other[layer].difference().flatten()).square().sum())
+        float((each.difference().flatten() - other[layer].difference().flatten()).double().square().sum())
         for layer, each in one.items()
     )
-    whole = sum(float(each.difference().square().sum()) for each in one.values())
+    whole = sum(float(each.difference().double().square().sum()) for each in one.values())
     return (away / whole) ** 0.5 if whole else 0.0
 
 

@@ -115,6 +115,7 @@ def layers(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Lay
         assert place is not None
         tensor = source.tensors[name].read()
         by_layer.setdefault(key(place), {})[place.kind] = tensor.flatten() if "vector" in name else tensor
+    refuse_if(_no_weights(source, by_layer))
     told = settings(source)
     made = {layer: _addition(each, _alpha(layer, each, told.get(layer[0]))) for layer, each in by_layer.items()}
     if torn := [layer for (_, layer), each in made.items() if each is None]:
@@ -123,6 +124,19 @@ def layers(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Lay
     _say_zeros(source, by_layer, told)
     whole = {layer: each for layer, each in made.items() if each is not None}
     return whole | _biases(by_layer, whole)
+
+
+def _no_weights(source: Container, by_layer: Mapping[Layer, Tensors]) -> Iterator[Fault]:
+    """Tensors that cannot be what they are called."""
+    every = [(layer, kind, tensor) for (_, layer), each in by_layer.items() for kind, tensor in each.items()]
+    whole = [layer for layer, kind, tensor in every if kind != "alpha" and not tensor.is_floating_point()]
+    if whole:
+        found = f"{len(whole)} tensors hold whole numbers: {', '.join(whole[:3])}"
+        yield Fault(str(source.place), found, "floats of 8, 16 or 32 bits", "take the same file in fp16 or bf16")
+    many = [layer for layer, kind, tensor in every if kind == "alpha" and tensor.numel() > 1]
+    if many:
+        found = f"alpha is more than one number in {len(many)} layers: {', '.join(many[:3])}"
+        yield Fault(str(source.place), found, "one number for each layer", "copy it again")
 
 
 def low_rank(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Factors]:

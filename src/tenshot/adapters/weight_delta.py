@@ -116,6 +116,8 @@ def misfits(place: str, found: Mapping[Layer, Addition], shapes: Mapping[Layer, 
         return
     wrong = [layer for layer, each in found.items() if not each.fits(shapes[layer])]
     if wrong:
-        first = f"{' '.join(wrong[0])}: {list(found[wrong[0]].shape)}, the model has {list(shapes[wrong[0]])}"
+        magnitude = getattr(found[wrong[0]], "magnitude", None)
+        told = f" with a magnitude of {magnitude.numel()}" if magnitude is not None else ""
+        first = f"{' '.join(wrong[0])}: {list(found[wrong[0]].shape)}{told}, the model has {list(shapes[wrong[0]])}"
         told = f"{len(wrong)} of its {len(found)} layers have other shapes: {first}"
         yield Fault(place, told, "a LoRA for this model", INSPECT)

@@ -88,7 +88,7 @@ def convert_embedding(
         found = f"the half of the word {word!r} that is for the second text encoder of {SDXL.title}"
         do = f"put {embedding.PAIR['text_encoder']}{source.place.suffix}, which was made with it, beside it"
         raise Refusal(Fault(str(source.place), found, "both halves", do))
-    rows = {part: values if dtype is None else values.to(dtype) for part, values in rows.items()}
+    rows = {part: values if dtype is None else tensors.rounded(values, dtype, word) for part, values in rows.items()}
     if options.form == "diffusers" and len(rows) > 1 and not target.suffix:
         embedding.write_pair(target, word, rows)
     elif target.suffix == ".pt":

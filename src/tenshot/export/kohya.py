@@ -98,8 +98,11 @@ def origin(base: Path | None, source: Container, found: Mapping[Layer, Addition]
 def cast(each: Factors, dtype: torch.dtype | None) -> Factors:
     if dtype is None:
         return each
-    magnitude = each.magnitude if each.magnitude is None else each.magnitude.to(dtype)
-    return Factors(each.down.to(dtype), each.up.to(dtype), each.alpha, magnitude)
+    down, up = (tensors.rounded(half, dtype, "a LoRA's layer") for half in (each.down, each.up))
+    magnitude = each.magnitude
+    return Factors(
+        down, up, each.alpha, None if magnitude is None else tensors.rounded(magnitude, dtype, "a magnitude")
+    )
 
 
 def _as_they_are(
@@ -117,7 +120,9 @@ def _as_they_are(
             kind = "dora_scale" if place.kind == "magnitude" else place.kind
             tensor = lazy.read()
             kept = dtype if tensor.is_floating_point() else None
-            named[f"{lora_keys.kohya(place.part, place.layer, originals)}.{kind}"] = tensor.to(kept or tensor.dtype)
+            named[f"{lora_keys.kohya(place.part, place.layer, originals)}.{kind}"] = tensors.rounded(
+                tensor, kept or tensor.dtype, name
+            )
     return named
 
 

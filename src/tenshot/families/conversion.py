@@ -20,6 +20,7 @@ from tenshot.families import config_from_shapes, keymaps, mmdit, unused_tensors
 from tenshot.families.base import Family
 from tenshot.families.keymaps import Line
 from tenshot.io.tensor_files import Lazy
+from tenshot.io.tensors import rounded
 
 OTHER = "--config FOLDER tells another architecture"
 Tensors = Mapping[str, Lazy]
@@ -304,8 +305,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _as(lazy: Lazy, dtype: torch.dtype) -> torch.Tensor:
-    return lazy.read().to(dtype)
+def _as(lazy: Lazy, dtype: torch.dtype, name: str) -> torch.Tensor:
+    return rounded(lazy.read(), dtype, name)
 
 
 def cast(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, Lazy]:
@@ -313,6 +314,6 @@ def cast(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, Lazy]:
     if dtype is None:
         return dict(tensors)
     return {
-        name: replace(lazy, dtype=dtype, read=partial(_as, lazy, dtype)) if lazy.dtype.is_floating_point else lazy
+        name: replace(lazy, dtype=dtype, read=partial(_as, lazy, dtype, name)) if lazy.dtype.is_floating_point else lazy
         for name, lazy in tensors.items()
     }

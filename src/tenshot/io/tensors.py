@@ -65,6 +65,16 @@ def finite(tensor: torch.Tensor) -> bool:
     return bool(tensor.float().isfinite().all())
 
 
+def rounded(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """The same in `dtype`. Raises Refusal where numbers are too large for it; what was not finite stays what it was."""
+    made = tensor.to(dtype)
+    if not finite(made) and finite(tensor):
+        short = str(dtype).removeprefix("torch.")
+        found = f"holds {float(tensor.abs().max()):.4g}, more than {short} can say ({torch.finfo(dtype).max:.4g})"
+        raise Refusal(Fault(name, found, f"numbers that {short} has", "keep the numbers as they are, or take bf16"))
+    return made
+
+
 def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically: it appears under its name only when it is whole and on disk."""
     with replacing(path) as temporary:

@@ -68,6 +68,7 @@ def _into(
         merged = into_model(base, list(zip(loras, ratios, strict=True)), options)
         what = f"{len(loras)} LoRA in {base.family.title}"
     else:
+        refuse_if(_of_loras_alone(options))
         others = all_or_refuse(
             *(partial(checkpoint.read, path, options.config, vae=options.vae) for path in options.models)
         )
@@ -80,6 +81,12 @@ def _into(
         "written": str(options.save_to),
         **bundled_embeddings.write(words, folder),
     }
+
+
+def _of_loras_alone(options: MergeOptions) -> Iterator[Fault]:
+    for name in ("blocks", "text_ratios"):
+        if getattr(options, name):
+            yield Fault(f"--{name}", "is given, but --models are whole models", "LoRAs", "leave it out")
 
 
 def _faults(options: MergeOptions) -> Iterator[Fault]:
@@ -99,8 +106,22 @@ def strength(options: MergeOptions, number: int, ratio: float, layer: Layer) -> 
     part, name = layer
     if part.startswith("text_encoder") and options.text_ratios:
         ratio = options.text_ratios[number]
-    begins = [start for start in options.blocks if f"{name}.".startswith(f"{start}.") or name.startswith(f"{start}_")]
+    begins = [start for start in options.blocks if _begins(name, start)]
     return ratio * (options.blocks[max(begins, key=len)] if begins else 1.0)
+
+
+def _begins(layer: str, start: str) -> bool:
+    return f"{layer}.".startswith(f"{start}.") or layer.startswith(f"{start}_")
+
+
+def _idle_blocks(options: MergeOptions, layers: Sequence[Layer]) -> Iterator[Fault]:
+    for start in options.blocks:
+        if not any(_begins(name, start) for _, name in layers):
+            known = sorted({name.partition(".")[0] for part, name in layers if part == "unet"})
+            found = f"{start!r}: no layer that --models change begins like that"
+            yield Fault(
+                "--blocks", found, f"beginnings of their names: {', '.join(known)}", "correct it, or leave it out"
+            )
 
 
 def into_model(base: Whole, shares: Shares, options: MergeOptions) -> Whole:
@@ -109,6 +130,7 @@ def into_model(base: Whole, shares: Shares, options: MergeOptions) -> Whole:
     refuse_if(chain.from_iterable(misfits(str(place), found, base.layers) for place, found in loras))
     parts = {part: dict(content) for part, content in base.cast(_dtype(options)).parts.items()}
     touched = sorted({layer for found, _ in shares for layer in found})
+    refuse_if(_idle_blocks(options, touched))
     for part, layer in touched:
         name = parameter(layer)
         mine = [
@@ -182,7 +204,9 @@ def _loras(options: MergeOptions, sources: Sequence[Container | None], ratios: S
     found = all_or_refuse(*(partial(parsing.low_rank, each, unet) for each in files))
     made_for = _one_family(options, files, found)
     shares = list(zip(found, ratios, strict=True))
-    merged = {layer: _together(layer, shares, options) for layer in dict.fromkeys(k for each in found for k in each)}
+    layers = list(dict.fromkeys(layer for each in found for layer in each))
+    refuse_if(_idle_blocks(options, layers))
+    merged = {layer: _together(layer, shares, options) for layer in layers}
     error = 0.0
     if options.rank:
         exact = merged

@@ -54,6 +54,9 @@ class MergeOptions(ExportOptions):
         if self.sd_model is None and self.save_to.suffix != ".safetensors":
             do = "--sd_model MODEL, or a name that ends with .safetensors"
             yield Fault("--save_to", str(self.save_to), "LoRAs merged into one make a .safetensors file", do)
+        if self.sd_model is not None and self.rank:
+            do = "leave it out, or leave --sd_model out"
+            yield Fault("--rank", "is given, but a model has none", "LoRAs merged into one", do)
         if self.method == "difference" and count != 2:
             yield Fault("--method", f"difference of {count} models", "two models", "--models NEW OLD")
 

@@ -129,7 +129,8 @@ def of_file(source: Container, config: Path | None = None) -> Read:
 def _config(source: Container, net: Net, config: Path | None, inner: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """From the folder that was named, or the file beside, or our own header, over what the shapes say."""
     if config:
-        return dict(tensors.read_json(config / "config.json"))
+        own = config / net.place / "config.json"
+        return dict(tensors.read_json(own if own.is_file() else config / "config.json"))
     beside = source.place.parent / "config.json"
     told = header.said(source).get("configs", {}).get("net", {})
     if not told and not net.original and beside.is_file():

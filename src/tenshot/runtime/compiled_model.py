@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from math import isfinite
 from pathlib import Path
+from sys import float_info
 from threading import RLock
 from typing import Any, cast
 
@@ -154,7 +154,7 @@ class CompiledModel(Model):
         return {name: part for name, part in self.state.parts.items() if name in self.family.original}
 
     def _lora(self, place: Path, ratio: float) -> Share:
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not isfinite(ratio):
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not abs(ratio) <= float_info.max:
             raise Refusal(Fault(str(place), f"a strength of {ratio!r}", "a finite number", "1 is as it was trained"))
         with weights.steady(place):
             source = adapters.opened(place)

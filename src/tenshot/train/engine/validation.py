@@ -55,7 +55,11 @@ class ValidationImages:
         base = self.trainable.model
         with device.autocast(base.device, device.precision(self.options.mixed_precision, base.device)):
             drawn = pipeline.latents(base, requests, self.settings, self.shown, "drawing validation pictures")
-        images = pipeline.decode(base, drawn)
+        try:
+            images = pipeline.decode(base, drawn)
+        except Refusal as refusal:  # the training goes on: what it makes is looked at elsewhere
+            self.shown.say(f"step {step}: no validation pictures: {refusal.faults[0].found}")
+            return
         if self.options.keep_best:
             self._keep(step, images)
         sampler = self.settings.sampler_for(base)
