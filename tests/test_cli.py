@@ -390,3 +390,10 @@ def test_completion(
     with pytest.raises(SystemExit):
         main([])
     assert completed == set(capsys.readouterr().out.split())
+
+
+def test_nothing_is_imported_before_ctrl_c_is_answered():
+    source = str(Path(tenshot.__file__).parent.parent)
+    program = f"import sys; sys.path.insert(0, {source!r}); import tenshot.cli.main; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True)
+    assert not {"typing", "contextlib", "inspect", "typer"} & set(found.stdout.split())

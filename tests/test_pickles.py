@@ -259,6 +259,13 @@ def test_the_oldest_form_is_not_unpacked(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["old.pt"]
 
 
+@pytest.mark.parametrize("put", (b"r\xff\xff\xff\x7f", b"p2000000000\n"))
+def test_a_pickle_that_makes_room_for_billions_is_refused(put: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"\x80\x02]" + put + b".")
+    with pytest.raises(Refusal, match="remember"):
+        tensor_files.opened(tmp_path / "a.pt")
+
+
 def test_mappings_without_end(tmp_path: Path) -> None:
     told: dict[str, Any] = {}
     for _ in range(300):

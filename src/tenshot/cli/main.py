@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
+
+TYPE_CHECKING = False  # the module typing takes a moment in which Ctrl-C may come
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 STOPPED = 130
 
@@ -34,14 +36,17 @@ def _stop_at_once(as_json: bool) -> dict[int, Any]:
     """
 
     def stop(number: int, frame: object) -> None:
-        with suppress(OSError):
+        try:
             os.write(2, b"stopped before the work began\n")
             os.write(1, b'{"error": "cancelled", "message": "stopped before the work began"}\n' if as_json else b"")
-        os._exit(STOPPED)
+        finally:  # nobody may read it
+            os._exit(STOPPED)
 
     before: dict[int, Any] = {}
-    with suppress(ValueError):  # in another thread than the main one
+    try:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup and its like mean it
                 before[number] = signal.signal(number, stop)
+    except ValueError:  # in another thread than the main one
+        return {}
     return before

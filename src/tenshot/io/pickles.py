@@ -247,7 +247,7 @@ def _imports(stream: Any, whole: bool) -> Iterator[tuple[str, str]]:
         texts: list[str] = []
         memo: dict[int, str] = {}
         last = ""
-        for operation, value, _ in pickletools.genops(stream):
+        for operation, value, place in pickletools.genops(stream):
             if operation.name in ("GLOBAL", "INST"):
                 module, _, name = str(value).partition(" ")
                 yield "call", f"{module}.{name}"
@@ -258,6 +258,8 @@ def _imports(stream: Any, whole: bool) -> Iterator[tuple[str, str]]:
             elif operation.name == "MEMOIZE":
                 memo[len(memo)] = last
             elif operation.name in ("BINPUT", "LONG_BINPUT", "PUT"):
+                if int(value or 0) > (place or 0):  # the unpickler would make room for as many, in gigabytes
+                    raise ValueError(f"it wants to remember {int(value or 0):,} things")
                 memo[int(value or 0)] = last
             elif operation.name in ("BINGET", "LONG_BINGET", "GET"):
                 texts.append(memo.get(int(value or 0), "?"))
