@@ -373,3 +373,20 @@ def test_released_settings_are_not_strange(family: str):
     for part, config in made.released.items():
         told = json.loads(json.dumps(config)) | {"upcast_attention": None, "num_attention_heads": 12}
         assert config_values.strange(made.parts[part], told) == ""
+
+
+BEYOND = {
+    "a billion layers": ("unet", {"layers_per_block": 10**9}),
+    "the same by block": ("unet", {"layers_per_block": [1, 10**9]}),
+    "a picture of a billion pixels": ("unet", {"sample_size": 10**9}),
+    "a shift in words": ("vae", {"shift_factor": "x"}),
+    "a division by nothing": ("vae", {"scaling_factor": 0}),
+    "layers of a text encoder": ("text_encoder", {"num_hidden_layers": 10**9}),
+}
+
+
+@pytest.mark.parametrize(("part", "change"), BEYOND.values(), ids=BEYOND)
+def test_settings_beyond_any_net_are_refused_before_one_is_made(part: str, change: dict[str, Any], folder: Path):
+    edit(folder / part / "config.json", **change)
+    told = [fault.found for fault in faults(folder) if fault.where.startswith(str(folder / part))]
+    assert next(iter(change)) in told[0]
