@@ -12,6 +12,7 @@ from tenshot.diffusion.process import DDPM
 from tenshot.families.base import MicroConditioning
 from tenshot.train.engine.denoising import Batch, Latents, Objective
 from tenshot.train.engine.rng import CounterRNG
+from tenshot.train.options import FineTuneOptions
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 THEIRS = DDPMScheduler.from_config(CONFIG)
@@ -23,11 +24,12 @@ def some(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_errors_are_one_number_a_sample_in_float32():
-    answer, wanted = some(3, 4, 2, 2).bfloat16(), some(3, 4, 2, 2, seed=1)
-    found = losses.errors(answer, wanted)
-    assert found.dtype == torch.float32
-    singly = [((a.float() - w) ** 2).mean().item() for a, w in zip(answer, wanted, strict=True)]
-    assert found.tolist() == pytest.approx(singly)
+    answer, wanted = some(3, 4, 2, 2).bfloat16(), some(3, 4, 2, 2, seed=1).bfloat16()
+    for one, other in ((answer, wanted), (answer.double(), wanted), (answer, wanted.double())):
+        found = losses.errors(one, other)
+        assert found.dtype == torch.float32
+        singly = [((a.double() - w.double()) ** 2).mean().item() for a, w in zip(answer, wanted, strict=True)]
+        assert found.tolist() == pytest.approx(singly, rel=1e-6)
 
 
 @pytest.mark.parametrize("per_sample, is_prior, weight, wanted", [
@@ -104,11 +106,19 @@ def test_errors_that_bend_are_the_closed_form(kind: str, closed):
     assert found.tolist() == pytest.approx([sum(closed(e, 0.3) for e in row) / 3 for row in apart], rel=1e-5)
 
 
+def test_errors_bend_at_a_tenth_unless_told():
+    answer, wanted = some(2, 1, 1, 3), some(2, 1, 1, 3, seed=1)
+    assert torch.equal(losses.errors(answer, wanted, "huber"), losses.errors(answer, wanted, "huber", 0.1))
+    assert Objective(PLAIN).bend == 0.1 == FineTuneOptions.model_fields["huber_c"].default
+
+
 def test_the_mean_is_over_what_a_mask_lets_count():
     answer, wanted = some(2, 4, 2, 2), some(2, 4, 2, 2, seed=1)
     mask = torch.tensor([[1.0, 0.0], [0.0, 0.0]]).expand(2, 1, 2, 2)
     found = losses.errors(answer, wanted, mask=mask)
     torch.testing.assert_close(found, (answer - wanted)[:, :, 0, 0].square().mean(1))
+    torch.testing.assert_close(losses.errors(answer, wanted, mask=mask * 3e-7), found)
+    assert losses.errors(answer, wanted, mask=mask * 0).tolist() == [0, 0]
 
 
 def test_offset_noise_shifts_whole_channels():

@@ -94,6 +94,23 @@ class TestDDPM:
         assert weights is not None and torch.isfinite(weights).all()
         assert weights[-1] == 0 and (weights[:-1] > 0).all()
 
+    @pytest.mark.parametrize("process", [EPSILON, V])
+    def test_it_counts_in_float32_and_answers_in_the_kind_and_place_of_the_latents(self, process: DDPM):
+        exact = DDPM(process.alphas_cumprod.double(), process.prediction, 5.0)
+        for found in (exact.snr(TIMES), exact.sigmas(TIMES), exact.weight(TIMES)):
+            assert found is not None and found.dtype == torch.float32
+        for dtype in (torch.bfloat16, torch.float64):
+            x, noise = some(4, 2, 2).to(dtype), some(4, 2, 2, seed=1).to(dtype)
+            assert {exact.add_noise(x, noise, TIMES).dtype, exact.target(x, noise, TIMES).dtype} == {dtype}
+        x, t = torch.empty(4, 2, 2, device="meta"), TIMES.to("meta")
+        assert process.add_noise(x, x, TIMES).is_meta and process.target(x, x, TIMES).is_meta
+        assert process.snr(t).is_meta
+
+    def test_products_are_parts_of_a_signal(self):
+        assert not DDPM(torch.tensor([1.0, 0.5, 0.0])).odd() and not EPSILON.odd()
+        for wrong in (1.001, -0.001, float("nan"), float("inf")):
+            assert DDPM(torch.tensor([0.9, wrong, 0.5])).odd()
+
 
 class Fixed:
     """Numbers that another program drew, as if they were drawn here."""
@@ -158,6 +175,25 @@ class TestRectifiedFlow:
         early, late = torch.tensor([250.0, 250.0]), torch.tensor([750.0, 750.0])
         moved = flow().add_noise(clean, noise, late) - flow().add_noise(clean, noise, early)
         torch.testing.assert_close(flow().target(clean, noise, early), moved / 0.5)
+
+    def test_what_is_not_said_is_as_in_diffusers(self):
+        theirs = FlowMatchEulerDiscreteScheduler().config
+        plain = RectifiedFlow.from_config({})
+        assert plain == RectifiedFlow() == plain.trained_by(given())
+        assert (plain.shift, plain.steps) == (theirs.shift, theirs.num_train_timesteps) == (1.0, 1000)
+        assert (plain.logit_mean, plain.logit_std, plain.mode_scale) == (0.0, 1.0, 1.29)  # of their script
+        assert RectifiedFlow.from_config({"num_train_timesteps": 500, "shift": 2}).steps == 500
+
+    def test_it_answers_in_the_kind_and_place_of_the_latents(self):
+        for dtype in (torch.bfloat16, torch.float64):
+            x = some(2, 4, 2, 2).to(dtype)
+            assert flow().add_noise(x, x, torch.tensor([100.0, 250.0])).dtype == dtype
+        assert flow().add_noise(*[torch.empty(2, 4, device="meta")] * 2, torch.tensor([100.0, 250.0])).is_meta
+        assert flow().sigmas(torch.tensor([500.0], dtype=torch.float64)).dtype == torch.float32
+
+    def test_a_shift_is_a_finite_factor(self):
+        assert not any(RectifiedFlow(shift).odd() for shift in (0.5, 1.0, 3.0))
+        assert all(RectifiedFlow(shift).odd() for shift in (0.0, -1.0, math.nan, math.inf))
 
     @pytest.mark.parametrize("shift", [1.0, 3.0])
     def test_larger_shifts_draw_noisier_times(self, shift: float):
