@@ -1,11 +1,12 @@
 """Is what the command line makes still the same, bit for bit? Between two commits, on one machine.
 
-    python -m tests.bit_equal record FILE [--source SRC]
+    python -m tests.bit_equal record FILE [--source SRC [--formerly]]
     python -m tests.bit_equal compare FILE FILE
 
 `record` runs some eighty commands on seeded inputs in a temporary folder, and writes digests of the pixels and tensors
 that they made. It knows nothing of the house but its command line, so that it goes on working while rooms and names
-inside change: --source takes the `src` of another checkout. `compare` lists what differs.
+inside change: --source takes the `src` of another checkout,
+--formerly names options as they were called then. `compare` lists what differs.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 SRC = Path(__file__).parent.parent / "src"
-RENAMED: dict[str, str] = {}  # a word of the commands below -> what the command line calls it now
-ALSO_RENAMED: dict[str, str] = {}  # a file that was made, in an older record -> what it is called now
+FORMERLY = {"--no-rewrites": "--no-gains"}  # words of the commands below -> what they were at 543c4c9
+MOVED: dict[str, str] = {}  # files that are made: their names in an older record -> their names now
 NOT_OURS = ("checkpoint-", ".lock")  # a resumable state is the trainer's own affair
 Digests = dict[str, str]
 
@@ -155,7 +156,7 @@ def _files() -> Iterator[tuple[str, str]]:
 
 
 def _compiled() -> Iterator[tuple[str, str]]:
-    quick = "--backend eager --precision fp32 --rounds 1 --steps 2 --budget 1 --no-gains --device cpu"
+    quick = "--backend eager --precision fp32 --rounds 1 --steps 2 --budget 1 --no-rewrites --device cpu"
     yield "compiled", f"compile {{sd1}} --out {{out}} {quick}"
     yield "compiled-drawn", f"{GENERATE} --model {{compiled}}"
     yield "compiled-lora", f"{GENERATE} --model {{compiled}} --lora {{lora-sd1}}"
@@ -185,8 +186,8 @@ def inputs(folder: Path) -> dict[str, Path]:
     return made | {"photos": photos, "captioned": captioned, "masks": masks}
 
 
-def record(file: Path, source: Path) -> int:
-    """Write `file`. 1 where a command fails: nothing is written then."""
+def record(file: Path, source: Path, formerly: bool = False) -> int:
+    """Write `file`. 1 where a command fails: nothing is written then. formerly: `source` knows the words of 543c4c9."""
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(source)}
     import diffusers
     import peft
@@ -218,7 +219,7 @@ def record(file: Path, source: Path) -> int:
         for name, words in commands():
             started = time.perf_counter()
             here = places | {"made": str(made), "out": str(made / name)}
-            argv = [RENAMED.get(word, word).format_map(here) for word in words.split(" ")]
+            argv = [(FORMERLY.get(word, word) if formerly else word).format_map(here) for word in words.split(" ")]
             places[name] = str(made / name)
             code, told = _forked(argv, folder)
             if code:
@@ -313,7 +314,7 @@ def compare(one: Path, other: Path) -> int:
         print(f"versions: {before['versions']}, {after['versions']}")
     total, different = 0, []
     for name in dict.fromkeys([*before["made"], *after["made"]]):
-        a = {ALSO_RENAMED.get(key, key): digest for key, digest in before["made"].get(name, {}).items()}
+        a = {MOVED.get(key, key): digest for key, digest in before["made"].get(name, {}).items()}
         b = after["made"].get(name, {})
         total += len(a.keys() | b.keys())
         kinds = {
@@ -335,12 +336,13 @@ def main() -> int:
     made = verbs.add_parser("record")
     made.add_argument("file", type=Path)
     made.add_argument("--source", type=Path, default=SRC)
+    made.add_argument("--formerly", action="store_true", help="the source knows the words of 543c4c9")
     looked = verbs.add_parser("compare")
     looked.add_argument("one", type=Path)
     looked.add_argument("other", type=Path)
     given = parser.parse_args()
     if given.verb == "record":
-        return record(given.file, given.source.absolute())
+        return record(given.file, given.source.absolute(), given.formerly)
     return compare(given.one, given.other)
 
 
