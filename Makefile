@@ -9,13 +9,15 @@ BIN := $(VENV)/bin
 LOOSE := $(if $(filter-out $(PINNED),$(TORCH)),^(torch|setuptools)==,^$$)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test test-slow attack lint bench pocket clean
+.PHONY: help demo test test-slow coverage mutants attack lint bench pocket clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       teach the pocket model ten shots on this machine, and see that it learned"
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests, with those that take minutes"
+	@echo "make coverage   the tests, and which lines they came through; half as long again"
+	@echo "make mutants    small faults in the mathematics, which tests have to notice; COUNT=50: so many of them"
 	@echo "make attack     spoiled inputs of every kind against every verb; MINUTES=10"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      measure drawing and training here; MODEL=sd15 or sdxl: at full size, with random weights"
@@ -33,6 +35,15 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n auto -m "slow or not slow"
+
+coverage: $(VENV)/.dev
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -n auto --dist loadfile
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+mutants: $(VENV)/.dev
+	@$(BIN)/python -m tests.mutants $(if $(COUNT),--count $(COUNT))
 
 attack: $(VENV)/.dev
 	@$(BIN)/python -m tests.attack --minutes $(MINUTES)

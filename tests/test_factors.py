@@ -291,6 +291,7 @@ class TestProducts:
         assert made is not None and made.alpha == 2.5 and made.magnitude is not None
         torch.testing.assert_close(made.one.product(), tensors["hada_w1_a"] @ tensors["hada_w1_b"])
         torch.testing.assert_close(made.other.product(), tensors["hada_w2_a"] @ tensors["hada_w2_b"])
+        assert hadamard(tensors, float) is not None
         for lost in tensors:
             assert hadamard({name: each for name, each in tensors.items() if name != lost}, float) is None
         for spoiled in ({"hada_w1_a": some(5, 3)}, {"hada_w2_a": some(5, 2)}, {"hada_w2_a": some(6, 3)}):

@@ -1,0 +1,21 @@
+"""Mutants that no test can notice: module, the line, the line as changed -> why it does the same."""
+
+from __future__ import annotations
+
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    (
+        "adapters/loha_lokr",
+        'made = Kronecker(outer, inner, 1.0, found.get("magnitude"))',
+        'made = Kronecker(outer, inner, 2.0, found.get("magnitude"))',
+    ): "the next line puts the file's alpha in its place",
+    (
+        "adapters/loha_lokr",
+        'if not {f"{name}_a", f"{name}_b"} <= found.keys():',
+        "if not {f'{name}_a', f'{name}_b'} < found.keys():",
+    ): "the tensors of the other factor are there, too, or the answer is None all the same",
+    (
+        "diffusion/process",
+        "s = (self.steps - place).float() / self.steps",
+        "s = (self.steps - place) / self.steps",
+    ): "whole numbers divide to float32",
+}
