@@ -31,16 +31,16 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src/tenshot"
 LIMIT = 8.0  # times what the tests of a target take unchanged, and as many seconds more: an endless loop
 TARGETS = {  # module -> tests that have to notice, those first that are likeliest to
-    "diffusion/losses": "objective",
-    "diffusion/process": "process objective",
-    "diffusion/samplers": "process objective pipeline",
-    "families/base": "families model pipeline objective sd3",
+    "diffusion/losses": "losses",
+    "diffusion/process": "process losses",
+    "diffusion/samplers": "process losses pipeline",
+    "families/base": "families model pipeline losses sd3",
     "families/latents": "families",
     "families/sd": "families model pipeline validate released",
     "families/sdxl": "families model pipeline validate released",
     "families/sd3": "families sd3",
     "families/mmdit": "mmdit sd3",
-    "train/engine/denoising": "objective data dreambooth",
+    "train/engine/denoising": "losses data dreambooth",
     "adapters/weight_delta": "factors weight_delta loha_lokr merge",
     "adapters/factors": "factors extract merge adapter_files weight_delta baking",
     "adapters/loha_lokr": "factors loha_lokr weight_delta",
