@@ -58,7 +58,7 @@ def test_latents_are_shifted_and_scaled(shift: float | None):
 def test_frames_are_six_numbers_as_in_diffusers():
     frames = [MicroConditioning((3023, 600), (3, 5), (64, 96)), MicroConditioning.whole((32, 40))]
     said = {"encoder_hidden_states": some(2, 77, 4).half(), "added_cond_kwargs": {"text_embeds": some(2, 8).half()}}
-    found = xl.framed(said, frames)
+    found = xl.micro_conditioned(said, frames)
     assert found["added_cond_kwargs"]["time_ids"].tolist() == [[3023, 600, 3, 5, 64, 96], [32, 40, 0, 0, 32, 40]]
     assert found["added_cond_kwargs"]["time_ids"].dtype == torch.float32
     assert found["added_cond_kwargs"]["text_embeds"] is said["added_cond_kwargs"]["text_embeds"]
@@ -66,7 +66,7 @@ def test_frames_are_six_numbers_as_in_diffusers():
     none = xl.without_words(found)
     assert not none["encoder_hidden_states"].any() and not none["added_cond_kwargs"]["text_embeds"].any()
     assert none["added_cond_kwargs"]["time_ids"] is found["added_cond_kwargs"]["time_ids"]
-    assert sd.SD1.framed({"a": 1}, frames) == {"a": 1}
+    assert sd.SD1.micro_conditioned({"a": 1}, frames) == {"a": 1}
 
 
 def test_what_does_not_fit_a_prompt_is_told(sdxl: Path):
