@@ -195,6 +195,28 @@ def test_checkpoints_come_when_told_and_at_the_end(tmp_path: Path):
     assert [checkpoint.steps(place) for place in checkpoint.found(tmp_path)] == [6, 7]
 
 
+class Validator:
+    """Draws after every second step, and notes which checkpoint was whole by then."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.seen = folder, []
+
+    def due(self, step: int) -> bool:
+        return step % 2 == 0
+
+    def done(self, step: int) -> bool:
+        return False
+
+    def validate(self, step: int) -> None:
+        self.seen.append((step, checkpoint.read(checkpoint.found(self.folder)[-1]).step))
+
+
+def test_a_checkpoint_is_written_before_its_pictures_are_drawn(tmp_path: Path):
+    validator = Validator(tmp_path)
+    loop.fit(Regression(), options(tmp_path, max_train_steps=5), Ear(), validator)
+    assert validator.seen == [(2, 2), (4, 4), (5, 5)]
+
+
 def test_cancelled_means_checkpoint_then_cancelled(tmp_path: Path):
     ear = Ear(last=2)
     with pytest.raises(Cancelled):
