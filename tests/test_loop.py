@@ -332,9 +332,9 @@ def test_a_scaler_looking_for_its_scale_neither_counts_nor_forgives(tmp_path: Pa
     run.step(0)
     counted = []
     for step in range(1, 9):
-        before = weights(run.method)
+        before = weights(run.task)
         run.step(step)
-        assert weights(run.method) == before
+        assert weights(run.task) == before
         counted.append(run.nonfinite)
     assert counted == [1, 2, 2, 2, 2, 2, 3, 4]
     with pytest.raises(Refusal, match="5 steps in a row"):
@@ -352,13 +352,13 @@ def test_a_scaler_that_has_nowhere_left_to_go_is_given_up(tmp_path: Path):
 def test_a_finite_step_forgives(tmp_path: Path):
     run = overflowing(tmp_path, at=(2,), poisoned=(1,))
     run.step(0)
-    before = weights(run.method)
+    before = weights(run.task)
     for step in (1, 2):
         run.step(step)
-    assert (run.nonfinite, weights(run.method)) == (1, before)
+    assert (run.nonfinite, weights(run.task)) == (1, before)
     run.step(3)
     assert run.nonfinite == 0
-    assert weights(run.method) != before
+    assert weights(run.task) != before
 
 
 def test_a_gpu_computes_in_sixteen_bits_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
