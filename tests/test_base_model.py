@@ -104,8 +104,7 @@ OPEN: dict[str, tuple[Callable[[], Named], dict[str, str], str]] = {
         {BASE: "flux1"},
         "Flux",
     ),
-    "sd3": (lambda: factors("lora_unet_joint_blocks_0_x_block_attn_qkv", (8, 8)), {}, "Stable Diffusion 3"),
-    "a transformer": (lambda: factors("transformer.transformer_blocks.0.attn.to_q", (8, 8)), {}, "another model"),
+    "a transformer": (lambda: factors("transformer.single_transformer_blocks.0.attn.to_q", (8, 8)), {}, "Flux"),
     "t5": (lambda: factors("lora_te3_encoder_block_0_layer_0_SelfAttention_q", (8, 8)), {}, "T5"),
     "cascade": (lambda: factors("lora_prior_te_text_model_encoder_layers_0_mlp_fc1", (8, 8)), {}, "Cascade"),
     "the refiner": (

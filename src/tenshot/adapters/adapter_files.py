@@ -10,16 +10,17 @@ from typing import Any
 
 from tenshot.adapters.factors import METADATA
 from tenshot.core.errors import Fault, Refusal
+from tenshot.families import registry
 from tenshot.io import tensor_files, tensors
 from tenshot.io.tensor_files import Container
 
 FILE = "pytorch_lora_weights.safetensors"
 FILES = (FILE, "pytorch_lora_weights.bin", "adapter_model.safetensors", "adapter_model.bin")
 CONFIG = "adapter_config.json"
-PARTS = ("unet", "text_encoder", "text_encoder_2")
+PARTS = (*registry.DENOISERS, "text_encoder", "text_encoder_2")
 PREFIX = "base_model.model."  # peft's, before every name
 CLASSES = {
-    "UNet2DConditionModel": "unet",
+    **{family.parts[family.denoiser].__name__: family.denoiser for family in registry.FAMILIES},
     "CLIPTextModel": "text_encoder",
     "CLIPTextModelWithProjection": "text_encoder_2",
 }

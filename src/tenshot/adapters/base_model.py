@@ -35,16 +35,22 @@ FITS = "a LoRA for " + ", ".join(family.title for family in registry.FAMILIES)
 
 def family_of(source: Container, found: Mapping[Layer, Addition]) -> Family:
     """Raises Refusal where the signs leave it open, or are another model's."""
-    possible = [family for family in registry.FAMILIES if _has(family, found)]
+    denoisers = {part for part, _ in found if not part.startswith("text_encoder")}
+    named = [family for family in registry.FAMILIES if denoisers == {family.denoiser}]
+    if len(named) == 1:
+        return named[0]
+    possible = [family for family in named or registry.FAMILIES if _has(family, found)]
     said = claimed(source.about)
     if said and (said in possible or not possible):
         return said
     if blocks := [layer for layer in found if re.match(_BLOCKS, layer[1])]:
         told = f"its blocks are numbered as in no model that was ever released: {_some(blocks)}"
         raise Refusal(Fault(str(source.place), told, FITS, TELL))
-    possible = possible or [family for family in registry.FAMILIES if _reads(family, found)]
+    possible = possible or [family for family in named or registry.FAMILIES if _reads(family, found)]
     narrowed = [family for family in possible if not _by_prefix(source.tensors, family)] or possible
     narrowed = [family for family in narrowed if _as_deep(family, found)] or narrowed
+    # Of CLIP-L alone: Stable Diffusion 3 has the same one, but those for it name its denoiser or say so.
+    narrowed = [family for family in narrowed if family.denoiser == SD1.denoiser] or narrowed
     if len(narrowed) == 1:
         return narrowed[0]
     told = f"its layers are those of {' and of '.join(each.title for each in narrowed)}, and it does not say which"
@@ -106,7 +112,11 @@ def _reads(family: Family, found: Mapping[Layer, Addition]) -> bool:
     reading = [each.shape for (_, layer), each in found.items() if "attn2.to_k" in layer]
     wide = {shape[1] for shape in reading if len(shape) > 1}
     second = any(part == "text_encoder_2" for part, _ in found)
-    return "text_encoder_2" in family.parts if second else wide == {family.released[family.denoiser][family.text_width]}
+    return (
+        "text_encoder_2" in family.parts
+        if second
+        else wide == {family.released[family.denoiser].get(family.text_width)}
+    )
 
 
 def _as_deep(family: Family, found: Mapping[Layer, Addition]) -> bool:

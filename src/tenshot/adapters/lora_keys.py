@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from tenshot.families import keymaps, released
+from tenshot.families import keymaps, mmdit, registry, released
+from tenshot.families.sd3 import SD3
 
 Kind = str  #: down, up, mid, alpha, magnitude, or LyCORIS' own: hada_w1_a, lokr_t2, diff_b, w_norm
 
@@ -27,14 +28,12 @@ class Place(NamedTuple):
 _PRODUCTS = r"hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t[12])"  # of LyCORIS and peft
 _LYCORIS = rf"{_PRODUCTS}|diff|diff_b|w_norm|b_norm|oft_blocks|rescale|on_input"
 _TENSORS = rf"lora_down\.weight|lora_up\.weight|lora_mid\.weight|alpha|dora_scale|[ab][12]\.weight|weight|{_LYCORIS}"
-_KOHYA = re.compile(rf"(lora_unet|lora_te2|lora_te1|lora_te|lycoris)_([^.]+)\.({_TENSORS})")
+_KOHYA = re.compile(rf"(lora_unet|lora_transformer|lora_te2|lora_te1|lora_te|lycoris)_([^.]+)\.({_TENSORS})")
 _KINDS = {"lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid", "dora_scale": "magnitude"}
 _KOHYA_PARTS = {
-    "lora_unet": "unet",
     "lora_te": "text_encoder",
     "lora_te1": "text_encoder",
     "lora_te2": "text_encoder_2",
-    "lycoris": "unet",
 }
 _TEXT = ("text_model.", "encoder.layers.")  # how layers of text encoders begin, where only that tells the part
 _DOTTED: tuple[tuple[str, Kind], ...] = (
@@ -51,11 +50,13 @@ _DOTTED: tuple[tuple[str, Kind], ...] = (
     (r"\.alpha", "alpha"),
 )
 _PROCESSOR = re.compile(r"(.+)\.processor\.(to_[qkv]|to_out)_lora\.(down|up)\.weight")  # diffusers in early 2023
-_PARTS = ("unet", "text_encoder_2", "text_encoder")
+_PARTS = (*registry.DENOISERS, "text_encoder_2", "text_encoder")
+_MMDIT = re.compile(r"(joint_blocks|(x|t|y|context)_embedder|final_layer)\..+")  # its original names
 
 # Names within names that hold an underscore of their own; all else is letters and digits.
 _WORDS = re.compile(
-    r"down_blocks|up_blocks|mid_block|transformer_blocks|time_emb_proj|conv_shortcut|conv_in|conv_norm_out|conv_out"
+    rf"{mmdit.WORDS}"
+    r"|down_blocks|up_blocks|mid_block|transformer_blocks|time_emb_proj|conv_shortcut|conv_in|conv_norm_out|conv_out"
     r"|layer_norm[12]|final_layer_norm"
     r"|time_embedding|add_embedding|linear_[12]|proj_in|proj_out|to_[qkv]|to_out|[qkv]_proj|out_proj|self_attn|text_model"
     r"|text_projection|input_blocks|output_blocks|middle_block|in_layers|out_layers|emb_layers|skip_connection"
@@ -70,7 +71,8 @@ def place_of(name: str, unet: Mapping[str, Any] | None = None) -> Place | None:
     """
     if match := _KOHYA.fullmatch(name):
         dotted = _dotted(match[2])
-        part = "text_encoder" if match[1] == "lycoris" and dotted.startswith(_TEXT) else _KOHYA_PARTS[match[1]]
+        part = "text_encoder" if match[1] == "lycoris" and dotted.startswith(_TEXT) else _KOHYA_PARTS.get(match[1])
+        part = part or _denoiser(dotted)
         return Place(part, _ours(part, dotted, unet), _KINDS.get(match[3], match[3])) if dotted else None
     part, bare = _part(name.removeprefix("base_model.model."))
     if match := _PROCESSOR.fullmatch(bare):
@@ -93,7 +95,14 @@ def _part(name: str) -> tuple[str, str]:
         return "text_encoder", name
     for start in ("model.diffusion_model.", "diffusion_model."):
         name = name.removeprefix(start)
-    return "unet", name
+    return _denoiser(name), name
+
+
+def _denoiser(name: str) -> str:
+    """Of which denoiser a name is that does not say it."""
+    if _MMDIT.match(name):
+        return SD3.denoiser
+    return next((each.denoiser for each in registry.FAMILIES if re.fullmatch(each.layers, name)), "unet")
 
 
 def _dotted(name: str) -> str:
@@ -120,7 +129,7 @@ def kohya(part: str, layer: str, originals: Mapping[str, str] | None) -> str:
     if not part.startswith("text_encoder"):
         name = _renamed(layer, originals or {})
         return f"lora_unet_{name.replace('.', '_')}"
-    start = {"text_encoder": "lora_te1" if originals else "lora_te", "text_encoder_2": "lora_te2"}[part]
+    start = {"text_encoder": "lora_te1" if originals is not None else "lora_te", "text_encoder_2": "lora_te2"}[part]
     bare = f"text_model.{layer}" if in_text_model(part, layer) else layer
     return f"{start}_{bare.replace('.', '_')}"
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tenshot.adapters import base_model, bundled_embeddings, loha_lokr, lora_keys, lycoris
+from tenshot.adapters import base_model, bundled_embeddings, loha_lokr, lora_keys, lycoris, stacks
 from tenshot.adapters.factors import METADATA, Factors
 from tenshot.adapters.lycoris import Alpha, Full, Tensors
 from tenshot.adapters.weight_delta import BIAS, Addition, Difference, Layer
@@ -123,7 +123,7 @@ def layers(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Lay
         raise Refusal(Fault(str(source.place), found, "down [rank, in] and up [out, rank] for each", "copy it again"))
     _say_zeros(source, by_layer, told)
     whole = {layer: each for layer, each in made.items() if each is not None}
-    return whole | _biases(by_layer, whole)
+    return stacks.by_our_names(whole | _biases(by_layer, whole))
 
 
 def _no_weights(source: Container, by_layer: Mapping[Layer, Tensors]) -> Iterator[Fault]:

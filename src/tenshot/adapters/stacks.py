@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
 import torch
 
 from tenshot.adapters.factors import Factors
-from tenshot.families import keymaps
+from tenshot.adapters.weight_delta import Addition, Layer
+from tenshot.core.errors import Fault, Refusal
+from tenshot.families import keymaps, mmdit
 from tenshot.families.keymaps import Form
 
 
@@ -69,3 +71,36 @@ def _needed(each: Factors) -> Factors:
         return replace(each, up=each.up.contiguous())
     down, up = each.down[needed].contiguous(), each.up[:, needed].contiguous()
     return replace(each, down=down, up=up, alpha=each.scale * int(needed.sum()))
+
+
+def by_original_names(found: Mapping[Layer, Factors], denoiser: str) -> dict[Layer, Factors]:
+    """A LoRA's layers under the names that kohya's scripts and ComfyUI know. Raises Refusal where that says less."""
+    made = {layer: each for layer, each in found.items() if layer[0] != denoiser}
+    groups: dict[tuple[str, Form], list[Factors | None]] = {}
+    for (part, layer), each in found.items():
+        if part == denoiser:
+            rows, columns = each.shape[:2]
+            known = mmdit.module_of(layer, rows, columns)
+            module, form, place = known or (layer, "same", 0)
+            groups.setdefault((module, form), [None] * (3 if form == "stacked" else 1))[place] = each
+    for (module, form), group in groups.items():
+        rows = next(each.up.shape[0] for each in group if each is not None)
+        one = theirs(form, group, [rows] * len(group))
+        if one is None:
+            told = f"query, key and value in {module} have magnitudes that cannot be said of the three as one"
+            do = "convert --form diffusers, or --bake_dora MODEL"
+            raise Refusal(Fault(f"LoRA for {denoiser}", told, "a magnitude for all three, of rows", do))
+        made[denoiser, module] = one
+    return made
+
+
+def by_our_names(found: Mapping[Layer, Addition]) -> dict[Layer, Addition]:
+    """The same back; what is called otherwise stays as it is."""
+    made: dict[Layer, Addition] = {}
+    for (part, layer), each in found.items():
+        names: tuple[str, ...] = ()
+        if isinstance(each, Factors) and not part.startswith("text_encoder"):
+            names, form = mmdit.layers(layer, each.up.shape[0], each.shape[1])
+        split = ours(form, each, len(names)) if names and isinstance(each, Factors) else [each]
+        made |= {(part, name): one for name, one in zip(names or (layer,), split, strict=True)}
+    return made

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tenshot.adapters import base_model, bundled_embeddings, factors, lora_keys, parsing
+from tenshot.adapters import base_model, bundled_embeddings, factors, lora_keys, parsing, stacks
 from tenshot.adapters.factors import Factors
 from tenshot.adapters.weight_delta import Addition, Layer, misfits
 from tenshot.core.errors import refuse_if
@@ -32,13 +32,16 @@ class Origin(NamedTuple):
     @property
     def originals(self) -> Mapping[str, str] | None:
         """How the layers' names change: user interfaces know those of Stable Diffusion XL by its original blocks."""
+        if self.family.denoiser != SDXL.denoiser:
+            return {}
         if self.family is not SDXL:
             return None
         return keymaps.unet_modules(self.unet or SDXL.released["unet"])
 
     def shaped(self, found: Mapping[Layer, Factors]) -> dict[Layer, Factors]:
         """Factors with kernels where the family's layers have them, and only there: some programs want it so."""
-        return factors.as_in(released.layers(self.family.name), found)
+        shaped = factors.as_in(released.layers(self.family.name), found)
+        return stacks.by_original_names(shaped, self.family.denoiser) if self.family.denoiser != "unet" else shaped
 
 
 def write(

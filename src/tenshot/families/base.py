@@ -130,7 +130,8 @@ class Family:
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        return tuple(part for part in self.parts if part.startswith("text_encoder"))
+        """The text encoders that can learn: one that a model may lack is too large for it."""
+        return tuple(part for part in self.parts if part.startswith("text_encoder") and part not in self.optional)
 
 
 def tokens(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> torch.Tensor:

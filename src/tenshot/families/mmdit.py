@@ -48,6 +48,11 @@ STACKS = {
     "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
     "x_block.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
 }
+#: Names within names that hold an underscore of their own, in files that have no dots.
+WORDS = (
+    r"joint_blocks|x_block|context_block|adaLN_modulation|(?:x|context|t|y|timestep|text)_embedder|final_layer"
+    r"|add_[qkv]_proj|to_add_out|ff_context|norm1_context|norm_added_[qk]|norm_[qk]|norm_out|time_text_embed|pos_embed"
+)
 HEAD = 64  # channels of an attention head in every released size
 
 
@@ -132,3 +137,16 @@ def layers(module: str, rows: int, columns: int) -> tuple[tuple[str, ...], Form]
     found = [f"{start}.{ours}" for ours, theirs in BLOCK.items() if theirs == inner]
     swapped = inner == "context_block.adaLN_modulation.1" and rows == 2 * columns
     return tuple(found), "swapped" if swapped else "same"
+
+
+def module_of(layer: str, rows: int, columns: int) -> tuple[str, Form, int] | None:
+    """The original name of one of our layers, the form that it has there, and its place among those in it."""
+    match = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", layer)
+    if not match:
+        return (OUTER[layer], "swapped" if layer == "norm_out.linear" else "same", 0) if layer in OUTER else None
+    start, inner = theirs(int(match[1])), match[2]
+    for module, three in STACKS.items():
+        if inner in three:
+            return f"{start}.{module}", "stacked", three.index(inner)
+    swapped = inner == "norm1_context.linear" and rows == 2 * columns
+    return (f"{start}.{BLOCK[inner]}", "swapped" if swapped else "same", 0) if inner in BLOCK else None

@@ -11,6 +11,7 @@ from tenshot.families.sd3 import SD3
 from tenshot.families.sdxl import SDXL
 
 FAMILIES = (SD1, SD2, SDXL, SD3)
+DENOISERS = tuple(dict.fromkeys(family.denoiser for family in FAMILIES))
 
 
 #: Of CLIP's text encoders.

@@ -1,0 +1,143 @@
+"""LoRAs of Stable Diffusion 3: trained, read in every form, written for diffusers and for kohya's scripts."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from safetensors.torch import load_file, save_file
+
+from tenshot.adapters import lora, lora_keys, parsing
+from tenshot.convert.convert import convert
+from tenshot.convert.options import ConvertOptions
+from tenshot.core.events import Events
+from tenshot.core.options import gather
+from tenshot.families import conversion
+from tenshot.io import tensor_files
+from tenshot.merge.merge import merge
+from tenshot.merge.options import MergeOptions
+from tenshot.model import model
+from tests.test_mmdit import GOLDEN
+
+#: SHA-256 over `name columns rows` of each module that kohya's LoRANetwork makes (sd-scripts 48d368fa, lora_sd3.py,
+#: with emb_dims), and how many.
+KOHYA = {
+    "3.5-medium": (271, "db2d6d5bd4bc928768b9ead4d1d40e863a9ff7068c9491d3f0f64dba1ab95b4c"),
+    "3.5-large": (385, "51d586a9c09e0d6abdf3e4cecba4251a04c592455cf1277b03b49594107057de"),
+}
+
+
+@pytest.fixture(params=["sd3", "sd35"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def file(folder: Path, tmp_path: Path) -> Path:
+    """A LoRA on every layer that one can be on, in the denoiser and both CLIPs, alpha not the rank."""
+    opened = model.load(str(folder))
+    torch.manual_seed(0)
+    named: dict[str, torch.Tensor] = {}
+    for part in (opened.family.denoiser, *opened.family.encoders):
+        ends = lora.targets(part, "all")
+        for name, module in opened[part].named_modules():
+            if lora.targeted(name, ends):
+                start = (
+                    f"{part}.{name}"
+                    if part == "transformer"
+                    else f"{part}.text_model.{name.removeprefix('text_model.')}"
+                )
+                named[f"{start}.lora_A.weight"] = torch.randn(2, module.in_features) / 8
+                named[f"{start}.lora_B.weight"] = torch.randn(module.out_features, 2) / 8
+    save_file(named, tmp_path / "plain.safetensors", {"format": "pt"})
+    return tmp_path / "plain.safetensors"
+
+
+def run(*words: object) -> dict[str, Any]:
+    return convert(gather(ConvertOptions, [str(word) for word in words]), Events())
+
+
+def differences(file: Path) -> dict[Any, torch.Tensor]:
+    found = parsing.low_rank(tensor_files.opened(file))
+    return {layer: each.difference() for layer, each in found.items()}
+
+
+def answers(net: Any, pooled: int) -> torch.Tensor:
+    dice = torch.Generator().manual_seed(3)
+    x, text = torch.randn(1, 16, 8, 8, generator=dice), torch.randn(1, 9, 48, generator=dice)
+    with torch.no_grad():
+        return net(x, text, torch.randn(1, pooled, generator=dice), torch.tensor([500.0])).sample
+
+
+def test_diffusers_loads_it_with_the_same_effect(folder: Path, file: Path):
+    without = {} if (folder / "text_encoder_3").is_dir() else {"text_encoder_3": None, "tokenizer_3": None}
+    theirs = StableDiffusion3Pipeline.from_pretrained(folder, **without)
+    plain = answers(theirs.transformer, 40)
+    theirs.load_lora_weights(str(file.parent), weight_name=file.name)
+    opened = model.load(str(folder))
+    lora.attach(opened, lora.read(file))
+    found = answers(opened.denoiser, 40)
+    assert torch.allclose(found, answers(theirs.transformer, 40), atol=1e-5)
+    assert not torch.allclose(found, plain, atol=1e-3)
+
+
+def test_kohyas_form_and_back(folder: Path, file: Path, tmp_path: Path):
+    run(file, tmp_path / "kohya.safetensors", "--form", "kohya")
+    named = load_file(tmp_path / "kohya.safetensors")
+    assert "lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight" in named
+    assert "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight" in named
+    assert named["lora_unet_joint_blocks_0_x_block_attn_qkv.lora_up.weight"].shape == (96, 6)
+    before, after = differences(file), differences(tmp_path / "kohya.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(each, after[layer]) for layer, each in before.items())
+
+
+def test_merged_into_the_files_of_one_file_it_is_what_kohyas_form_says(folder: Path, file: Path, tmp_path: Path):
+    """ComfyUI and kohya's scripts add the factors to the tensors of the single file, name by name."""
+    run(file, tmp_path / "kohya.safetensors", "--form", "kohya")
+    run(folder, tmp_path / "one.safetensors")
+    plain, named = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "kohya.safetensors")
+    words = ["--sd_model", folder, "--models", file, "--save_to", tmp_path / "two.safetensors"]
+    merge(gather(MergeOptions, [str(word) for word in words]), Events())
+    merged, start = load_file(tmp_path / "two.safetensors"), "model.diffusion_model."
+    changed = 0
+    for name, tensor in plain.items():
+        key = f"lora_unet_{name.removeprefix(start).removesuffix('.weight').replace('.', '_')}"
+        if name.startswith(start) and f"{key}.alpha" in named:
+            up, down = named[f"{key}.lora_up.weight"], named[f"{key}.lora_down.weight"]
+            scale = named[f"{key}.alpha"] / len(down)
+            assert torch.allclose(merged[name], tensor + scale * up @ down, atol=1e-5), name
+            changed += 1
+    assert changed == sum(name.startswith("lora_unet_") and name.endswith(".alpha") for name in named) > 10
+
+
+@pytest.mark.parametrize("name", KOHYA)
+def test_kohyas_names_of_released_sizes(name: str):
+    """Each is read, and says the layers that lie in it."""
+    config = GOLDEN[name][0]
+    wanted = conversion.skeleton(SD3Transformer2DModel, config)
+    weights = [each for each in wanted if each.endswith(".weight") and len(wanted[each]) > 1]
+    listed = []
+    for line in conversion.DIALECTS["mmdit"].lines(config, weights):
+        rows = sum(wanted[each][0] for each in line.ours)
+        called = f"lora_unet_{line.theirs.removesuffix('.weight').replace('.', '_')}"
+        listed.append(f"{called} {wanted[line.ours[0]][1]} {rows}")
+        place = lora_keys.place_of(f"{called}.lora_down.weight")
+        assert place == ("transformer", line.theirs.removesuffix(".weight"), "down")
+    digest = hashlib.sha256("\n".join(sorted(listed)).encode()).hexdigest()
+    assert (len(listed), digest) == KOHYA[name]
+
+
+@pytest.mark.parametrize("start", ["transformer.", "base_model.model.", "lora_transformer_", "diffusion_model."])
+def test_other_programs_names(start: str):
+    """diffusers' and peft's, OneTrainer's, and the original ones with dots."""
+    layer = "transformer_blocks.3.attn.add_k_proj"
+    if start == "diffusion_model.":
+        layer = "joint_blocks.3.context_block.attn.qkv"
+    name = layer.replace(".", "_") if start.endswith("_") else layer
+    end = ".lora_A.weight" if start.endswith("model.") or start == "transformer." else ".lora_down.weight"
+    assert lora_keys.place_of(f"{start}{name}{end}") == ("transformer", layer, "down")
