@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +15,18 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, training_utils
 
 from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import resolve
 from tenshot.diffusion import samplers
 from tenshot.diffusion.process import DDPM, PROCESSES, RectifiedFlow
 from tenshot.diffusion.samplers import SAMPLERS
+from tenshot.families.base import MicroConditioning
+from tenshot.generate.generate import generate
+from tenshot.generate.options import GenerateOptions
+from tenshot.train.engine.denoising import Batch, Objective
 from tenshot.train.engine.rng import CounterRNG
-from tenshot.train.options import FineTuneOptions
+from tenshot.train.methods import dreambooth
+from tenshot.train.options import DreamBoothOptions, FineTuneOptions
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
@@ -252,3 +260,47 @@ def test_samplers_of_another_process_are_refused(name: str):
     with pytest.raises(Refusal, match="rectified flow") as refusal:
         samplers.sampler(name, 4, FLOW, RectifiedFlow)
     assert refusal.value.faults[0].fits == ", ".join(samplers.names("flow"))
+
+
+class Linear:
+    """A denoiser whose answer to a sample depends on that sample and its time alone."""
+
+    def __call__(self, noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        return 0.7 * noisy + times.view(-1, 1, 1, 1) / 1000
+
+
+@pytest.mark.parametrize("scheme", ["logit_normal", "cosmap"])
+def test_the_loss_of_a_flow_is_that_of_diffusers_scripts(scheme: str):
+    """weighting x (answer - (noise - clean))^2, each sample by itself, with sigmas and weights that diffusers made."""
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(FLOW)
+    places = torch.tensor([3, 400, 990])
+    times, sigmas = scheduler.timesteps[places], scheduler.sigmas[places].view(-1, 1, 1, 1)
+    clean, noise = some(3, 16, 4, 4), some(3, 16, 4, 4, seed=1)
+    whole = [MicroConditioning.whole((32, 32))] * 3
+    batch = Batch([0, 1, 2], whole, clean, noise, times)
+    found = Objective(flow(weighting_scheme=scheme)).per_sample(Linear(), batch, torch.device("cpu"))
+    noisy = (1.0 - sigmas) * clean + sigmas * noise
+    weights = training_utils.compute_loss_weighting_for_sd3(scheme, sigmas)
+    loss = weights.float() * (Linear()(noisy, times) - (noise - clean)) ** 2
+    torch.testing.assert_close(found, loss.reshape(3, -1).mean(1))
+
+
+@pytest.mark.parametrize(("model", "options", "named"), [
+    ("sd3", {"snr_gamma": 5.0, "rescale_betas_zero_snr": True}, {"--snr_gamma", "--rescale_betas_zero_snr"}),
+    ("sd1", {"weighting_scheme": "mode", "mode_scale": 1.0}, {"--weighting_scheme", "--mode_scale"}),
+])  # fmt: skip
+def test_options_about_another_process_are_refused(
+    model: str, options: dict[str, Any], named: set[str], pictures: Path, tmp_path: Path, request: Any
+):
+    given = {"pretrained_model_name_or_path": str(request.getfixturevalue(model)), "instance_data_dir": str(pictures)}
+    given |= {"instance_prompt": "az", "output_dir": str(tmp_path / "out"), "device": "cpu"}
+    with pytest.raises(Refusal) as refusal:
+        dreambooth.check(resolve(DreamBoothOptions, given | options), Events())
+    assert {fault.where for fault in refusal.value.faults} == named
+
+
+def test_a_sampler_of_another_process_is_refused_before_anything_is_drawn(sd3: Path, tmp_path: Path):
+    given = {"model": str(sd3), "prompt": ["a"], "device": "cpu", "out": str(tmp_path / "out"), "sampler": "Euler a"}
+    with pytest.raises(Refusal, match="Euler a") as refusal:
+        generate(resolve(GenerateOptions, given), Events())
+    assert refusal.value.faults[0].fits == "Euler, Heun, DPM++ 2M, UniPC" and not (tmp_path / "out").exists()
