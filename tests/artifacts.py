@@ -72,4 +72,4 @@ class Listener(Events):
 def compiled(place: Path | str, out: Path, **more: Any) -> tuple[dict[str, Any], list[str]]:
     """What `tenshot compile` answers, and what it said."""
     listener = Listener()
-    return compile.compile(options(place, out, **more), listener), listener.said
+    return compile.compile_model(options(place, out, **more), listener), listener.said

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-import types
 from pathlib import Path
 
 import torch
 
 from tenshot.runtime.backend import Candidate, Job
+from tenshot.runtime.flat_modules import Flat
 
 WAYS = ("crashes", "raises", "hangs", "nan", "wrong", "dies")
 
@@ -33,7 +33,7 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
         time.sleep(3600)
 
 
-def open(folder: Path, candidate: Candidate, net: torch.nn.Module, where: torch.device) -> types.SimpleNamespace:
+def load_program(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> Bad:
     return Bad(net, candidate.variant)
 
 

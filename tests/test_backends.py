@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -145,7 +147,7 @@ class Built:
     given: tuple[torch.Tensor, ...]
 
     def opened(self, candidate: Candidate) -> Runner:
-        return backend.backend(candidate.backend).open(self.folder, candidate, self.net, CPU)
+        return backend.backend(candidate.backend).load_program(self.folder, candidate, self.net, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +215,7 @@ def test_programs_run_in_another_process(built, made, tmp_path: Path):
         "while rest:\n"
         "    folder, *words, _ = rest[: rest.index('-') + 1]\n"
         "    candidate = Candidate(*words)\n"
-        "    runner = backend(candidate.backend).open(Path(folder), candidate, net, torch.device('cpu'))\n"
+        "    runner = backend(candidate.backend).load_program(Path(folder), candidate, net, torch.device('cpu'))\n"
         "    runner.load(net.weights())\n"
         "    torch.testing.assert_close(runner(*given), tuple(wanted), rtol=1e-4, atol=1e-4)\n"
         "    rest = rest[rest.index('-') + 1 :]\n"
@@ -226,6 +228,27 @@ def test_programs_run_in_another_process(built, made, tmp_path: Path):
         [sys.executable, "-c", code, str(tmp_path), *chain.from_iterable(words)], capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_backend_has_the_functions_of_the_contract(name: str):
+    module = import_module(BACKENDS[name])
+    assert backend.FUNCTIONS == ("missing", "candidates", "build", "load_program")
+    for each in backend.FUNCTIONS:
+        contract = get_type_hints(getattr(backend.Backend, each))
+        found = get_type_hints(getattr(module, each))
+        returned, promised = found.pop("return"), contract.pop("return")
+        assert list(found.items()) == list(contract.items())
+        assert returned == promised or (promised is Runner and {"__call__", "load"} <= vars(returned).keys())
+
+
+@pytest.mark.parametrize(
+    ("name", "lacks"),
+    [("json.decoder", "no missing, candidates, build, load_program"), ("json.nothing", "cannot be used")],
+)
+def test_a_module_that_is_no_backend_is_refused(name: str, lacks: str):
+    with pytest.raises(Refusal, match=lacks):
+        backend.backend(name)
 
 
 def test_tensorrt_says_what_it_needs():
@@ -265,9 +288,9 @@ def test_a_library_takes_the_weights_of_no_other_net(built, made):
     program = built("sd1", "text_encoder", candidate)
     strange = flat_modules.flat("encoder", made("sd1")["vae"])
     with pytest.raises(Refusal, match="not as the library reads them"):
-        aotinductor.open(program.folder, candidate, strange, CPU)
+        aotinductor.load_program(program.folder, candidate, strange, CPU)
     with pytest.raises(Refusal, match="not as the library reads them"):
-        aotinductor.open(program.folder, Candidate("aotinductor", "bf16"), program.net, CPU)
+        aotinductor.load_program(program.folder, Candidate("aotinductor", "bf16"), program.net, CPU)
 
 
 @pytest.mark.skipif(not find_spec("openvino"), reason="needs tenshot[openvino]")
@@ -299,7 +322,7 @@ def test_eight_bits_stay_within_the_error_that_compile_allows(tmp_path: Path):
     calls, net = recorded["unet"], flat_modules.flat("unet", whole["unet"])
     candidate, weights = Candidate("openvino", "int8"), copies(net)
     backend.backend("openvino").build(Job(net, calls.inputs), candidate, tmp_path)
-    runner = backend.backend("openvino").open(tmp_path, candidate, net, CPU)
+    runner = backend.backend("openvino").load_program(tmp_path, candidate, net, CPU)
     runner.load(weights)
     errors = [apart(runner(*given), wanted) for given, wanted in zip(calls.inputs, calls.outputs, strict=True)]
     assert max(errors) < CompileOptions.model_fields["max_error"].default

@@ -168,7 +168,7 @@ def test_stopping_stops_and_leaves_nothing(sd1: Path, tmp_path: Path, monkeypatc
     from tenshot.autotune import compile
 
     with pytest.raises(Cancelled):
-        compile.compile(artifacts.options(sd1, tmp_path / "fast", backend=[BAD], parts=["decoder"]), Stop())
+        compile.compile_model(artifacts.options(sd1, tmp_path / "fast", backend=[BAD], parts=["decoder"]), Stop())
     assert not list(tmp_path.iterdir())
 
 

@@ -120,7 +120,7 @@ def test_every_backend_runs_a_rewritten_net_and_swaps_its_weights(first, tmp_pat
     own = copies(net)
     rewrites.build(Job(net, [inputs]), candidate, tmp_path)
     net.load(own)
-    runner = rewrites.open(tmp_path, candidate, net, CPU)
+    runner = rewrites.load_program(tmp_path, candidate, net, CPU)
     another = other(own)
     answers = []
     for weights in (own, another, own):
@@ -138,7 +138,7 @@ def test_a_rewritten_net_in_eight_bits_follows_its_weights(tmp_path):
     inputs, candidate, own = given(net, "decoder"), Candidate("openvino", "int8", rewrites=("upsampling",)), copies(net)
     rewrites.build(Job(net, [inputs]), candidate, tmp_path)
     net.load(own)
-    runner = rewrites.open(tmp_path, candidate, net, CPU)
+    runner = rewrites.load_program(tmp_path, candidate, net, CPU)
     answers = []
     for weights in (own, other(own), own):
         runner.load(weights)

@@ -38,7 +38,7 @@ from tenshot.runtime.flat_modules import SECTIONS
 RECORDING, FINISHING = 0.25, 0.3  # shares of the budget: no further picture is begun after, and kept for the end
 
 
-def compile(options: CompileOptions, events: Events) -> dict[str, Any]:
+def compile_model(options: CompileOptions, events: Events) -> dict[str, Any]:
     """Raises Refusal before anything is tried; Cancelled. Either way nothing is written."""
     where, family, *_ = all_or_refuse(
         lambda: device.pick(options.device),

@@ -167,7 +167,9 @@ def _outcome(trial: Trial) -> TrialResult:
     build, _ = timing.seconds(partial(rewrites.build, job, trial.candidate, trial.folder))
     del job
     net = opened(trial.artifact, trial.section, where)  # building may have left other numbers in the first
-    load, runner = timing.seconds(lambda: _loaded(rewrites.open(trial.folder, trial.candidate, net, where), net))
+    load, runner = timing.seconds(
+        lambda: _loaded(rewrites.load_program(trial.folder, trial.candidate, net, where), net)
+    )
     swap, _ = timing.seconds(lambda: runner.load(net.weights()))
     error = max(apart(runner(*_on(given, where)), wanted) for given, wanted in zip(inputs, outputs, strict=True))
     example = _on(inputs[0], where)

@@ -15,7 +15,7 @@ from diffusers import ControlNetModel
 from PIL import Image
 
 from tenshot.adapters import lora
-from tenshot.autotune.compile import compile as make
+from tenshot.autotune.compile import compile_model
 from tenshot.autotune.options import CompileOptions
 from tenshot.autotune.report import RECORD
 from tenshot.bench import sizes, tables
@@ -132,7 +132,7 @@ def _built(options: BenchInferenceOptions, who: Contender, place: Path, where: t
         "parts": [*(["controlnet"] if with_control else []), "unet", "decoder", "text_encoder"],
         "device": options.device,
     }
-    make(CompileOptions.model_validate(told), events)
+    compile_model(CompileOptions.model_validate(told), events)
     return ""
 
 

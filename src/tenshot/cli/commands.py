@@ -229,5 +229,5 @@ def _unknown(group: Name, name: str) -> Fault:
     level = {path[: len(group) + 1] for path in verbs.VERBS if path[: len(group)] == group}
     near = [path for path in level | set(verbs.VERBS) if difflib.get_close_matches(name, [path[-1]], cutoff=0.65)]
     fits = " or ".join(sorted(shlex.join(["tenshot", *path]) for path in near or level))
-    help = shlex.join(["tenshot", *group, "--help"])
-    return Fault(shlex.join(["tenshot", *group, name]), "no such verb", fits, f"{help} lists them")
+    more = shlex.join(["tenshot", *group, "--help"])
+    return Fault(shlex.join(["tenshot", *group, name]), "no such verb", fits, f"{more} lists them")

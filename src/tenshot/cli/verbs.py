@@ -24,7 +24,7 @@ VERBS: dict[Name, Verb] = {
         "tenshot.generate.generate:generate", "tenshot.generate.options:GenerateOptions", "Make pictures from a prompt."
     ),
     ("compile",): Verb(
-        "tenshot.autotune.compile:compile",
+        "tenshot.autotune.compile:compile_model",
         "tenshot.autotune.options:CompileOptions",
         "Make a model fast on this machine.",
     ),

@@ -1,12 +1,6 @@
 """What a backend is: something that turns a net of fixed shapes into a program whose weights can be exchanged.
 
-A backend is one module with four functions, and one row in `backends.BACKENDS`:
-
-    missing(where) -> str                    why it cannot work on a device; empty where it can
-    candidates(where) -> list[Candidate]     the ways in which it could run a net there
-    build(job, candidate, folder) -> None    write its program into `folder`; the numbers in job.net may be others after
-    open(folder, candidate, net, where) -> Runner
-        the program as it runs on that device, before it has weights; net: the plain one, in float32
+A backend is one module with the four functions of `Backend`, and one row in `registry.BACKENDS`.
 """
 
 from __future__ import annotations
@@ -14,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -68,12 +63,36 @@ class Runner(Protocol):
         """Take these weights, by the part's own names, from now on; every one of the net's has to be there."""
 
 
-def backend(name: str) -> Any:
-    """The module of a backend. Raises Refusal where `name` is not known."""
+@runtime_checkable
+class Backend(Protocol):
+    """What a backend's module has, as functions."""
+
+    def missing(self, where: torch.device) -> str:
+        """Why it cannot work on a device; empty where it can."""
+
+    def candidates(self, where: torch.device) -> list[Candidate]:
+        """The ways in which it could run a net there."""
+
+    def build(self, job: Job, candidate: Candidate, folder: Path) -> None:
+        """Write its program into `folder`; the numbers in job.net may be others after."""
+
+    def load_program(self, folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> Runner:
+        """The program as it runs on that device, before it has weights; net: the plain one, in float32."""
+
+
+FUNCTIONS = tuple(name for name in vars(Backend) if not name.startswith("_"))
+
+
+def backend(name: str) -> Backend:
+    """The module of a backend. Raises Refusal where `name` is not known, or is no backend."""
     do = "leave it out, and all that this machine has may be used"
     if name not in BACKENDS and "." not in name:
         raise Refusal(Fault("--backend", f"{name!r} is not known", ", ".join(BACKENDS), do))
     try:
-        return import_module(BACKENDS.get(name, name))
+        module: object = import_module(BACKENDS.get(name, name))
     except ImportError as error:
         raise Refusal(Fault("--backend", f"{name!r} cannot be used: {error}", ", ".join(BACKENDS), do)) from None
+    if not isinstance(module, Backend):
+        lacks = ", ".join(each for each in FUNCTIONS if not hasattr(module, each))
+        raise Refusal(Fault("--backend", f"{name!r} is no backend: it has no {lacks}", ", ".join(BACKENDS), do))
+    return module

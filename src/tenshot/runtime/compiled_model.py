@@ -251,7 +251,7 @@ def _opened(
         raise Refusal(Fault(str(place / artifact.PARTS), found, "the programs as they were", "open the model again"))
     buckets = []
     for program in manifest.sections[name].programs:
-        runner = rewrites.open(place / program.folder, program.choice, net, where)
+        runner = rewrites.load_program(place / program.folder, program.choice, net, where)
         runner.load(net.weights())
         buckets.append(ShapeBucket(program.shapes, runner))
     return CompiledSection(name, buckets, net)

@@ -141,13 +141,13 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
     backend(candidate.backend).build(replace(job, net=applied(job.net, candidate.rewrites)), candidate, folder)
 
 
-def open(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> Runner:
+def load_program(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> Runner:
     """A candidate's program as it runs on that device, before it has weights; net: the plain one, in float32."""
     kind = backend(candidate.backend)
     if not candidate.rewrites:
-        return kind.open(folder, candidate, net, where)
+        return kind.load_program(folder, candidate, net, where)
     rewritten = applied(net, candidate.rewrites)
-    return Rewritten(kind.open(folder, candidate, rewritten, where), rewritten)
+    return Rewritten(kind.load_program(folder, candidate, rewritten, where), rewritten)
 
 
 class Rewritten:

@@ -85,7 +85,7 @@ def _opened(folder: Path, where: torch.device) -> Any:
     return torch._inductor.aoti_load_package(str(folder / LIBRARY), run_single_threaded=alone, device_index=index)
 
 
-def open(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> AOTInductor:
+def load_program(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> AOTInductor:
     """Raises Refusal where the library reads other weights than the net has."""
     told = torch.load(folder / CONSTANTS, weights_only=True)
     weights = {name: each for name, each in told["constants"].items() if each.is_meta}

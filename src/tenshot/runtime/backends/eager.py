@@ -29,7 +29,7 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
     """Nothing to write: torch runs the net as it is."""
 
 
-def open(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> Eager:
+def load_program(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> Eager:
     return Eager(net, candidate, where)
 
 

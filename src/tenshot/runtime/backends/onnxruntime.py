@@ -39,7 +39,7 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
     onnx_graph.write(Cast(job.net, DTYPES[candidate.precision], example[0].device), example, folder / GRAPH)
 
 
-def open(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> OnnxRuntime:
+def load_program(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> OnnxRuntime:
     return OnnxRuntime(folder, candidate, where)
 
 

@@ -123,7 +123,7 @@ def _gaps(used: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
         end = max(end, after)
 
 
-def open(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> OpenVINO:
+def load_program(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> OpenVINO:
     return OpenVINO(folder, candidate)
 
 

@@ -55,7 +55,7 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
     (folder / ENGINE).write_bytes(engine)
 
 
-def open(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> TensorRT:
+def load_program(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> TensorRT:
     return TensorRT(folder, candidate, where)
 
 

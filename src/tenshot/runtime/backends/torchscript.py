@@ -39,7 +39,7 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
         torch.jit.save(record, folder / RECORD)
 
 
-def open(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> TorchScript:
+def load_program(folder: Path, candidate: Candidate, net: Flat, where: torch.device) -> TorchScript:
     return TorchScript(folder, _cast(net, candidate, where), where)
 
 
