@@ -25,10 +25,11 @@ from tenshot.core.events import Events
 from tenshot.model import model
 from tenshot.pipeline import SamplingSettings
 from tenshot.runtime import backend, flat_modules
-from tenshot.runtime.backend import BACKENDS, Candidate, Job, Runner
+from tenshot.runtime.backend import Candidate, Job, Runner
 from tenshot.runtime.backends import aotinductor, onnx_graph
 from tenshot.runtime.backends.int8_weights import Int8Weight
 from tenshot.runtime.flat_modules import Flat
+from tenshot.runtime.registry import BACKENDS
 from tests import tiny
 
 CPU = torch.device("cpu")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 import pytest
 
+from tenshot.cli import verbs
 from tenshot.cli.main import main
 
 PAGE = (Path(__file__).parent.parent / "docs/json.md").read_text(encoding="utf-8")
@@ -27,6 +29,26 @@ def keys(value: Any, verb: str) -> Iterator[str]:
     elif isinstance(value, list):
         for each in value:
             yield from keys(each, verb)
+
+
+def typed_keys(kind: object, section: str) -> Iterator[str]:
+    """The keys of a typed record, at every depth that is no map."""
+    for inner in get_args(kind):
+        yield from typed_keys(inner, section)
+    for key, each in get_type_hints(kind).items() if is_typeddict(kind) else ():
+        yield key
+        if f"`{key}` *map*" not in section:
+            yield from typed_keys(each, section)
+
+
+@pytest.mark.parametrize("path", verbs.VERBS, ids=" ".join)
+def test_every_key_that_a_verb_may_tell_is_documented(path: verbs.Name):
+    module, name = verbs.VERBS[path].run.split(":")
+    told = get_type_hints(getattr(import_module(module), name))["return"]
+    section = SECTIONS[" ".join(path) if " ".join(path) in SECTIONS else path[0]]
+    assert is_typeddict(told)
+    strange = {key for key in typed_keys(told, section) if f"`{key}`" not in section + PAGE.partition("\n## ")[0]}
+    assert not strange
 
 
 def texts(value: Any) -> Iterator[str]:

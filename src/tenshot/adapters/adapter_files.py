@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tenshot.adapters.factors import METADATA
 from tenshot.core.errors import Fault, Refusal
+from tenshot.core.json_types import Config
 from tenshot.families import registry
 from tenshot.io import tensor_files, tensors
 from tenshot.io.tensor_files import Container
@@ -85,9 +85,9 @@ def told(source: Container) -> Container:
     return replace(source, tensors=named, about={**source.about, METADATA: json.dumps(settings)})
 
 
-def _config(file: Path) -> Mapping[str, Any]:
+def _config(file: Path) -> Config:
     """Raises Refusal where it tells of something that factors alone do not say."""
-    config = tensors.read_json(file)
+    config: Config = tensors.read_json(file)
     kind = config.get("peft_type", "LORA") if isinstance(config, dict) else None
     if kind not in TYPES:
         found = f"peft_type {kind}" if kind else "no settings of an adapter"
@@ -105,7 +105,7 @@ def _config(file: Path) -> Mapping[str, Any]:
     return config
 
 
-def _part(config: Mapping[str, Any], file: Path, names: Iterable[str]) -> str:
+def _part(config: Config, file: Path, names: Iterable[str]) -> str:
     """Which part of a model a folder of peft is for: its own name says it, its settings, or the layers'."""
     mapping = config.get("auto_mapping")
     said = CLASSES.get(mapping.get("base_model_class", "")) if isinstance(mapping, dict) else None

@@ -11,6 +11,7 @@ import torch
 from tenshot.adapters import embedding
 from tenshot.adapters.embedding import Rows
 from tenshot.core.errors import Fault, Refusal
+from tenshot.core.results import Written
 from tenshot.io import destinations
 from tenshot.io.tensor_files import Container
 
@@ -73,7 +74,7 @@ def faults(option: str, words: Words, folder: Path, overwrite: bool) -> Iterator
         yield from destinations.faults(option, file, overwrite)
 
 
-def write(words: Words, folder: Path) -> dict[str, object]:
+def write(words: Words, folder: Path) -> Written:
     """A file for each word; what was written, for a report."""
     made = files(words, folder)
     for word, file in made.items():

@@ -8,7 +8,7 @@ each, `learned_embeds` and `learned_embeds_2`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -220,7 +220,7 @@ def is_embedding(source: Container) -> bool:
     return {*source.tensors} == {*TWO.values()} or (len(found) == 1 and len(found[0].shape) in (1, 2))
 
 
-def _misfits(model: Model, word: str, rows: Rows):
+def _misfits(model: Model, word: str, rows: Rows) -> Iterator[Fault]:
     if not word or " " in word:
         yield Fault(f"the word {word!r}", "is not one word", "letters without spaces, as in <az>", RENAME)
     if set(rows) != set(model.family.encoders):

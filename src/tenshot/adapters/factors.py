@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tenshot.adapters import lora_keys
 from tenshot.adapters.weight_delta import Addition, Difference, Layer
 from tenshot.core.errors import Fault, Refusal
+from tenshot.core.json_types import Config
+from tenshot.core.results import WrittenLora
 
 METADATA = "lora_adapter_metadata"  # diffusers' name for the settings, as JSON
 
@@ -125,7 +126,7 @@ def apart(one: Mapping[Layer, Difference], other: Mapping[Layer, Difference]) ->
     return (away / whole) ** 0.5 if whole else 0.0
 
 
-def metadata(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def metadata(settings: Mapping[str, Config]) -> dict[str, str]:
     """A file's metadata with peft's settings, as diffusers writes them."""
     told = {f"{part}.{key}": value for part, each in settings.items() for key, value in each.items()}
     return {"format": "pt", METADATA: json.dumps(told, indent=2, sort_keys=True)}
@@ -162,7 +163,7 @@ def to_diffusers(found: Mapping[Layer, Factors]) -> dict[str, torch.Tensor]:
     return named
 
 
-def facts(path: Path, found: Mapping[Layer, Addition]) -> dict[str, Any]:
+def facts(path: Path, found: Mapping[Layer, Addition]) -> WrittenLora:
     return {
         "written": str(path),
         "layers": len(found),

@@ -21,6 +21,7 @@ from tenshot.adapters.adapter_files import PARTS
 from tenshot.adapters.factors import Factors
 from tenshot.adapters.weight_delta import BIAS, INSPECT, Addition, Layer, misfits
 from tenshot.core.errors import Fault, refuse_if
+from tenshot.core.json_types import Config
 from tenshot.families import registry
 from tenshot.families.base import Family
 from tenshot.io import tensors
@@ -39,7 +40,7 @@ class Lora:
     same file, which no weights can say.
     """
 
-    settings: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Config]
     weights: Mapping[str, Mapping[str, torch.Tensor]]
     found: Mapping[Layer, Addition] = field(default_factory=dict)
     words: bundled_embeddings.Words = field(default_factory=dict)
@@ -56,7 +57,7 @@ def targeted(name: str, ends: list[str]) -> bool:
     return any(name == end or name.endswith(f".{end}") for end in ends)
 
 
-def new(settings: Mapping[str, Mapping[str, Any]]) -> Lora:
+def new(settings: Mapping[str, Config]) -> Lora:
     """A LoRA that does nothing yet."""
     return Lora(settings, {part: {} for part in settings})
 
@@ -83,7 +84,7 @@ def to_train(lora: Lora, place: Path) -> Lora:
     return lora
 
 
-def current(model: Model, settings: Mapping[str, Mapping[str, Any]]) -> Lora:
+def current(model: Model, settings: Mapping[str, Config]) -> Lora:
     """The LoRA that is attached, as it is now."""
     return Lora(settings, {part: get_peft_model_state_dict(model[part]) for part in settings})
 
@@ -99,7 +100,7 @@ def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module], family: Family 
     tensors.write(file, named, about | base_model.saying(family) if family else about)
 
 
-def read(place: Path, unet: Mapping[str, Any] | None = None) -> Lora:
+def read(place: Path, unet: Config | None = None) -> Lora:
     """What a file or folder holds, whatever its names and its kind. Raises Refusal where that is no adapter.
 
     unet: the configuration whose blocks original names count; default: Stable Diffusion XL's.
@@ -125,17 +126,17 @@ def _as_peft(found: Mapping[Layer, Factors]) -> dict[str, dict[str, torch.Tensor
     return weights
 
 
-def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _known(settings: Config) -> Config:
     """Without what only other versions of peft have."""
     return {key: value for key, value in settings.items() if key in SETTINGS}
 
 
-def settings_of(found: Mapping[Layer, Factors]) -> dict[str, dict[str, Any]]:
+def settings_of(found: Mapping[Layer, Factors]) -> dict[str, Config]:
     """part -> what peft's LoraConfig has to be told for these factors."""
     return {part: _settings(found, part) for part in dict.fromkeys(part for part, _ in found)}
 
 
-def _settings(found: Mapping[Layer, Factors], wanted: str) -> dict[str, Any]:
+def _settings(found: Mapping[Layer, Factors], wanted: str) -> Config:
     """What a file without settings says by its shapes and alphas, layer by layer."""
     layers = {layer: each for (part, layer), each in found.items() if part == wanted}
     rank = factors.usual(each.rank for each in layers.values())

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from tenshot.core.json_types import Config
 from tenshot.families import keymaps, mmdit, registry, released
 from tenshot.families.sd3 import SD3
 
@@ -64,7 +65,7 @@ _WORDS = re.compile(
 )
 
 
-def place_of(name: str, unet: Mapping[str, Any] | None = None) -> Place | None:
+def place_of(name: str, unet: Config | None = None) -> Place | None:
     """The place of the tensor called `name`; None where it belongs to no LoRA.
 
     unet: the configuration whose blocks original names count; default: the released ones.
@@ -111,7 +112,7 @@ def _dotted(name: str) -> str:
     return ".".join(words) if "_".join(words) == name else ""
 
 
-def _ours(part: str, layer: str, unet: Mapping[str, Any] | None) -> str:
+def _ours(part: str, layer: str, unet: Config | None) -> str:
     if part.startswith("text_encoder"):
         return layer.removeprefix("text_model.")
     if not re.match(r"(input|output|middle)_block|time_embed\.|label_emb\.|out\.", layer):

@@ -94,7 +94,8 @@ def _butterfly(weight: torch.Tensor, turns: torch.Tensor, stage: int) -> torch.T
     half = 2**stage * size // 2
     paired = weight.unflatten(0, (-1, 2, half)).transpose(1, 2).flatten(0, 2).unflatten(0, (-1, size))
     turned = torch.einsum("bij,bj...->bi...", turns, paired).flatten(0, 1)
-    return turned.unflatten(0, (-1, half, 2)).transpose(1, 2).flatten(0, 2)
+    answer: torch.Tensor = turned.unflatten(0, (-1, half, 2)).transpose(1, 2).flatten(0, 2)
+    return answer
 
 
 @dataclass(frozen=True)

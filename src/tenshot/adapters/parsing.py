@@ -7,16 +7,18 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tenshot.adapters import base_model, bundled_embeddings, loha_lokr, lora_keys, lycoris, stacks
 from tenshot.adapters.factors import METADATA, Factors
-from tenshot.adapters.lycoris import Alpha, Full, Tensors
+from tenshot.adapters.loha_lokr import Alpha, Tensors
+from tenshot.adapters.lycoris import Full
 from tenshot.adapters.weight_delta import BIAS, Addition, Difference, Layer
 from tenshot.core.errors import Fault, Noted, Refusal, refuse_if
+from tenshot.core.json_types import Config
 from tenshot.families import registry
 from tenshot.io import tensor_files, tensors
 from tenshot.io.tensor_files import Container
@@ -74,7 +76,7 @@ def kinds(tensors: Iterable[str]) -> dict[str, int]:
     return dict(Counter(KINDS[place.kind].title for place in places if place and place.kind in KINDS))
 
 
-def read(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Addition]:
+def read(source: Container, unet: Config | None = None) -> dict[Layer, Addition]:
     """Every layer's addition. Raises Refusal where the file is no LoRA, or one that is not whole, or not of numbers.
 
     unet: of the model that it is for; default: any, and original names count the blocks of the released ones.
@@ -100,7 +102,7 @@ def key(place: lora_keys.Place) -> Layer:
     return place.part, place.layer + (BIAS if place.kind in BIASES else "")
 
 
-def layers(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Addition]:
+def layers(source: Container, unet: Config | None = None) -> dict[Layer, Addition]:
     """The same, whatever its numbers are."""
     places = {
         name: lora_keys.place_of(name, unet) for name in source.tensors if not bundled_embeddings.is_of_word(name)
@@ -139,7 +141,7 @@ def _no_weights(source: Container, by_layer: Mapping[Layer, Tensors]) -> Iterato
         yield Fault(str(source.place), found, "one number for each layer", "copy it again")
 
 
-def low_rank(source: Container, unet: Mapping[str, Any] | None = None) -> dict[Layer, Factors]:
+def low_rank(source: Container, unet: Config | None = None) -> dict[Layer, Factors]:
     """The same of a file that is a LoRA and nothing else. Raises Refusal for others, too."""
     return only_factors(source, read(source, unet))
 
@@ -209,10 +211,10 @@ def _matching(patterns: Mapping[str, float], layer: str, otherwise: float) -> fl
     return next(found, otherwise)
 
 
-def settings(source: Container) -> dict[str, dict[str, Any]]:
+def settings(source: Container) -> Mapping[str, Config]:
     """part -> what the header tells of it, in peft's words; empty where a file has none. Raises Refusal."""
     told = tensor_files.said(source.about, METADATA)
-    parts: dict[str, dict[str, Any]] = {}
+    parts: dict[str, dict[str, object]] = {}
     for name, value in told.items():
         part, _, name = name.partition(".")
         parts.setdefault(part, {})[name] = value
@@ -227,10 +229,10 @@ def settings(source: Container) -> dict[str, dict[str, Any]]:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("pattern",), "msg": str(error)}
         found = f"its header tells what cannot be: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise Refusal(Fault(str(source.place), found, "the settings that peft wrote there", "copy it again")) from None
-    return parts
+    return {part: dict(each) for part, each in parts.items()}
 
 
-def _alpha(layer: Layer, found: Tensors, told: Mapping[str, Any] | None) -> Alpha:
+def _alpha(layer: Layer, found: Tensors, told: Config | None) -> Alpha:
     """A layer's alpha by its rank: of a tensor, of settings, or the rank. 0 is the rank, as kohya's scripts read it."""
 
     def alpha(rank: int) -> float:
@@ -243,7 +245,7 @@ def _alpha(layer: Layer, found: Tensors, told: Mapping[str, Any] | None) -> Alph
     return alpha
 
 
-def _say_zeros(source: Container, by_layer: Mapping[Layer, Tensors], told: Mapping[str, Mapping[str, Any]]) -> None:
+def _say_zeros(source: Container, by_layer: Mapping[Layer, Tensors], told: Mapping[str, Config]) -> None:
     """No effect, or one by a rule of others, is not had in silence."""
     zero = [
         each

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tenshot.adapters import adapter_files, embedding, lora
 from tenshot.adapters.embedding import Rows
 from tenshot.adapters.lora import Lora
 from tenshot.core.errors import Fault, Refusal, all_or_refuse
+from tenshot.core.json_types import Config
 from tenshot.io import hashes
 from tenshot.model.model import mentions
 
@@ -51,7 +51,7 @@ class Given:
         """As one writes it in AUTOMATIC1111, with the LoRAs that were active."""
         return " ".join([prompt, *(f"<lora:{each.name}:{each.strength:g}>" for each in self.loras)])
 
-    def facts(self, prompts: Sequence[str]) -> Mapping[str, object]:
+    def facts(self, prompts: Sequence[str]) -> Config:
         """What infotext says of the LoRAs, and of the words that are in the prompts."""
         words = [each for each in self.words if not each.within]
         said = [each for each in words if any(mentions(prompt, each.word) for prompt in prompts)]
@@ -62,7 +62,7 @@ class Given:
         return {name: ", ".join(each) for name, each in found.items() if each}
 
 
-def read(loras: Sequence[str], words: Sequence[Path], unet: Mapping[str, Any] | None = None) -> Given:
+def read(loras: Sequence[str], words: Sequence[Path], unet: Config | None = None) -> Given:
     """loras: FILE, FOLDER, or FILE=0.8. unet: the model's configuration. Raises Refusal with the faults of all."""
     *found, said = all_or_refuse(*(partial(_lora, each, unet) for each in loras), lambda: embedding.read_all(words))
     within = [GivenWord(word, each.place, rows, True) for each in found for word, rows in each.content.words.items()]
@@ -70,7 +70,7 @@ def read(loras: Sequence[str], words: Sequence[Path], unet: Mapping[str, Any] | 
     return Given(found, [*words_of.values()])  # of a file that is given twice, once
 
 
-def _lora(given: str, unet: Mapping[str, Any] | None) -> GivenLora:
+def _lora(given: str, unet: Config | None) -> GivenLora:
     place, strength = _strength(given)
     if not place.exists():
         do = "write FILE=0.8 for a strength" if ":" in given else "tenshot train lora makes one"

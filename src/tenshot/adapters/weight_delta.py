@@ -74,7 +74,7 @@ class Difference(Addition):
             return added
         new = weight + added
         axis = int(self.by_input)
-        length = new.transpose(0, axis).flatten(1).norm(dim=1) + torch.finfo(new.dtype).eps
+        length: torch.Tensor = new.transpose(0, axis).flatten(1).norm(dim=1) + torch.finfo(new.dtype).eps
         sides = [-1 if place == axis else 1 for place in range(weight.ndim)]
         return (self.magnitude.to(new.dtype).flatten() / length).reshape(sides) * new - weight
 
@@ -97,7 +97,7 @@ def summed(weight: torch.Tensor, shares: Iterable[tuple[Addition, float]]) -> to
 
 def on(device: torch.device, part: Any) -> Any:
     """The same with its tensors on `device`."""
-    moved: dict[str, Any] = {}
+    moved: dict[str, object] = {}
     for each in fields(part):
         value = getattr(part, each.name)
         if isinstance(value, torch.Tensor):

@@ -48,7 +48,7 @@ class Recorder:
 
     def __call__(self, *inputs: torch.Tensor) -> Tensors:
         with torch.no_grad():
-            outputs = self.net(*inputs)
+            outputs: Tensors = self.net(*inputs)
         self.calls.inputs.append(tuple(each.cpu().clone() for each in inputs))
         self.calls.outputs.append(tuple(each.float().cpu().clone() for each in outputs))
         return outputs

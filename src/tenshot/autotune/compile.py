@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -23,6 +22,7 @@ from tenshot.core import device
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
 from tenshot.core.options import as_words
+from tenshot.core.results import Compiled
 from tenshot.evaluate import metrics
 from tenshot.families import validate
 from tenshot.families.base import Family
@@ -38,7 +38,7 @@ from tenshot.runtime.flat_modules import SECTIONS
 RECORDING, FINISHING = 0.25, 0.3  # shares of the budget: no further picture is begun after, and kept for the end
 
 
-def compile_model(options: CompileOptions, events: Events) -> dict[str, Any]:
+def compile_model(options: CompileOptions, events: Events) -> Compiled:
     """Raises Refusal before anything is tried; Cancelled. Either way nothing is written."""
     where, family, *_ = all_or_refuse(
         lambda: device.pick(options.device),
@@ -73,9 +73,7 @@ def _part_faults(options: CompileOptions, family: Family) -> Iterator[Fault]:
             yield Fault("--parts", f"{part}: there is none in {family.title}", "a part of the model", do)
 
 
-def _compiled(
-    options: CompileOptions, folder: Path, family: Family, where: torch.device, events: Events
-) -> dict[str, Any]:
+def _compiled(options: CompileOptions, folder: Path, family: Family, where: torch.device, events: Events) -> Compiled:
     begun = time.monotonic()
     _copy(resolve.find(options.model, vae=options.vae), folder / MODEL)
     if options.controlnet is not None:
@@ -206,7 +204,7 @@ def command(options: CompileOptions) -> str:
     return shlex.join(["tenshot", "compile", *as_words(options, leave=["overwrite"]), "--overwrite"])
 
 
-def _result(options: CompileOptions, told: Report, seconds: float) -> dict[str, Any]:
+def _result(options: CompileOptions, told: Report, seconds: float) -> Compiled:
     chosen = {each.section: each.chosen for each in told.contests}
     return {
         "written": str(options.out),

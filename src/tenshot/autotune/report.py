@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -44,7 +43,7 @@ class Proof:
 class Report:
     title: str
     again: str
-    machine: dict[str, Any]
+    machine: dict[str, object]
     max_error: float
     contests: Sequence[SectionSearch]
     proof: Proof
@@ -65,7 +64,7 @@ def _file(number: int, kind: str) -> str:
     return f"{PICTURES}/{number}-{kind}.png"
 
 
-def record(report: Report) -> dict[str, Any]:
+def record(report: Report) -> dict[str, object]:
     """Everything in figures: seconds, bytes."""
     proof = report.proof
     plain, fast = proof.turns.seconds
@@ -93,7 +92,7 @@ def rounded(spread: Spread | None) -> list[float] | None:
     return None if spread is None else [round(each, 2) for each in spread]
 
 
-def _row(contest: SectionSearch, outcome: TrialResult) -> dict[str, Any]:
+def _row(contest: SectionSearch, outcome: TrialResult) -> dict[str, object]:
     return {
         "candidate": str(outcome.candidate),
         "chosen": _chosen(contest, outcome),

@@ -19,7 +19,8 @@ from tenshot.autotune.trial import Trial, TrialResult
 from tenshot.core.events import Events, track
 from tenshot.runtime import rewrites
 from tenshot.runtime.artifact import PARTS, Program, Section
-from tenshot.runtime.backend import BACKENDS, Candidate, backend
+from tenshot.runtime.backend import Candidate, backend
+from tenshot.runtime.registry import BACKENDS
 
 PLAIN = Candidate("eager", "fp32")  # what everything is measured against
 SHARE = 0.6

@@ -194,7 +194,8 @@ def _loaded(runner: Runner, net: Flat) -> Runner:
 
 @torch.no_grad()
 def _plain(net: Flat, example: Tensors) -> Tensors:
-    return net(*example)
+    answer: Tensors = net(*example)
+    return answer
 
 
 def _on(tensors: Tensors, where: torch.device) -> Tensors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from PIL import Image
@@ -64,8 +64,22 @@ class Turn:
     where: str
 
 
-def run(turn: Turn) -> dict[str, Any]:
-    """Seconds to load, to swap, for the picture; peak memory in bytes; the picture as bytes [h, w, 3]."""
+class Round(TypedDict):
+    """Seconds to load, to swap, of the first picture beyond the others, for the picture; peak memory in bytes.
+
+    pixels: the picture [h, w, 3] of `size`, (width, height).
+    """
+
+    load: float
+    swap: float
+    first: float
+    seconds: float
+    peak: int
+    size: tuple[int, int]
+    pixels: bytes
+
+
+def run(turn: Turn) -> Round:
     where = device.pick(turn.where)
     start = time.perf_counter()
     opened = _opened(turn, where)

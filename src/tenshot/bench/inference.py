@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,8 +20,9 @@ from tenshot.autotune.options import CompileOptions
 from tenshot.autotune.report import RECORD
 from tenshot.bench import sizes, tables
 from tenshot.bench.alone import alone
-from tenshot.bench.contenders import CONTROLNET, LORA, MODEL, TUNED, Contender, Turn, contenders, run
+from tenshot.bench.contenders import CONTROLNET, LORA, MODEL, TUNED, Contender, Round, Turn, contenders, run
 from tenshot.bench.options import BenchInferenceOptions
+from tenshot.bench.tables import Figures, Row
 from tenshot.cli.output import in_one_line
 from tenshot.core import device
 from tenshot.core.errors import Refusal, refuse_if
@@ -33,7 +34,8 @@ from tenshot.model import model, resolve
 from tenshot.model.model import Model
 from tenshot.pipeline import SamplingSettings
 from tenshot.runtime import artifact
-from tenshot.runtime.backend import BACKENDS, backend
+from tenshot.runtime.backend import backend
+from tenshot.runtime.registry import BACKENDS
 
 QUANTISED = 0.5  # the error allowed where everything may be quantised: the bench tells what it was
 
@@ -44,7 +46,7 @@ class Line:
 
     contender: Contender
     task: str
-    rounds: list[dict[str, Any]] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
     failed: str = ""
 
     @property
@@ -55,7 +57,7 @@ class Line:
         return Image.frombytes("RGB", self.rounds[0]["size"], self.rounds[0]["pixels"])
 
 
-def bench(options: BenchInferenceOptions, events: Events) -> dict[str, Any]:
+def bench(options: BenchInferenceOptions, events: Events) -> Figures:
     """Make what is missing, let everybody have their turns, write the tables."""
     where = device.pick(options.device)
     refuse_if(options.faults())
@@ -157,7 +159,7 @@ def _take_turns(options: BenchInferenceOptions, lines: Sequence[Line], place: Pa
             line.failed = str(error).strip().partition("\n")[0][:200]
 
 
-def _told(options: BenchInferenceOptions, lines: Sequence[Line], place: Path, taking: Sequence[Contender]) -> Any:
+def _told(options: BenchInferenceOptions, lines: Sequence[Line], place: Path, taking: Sequence[Contender]) -> Figures:
     return {
         "model": options.model,
         "steps": options.steps,
@@ -168,15 +170,15 @@ def _told(options: BenchInferenceOptions, lines: Sequence[Line], place: Path, ta
     }
 
 
-def _rows(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
+def _rows(lines: Sequence[Line]) -> Iterator[Row]:
     """What each reached in a task; ratios and likeness to torch in float32."""
     first = next((each for each in lines if each.contender.name == "torch fp32" and each.rounds), None)
     for line in lines:
-        about = {"task": line.task, "contender": line.contender.name}
+        about: Row = {"task": line.task, "contender": line.contender.name}
         if line.failed or not line.rounds:
             yield about | {"failed": line.failed}
             continue
-        found = about | {"seconds": round(line.seconds, 3)}
+        found: Row = about | {"seconds": round(line.seconds, 3)}
         if first:
             psnr = metrics.psnr(first.picture(), line.picture())
             found |= {
@@ -192,7 +194,7 @@ def _rows(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _parts(place: Path, taking: Sequence[Contender]) -> Iterator[dict[str, Any]]:
+def _parts(place: Path, taking: Sequence[Contender]) -> Iterator[Row]:
     """What the trials found: every section, every candidate, in turns with torch in float32."""
     seen = set()
     for who in taking:
@@ -204,13 +206,14 @@ def _parts(place: Path, taking: Sequence[Contender]) -> Iterator[dict[str, Any]]
                 key = section, row["candidate"], row["failed"]
                 if key not in seen:
                     seen.add(key)
-                    yield {"section": section, **_trial(row)}
+                    yield _trial(section, row)
 
 
-def _trial(row: dict[str, Any]) -> dict[str, Any]:
+def _trial(section: str, row: Mapping[str, Any]) -> Row:
     if row["failed"]:
-        return {"candidate": row["candidate"], "failed": row["failed"]}
+        return {"section": section, "candidate": row["candidate"], "failed": row["failed"]}
     return {
+        "section": section,
         "candidate": row["candidate"],
         "seconds": round(row["seconds"], 4),
         "speedup": round(row["speedup"], 2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from tenshot.cli.output import in_words, shown
 from tenshot.core.errors import Fault
@@ -21,7 +21,38 @@ _TITLES = {
 }
 
 
-def write(path: Path, told: Mapping[str, Any]) -> None:
+class Row(TypedDict, total=False):
+    """One contender, or one candidate. failed: why it has no figures."""
+
+    task: str
+    section: str
+    contender: str
+    candidate: str
+    failed: str
+    seconds: float
+    speedup: float
+    psnr: float
+    ssim: float
+    error: float
+    build_seconds: float
+    load_seconds: float
+    first_seconds: float
+    swap_seconds: float
+    peak_memory_bytes: int
+
+
+class Figures(TypedDict):
+    """All that a bench of drawing tells."""
+
+    model: str
+    steps: int
+    command: str
+    machine: Mapping[str, object]
+    pictures: list[Row]
+    parts: list[Row]
+
+
+def write(path: Path, told: Figures) -> None:
     """A page of tables at `path`, and the plot of the first task beside it."""
     plot = path.with_suffix(".svg")
     write_text(plot, bars(told))
@@ -37,7 +68,7 @@ def strangers(path: Path) -> Iterator[Fault]:
             )
 
 
-def page(told: Mapping[str, Any], plot: str) -> Iterator[str]:
+def page(told: Figures, plot: str) -> Iterator[str]:
     machine = told["machine"]
     yield f"# {told['model']}: {told['steps']} steps, Euler a, with guidance"
     yield ""
@@ -54,20 +85,20 @@ def page(told: Mapping[str, Any], plot: str) -> Iterator[str]:
         yield from ("", f"## One call: {section}", "", *table(rows, skip="section"))
 
 
-def table(rows: Sequence[Mapping[str, Any]], skip: str) -> Iterator[str]:
+def table(rows: Sequence[Row], skip: str) -> Iterator[str]:
     """Markdown; the reason of what failed stands in its second column."""
     names = max((list(row) for row in rows), key=len)
     heads = [name for name in names if name not in (skip, "failed")]
     yield f"| {' | '.join(map(in_words, heads))} |"
     yield f"|{' --- |' * len(heads)}"
     for row in rows:
-        cells = (
-            [row[heads[0]], row["failed"]] if row.get("failed") else [shown(name, row.get(name, "")) for name in heads]
-        )
+        figures: Mapping[str, object] = row
+        told = [shown(name, figures.get(name, "")) for name in heads]
+        cells = [figures[heads[0]], row["failed"]] if row.get("failed") else told
         yield f"| {' | '.join(map(str, cells + [''] * (len(heads) - len(cells))))} |"
 
 
-def bars(told: Mapping[str, Any]) -> str:
+def bars(told: Figures) -> str:
     """Times as fast as torch in float32, a bar for each contender, as SVG."""
     rows = [row for row in told["pictures"] if row.get("speedup") and row["task"] == told["pictures"][0]["task"]]
     most = max((row["speedup"] for row in rows), default=1)
@@ -78,7 +109,7 @@ def bars(told: Mapping[str, Any]) -> str:
     return el("svg", title, *shown, viewBox=f"0 0 {_WIDE} {high}", width=_WIDE, height=high, **style)
 
 
-def _bar(number: int, row: Mapping[str, Any], most: float) -> Iterator[Html]:
+def _bar(number: int, row: Row, most: float) -> Iterator[Html]:
     y, wide = 30 + number * (_HIGH + _GAP), row["speedup"] / most * (_WIDE - _LEFT - 60)
     ours = row["contender"].startswith("tenshot")
     yield el("text", row["contender"], x=_LEFT - 10, y=y + 16, text_anchor="end", fill="#666b74")

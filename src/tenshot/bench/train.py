@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -31,11 +31,53 @@ PICTURES, CLASSES = model.ASSETS / "subjects" / "koala", model.ASSETS / "subject
 PLAIN, OURS = "straightforward", "tenshot"
 
 
-def bench(options: BenchTrainOptions, events: Events) -> dict[str, Any]:
+class Round(TypedDict):
+    """Of each step the loss, and seconds by the clock and of the processor; memory in bytes."""
+
+    losses: list[float]
+    seconds: list[float]
+    work: list[float]
+    peak: int
+    libraries: int
+
+
+class Row(TypedDict):
+    method: str
+    recipe: str
+    seconds_per_step: float
+    steps_per_second: float
+    cpu_seconds_per_step: float
+    peak_memory_bytes: int
+    peak_memory_bytes_without_libraries: int
+    losses: list[float]
+
+
+class Ratio(TypedDict):
+    """speedup: the straightforward recipe's time by ours. memory_ratio: our memory by that recipe's."""
+
+    method: str
+    speedup: float
+    speedup_by_cpu_seconds: float
+    memory_ratio: float
+    memory_ratio_without_libraries: float
+    largest_loss_difference: float
+
+
+class Figures(TypedDict):
+    """All that a bench of training tells."""
+
+    model: str
+    precision: str
+    machine: Mapping[str, object]
+    rows: list[Row]
+    ratios: list[Ratio]
+
+
+def bench(options: BenchTrainOptions, events: Events) -> Figures:
     """Every recipe in a process of its own, in turns; for each method the figures and ours as a ratio to the usual."""
     device.pick(options.device)
     turns = [(method, recipe) for method in options.method for _ in range(options.rounds) for recipe in (PLAIN, OURS)]
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, str], list[Round]] = {}
     for method, recipe in track(turns, "measuring", len(turns), events):
         found.setdefault((method, recipe), []).append(alone(_turn, options, method, recipe, what=f"{recipe}, {method}"))
     rows = [_row(method, recipe, rounds) for (method, recipe), rounds in found.items()]
@@ -44,12 +86,18 @@ def bench(options: BenchTrainOptions, events: Events) -> dict[str, Any]:
     ratios = [_ratio(method, rows) for method in options.method]
     for ratio in ratios:
         events.say(in_one_line(ratio))
-    about = {"model": options.model, "precision": _precision(options), "machine": device.describe()}
-    return {**about, "rows": rows, "ratios": ratios}
+    return {
+        "model": options.model,
+        "precision": _precision(options),
+        "machine": device.describe(),
+        "rows": rows,
+        "ratios": ratios,
+    }
 
 
-def _row(method: str, recipe: str, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    seconds, work = (median(second for each in rounds for second in each[name]) for name in ("seconds", "work"))
+def _row(method: str, recipe: str, rounds: Sequence[Round]) -> Row:
+    seconds = median(second for each in rounds for second in each["seconds"])
+    work = median(second for each in rounds for second in each["work"])
     return {
         "method": method,
         "recipe": recipe,
@@ -62,24 +110,21 @@ def _row(method: str, recipe: str, rounds: Sequence[dict[str, Any]]) -> dict[str
     }
 
 
-def _ratio(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _ratio(method: str, rows: Sequence[Row]) -> Ratio:
     one, other = (next(r for r in rows if (r["method"], r["recipe"]) == (method, name)) for name in (PLAIN, OURS))
+    bare = [each["peak_memory_bytes_without_libraries"] for each in (one, other)]
     apart = max(abs(a - b) / abs(a) for a, b in zip(one["losses"], other["losses"], strict=True))
     return {
         "method": method,
         "speedup": round(one["seconds_per_step"] / other["seconds_per_step"], 2),
         "speedup_by_cpu_seconds": round(one["cpu_seconds_per_step"] / other["cpu_seconds_per_step"], 2),
-        "memory_ratio": _ratio_of(one, other, "peak_memory_bytes"),
-        "memory_ratio_without_libraries": _ratio_of(one, other, "peak_memory_bytes_without_libraries"),
+        "memory_ratio": round(other["peak_memory_bytes"] / one["peak_memory_bytes"], 2),
+        "memory_ratio_without_libraries": round(bare[1] / bare[0], 2),
         "largest_loss_difference": float(f"{apart:.1e}"),
     }
 
 
-def _ratio_of(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> float:
-    return round(other[name] / one[name], 2)
-
-
-def _turn(options: BenchTrainOptions, method: str, recipe: str) -> dict[str, Any]:
+def _turn(options: BenchTrainOptions, method: str, recipe: str) -> Round:
     """One round, alone in its process. work: the processor's own seconds."""
     libraries = device.memory_allocated()
     losses, seconds, work = [], [], []

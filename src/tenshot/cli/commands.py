@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,6 +59,9 @@ def _answered(words: Sequence[str], outlet: Outlet) -> int:
         return FAILED
 
 
+Work = Callable[["Options", "Events"], Mapping[str, object]]
+
+
 def execute(path: Name, words: Sequence[str], outlet: Outlet) -> int:
     """Read the verb's options from `words`, do its work, tell its result. The exit code comes back.
 
@@ -73,14 +76,15 @@ def execute(path: Name, words: Sequence[str], outlet: Outlet) -> int:
     wanted = getattr(options, "num_processes", 1)
     if wanted > 1 and distributed.world_size() == 1:
         return distributed.launch([*path, *words, *(["--json"] if outlet.as_json else [])], wanted)
-    work = _load(verb.run)  # while Ctrl-C still ends everything at once
-    result = _followed(work, options, notes, shlex.join(["tenshot", *path, *words]))
-    onward = [*result.pop("next", options.next_commands())]
+    work: Work = _load(verb.run)  # while Ctrl-C still ends everything at once
+    result = dict(_followed(work, options, notes, shlex.join(["tenshot", *path, *words])))
+    own = result.pop("next", None)
+    onward = [*own] if isinstance(own, list | tuple) else [*options.next_commands()]
     outlet.result({**result, "next": onward} if onward else result)
     return DONE
 
 
-def _followed(work: Any, options: Options, notes: Sequence[str], title: str) -> dict[str, Any]:
+def _followed(work: Work, options: Options, notes: Sequence[str], title: str) -> Mapping[str, object]:
     """The work with its log, its progress and its answer to Ctrl-C; what came of it."""
     from tenshot.cli.console import Console, Interrupt, LogFile
     from tenshot.core import distributed

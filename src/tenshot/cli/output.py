@@ -11,7 +11,6 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import Any
 
 from tenshot.core.errors import Refusal
 
@@ -39,7 +38,7 @@ class Outlet:
             with suppress(AttributeError, OSError):
                 getattr(sys, name).reconfigure(errors="backslashreplace")
 
-    def result(self, result: Mapping[str, Any]) -> None:
+    def result(self, result: Mapping[str, object]) -> None:
         if not self.talks:
             return
         if self.as_json:
@@ -80,7 +79,7 @@ class Outlet:
             if printed.getvalue():
                 self._tell(printed.getvalue().rstrip())
 
-    def _answer(self, answer: Mapping[str, Any], text: str) -> None:
+    def _answer(self, answer: Mapping[str, object], text: str) -> None:
         if not self.talks:
             return
         with suppress(OSError):
@@ -111,12 +110,12 @@ def _coloured(text: str, code: str) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else text
 
 
-def to_json(value: Mapping[str, Any]) -> str:
+def to_json(value: Mapping[str, object]) -> str:
     """One line of ASCII; paths as text, numbers that JSON cannot hold as "NaN" and "Infinity"."""
     return json.dumps(_plain(value), allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -128,7 +127,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
-def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+def _flat(value: Mapping[str, object], above: str = "") -> Iterator[tuple[str, str]]:
     for key, each in value.items():
         key = str(key)  # a map's may be numbers
         name = f"{above}{key}"
@@ -136,7 +135,7 @@ def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]
             yield from _flat(each, f"{name}.")
         elif isinstance(each, list | tuple) and any(isinstance(item, Mapping) for item in each):
             yield from _flat({str(number): item for number, item in enumerate(each, 1)}, f"{name}.")
-        elif key == "next":  # commands, to be copied one by one
+        elif key == "next" and isinstance(each, list | tuple):  # commands, to be copied one by one
             yield from ((name, str(item)) for item in each)
         elif isinstance(each, list | tuple):
             yield name, ", ".join(shown(key, item) for item in each)
@@ -144,7 +143,7 @@ def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]
             yield name, shown(key, each)
 
 
-def in_one_line(figures: Mapping[str, Any]) -> str:
+def in_one_line(figures: Mapping[str, object]) -> str:
     return "  ".join(f"{in_words(name)} {shown(name, value)}" for name, value in figures.items())
 
 
@@ -153,7 +152,7 @@ def in_words(name: str) -> str:
     return re.sub("_(bytes|seconds)$", "", name.replace("_bytes_", "_")).replace("_", " ") or name
 
 
-def shown(key: str, value: Any) -> str:
+def shown(key: str, value: object) -> str:
     """A figure with the unit that its key names."""
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]

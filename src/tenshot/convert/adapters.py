@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -15,6 +15,7 @@ from tenshot.convert import baking
 from tenshot.convert.options import ConvertOptions
 from tenshot.core.errors import Fault, Refusal, refuse_if
 from tenshot.core.events import Events
+from tenshot.core.results import Written
 from tenshot.export import compatibility, kohya
 from tenshot.export.ui_folders import phrase
 from tenshot.families.sdxl import SDXL
@@ -24,16 +25,15 @@ from tenshot.io.tensor_files import Container
 
 def convert_lora(
     source: Container, options: ConvertOptions, target: Path, dtype: torch.dtype | None, events: Events
-) -> dict[str, Any]:
+) -> Written:
     """Kohya's names become diffusers', all others kohya's, unless --form says it. What is no LoRA stays what it is.
 
     Learned words within it stay there, too, and get a file of their own where that is not read.
     """
     config = options.config or options.bake_dora
     found = parsing.read(source, kohya.config_of(config))
-    baked, told = (
-        baking.baked(source, found, options.bake_dora, options.rank, events) if options.bake_dora else ({}, {})
-    )
+    nothing: tuple[dict[Layer, Factors], Written] = ({}, {})
+    baked, told = baking.baked(source, found, options.bake_dora, options.rank, events) if options.bake_dora else nothing
     for program, why in compatibility.decomposed(source, {**found, **baked}):
         if not options.place or program not in (
             compatibility.WEBUI,
@@ -52,12 +52,12 @@ def convert_lora(
         written = kohya.write(source, target, config, dtype, phrase(options.trigger), baked)
     else:
         written = _as_diffusers(source, {**found, **baked}, options, target, dtype)
-    return {**written, **told, **bundled_embeddings.write(words, apart or target.parent)}
+    return cast(Written, {**written, **told, **bundled_embeddings.write(words, apart or target.parent)})
 
 
 def _as_diffusers(
     source: Container, found: Mapping[Layer, Addition], options: ConvertOptions, target: Path, dtype: torch.dtype | None
-) -> dict[str, Any]:
+) -> Written:
     low_rank = parsing.only_factors(source, found)
     refuse_if(_by_inputs(source, low_rank))
     made_for = kohya.origin(options.config or options.bake_dora, source, low_rank)
@@ -65,7 +65,8 @@ def _as_diffusers(
     written = {layer: kohya.cast(each, dtype) for layer, each in made_for.shaped(low_rank).items()}
     about = {**factors.metadata(lora.settings_of(written)), **base_model.saying(family)}
     tensors.write(target, factors.to_diffusers(written), about)
-    return {"what": "lora", "family": family.title, "form": "diffusers", **factors.facts(target, low_rank)}
+    told = {"what": "lora", "family": family.title, "form": "diffusers"}
+    return cast(Written, {**told, **factors.facts(target, low_rank)})
 
 
 def _by_inputs(source: Container, found: Mapping[Layer, Factors]) -> Iterator[Fault]:
@@ -79,9 +80,7 @@ def _is_kohya(source: Container) -> bool:
     return any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
 
 
-def convert_embedding(
-    source: Container, options: ConvertOptions, target: Path, dtype: torch.dtype | None
-) -> dict[str, Any]:
+def convert_embedding(source: Container, options: ConvertOptions, target: Path, dtype: torch.dtype | None) -> Written:
     """Every layout of a learned word -> the one that all user interfaces read."""
     word, rows = embedding.of(source)
     if [*rows] == ["text_encoder_2"]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tenshot.adapters import factors
 from tenshot.adapters.factors import Factors
 from tenshot.adapters.weight_delta import Addition, Difference, Layer, misfits, parameter
 from tenshot.core.errors import Fault, Refusal, refuse_if
 from tenshot.core.events import Events, track
+from tenshot.core.results import Written
 from tenshot.export import kohya
 from tenshot.io.tensor_files import Container
 from tenshot.model import checkpoint
@@ -20,7 +20,7 @@ USUAL = 16  # the rank, where a layer has none of its own
 
 def baked(
     source: Container, found: Mapping[Layer, Addition], model: Path, rank: int | None, events: Events
-) -> tuple[dict[Layer, Factors], dict[str, Any]]:
+) -> tuple[dict[Layer, Factors], Written]:
     """The layers with magnitudes as plain factors, and how far that is from what they were, relative to it.
 
     rank: at most; default: each layer's own. Raises Refusal where none has a magnitude, or the model is another.

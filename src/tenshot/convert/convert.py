@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,6 +15,7 @@ from tenshot.core import device
 from tenshot.core.errors import Fault, Refusal, refuse_if
 from tenshot.core.events import Events
 from tenshot.core.option_text import command
+from tenshot.core.results import Written
 from tenshot.export import compatibility, webui_config
 from tenshot.export.ui_folders import FOLDERS, Shown, accompany, companions, phrase
 from tenshot.io import destinations
@@ -27,7 +27,7 @@ from tenshot.model.single_nets import of_file as net_of_file
 from tenshot.model.single_nets import read as read_net
 
 
-def convert(options: ConvertOptions, events: Events) -> dict[str, Any]:
+def convert(options: ConvertOptions, events: Events) -> Written:
     """Raises Refusal with nothing written."""
     refuse_if(options.faults())
     refuse_if(_not_to_bake(options))
@@ -51,7 +51,7 @@ def _not_to_bake(options: ConvertOptions) -> Iterator[Fault]:
         yield Fault("--bake_dora", f"{options.src} is no LoRA", "a DoRA", "leave it out")
 
 
-def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | None, events: Events) -> dict[str, Any]:
+def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | None, events: Events) -> Written:
     stem = opened.place.stem
     if parsing.is_lora(opened.tensors):
         target = _target(options, "lora", f"{stem}-converted.safetensors")
@@ -67,21 +67,21 @@ def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | No
     return _net(net_of_file(opened, options.config), options, stem, events)
 
 
-def _net(found: Read, options: ConvertOptions, usual: str, events: Events) -> dict[str, Any]:
+def _net(found: Read, options: ConvertOptions, usual: str, events: Events) -> Written:
     """A net alone: a file becomes a folder, and a folder or diffusers' own names a file, unless DST says otherwise."""
     target = _target(options, found.net.place, usual)
     file = target.suffix in (".safetensors", ".ckpt")
     return _told(options, nets.write(found, options.torch_dtype, target, events, file), target, events)
 
 
-def _whole(found: checkpoint.Whole, options: ConvertOptions, target: Path, events: Events) -> dict[str, Any]:
+def _whole(found: checkpoint.Whole, options: ConvertOptions, target: Path, events: Events) -> Written:
     found = found.cast(options.torch_dtype)
     if options.use_safetensors or options.to:
         made = checkpoint.write_file(found, target, events, about=phrase(options.trigger))
     else:
         made = checkpoint.write(found, target, events)
     ledger = {**found.ledger.told(), "used": made.used}
-    told = {
+    told: Written = {
         "what": "checkpoint",
         "family": found.family.title,
         "written": str(target),
@@ -93,17 +93,18 @@ def _whole(found: checkpoint.Whole, options: ConvertOptions, target: Path, event
     return _told(options, told, target, events)
 
 
-def _told(options: ConvertOptions, told: dict[str, Any], target: Path, events: Events) -> dict[str, Any]:
+def _told(options: ConvertOptions, told: Written, target: Path, events: Events) -> Written:
     """What was done and what one does next; in a user interface's folder with its companions."""
-    known = told["what"] in next_commands.SHARED
+    what = told["what"]
+    known = what in next_commands.SHARED
     prompt = options.trigger or told.get("word") or next_commands.TEXT
-    after = [*([next_commands.draw(told["what"], target, prompt)] if known else []), command("inspect", target)]
+    after = [*([next_commands.draw(what, target, prompt)] if known else []), command("inspect", target)]
     if not (place := options.place):
         return {**told, "next": [*after, *([next_commands.hand_over(target)] if known else [])]}
     if known and (why := compatibility.mistaken_at(target, place.program)):
         events.say(why)
     shown = Shown(options.trigger, options.preview)
-    return {**told, **accompany(place, target, shown, str(told.get("family", ""))), "next": after}
+    return {**told, **accompany(place, target, shown, told.get("family", "")), "next": after}
 
 
 def _target(options: ConvertOptions, kind: str, usual: str) -> Path:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
+from tenshot.core.results import Written
 from tenshot.families import conversion
 from tenshot.io import streaming, tensors
 from tenshot.model import checkpoint
@@ -17,7 +17,7 @@ from tenshot.model.header import TOLD
 from tenshot.model.single_nets import NETS, Read
 
 
-def write(found: Read, dtype: torch.dtype | None, target: Path, events: Events, file: bool) -> dict[str, Any]:
+def write(found: Read, dtype: torch.dtype | None, target: Path, events: Events, file: bool) -> Written:
     """A net under its original names in one file, or as the folder that diffusers opens."""
     kind = found.net.kind.__name__
     if not file:

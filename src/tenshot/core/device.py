@@ -83,8 +83,8 @@ def allow_tf32(device: torch.device) -> bool:
 def bf16_is_native() -> bool:
     """True where bf16 matrix products run in hardware, so that bf16 is the faster choice."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def halves(where: torch.device) -> list[str]:

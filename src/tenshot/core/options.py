@@ -80,11 +80,12 @@ class Entry:
 
     @property
     def description(self) -> str:
-        return self.schema.get("description", "")
+        return str(self.schema.get("description", ""))
 
     @cached_property
     def alternatives(self) -> list[Mapping[str, Any]]:
-        return self.schema.get("anyOf", [self.schema])
+        found: list[Mapping[str, Any]] = self.schema.get("anyOf", [self.schema])
+        return found
 
     @cached_property
     def kinds(self) -> set[str]:

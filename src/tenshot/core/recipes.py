@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # of yaml's stubs
         if isinstance(event, yaml.AliasEvent):
             raise _wrong("an alias; write the value itself", event)
         if getattr(event, "tag", None):

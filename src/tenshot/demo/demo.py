@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -17,6 +16,7 @@ from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
 from tenshot.core.option_text import command
 from tenshot.core.options import as_words, resolve
+from tenshot.core.results import Demonstrated, Trained
 from tenshot.demo.options import DemoOptions
 from tenshot.evaluate import judge
 from tenshot.io.image_folder import read_folder
@@ -86,7 +86,7 @@ FULL_SIZE = Ways(
 )
 
 
-def demo(options: DemoOptions, events: Events) -> dict[str, Any]:
+def demo(options: DemoOptions, events: Events) -> Demonstrated:
     """Before pictures, two trainings (with and without prior preservation), after pictures, measures, the page."""
     started = time.perf_counter()
     folder = options.pictures or SUBJECTS / "koala"
@@ -179,13 +179,13 @@ def _as_asked(fault: Fault) -> Fault:
     return Fault(**words)
 
 
-def _train(row: str, training: DreamBoothOptions, events: Events) -> dict[str, Any]:
+def _train(row: str, training: DreamBoothOptions, events: Events) -> Trained:
     events.say(f"training {row}")
     return dreambooth.train(training, events)
 
 
 def _training(options: DemoOptions, ways: Ways, pictures: Path, *, prior: bool) -> DreamBoothOptions:
-    given: dict[str, Any] = {
+    given: dict[str, object] = {
         "pretrained_model_name_or_path": options.model,
         "vae": options.vae,
         "instance_data_dir": pictures,
@@ -280,23 +280,23 @@ def _class_row(options: DemoOptions, drawn: Mapping[str, Drawn]) -> Row:
     return Row(_class(options), "the class word alone, without the identifier", pictures)
 
 
-def _class_pictures(options: DemoOptions, run: Mapping[str, Any]) -> list[Image.Image]:
+def _class_pictures(options: DemoOptions, run: Trained) -> list[Image.Image]:
     folder = options.out / CLASS
     return [open_picture(example.path) for example in read_folder(folder, option=prior_images.OPTION)]
 
 
-def _losses(run: Mapping[str, Any]) -> list[tuple[int, float]]:
+def _losses(run: Trained) -> list[tuple[int, float]]:
     return [(int(line["step"]), line["loss"]) for line in trackers.read(Path(run["result"]) / "loss.jsonl")]
 
 
-def _forecast(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    measured = {row: run["forecast"] for row, run in runs.items() if run["forecast"]}
+def _forecast(runs: Mapping[str, Trained]) -> dict[str, float]:
+    measured = {row: forecast for row, run in runs.items() if (forecast := run["forecast"])}
     times = {f"training {row}, s": each["seconds_per_step"] * runs[row]["steps"] for row, each in measured.items()}
     peaks = [each["peak_bytes"] / 1e9 for each in measured.values()]
     return times | ({"peak memory in training, GB": max(peaks)} if peaks else {})
 
 
-def _facts(options: DemoOptions, ways: Ways, runs: Mapping[str, Mapping[str, Any]], seconds: float) -> dict[str, Any]:
+def _facts(options: DemoOptions, ways: Ways, runs: Mapping[str, Trained], seconds: float) -> dict[str, str | float]:
     machine = device.describe()
     return {
         "time in all, s": round(seconds),

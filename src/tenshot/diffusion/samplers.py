@@ -65,7 +65,8 @@ class Sampler:
 
     @property
     def timesteps(self) -> torch.Tensor:
-        return self.scheduler.timesteps
+        timesteps: torch.Tensor = self.scheduler.timesteps
+        return timesteps
 
     def begin(self, noise: torch.Tensor) -> torch.Tensor:
         """Noise of variance 1, as strong as the first step wants it."""
@@ -78,7 +79,9 @@ class Sampler:
     def step(self, answer: torch.Tensor, t: Any, x: torch.Tensor, dice: Sequence[torch.Generator]) -> torch.Tensor:
         """`x` after the denoiser's answer. dice: for each row, where samplers that add noise have it from."""
         wants = "generator" in inspect.signature(self.scheduler.step).parameters
-        return self.scheduler.step(answer, t, x, **({"generator": list(dice)} if wants else {})).prev_sample
+        after = self.scheduler.step(answer, t, x, **({"generator": list(dice)} if wants else {}))
+        before: torch.Tensor = after.prev_sample
+        return before
 
 
 def sampler(name: str | None, steps: int, config: Mapping[str, Any], process: type[Process]) -> Sampler:

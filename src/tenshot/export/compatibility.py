@@ -6,12 +6,12 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from tenshot import __version__
 from tenshot.adapters import base_model, embedding, lora_keys, parsing
 from tenshot.adapters.weight_delta import Addition, Difference, Layer
 from tenshot.core.errors import Refusal
+from tenshot.core.results import Loads
 from tenshot.families import conversion, registry
 from tenshot.families.base import Family
 from tenshot.io import tensor_files
@@ -48,13 +48,13 @@ _COMFY = re.compile(
 _WEBUI = re.compile(r"lora_(unet|te[12]?)_.+")
 
 
-def told(reasons: Mapping[str, str]) -> dict[str, Any]:
+def told(reasons: Mapping[str, str]) -> Loads:
     """reasons: program -> why it does not load the file, or not as it was meant."""
-    found: dict[str, Any] = {"loads_in": [program for program in ALL if program not in reasons]}
+    found: Loads = {"loads_in": [program for program in ALL if program not in reasons]}
     return found | ({"not_in": dict(reasons)} if reasons else {}) | {"known_of": KNOWN}
 
 
-def of_checkpoint(source: Container, family: Family) -> dict[str, Any]:
+def of_checkpoint(source: Container, family: Family) -> Loads:
     reasons = dict(_pickle(source))
     if source.kind == "pickle":
         return told(reasons) | {"not_looked_at": "the shapes and what it predicts: a pickle is not opened here"}
@@ -110,7 +110,7 @@ def mistaken(source: Container, family: Family, predicts: str, taken: str) -> st
     return f"takes it for {taken}, it predicts {predicts}: {why}; {node}, or {yaml}"
 
 
-def of_lora(source: Container, found: Mapping[Layer, Addition], family: Family | None) -> dict[str, Any]:
+def of_lora(source: Container, found: Mapping[Layer, Addition], family: Family | None) -> Loads:
     """found: its layers, where they can be read without unpickling."""
     reasons: dict[str, str] = dict(_pickle(source))
     for program, known in ((WEBUI, _WEBUI), (COMFY, _COMFY)):
@@ -189,7 +189,7 @@ def _widths(found: Mapping[Layer, Addition]) -> set[int]:
     return {each.shape[0] for (part, layer), each in found.items() if layer.endswith(".to_q")}
 
 
-def of_embedding(source: Container) -> dict[str, Any]:
+def of_embedding(source: Container) -> Loads:
     reasons = dict(_pickle(source))
     if source.kind == "pickle":
         return told(reasons)

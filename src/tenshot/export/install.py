@@ -66,5 +66,9 @@ def _put(
     if why := compatibility.mistaken_at(target, place.program):
         events.say(why)
     use = accompany(place, target, Shown(result.trigger, preview), family)
-    events.say("; ".join([f"put at {target}", *(f"in the prompt: {text}" for text in use.values())]))
+    events.say(
+        "; ".join(
+            [f"put at {target}", *(f"in the prompt: {text}" for text in filter(None, [use.get("in_the_prompt")]))]
+        )
+    )
     return str(target)

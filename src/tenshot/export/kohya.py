@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -13,6 +13,8 @@ from tenshot.adapters import base_model, bundled_embeddings, factors, lora_keys,
 from tenshot.adapters.factors import Factors
 from tenshot.adapters.weight_delta import Addition, Layer, misfits
 from tenshot.core.errors import refuse_if
+from tenshot.core.json_types import Config
+from tenshot.core.results import WrittenLora
 from tenshot.families import keymaps, released, validate
 from tenshot.families.base import Family
 from tenshot.families.sdxl import SDXL
@@ -27,7 +29,7 @@ class Origin(NamedTuple):
     """The family of the model that something was made for, and the configuration of its UNet, where it is known."""
 
     family: Family
-    unet: Mapping[str, Any] | None = None
+    unet: Config | None = None
 
     @property
     def originals(self) -> Mapping[str, str] | None:
@@ -51,7 +53,7 @@ def write(
     dtype: torch.dtype | None,
     about: Mapping[str, str] | None = None,
     instead: Mapping[Layer, Factors] | None = None,
-) -> dict[str, Any]:
+) -> WrittenLora:
     """A whole file, with other factors `instead` of some layers' own.
 
     base: the model it belongs to, where its shapes do not say it. about: more than it says itself. Raises Refusal.
@@ -72,7 +74,7 @@ def write_found(
     made_for: Origin,
     about: Mapping[str, str] | None = None,
     others: Mapping[str, torch.Tensor] | None = None,
-) -> dict[str, Any]:
+) -> WrittenLora:
     """What was written, in words. about: what is known of the training. others: tensors of what is no LoRA."""
     low_rank = made_for.shaped({layer: each for layer, each in found.items() if isinstance(each, Factors)})
     named = {**factors.to_kohya(low_rank, made_for.originals), **(others or {})}
@@ -80,7 +82,7 @@ def write_found(
     return {"what": "lora", "family": made_for.family.title, "form": "kohya", **factors.facts(target, found)}
 
 
-def config_of(base: Path | None) -> Mapping[str, Any] | None:
+def config_of(base: Path | None) -> Config | None:
     """The configuration of a model's denoiser."""
     if base is None:
         return None
@@ -110,7 +112,7 @@ def cast(each: Factors, dtype: torch.dtype | None) -> Factors:
 
 def _as_they_are(
     source: Container,
-    unet: Mapping[str, Any] | None,
+    unet: Config | None,
     layers: set[Layer],
     originals: Mapping[str, str] | None,
     dtype: torch.dtype | None,

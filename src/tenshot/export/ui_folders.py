@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tenshot.core.errors import Fault
+from tenshot.core.results import Written
 from tenshot.io import destinations
 
 FOLDERS = {
@@ -92,7 +92,7 @@ def phrase(trigger: str) -> dict[str, str]:
     return {"modelspec.trigger_phrase": trigger} if trigger else {}
 
 
-def accompany(place: Place, target: Path, shown: Shown, family: str) -> dict[str, Any]:
+def accompany(place: Place, target: Path, shown: Shown, family: str) -> Written:
     """Write the picture and the facts that the user interface shows with a file. How it is used comes back."""
     from tenshot.io import tensors
     from tenshot.io.images import open_picture

@@ -6,16 +6,15 @@ generative models (SDXL). Its values follow from the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tenshot.core.json_types import Config
 from tenshot.io import tensors
 from tenshot.model.checkpoint import Whole
 
-Config = Mapping[str, Any]
 LDM, SGM = "ldm.modules", "sgm.modules"
 
 
@@ -29,7 +28,7 @@ def write(whole: Whole, checkpoint: Path) -> Path | None:
     return target
 
 
-def _latent(whole: Whole) -> dict[str, Any]:
+def _latent(whole: Whole) -> dict[str, object]:
     schedule, second = whole.scheduler_config, whole.family.name == "sd2"
     unet = {"image_size": whole.denoiser.get("sample_size", 64), **_unet(whole.denoiser)}
     text = {"freeze": True, "layer": "penultimate"} if second else {}
@@ -56,7 +55,7 @@ def _latent(whole: Whole) -> dict[str, Any]:
     )
 
 
-def _generative(whole: Whole) -> dict[str, Any]:
+def _generative(whole: Whole) -> dict[str, object]:
     denoiser = f"{SGM}.diffusionmodules"
     return _made(
         "sgm.models.diffusion.DiffusionEngine",
@@ -75,7 +74,7 @@ def _generative(whole: Whole) -> dict[str, Any]:
     )
 
 
-def _embedders(unet: Config) -> list[dict[str, Any]]:
+def _embedders(unet: Config) -> list[dict[str, object]]:
     """Two text encoders; then the picture's first size, its crop and its size as numbers."""
     texts = (
         ("FrozenCLIPEmbedder", {"layer": "hidden", "layer_idx": 11}),
@@ -99,7 +98,7 @@ def _embedders(unet: Config) -> list[dict[str, Any]]:
     return found
 
 
-def _unet(config: Config) -> dict[str, Any]:
+def _unet(config: Config) -> dict[str, object]:
     widths, blocks = config["block_out_channels"], config["down_block_types"]
     heads = config.get("attention_head_dim", 8)
     depth = config.get("transformer_layers_per_block", 1)
@@ -127,7 +126,7 @@ def _unet(config: Config) -> dict[str, Any]:
     return told
 
 
-def _vae(config: Config) -> dict[str, Any]:
+def _vae(config: Config) -> dict[str, object]:
     widths = config["block_out_channels"]
     net = {
         "double_z": True,
@@ -144,6 +143,6 @@ def _vae(config: Config) -> dict[str, Any]:
     return {"embed_dim": config.get("latent_channels", 4), "ddconfig": net, "lossconfig": _made("torch.nn.Identity")}
 
 
-def _made(target: str, **params: Any) -> dict[str, Any]:
+def _made(target: str, **params: Any) -> dict[str, object]:
     """A class by its name, and what it is made with."""
     return {"target": target, "params": params} if params else {"target": target}

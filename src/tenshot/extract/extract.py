@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from tenshot.adapters.factors import Factors
 from tenshot.adapters.weight_delta import Difference, Layer
 from tenshot.core.errors import Fault, all_or_refuse, refuse_if
 from tenshot.core.events import Events, track
+from tenshot.core.results import WrittenLora
 from tenshot.export import kohya
 from tenshot.export.kohya import Origin
 from tenshot.extract.options import ExtractOptions, RankOptions, ResizeOptions
@@ -23,7 +23,7 @@ from tenshot.model.checkpoint import Whole
 SAME = 1e-6  # a layer whose weights differ by less, relative to their size, was not trained
 
 
-def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
+def extract(options: ExtractOptions, events: Events) -> WrittenLora:
     """Raises Refusal with nothing written."""
     _, tuned, base = all_or_refuse(
         lambda: refuse_if(_taken(options)),
@@ -50,7 +50,7 @@ def extract(options: ExtractOptions, events: Events) -> dict[str, Any]:
     return {**told, "relative_error": (away / total) ** 0.5}
 
 
-def resize(options: ResizeOptions, events: Events) -> dict[str, Any]:
+def resize(options: ResizeOptions, events: Events) -> WrittenLora:
     """Raises Refusal with nothing written."""
     _, source = all_or_refuse(
         lambda: refuse_if(_taken(options)),

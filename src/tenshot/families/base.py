@@ -51,7 +51,8 @@ UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 
 def of_unet(unet: Any, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
     """What diffusers' UNets answer."""
-    return unet(x, t, **conditioning).sample
+    answer: torch.Tensor = unet(x, t, **conditioning).sample
+    return answer
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,10 @@ class Family:
 def tokens(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> torch.Tensor:
     """Token numbers [prompts, length], cut and padded. length: None for the tokenizer's own."""
     length = length or tokenizer.model_max_length
-    return tokenizer(
+    found: torch.Tensor = tokenizer(
         list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
     ).input_ids
+    return found
 
 
 def overlong(tokenizer: Any, prompt: str) -> str:

@@ -15,10 +15,11 @@ def normalized(vae: Any, x: torch.Tensor) -> torch.Tensor:
 
 def scaled(vae: Any, x: torch.Tensor) -> torch.Tensor:
     """A difference of latents likewise: no shift changes it."""
-    return x.float().cpu() * vae.config.scaling_factor
+    scale: float = vae.config.scaling_factor
+    return x.float().cpu() * scale
 
 
 def restored(vae: Any, x: torch.Tensor) -> torch.Tensor:
     """What the denoiser knows, as the VAE decodes it; in the dtype of `x`."""
-    plain = x / vae.config.scaling_factor
+    plain: torch.Tensor = x / vae.config.scaling_factor
     return plain if vae.config.shift_factor is None else plain + vae.config.shift_factor

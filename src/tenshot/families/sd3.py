@@ -65,7 +65,8 @@ def encode_prompt(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
 def predict(transformer: Any, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
     """The velocity. t: one time for all, or one a row."""
     times = torch.as_tensor(t, device=x.device).expand(len(x))
-    return transformer(hidden_states=x, timestep=times, **conditioning).sample
+    answer: torch.Tensor = transformer(hidden_states=x, timestep=times, **conditioning).sample
+    return answer
 
 
 def width(configs: Mapping[str, Mapping[str, Any]]) -> int:

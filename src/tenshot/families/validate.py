@@ -84,7 +84,8 @@ def _is_meant(place: Path, part: str, index: Mapping[str, Any]) -> bool:
 
 def denoiser_config(place: Path) -> Mapping[str, Any]:
     """What config.json says of a folder's denoiser."""
-    return tensors.read_json(place / _denoiser(place, {}) / "config.json")
+    config: Mapping[str, Any] = tensors.read_json(place / _denoiser(place, {}) / "config.json")
+    return config
 
 
 def _denoiser(place: Path, index: Mapping[str, Any]) -> str:

@@ -9,12 +9,13 @@ from contextlib import suppress
 from itertools import count
 from os.path import exists
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tenshot import __version__, pipeline
 from tenshot.core import device
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
+from tenshot.core.results import Generated, Picture
 from tenshot.diffusion import samplers
 from tenshot.families import validate
 from tenshot.families.base import overlong
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tenshot.adapters.requested import Given
 
 
-def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
+def generate(options: GenerateOptions, events: Events) -> Generated:
     """Draw and write; for each picture its file, prompt and seed come back.
 
     Raises Refusal before anything is written; Cancelled, where the pictures drawn so far are kept.
@@ -57,7 +58,7 @@ def generate(options: GenerateOptions, events: Events) -> dict[str, Any]:
     settings = SamplingSettings(
         options.sampler, options.steps, options.guidance_scale, (height, width), options.batch_size
     )
-    written = []
+    written: list[Picture] = []
     for request, image in zip(requests, pipeline.stream(opened, requests, settings, events), strict=True):
         path = options.out if options.names_a_png else _free(options.out, request)
         write_png(path, image, _text(opened, request, settings, given))
@@ -77,7 +78,7 @@ def _given(options: GenerateOptions) -> Given | None:
         return None
     from tenshot.adapters import requested
 
-    config: Mapping[str, Any] | None = None
+    config: Mapping[str, object] | None = None
     with suppress(Refusal):  # told elsewhere
         config = validate.denoiser_config(compiled_model.folder(compiled_model.find(options.model, vae=options.vae)))
     return requested.read(options.lora, options.embedding, config)

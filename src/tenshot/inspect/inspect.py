@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from tenshot import next_commands
 from tenshot.adapters import adapter_files, base_model, bundled_embeddings, embedding, lora_keys, parsing
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
+from tenshot.core.results import Inspected
 from tenshot.export import compatibility
 from tenshot.families import conversion, partial_checkpoints, registry, validate
 from tenshot.inspect.options import InspectOptions
@@ -42,7 +43,7 @@ IN_FOLDER = (
 TAGS = 8  # trigger words shown at most
 
 
-def inspect(options: InspectOptions, events: Events) -> dict[str, Any]:
+def inspect(options: InspectOptions, events: Events) -> Inspected:
     """Raises Refusal where the file is damaged, or no file of tensors."""
     place = model.find("pocket") if str(options.file) == "pocket" else options.file
     found = _folder(place) if (place / "model_index.json").is_file() else _file(place)
@@ -54,7 +55,7 @@ def inspect(options: InspectOptions, events: Events) -> dict[str, Any]:
     }
 
 
-def _file(place: Path) -> dict[str, Any]:
+def _file(place: Path) -> Inspected:
     file = next((path for name in IN_FOLDER if (path := place / name).is_file()), place)
     if file.is_dir():
         raise Refusal(
@@ -74,39 +75,38 @@ def _file(place: Path) -> dict[str, Any]:
     }
 
 
-def _folder(place: Path) -> dict[str, Any]:
+def _folder(place: Path) -> Inspected:
     family = validate.examine(place)
     schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
-    return {
+    one = dict.fromkeys((compatibility.WEBUI, compatibility.COMFY), "wants one file: tenshot convert FOLDER FILE")
+    told: Inspected = {
         "file": str(place),
         "what": "model folder",
         "family": family.title,
         "prediction": schedule.get("prediction_type", "epsilon"),
         "parameters": {part: validate.numbers(place / part) for part in family.original},
-        **compatibility.told(
-            dict.fromkeys((compatibility.WEBUI, compatibility.COMFY), "wants one file: tenshot convert FOLDER FILE")
-        ),
     }
+    return cast(Inspected, {**told, **compatibility.told(one)})
 
 
-def _what(source: Container) -> dict[str, Any]:
+def _what(source: Container) -> Inspected:
     """What the names say, and where such a file loads."""
     if family := conversion.recognised(source.tensors, registry.FAMILIES):
         parts = {root for root, _ in family.original.values()}
-        return {
+        told: Inspected = {
             "what": "checkpoint",
             "family": family.title,
             "prediction": checkpoint.prediction(source, family) if source.kind != "pickle" else "not looked at",
             "parts": sorted(parts),
-            **compatibility.of_checkpoint(source, family),
         }
+        return cast(Inspected, {**told, **compatibility.of_checkpoint(source, family)})
     if parsing.is_lora(source.tensors):
         return _lora(source)
     if embedding.is_embedding(source) or (source.kind == "pickle" and "string_to_param" in source.tensors):
         return _word(source)
     if nature := partial_checkpoints.describe(source.tensors):
-        told = {"what": nature.what, "parts": list(nature.has), "missing": list(nature.lacks), "do": nature.do}
-        return {name: each for name, each in told.items() if each}
+        parted = {"what": nature.what, "parts": list(nature.has), "missing": list(nature.lacks), "do": nature.do}
+        return cast(Inspected, {name: each for name, each in parted.items() if each})
     if net := single_nets.recognised(source):
         return {"what": net.kind.__name__, "names": "original" if net.original else "diffusers"}
     if any(name.endswith("embeddings.token_embedding.weight") for name in source.tensors):
@@ -114,8 +114,8 @@ def _what(source: Container) -> dict[str, Any]:
     return {"what": "tensors of no known kind"}
 
 
-def _word(source: Container) -> dict[str, Any]:
-    found: dict[str, Any] = {"what": "embedding"}
+def _word(source: Container) -> Inspected:
+    found: Inspected = {"what": "embedding"}
     if source.kind != "pickle":
         word, rows = embedding.alone(source)
         widths = [values.shape[1] for values in rows.values()]
@@ -128,14 +128,14 @@ def _word(source: Container) -> dict[str, Any]:
     return {**found, **compatibility.of_embedding(source), "in_the_prompt": said}
 
 
-def _lora(source: Container) -> dict[str, Any]:
+def _lora(source: Container) -> Inspected:
     kohya = any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
     try:
         source = adapter_files.told(source)
     except Refusal as refusal:
         return {"what": "lora", "strength_unknown": refusal.faults[0].found, "loads_in": []}
     kinds = parsing.kinds(source.tensors)
-    found: dict[str, Any] = {"what": "lora", "kinds": kinds, "names": "kohya" if kohya else "diffusers or peft"}
+    found: Inspected = {"what": "lora", "kinds": kinds, "names": "kohya" if kohya else "diffusers or peft"}
     layers = {(place.part, place.layer) for name in source.tensors if (place := lora_keys.place_of(name))}
     found["layers"] = dict(Counter(part for part, _ in sorted(layers)))
     if words := bundled_embeddings.names(source):
@@ -158,12 +158,12 @@ def _lora(source: Container) -> dict[str, Any]:
     if lacking := compatibility.without_module(layers):
         told = f"{compatibility.KOHYA} have no module for {len(lacking)} of {len(layers)} layers: {', '.join(lacking)}"
         found["left_out"] = told
-    return found | compatibility.of_lora(source, read, family)
+    return cast(Inspected, found | compatibility.of_lora(source, read, family))
 
 
-def _told(about: Mapping[str, str]) -> dict[str, Any]:
+def _told(about: Mapping[str, str]) -> Inspected:
     """What the header says of the training, and the words that were most frequent in its captions."""
-    found: dict[str, Any] = {}
+    found: Inspected = {}
     if training := {name: about[name] for name in TRAINING if name in about}:
         found["training"] = training
     tags: Counter[str] = Counter()
@@ -172,4 +172,4 @@ def _told(about: Mapping[str, str]) -> dict[str, Any]:
             tags[tag.strip()] += count if isinstance(count, int) else 0
     words = [about.get("modelspec.trigger_phrase", ""), *(tag for tag, _ in tags.most_common(TAGS))]
     found["trigger_words"] = list(dict.fromkeys(filter(None, words)))
-    return {name: value for name, value in found.items() if value}
+    return cast(Inspected, {name: value for name, value in found.items() if value})

@@ -9,14 +9,22 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 
 from tenshot.core.errors import Refusal
 from tenshot.io import hashes, tensors
 
-Seen = dict[str, Any]  #: a file as it was when its digest was taken
+
+class Seen(TypedDict):
+    """A file as it was when its digest was taken; a folder, with its files."""
+
+    sha256: str
+    facts: NotRequired[list[int]]
+    files: NotRequired[Mapping[str, Seen]]
+
+
 TICK = 50_000_000  # nanoseconds in which a file system's clock certainly goes on
 
 
@@ -83,7 +91,7 @@ def seen(path: Path, before: Seen | None = None) -> Seen:
     """
     about = path.stat()
     facts = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
-    if before and before["facts"] == facts:
+    if before and before.get("facts") == facts:
         return before
     if abs(time.time_ns() - max(facts[1:3])) < TICK:
         time.sleep(TICK / 1e9)  # a change right after this one has to bear another time

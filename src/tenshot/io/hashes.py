@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from tenshot.core.results import Hashes
 from tenshot.io import tensors
 
 BLOCK = 1 << 20
@@ -31,13 +32,13 @@ def of_lora(path: Path) -> str:
     return said[:12] or sha256(path, data_start(path))[:12]
 
 
-def shown(path: Path) -> dict[str, str]:
+def shown(path: Path) -> Hashes:
     """AutoV1 is of 64 KiB behind the first MiB, AutoV2 (the model hash) of all, AutoV3 of a safetensors file's data."""
     with path.open("rb") as file:
         file.seek(0x100000)
         first = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
     whole = sha256(path)
-    found = {"auto_v1": first, "auto_v2": whole[:10]}
+    found: Hashes = {"auto_v1": first, "auto_v2": whole[:10]}
     if path.suffix == ".safetensors":
         found["auto_v3"] = sha256(path, data_start(path))[:12]
     return {**found, "sha256": whole}

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -68,7 +68,7 @@ def is_one(start: bytes) -> bool:
     return start.startswith(_ZIP) or start[:2] in _PICKLE
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> dict[str, object]:
     """Tensors and plain values in a file, by their names joined with dots; a `state_dict` stands for the whole file.
 
     Raises Refusal where the file is unsafe or damaged.
@@ -110,7 +110,7 @@ def listed(path: Path) -> list[tuple[str, str]]:
         raise Refusal(Fault(str(path), found, "a whole file", AGAIN)) from None
 
 
-def _flat(path: Path, value: Any, start: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _flat(path: Path, value: object, start: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
     if depth > DEPTH:
         raise Refusal(Fault(str(path), f"mappings {DEPTH} levels deep", "plain tensors", SAFE))
     if not start and isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
@@ -134,29 +134,29 @@ class _Kind(type):
     stands_for = ""
     callable = False
 
-    def __call__(cls, *args: Any, **named: Any) -> Any:
+    def __call__(cls, *args: object, **named: object) -> object:
         if not cls.callable:
             raise _Called(cls.stands_for)
-        return cls.__new__(cls, *args, **named)  # type: ignore[arg-type]
+        return cls.__new__(cls, *args, **named)  # type: ignore[call-overload]
 
 
-class _StandIn(dict, metaclass=_Kind):
+class _StandIn(dict[object, object], metaclass=_Kind):
     """In place of an object of another program's: takes whatever it is given, and does nothing."""
 
-    held: list[Any]
+    held: list[object]
 
-    def __new__(cls, *args: Any, **named: Any) -> _StandIn:
+    def __new__(cls, *args: object, **named: object) -> _StandIn:
         made: _StandIn = dict.__new__(cls)
         made.held = [args, named]
         return made
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.held.append(state)
 
-    def append(self, each: Any) -> None:
+    def append(self, each: object) -> None:
         self.held.append(each)
 
-    def extend(self, each: Any) -> None:
+    def extend(self, each: object) -> None:
         self.held.append(each)
 
     def __hash__(self) -> int:  # type: ignore[override]
@@ -164,7 +164,7 @@ class _StandIn(dict, metaclass=_Kind):
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if name in REAL.get(module, ()):
             return super().find_class(module, name)
         call = f"{module}.{name}"
@@ -173,7 +173,7 @@ class _Unpickler(pickle.Unpickler):
         return _Kind(name, (_StandIn,), {"stands_for": call, "callable": name in INERT.get(module, ())})
 
 
-def _load(file: Any, **more: Any) -> Any:
+def _load(file: IO[bytes], **more: Any) -> object:
     return _Unpickler(file, **more).load()
 
 
@@ -212,10 +212,10 @@ def _check_archive(path: Path) -> None:
         raise Refusal(Fault(str(path), found, "an archive as torch writes it", SAFE))
 
 
-def _check(path: Path, value: Any) -> None:
+def _check(path: Path, value: object) -> None:
     """Refuse tensors that claim more than their storage has, and such as lie within objects of other programs."""
     waiting = [(value, "")]
-    seen: dict[tuple[int, str], Any] = {}
+    seen: dict[tuple[int, str], object] = {}
     while waiting:
         each, within = waiting.pop()
         if isinstance(each, torch.Tensor):
@@ -239,7 +239,7 @@ def _starts(path: Path) -> bytes:
         return file.read(4)
 
 
-def _imports(stream: Any, whole: bool) -> Iterator[tuple[str, str]]:
+def _imports(stream: IO[bytes], whole: bool) -> Iterator[tuple[str, str]]:
     """Imports and texts of one pickle, or of the five that torch's old files begin with."""
     for _ in range(1 if whole else 5):
         if not whole and not _more(stream):
@@ -269,7 +269,7 @@ def _imports(stream: Any, whole: bool) -> Iterator[tuple[str, str]]:
                 yield "text", last
 
 
-def _more(stream: Any) -> bool:
+def _more(stream: IO[bytes]) -> bool:
     """Does another pickle follow? In torch's old files tensors do, after five of them."""
     place = stream.tell()
     start = stream.read(2)

@@ -68,7 +68,7 @@ class Container:
     kind: str
     tensors: Mapping[str, Lazy]
     about: Mapping[str, str] = field(default_factory=dict)
-    rest: Mapping[str, Any] = field(default_factory=dict)
+    rest: Mapping[str, object] = field(default_factory=dict)
 
 
 def opened(path: Path) -> Container:
@@ -98,10 +98,11 @@ def looked_into(path: Path) -> Container:
     return Container(path, "pickle", dict.fromkeys(texts, nothing), {}, {"calls": calls})
 
 
-def said(about: Mapping[str, Any], key: str) -> dict[str, Any]:
+def said(about: Mapping[str, object], key: str) -> dict[str, Any]:
     """The JSON object that a header holds under `key`; empty where there is none, as others write anything there."""
     try:
-        found = json.loads(about.get(key, "{}"))
+        text = about.get(key, "{}")
+        found = json.loads(text) if isinstance(text, str | bytes) else {}
     except (ValueError, TypeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -163,7 +164,7 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
@@ -171,7 +172,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _is_entry(item: tuple[str, Any]) -> bool:
+def _is_entry(item: tuple[str, object]) -> bool:
     name, entry = item
     if name == "__metadata__":
         return entry is None or (isinstance(entry, dict) and all(isinstance(v, str) for v in entry.values()))
@@ -244,7 +245,7 @@ def _multiplied(found: Container) -> Container:
     return replace(found, tensors=tensors)
 
 
-def _formats(found: Container) -> dict[str, dict[str, Any]]:
+def _formats(found: Container) -> dict[str, dict[str, object]]:
     """How each layer is packed, as ComfyUI has it written: beside the layer, or in the header."""
     told = said(found.about, "_quantization_metadata").get("layers")
     formats = dict(told) if isinstance(told, dict) else {}
@@ -255,7 +256,7 @@ def _formats(found: Container) -> dict[str, dict[str, Any]]:
     return {layer: each if isinstance(each, dict) else {} for layer, each in formats.items()}
 
 
-def _is_plain(told: Mapping[str, Any]) -> bool:
+def _is_plain(told: Mapping[str, object]) -> bool:
     return told.get("format") in EIGHT.values() and not told.get("convrot")
 
 
@@ -270,7 +271,7 @@ def _product(weight: Lazy, scale: Lazy) -> torch.Tensor:
 
 def _pickle(path: Path) -> Container:
     tensors: dict[str, Lazy] = {}
-    rest: dict[str, Any] = {}
+    rest: dict[str, object] = {}
     for name, found in pickles.load(path).items():
         if isinstance(found, torch.Tensor):
             tensors[name] = Lazy(tuple(found.shape), found.dtype, found.detach)

@@ -43,7 +43,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _opened(path: Path):
+def _opened(path: Path) -> Iterator[safe_open]:
     tensor_files.read_header(path)
     try:
         with safe_open(path, "pt") as file:

@@ -103,5 +103,5 @@ def _deeper(value: Any, depth: int) -> bool:
     return any(isinstance(each, dict | list) for each in level)
 
 
-def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+def _parts(value: dict[str, object] | list[Any]) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial, reduce
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -17,6 +17,7 @@ from tenshot.adapters.weight_delta import INSPECT, Addition, Layer, misfits, par
 from tenshot.core.device import DTYPES
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
+from tenshot.core.results import Merged
 from tenshot.export import install, kohya, ui_folders
 from tenshot.export.install import Result
 from tenshot.export.kohya import Origin
@@ -29,7 +30,7 @@ from tenshot.model.checkpoint import Whole
 Shares = Sequence[tuple[dict[Layer, Addition], float]]
 
 
-def merge(options: MergeOptions, events: Events) -> dict[str, Any]:
+def merge(options: MergeOptions, events: Events) -> Merged:
     """Raises Refusal with nothing written."""
     _, base, *sources = all_or_refuse(
         lambda: refuse_if(_faults(options)),
@@ -57,7 +58,7 @@ def _opened(path: Path) -> Container | None:
 
 def _into(
     options: MergeOptions, base: Whole, sources: Sequence[Container | None], ratios: Sequence[float], events: Events
-) -> dict[str, Any]:
+) -> Merged:
     files = [each for each in sources if each and parsing.is_lora(each.tensors)]
     words: bundled_embeddings.Words = {}
     folder = options.save_to.parent
@@ -75,12 +76,8 @@ def _into(
         merged = of_models(base, others, ratios, options)
         what = f"{1 + len(others)} models of {base.family.title}"
     checkpoint.write(merged, options.save_to, events)
-    return {
-        "merged": what,
-        "ratios": list(ratios),
-        "written": str(options.save_to),
-        **bundled_embeddings.write(words, folder),
-    }
+    told = {"merged": what, "ratios": list(ratios), "written": str(options.save_to)}
+    return cast(Merged, {**told, **bundled_embeddings.write(words, folder)})
 
 
 def _of_loras_alone(options: MergeOptions) -> Iterator[Fault]:
@@ -198,7 +195,7 @@ def _file(path: Path, source: Container | None) -> Container:
     return source
 
 
-def _loras(options: MergeOptions, sources: Sequence[Container | None], ratios: Sequence[float]) -> dict[str, Any]:
+def _loras(options: MergeOptions, sources: Sequence[Container | None], ratios: Sequence[float]) -> Merged:
     files = all_or_refuse(*(partial(_file, *each) for each in zip(options.models, sources, strict=True)))
     unet = kohya.config_of(options.config)
     found = all_or_refuse(*(partial(parsing.low_rank, each, unet) for each in files))
@@ -219,12 +216,14 @@ def _loras(options: MergeOptions, sources: Sequence[Container | None], ratios: S
     bundled_embeddings.of_all(files)
     words = {name: tensor for file in files for name, tensor in bundled_embeddings.kept(file, dtype).items()}
     written = kohya.write_found(rounded, options.save_to, made_for, others=words)
-    return {"merged": f"{len(found)} LoRA", "ratios": list(ratios), "relative_error": error, **written}
+    return cast(Merged, {"merged": f"{len(found)} LoRA", "ratios": list(ratios), "relative_error": error, **written})
 
 
 def _one_family(options: MergeOptions, files: Sequence[Container], found: Sequence[Mapping[Layer, Addition]]) -> Origin:
     """What all of them are for. Raises Refusal where that is not one and the same."""
-    origins = all_or_refuse(*(partial(kohya.origin, options.config, *each) for each in zip(files, found, strict=True)))
+    origins: list[Origin] = all_or_refuse(
+        *(partial(kohya.origin, options.config, *each) for each in zip(files, found, strict=True))
+    )
     first, *others = (origin.family for origin in origins)
     refuse_if(
         Fault(str(file.place), f"is for {other.title}", f"a LoRA for {first.title}, as {files[0].place} is", INSPECT)

@@ -14,6 +14,7 @@ import transformers
 from tenshot import __version__
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
+from tenshot.core.json_types import Config
 from tenshot.diffusion.process import DDPM
 from tenshot.families import conversion, partial_checkpoints, registry, validate
 from tenshot.families.base import ZEROS, Family
@@ -22,6 +23,7 @@ from tenshot.io import streaming, tensor_files, tensors
 from tenshot.io.tensor_files import Container, Lazy
 from tenshot.model import folders, single_nets, tokenizers
 from tenshot.model.header import TOLD, said
+from tenshot.model.tokenizers import Words
 
 V_PREDICTION = 0.09  # above it lies the spread of a norm's bias in Stable Diffusion 2 models that predict v
 NORM = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
@@ -36,9 +38,9 @@ class Whole:
 
     family: Family
     parts: Mapping[str, Mapping[str, Lazy]]
-    configs: Mapping[str, Mapping[str, Any]]
-    scheduler_config: Mapping[str, Any]
-    words: Mapping[str, Mapping[str, Any]]
+    configs: Mapping[str, Config]
+    scheduler_config: Config
+    words: Mapping[str, Words]
     place: Path
     zeros: bool | None = None
     ledger: Ledger = field(default_factory=Ledger)
@@ -123,7 +125,7 @@ def of_folder(place: Path) -> Whole:
     )
 
 
-def _config(part: Path) -> dict[str, Any]:
+def _config(part: Path) -> dict[str, object]:
     return {name: value for name, value in tensors.read_json(part / "config.json").items() if name != "_name_or_path"}
 
 
@@ -151,7 +153,7 @@ def of_file(
     return Whole(family, parts, configs, schedule, words, source.place, told.get(ZEROS), ledger)
 
 
-def schedule_of(source: Container, family: Family) -> dict[str, Any]:
+def schedule_of(source: Container, family: Family) -> dict[str, object]:
     """The noise schedule of a file that does not say it: as the family was released."""
     found = {**family.scheduler_config}
     if len(family.process.predictions()) > 1:
@@ -244,7 +246,7 @@ def write_folder(whole: Whole, target: Path, events: Events) -> None:
         )
 
 
-def write_net(folder: Path, kind: Any, config: Mapping[str, Any], content: Mapping[str, Lazy], events: Events) -> None:
+def write_net(folder: Path, kind: Any, config: Config, content: Mapping[str, Lazy], events: Events) -> None:
     """A net's folder as diffusers and transformers open it, also in versions that want `text_model.`"""
     name = "diffusion_pytorch_model.safetensors"
     if issubclass(kind, transformers.PreTrainedModel):

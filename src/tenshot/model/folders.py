@@ -48,7 +48,9 @@ def save_part(part: Any, folder: Path) -> None:
         tensors.write(file, named, {"format": "pt"})
 
 
-def index(family: Family, schedule: Mapping[str, Any], zeros: bool | None = None, channels: int = 4) -> dict[str, Any]:
+def index(
+    family: Family, schedule: Mapping[str, object], zeros: bool | None = None, channels: int = 4
+) -> dict[str, object]:
     """What model_index.json says. zeros: no negative prompt means zeros, in families that know the difference.
 
     channels: that the UNet takes, which tell inpainting and editing models.

@@ -78,11 +78,13 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.denoiser.device
+        where: torch.device = self.denoiser.device
+        return where
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.denoiser.dtype
+        dtype: torch.dtype = self.denoiser.dtype
+        return dtype
 
     @property
     def vae_scale_factor(self) -> int:
@@ -123,7 +125,8 @@ class Model:
     def decode(self, x: torch.Tensor) -> torch.Tensor:
         """Latents as the denoiser knows them as pictures [batch, 3, h, w] in -1..1, float32 on the CPU."""
         plain = latents.restored(self["vae"], x.to(self["vae"].device, self["vae"].dtype))
-        return self["vae"].decode(plain).sample.float().cpu()
+        pictures: torch.Tensor = self["vae"].decode(plain).sample
+        return pictures.float().cpu()
 
     def with_parts(self, **parts: Any) -> Model:
         """The same model with some parts replaced."""

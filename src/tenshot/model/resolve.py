@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from tenshot import __version__
 from tenshot.core.errors import Fault, Refusal
@@ -18,6 +17,16 @@ from tenshot.model import checkpoint, folders
 
 OURS = re.compile(r"[0-9a-f]{24}")  # the names of folders in the cache, each with a model's folder within
 LIMIT = 30_000_000_000  # bytes of such folders that are kept, besides the one in use
+
+
+class Stamp(TypedDict, total=False):
+    """What a folder in the cache was made of, and its files; empty where that is not known."""
+
+    tenshot: str
+    file: str
+    source: cache.Seen
+    vae: cache.Seen | None
+    files: dict[str, cache.Seen]
 
 
 def find(name: str, events: Events | None = None, vae: Path | None = None) -> Path:
@@ -37,7 +46,7 @@ def find(name: str, events: Events | None = None, vae: Path | None = None) -> Pa
     place = home / hashlib.sha256(of.encode()).hexdigest()[:24] / path.stem
     with locks.alone(home):
         before = _stamp(place)
-        stamp = {**_about(path, vae, before), "files": cache.listed(place, before.get("files", {}))}
+        stamp: Stamp = {**_about(path, vae, before), "files": cache.listed(place, before.get("files", {}))}
         if why := _unfit(place, stamp, before):
             if os.path.lexists(place.parent) and events:
                 events.say(f"{path.name}: {why}; it is made anew")
@@ -51,28 +60,34 @@ def find(name: str, events: Events | None = None, vae: Path | None = None) -> Pa
 
 def model_hash(place: Path) -> str | None:
     """The SHA-256 of the file that a folder in the cache was made of; None for other folders."""
-    return _stamp(place).get("source", {}).get("sha256") if cache.holds(place) else None
+    source = _stamp(place).get("source") if cache.holds(place) else None
+    return source["sha256"] if source else None
 
 
-def _about(path: Path, vae: Path | None, before: Mapping[str, Any]) -> dict[str, Any]:
-    told = {"tenshot": __version__, "file": str(path.resolve()), "source": _seen(path, before.get("source"))}
-    return {**told, "vae": vae and _seen(vae, before.get("vae"))}
+def _about(path: Path, vae: Path | None, before: Stamp) -> Stamp:
+    return {
+        "tenshot": __version__,
+        "file": str(path.resolve()),
+        "source": _seen(path, before.get("source")),
+        "vae": _seen(vae, before.get("vae")) if vae else None,
+    }
 
 
 def _seen(path: Path, before: cache.Seen | None) -> cache.Seen:
     """The digest of a file; of a folder, one over those of its files."""
     if path.is_file():
         return cache.seen(path, before)
-    files = cache.listed(path, (before or {}).get("files", {}))
+    files = cache.listed(path, before.get("files", {}) if before else {})
     told = "\n".join(f"{name} {each['sha256']}" for name, each in sorted(files.items()))
     return {"files": files, "sha256": hashlib.sha256(told.encode()).hexdigest()}
 
 
-def _unfit(place: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+def _unfit(place: Path, now: Stamp, before: Stamp) -> str:
     """Why the folder in the cache is not that of the file, in words; empty where it is."""
     if not before:
         return "what is known of its folder in the cache is missing or damaged"
-    if any((now[name] or {}).get("sha256") != (before[name] or {}).get("sha256") for name in ("source", "vae")):
+    pairs = ((now["source"], before["source"]), (now["vae"], before["vae"]))
+    if any((one and one["sha256"]) != (other and other["sha256"]) for one, other in pairs):
         return "the file has changed since its folder in the cache was made"
     return "" if cache.same(now["files"], before["files"]) else "its folder in the cache has missing or altered files"
 
@@ -82,9 +97,9 @@ def stamp_file(place: Path) -> Path:
     return place.parent.with_suffix(".json")
 
 
-def _stamp(place: Path) -> dict[str, Any]:
+def _stamp(place: Path) -> Stamp:
     """What is known of a folder in the cache; nothing where that is damaged, or another version's."""
-    found = cache.read_json(stamp_file(place))
+    found: Stamp = cache.read_json(stamp_file(place))
     return found if isinstance(found, dict) and found.get("tenshot") == __version__ else {}
 
 

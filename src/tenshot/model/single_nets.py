@@ -10,14 +10,13 @@ from typing import Any
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
 from tenshot.core.errors import Fault, Refusal
+from tenshot.core.json_types import Config
 from tenshot.families import config_from_shapes, conversion, keymaps, partial_checkpoints, validate
 from tenshot.families.conversion import Ledger
 from tenshot.families.keymaps import Line
 from tenshot.io import tensor_files, tensors
 from tenshot.io.tensor_files import Container, Lazy
 from tenshot.model import header
-
-Config = Mapping[str, Any]
 
 
 def _today(config: Config, names: Iterable[str]) -> list[Line]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Final, TypedDict
 
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
@@ -17,8 +16,16 @@ from tenshot.model.folders import ASSETS
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77
-WHOLE = "tokenizer.json"  # how a tokenizer that is not CLIP's is told: by all that its file of that name says
+WHOLE: Final = "tokenizer.json"  # how a tokenizer that is not CLIP's is told: by all that its file of that name says
 FOLDER = "--config FOLDER: a model folder with its tokenizer"
+
+
+Words = TypedDict(
+    "Words",
+    {"vocab": dict[str, int], "merges": list[str], "padding": str, "tokenizer.json": str, "length": int},
+    total=False,
+)
+"""What a tokenizer has that the usual one of its kind has not."""
 
 
 @cache
@@ -42,19 +49,19 @@ def _bytes() -> list[int]:
     return found
 
 
-def told(part: Path, padding: str, kind: Any = CLIPTokenizer) -> dict[str, Any]:
+def told(part: Path, padding: str, kind: type[PreTrainedTokenizerBase] = CLIPTokenizer) -> Words:
     """What a file has to carry so that a folder's tokenizer comes back; nothing where it is as the family has it."""
     tokenizer = kind.from_pretrained(part)
     if kind is not CLIPTokenizer:
         return {WHOLE: tokenizer.backend_tokenizer.to_str(), "length": tokenizer.model_max_length}
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
-    words = {} if tuple(merges) == clip_merges() else {"vocab": model["vocab"], "merges": merges}
+    words: Words = {} if tuple(merges) == clip_merges() else {"vocab": model["vocab"], "merges": merges}
     return words if tokenizer.pad_token == padding else {**words, "padding": tokenizer.pad_token}
 
 
 def made(
-    known: Mapping[str, Any], padding: str, words: int, where: str, kind: Any = CLIPTokenizer
+    known: Words, padding: str, words: int, where: str, kind: type[PreTrainedTokenizerBase] = CLIPTokenizer
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that `told` spoke of, or CLIP's. Raises Refusal where it does not fit `words` tokens."""
     if kind is not CLIPTokenizer:
@@ -70,7 +77,7 @@ def made(
     )
 
 
-def _whole(known: Mapping[str, Any], padding: str, kind: Any, where: str) -> PreTrainedTokenizerBase:
+def _whole(known: Words, padding: str, kind: type[PreTrainedTokenizerBase], where: str) -> PreTrainedTokenizerBase:
     if WHOLE not in known:
         told = f"no {kind.__name__} in the file, and none comes with Tenshot"
         raise Refusal(Fault(where, told, "a file that Tenshot wrote, which has it", FOLDER))

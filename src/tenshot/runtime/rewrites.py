@@ -35,11 +35,11 @@ class UpsampleRewrite(nn.Module):
     stands_for = Upsample2D
 
     @staticmethod
-    def fits(plain: Any) -> bool:
-        doubles = plain.use_conv and not plain.use_conv_transpose and plain.interpolate and plain.norm is None
+    def fits(plain: Upsample2D) -> bool:
+        doubles: bool = plain.use_conv and not plain.use_conv_transpose and plain.interpolate and plain.norm is None
         return doubles and plain.name == "conv" and plain.conv.kernel_size == (3, 3)
 
-    def __init__(self, plain: Any) -> None:
+    def __init__(self, plain: Upsample2D) -> None:
         super().__init__()
         self.conv: Any = nn.Module()
         self.conv.bias = plain.conv.bias
@@ -51,7 +51,9 @@ class UpsampleRewrite(nn.Module):
         columns = [columns for rows in _pairs(weight, 2) for columns in _pairs(rows, 3)]
         return {f"corners.{number}": each.contiguous() for number, each in enumerate(columns)}
 
-    def forward(self, hidden_states: torch.Tensor, output_size: Any = None, *more: Any, **named: Any) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, output_size: tuple[int, int] | None = None, *more: object, **named: object
+    ) -> torch.Tensor:
         rows, _, high, wide = hidden_states.shape
         if output_size is not None and tuple(output_size) != (2 * high, 2 * wide):
             raise Refusal(Fault("upsampling", f"to {tuple(output_size)}", "twice the sides"))
@@ -76,10 +78,10 @@ class GegluRewrite(nn.Module):
     stands_for = GEGLU
 
     @staticmethod
-    def fits(plain: Any) -> bool:
+    def fits(plain: GEGLU) -> bool:
         return True
 
-    def __init__(self, plain: Any) -> None:
+    def __init__(self, plain: GEGLU) -> None:
         super().__init__()
         sides, bias = (plain.proj.in_features, plain.proj.out_features // 2), plain.proj.bias is not None
         self.value, self.gate = (nn.Linear(*sides, bias=bias, device="meta") for _ in range(2))
@@ -92,12 +94,13 @@ class GegluRewrite(nn.Module):
         values = {f"value.{name}": value for name, (value, _) in halves.items()}
         return values | {f"gate.{name}": gate for name, (_, gate) in halves.items()}
 
-    def forward(self, hidden_states: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
-        return self.value(hidden_states) * F.gelu(self.gate(hidden_states))
+    def forward(self, hidden_states: torch.Tensor, *more: object, **named: object) -> torch.Tensor:
+        value: torch.Tensor = self.value(hidden_states)
+        return value * F.gelu(self.gate(hidden_states))
 
 
 #: Name of a gain -> the modules that it puts in place of others.
-GAINS: dict[str, Any] = {"upsampling": UpsampleRewrite, "gates": GegluRewrite}
+GAINS: dict[str, type[UpsampleRewrite] | type[GegluRewrite]] = {"upsampling": UpsampleRewrite, "gates": GegluRewrite}
 
 
 def fitting(net: Flat) -> list[str]:
@@ -116,7 +119,7 @@ def applied(net: Flat, names: Sequence[str]) -> Flat:
     if strange := [name for name in names if name not in GAINS]:
         raise Refusal(Fault("gains", f"{', '.join(strange)}: not known", ", ".join(GAINS)))
     shared = {id(each): each for each in (*net.parameters(), *net.buffers())}
-    new: Any = deepcopy(net, shared) if names else net
+    new = deepcopy(net, shared) if names else net
     for name in names:
         for path in _found(net, name):
             new.set_submodule(path, GAINS[name](net.get_submodule(path)))

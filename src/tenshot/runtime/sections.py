@@ -51,7 +51,8 @@ class CompiledSection:
         if not fitting:
             shapes = " and ".join("x".join(map(str, each.shape)) for each in inputs)
             self._warn(f"no program for {shapes}: torch does it. Compile for this size to have it fast")
-            return self.plain(*inputs)
+            answer: Outputs = self.plain(*inputs)
+            return answer
         rows = inputs[0].shape[0]
         enough = [bucket for bucket in fitting if bucket.batch >= rows]
         bucket = min(enough, key=lambda b: b.batch) if enough else max(fitting, key=lambda b: b.batch)
@@ -64,7 +65,8 @@ class CompiledSection:
         if all(bool(torch.isfinite(each).all()) for each in outputs):
             return outputs
         self._warn("the program answered with numbers that are not finite: torch does it again")
-        return self.plain(*inputs)
+        again: Outputs = self.plain(*inputs)
+        return again
 
     def _warn(self, text: str) -> None:
         """Each thing once."""

@@ -212,7 +212,8 @@ def _read(part: Any, input_ids: torch.Tensor, mask: Any, positions: Any, more: M
 
 
 def _like(part: Any) -> torch.Tensor:
-    return next(part.parameters())
+    first: torch.Tensor = next(part.parameters())
+    return first
 
 
 class _CompiledText:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
 from tenshot.core import device, distributed
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import EventGroup, Events
+from tenshot.core.results import Trained
 from tenshot.diffusion.process import PROCESSES, Process
 from tenshot.export import install
 from tenshot.export.install import Result
@@ -75,10 +76,10 @@ class Prepared:
     place: Path
     examples: list[Example]
     stock: Stock | None
-    claim: Mapping[str, Any]
+    claim: run.Identity
 
 
-def train(method: TrainingMethod[Options], options: Options, events: Events) -> dict[str, Any]:
+def train(method: TrainingMethod[Options], options: Options, events: Events) -> Trained:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
     phases = eta.Phases()
     events = EventGroup(events, phases)
@@ -145,7 +146,7 @@ def _as_trained(base: Model, options: FineTuneOptions) -> Model:
 
 def _train(
     method: TrainingMethod[Options], base: Model, prepared: Prepared, options: Options, events: Events
-) -> dict[str, Any]:
+) -> Trained:
     examples, claim = prepared.examples, prepared.claim
     side = options.resolution or base.resolution
     if side != base.resolution:
@@ -336,7 +337,7 @@ def _foreign(options: FineTuneOptions, process: type[Process]) -> Iterator[Fault
                 yield Fault(f"--{name}", found, ", ".join(f"--{each}" for each in process.options), "leave it out")
 
 
-def _stock(options: FineTuneOptions, place: Path, claim: Mapping[str, Any]) -> Stock | None:
+def _stock(options: FineTuneOptions, place: Path, claim: run.Identity) -> Stock | None:
     """Where class pictures lie or will lie, and what they are drawn by; None without prior preservation.
 
     Raises Refusal where others lie there.
@@ -345,7 +346,7 @@ def _stock(options: FineTuneOptions, place: Path, claim: Mapping[str, Any]) -> S
         return None
     family, config = validate.family_of(place), validate.denoiser_config(place)
     side = options.resolution or config.get("sample_size", 64) * 8
-    wanted = prior_images.recipe(claim["inputs"]["model"], options.class_prompt or "", side, family.process)
+    wanted = prior_images.recipe(str(claim["inputs"]["model"]), options.class_prompt or "", side, family.process)
     folder = options.class_data_dir or prior_images.cached(wanted, options.seed)
     prior_images.check_recipe(folder, wanted)
     return folder, wanted
@@ -353,7 +354,7 @@ def _stock(options: FineTuneOptions, place: Path, claim: Mapping[str, Any]) -> S
 
 def _inputs(
     options: FineTuneOptions, folder: Path, place: Path, examples: Sequence[Example], brought: Sequence[Example]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Digests of all that is read. folder: the pictures'; place: the model's."""
     names = {each.path: str(each.path.relative_to(folder)) for each in examples}
     return {
@@ -367,7 +368,7 @@ def _inputs(
     }
 
 
-def _captions(names: Mapping[Path, str], examples: Sequence[Example]) -> dict[str, Any]:
+def _captions(names: Mapping[Path, str], examples: Sequence[Example]) -> dict[str, object]:
     """What is said of each picture; a list where a table says several things."""
     found: dict[str, list[str]] = {}
     for each in examples:

@@ -41,7 +41,8 @@ class Eager:
 
     @torch.no_grad()
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.net(*inputs)
+        answer: tuple[torch.Tensor, ...] = self.net(*inputs)
+        return answer
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
         self.net.net.load(weights)

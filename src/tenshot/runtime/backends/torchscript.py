@@ -62,7 +62,8 @@ class TorchScript:
 
     @torch.no_grad()
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.record(*inputs)
+        answer: tuple[torch.Tensor, ...] = self.record(*inputs)
+        return answer
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
         self.net.net.load(weights)

@@ -98,7 +98,7 @@ class CachedPosteriors(Sequence[Posterior]):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, row):
+    def __getitem__(self, row: int) -> Posterior:  # type: ignore[override]  # one row at a time
         if row in self.near:
             return self.near[row]
         kept = self.cache.read(self.keys[row])

@@ -10,7 +10,7 @@ from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
 
@@ -46,6 +46,23 @@ class Recipe:
     steps: int
     guidance: float
     side: int
+
+
+class Picture(TypedDict):
+    """batch: the first picture of those it was drawn with. Digests of the file, what it shows, and its latents."""
+
+    seed: int
+    batch: str
+    digest: str
+    pixels: str | None
+    latents: str
+
+
+class Ledger(TypedDict):
+    """recipe: `Recipe`, as JSON. pictures: by their names."""
+
+    recipe: dict[str, object]
+    pictures: dict[str, Picture]
 
 
 def recipe(model_digest: str, prompt: str, side: int, process: type[Process]) -> Recipe:
@@ -132,7 +149,7 @@ def _draw(
 ) -> None:
     """Draw groups of pictures, from name to seed, but for those that are `whole`. A stop loses one group at most."""
     folder.mkdir(parents=True, exist_ok=True)
-    ledger = _ledger(folder) or {"recipe": vars(wanted), "pictures": {}}
+    ledger: Ledger = _ledger(folder) or {"recipe": vars(wanted), "pictures": {}}
     kept = _latents(folder)
     events.begin("drawing class pictures", len(groups) * wanted.steps)
     for number, names in enumerate(groups):
@@ -162,7 +179,7 @@ def _draw(
     events.end()
 
 
-def _lost(folder: Path, pictures: Mapping[str, Any]) -> set[str]:
+def _lost(folder: Path, pictures: Mapping[str, Picture]) -> set[str]:
     """Those of our pictures that are gone or damaged, they or their latents.
 
     One that was painted over is lost in the cache only: elsewhere it is the user's own by now.
@@ -202,14 +219,14 @@ def _names(first: int, count: int, seed: int) -> dict[str, int]:
     return {f"class-{number:04d}-{each}.png": each for number, each in seeds.items()}
 
 
-def _ledger(folder: Path) -> dict[str, Any]:
-    """What is known of the pictures drawn into a folder; nothing where that is damaged."""
-    return cache.read_json(folder / LEDGER) or {}
+def _ledger(folder: Path) -> Ledger | None:
+    """What is known of the pictures drawn into a folder; None where that is damaged."""
+    return cast(Ledger | None, cache.read_json(folder / LEDGER) or None)
 
 
-def _pictures(folder: Path) -> dict[str, Any]:
-    """From name to seed, first picture of the batch, and digests of the file, of what it shows and of its latents."""
-    return dict(_ledger(folder).get("pictures", {}))
+def _pictures(folder: Path) -> dict[str, Picture]:
+    """Those that the ledger knows, by name."""
+    return dict(ledger["pictures"]) if (ledger := _ledger(folder)) else {}
 
 
 def _latents(folder: Path) -> dict[str, torch.Tensor]:
@@ -222,7 +239,7 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _other_recipe(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Fault:
+def _other_recipe(folder: Path, found: Mapping[str, object], wanted: Mapping[str, object]) -> Fault:
     differs = [name for name in wanted if found.get(name) != wanted[name]]
     other = [f"{name} {found.get(name)!r} instead of {wanted[name]!r}" for name in differs]
     return Fault(

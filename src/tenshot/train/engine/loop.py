@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from diffusers.optimization import get_scheduler
@@ -169,7 +169,7 @@ class _Trainer:
         self.nonfinite = 0
         self.fixed_losses: list[float] = []  # losses on fixed inputs
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _groups(self) -> list[dict[str, object]]:
         """The parameters by their learning rates."""
         found: dict[float, list[torch.Tensor]] = {}
         for part, named in self.named.items():
@@ -362,7 +362,7 @@ class _Trainer:
             for name, shadow in named.items():
                 shadow.copy_(sharding.like(shadow, saved.groups[f"{part}.ema"][name]))
         ordered = [p for group in self.optimizer.param_groups for p in group["params"]]
-        state: dict[int, dict[str, Any]] = {}
+        state: dict[int, dict[str, object]] = {}
         for key, value in {**saved.groups["optimizer"], **saved.facts["optimizer"]["state"]}.items():
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = sharding.like(ordered[int(index)], value)
@@ -382,7 +382,7 @@ def _shapes(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in named.items()}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """`value` without what JSON cannot hold (the schedule's lambdas, which follow from the options)."""
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items() if not callable(v) and k != "lr_lambdas"}

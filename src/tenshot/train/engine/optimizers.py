@@ -21,11 +21,11 @@ class Kind:
     """place: "module:class". told: its arguments besides parameters and rate. averages: it has train() and eval()."""
 
     place: str
-    told: Callable[[LoopOptions], Mapping[str, Any]]
+    told: Callable[[LoopOptions], Mapping[str, object]]
     averages: bool = False
 
 
-def _adam(options: LoopOptions) -> dict[str, Any]:
+def _adam(options: LoopOptions) -> dict[str, object]:
     return {
         "betas": (options.adam_beta1, options.adam_beta2),
         "weight_decay": options.adam_weight_decay,
@@ -33,11 +33,11 @@ def _adam(options: LoopOptions) -> dict[str, Any]:
     }
 
 
-def _lion(options: LoopOptions) -> dict[str, Any]:
+def _lion(options: LoopOptions) -> dict[str, object]:
     return {"betas": (options.adam_beta1, options.adam_beta2), "weight_decay": options.adam_weight_decay}
 
 
-def _adafactor(options: LoopOptions) -> dict[str, Any]:
+def _adafactor(options: LoopOptions) -> dict[str, object]:
     """With the learning rate as it is given, not one of its own."""
     own = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
     return own | {"weight_decay": options.adam_weight_decay}
@@ -115,7 +115,7 @@ def check_compiler(options: FineTuneOptions) -> None:
             raise Refusal(Fault(where, "inductor finds no C++ compiler here", "a compiler", do)) from None
 
 
-def make(options: LoopOptions, groups: Sequence[Mapping[str, Any]]) -> Any:
+def make(options: LoopOptions, groups: Sequence[Mapping[str, object]]) -> Any:
     """The optimizer that `options` name. groups: parameters with their learning rates."""
     name = chosen(options)
     return _kind(name)([dict(group) for group in groups], lr=options.learning_rate, **KINDS[name].told(options))

@@ -33,6 +33,7 @@ def quantize(net: nn.Module, kind: str) -> None:
 def _thin(layer: nn.Linear, kind: str) -> nn.Module:
     bnb: Any = import_module("bitsandbytes")
     shape = (layer.in_features, layer.out_features, layer.bias is not None)
+    thin: nn.Linear
     if kind == "nf4":
         thin = bnb.nn.Linear4bit(*shape, compute_dtype=torch.float32, quant_type="nf4")
         thin.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from filelock import FileLock, Timeout
 
@@ -20,6 +20,7 @@ from tenshot.core import device, distributed
 from tenshot.core.errors import Cancelled, Fault, Refusal, refuse_if
 from tenshot.core.events import EventGroup, Events, track
 from tenshot.core.options import as_recipe
+from tenshot.core.results import Forecast, Trained
 from tenshot.io import destinations, tensors
 from tenshot.pipeline import SamplingSettings
 from tenshot.train.engine import checkpoint, eta, loop, memory
@@ -57,7 +58,15 @@ OURS = (".part", ".log", ".lock")  # suffixes of what a run may leave before it 
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
 
 
-def identity(task: str, options: LoopOptions, inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+class Identity(TypedDict):
+    """What makes a run this run. inputs: digests of what it reads, by what it is."""
+
+    method: str
+    options: dict[str, object]
+    inputs: NotRequired[dict[str, object]]
+
+
+def identity(task: str, options: LoopOptions, inputs: Mapping[str, object] | None = None) -> Identity:
     """What makes a run this run: its method, the options its result depends on, and digests of what it reads.
 
     inputs None: these are not known.
@@ -68,11 +77,11 @@ def identity(task: str, options: LoopOptions, inputs: Mapping[str, Any] | None =
     chosen["gradient_accumulation_steps"] *= distributed.world_size()  # who makes which batch changes nothing
     if getattr(options, "lr_scheduler", "") in ("constant", "constant_with_warmup"):
         chosen.pop("max_train_steps")
-    known = {"method": task, "options": chosen}
-    return known if inputs is None else known | {"inputs": dict(inputs)}
+    known: Identity = {"method": task, "options": chosen}
+    return known if inputs is None else {**known, "inputs": dict(inputs)}
 
 
-def folder_faults(options: LoopOptions, wanted: Mapping[str, Any]) -> Iterator[Fault]:
+def folder_faults(options: LoopOptions, wanted: Mapping[str, object]) -> Iterator[Fault]:
     """An output folder that holds something else than the run of identity `wanted`, or more of it than asked for."""
     folder, steps = options.output_dir, options.max_train_steps
     where, do = f"--output_dir {folder}", "name another folder, or remove this one"
@@ -99,7 +108,7 @@ def folder_faults(options: LoopOptions, wanted: Mapping[str, Any]) -> Iterator[F
             yield Fault(where, f"holds other files: {', '.join(strange[:4])}", "a new or empty folder", do)
 
 
-def _claimed(file: Path) -> dict[str, Any] | None:
+def _claimed(file: Path) -> dict[str, object] | None:
     """The identity of the run that owns a folder; None where the file says none."""
     try:
         found = tensors.read_json(file)
@@ -156,7 +165,7 @@ def alone(folder: Path) -> Iterator[None]:
                 each.rmdir()
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> Iterator[str]:
+def _differences(found: Mapping[str, object], wanted: Mapping[str, object], path: str = "") -> Iterator[str]:
     for name in sorted({*found, *wanted}):
         a, b = found.get(name), wanted.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -194,7 +203,7 @@ class Job:
 
     task: MemorySaver
     trainable: Trainable
-    claim: Mapping[str, Any]
+    claim: Identity
     plan: str
     per_epoch: int
     trained: int
@@ -202,7 +211,7 @@ class Job:
     saved: int
 
 
-def train_job(job: Job, options: FineTuneOptions, events: Events) -> dict[str, Any]:
+def train_job(job: Job, options: FineTuneOptions, events: Events) -> Trained:
     """Forecast, train, save to options.output_dir, prove. What came of it is returned; the manifest says the rest."""
     folder = options.output_dir
     if distributed.is_main_process():
@@ -225,13 +234,13 @@ def train_job(job: Job, options: FineTuneOptions, events: Events) -> dict[str, A
             part(folder)
     distributed.wait_for_everyone()
     best = score(folder)
-    result = {
+    result: Trained = {
         "result": str(folder),
         "steps": fit.step,
         "seconds": round(seconds, 2),
         "peak_bytes": device.max_memory_allocated(),
         "plan": job.plan,
-        "forecast": expected and vars(expected),
+        "forecast": _told(expected) if expected else None,
         **({"best": best} if best else {}),
     }
     about = {
@@ -242,6 +251,15 @@ def train_job(job: Job, options: FineTuneOptions, events: Events) -> dict[str, A
     if distributed.is_main_process():
         tensors.write_json(folder / MANIFEST, {**result, **job.claim, **about})
     return result
+
+
+def _told(expected: loop.Forecast) -> Forecast:
+    return {
+        "seconds_per_step": expected.seconds_per_step,
+        "peak_bytes": expected.peak_bytes,
+        "seconds_at_least": expected.seconds_at_least,
+        "seconds_at_most": expected.seconds_at_most,
+    }
 
 
 def _forecast(

@@ -53,7 +53,7 @@ class Service(Events):
     Each run is one of `project`; a resumed run is the same one again.
     """
 
-    def __init__(self, name: str, project: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, project: str, config: Mapping[str, object]) -> None:
         self.library = import_module(name)
         self.project, self.config = project, dict(config)
         place = str(Path(str(config["output_dir"])).absolute())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -13,6 +12,7 @@ from tenshot import pipeline
 from tenshot.core import device, distributed
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
+from tenshot.core.results import Best
 from tenshot.evaluate import judge
 from tenshot.io import tensors
 from tenshot.io.images import open_picture
@@ -89,7 +89,7 @@ class ValidationImages:
         return [open_picture(path) for path in self.given[:MOST]]
 
 
-def score(folder: Path) -> dict[str, Any] | None:
+def score(folder: Path) -> Best | None:
     """Step and likeness of what is kept as the best in an output folder; None where nothing whole is."""
     try:
         found = tensors.read_json(folder / BEST / SCORE)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tenshot.core.events import Events
+from tenshot.core.results import Trained
 from tenshot.train import finetune
 from tenshot.train.methods import full_weights
 from tenshot.train.options import FullOptions
@@ -20,6 +19,6 @@ METHOD = finetune.TrainingMethod[FullOptions](
 )
 
 
-def train(options: FullOptions, events: Events) -> dict[str, Any]:
+def train(options: FullOptions, events: Events) -> Trained:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
     return finetune.train(METHOD, options, events)

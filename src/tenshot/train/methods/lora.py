@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +12,8 @@ from torch import nn
 from tenshot.adapters import embedding, lora
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
+from tenshot.core.json_types import Config
+from tenshot.core.results import Trained
 from tenshot.export.install import Result
 from tenshot.families import validate
 from tenshot.io import tensors
@@ -71,12 +72,12 @@ class LoraTrainable:
                 raise Refusal(Fault(str(file), f"{part}: tensors differ after writing", do="check the disk"))
 
 
-def _settings(base: Model, options: LoraOptions) -> dict[str, dict[str, Any]]:
+def _settings(base: Model, options: LoraOptions) -> dict[str, Config]:
     encoders = base.family.encoders if options.train_text_encoder else ()
     return {part: _part_settings(part, base[part], options) for part in (base.family.denoiser, *encoders)}
 
 
-def _part_settings(part: str, net: nn.Module, options: LoraOptions) -> dict[str, Any]:
+def _part_settings(part: str, net: nn.Module, options: LoraOptions) -> Config:
     ends = lora.targets(part, options.layers)
     names = [name for name, _ in net.named_modules() if lora.targeted(name, ends)]
     ranks = {name: _named(options.block_ranks, f"{part}.{name}", options.rank) for name in names}
@@ -205,6 +206,6 @@ METHOD = finetune.TrainingMethod(
 )
 
 
-def train(options: LoraOptions, events: Events) -> dict[str, Any]:
+def train(options: LoraOptions, events: Events) -> Trained:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
     return finetune.train(METHOD, options, events)

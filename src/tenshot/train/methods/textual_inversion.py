@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +13,7 @@ from torch import nn
 from tenshot.adapters import embedding
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
+from tenshot.core.results import Trained
 from tenshot.export.install import Result
 from tenshot.families import validate
 from tenshot.io import tensors
@@ -180,6 +180,6 @@ METHOD = finetune.TrainingMethod(
 )
 
 
-def train(options: TextualInversionOptions, events: Events) -> dict[str, Any]:
+def train(options: TextualInversionOptions, events: Events) -> Trained:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
     return finetune.train(METHOD, options, events)

@@ -1,0 +1,141 @@
+"""What verbs tell, as types: the keys that docs/json.md explains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+
+class Loads(TypedDict, total=False):
+    """Where a file loads, and why not elsewhere."""
+
+    loads_in: list[str]
+    not_in: dict[str, str]
+    known_of: Mapping[str, str]
+    not_looked_at: str
+    comfyui_takes_it_for: str
+    spread: float
+
+
+class WrittenLora(TypedDict, total=False):
+    what: str
+    family: str
+    form: str
+    written: str
+    layers: int
+    rank: int
+    alpha: float
+    relative_error: float
+
+
+class Written(WrittenLora, total=False):
+    """A file or folder that was written: a checkpoint, a LoRA, a learned word, or a net."""
+
+    ledger: Mapping[str, object]
+    peak_memory_bytes: int
+    baked_layers: int
+    words: Mapping[str, str]
+    word: str
+    vectors: int
+    width: int
+    in_the_prompt: str
+    next: list[str]
+
+
+class Merged(WrittenLora, total=False):
+    merged: str
+    ratios: list[float]
+    words: Mapping[str, str]
+    exported: list[str]
+
+
+class Hashes(TypedDict, total=False):
+    """Of a file, as user interfaces show them."""
+
+    auto_v1: str
+    auto_v2: str
+    auto_v3: str
+    sha256: str
+
+
+class Inspected(Loads, Hashes, total=False):
+    file: str
+    what: str
+    family: str | None
+    family_unknown: str
+    prediction: str
+    container: str
+    names: str
+    tensors: int
+    dtypes: Mapping[str, int]
+    parts: Sequence[str]
+    missing: Sequence[str]
+    do: str
+    parameters: Mapping[str, int]
+    kinds: Mapping[str, int]
+    layers: Mapping[str, int]
+    rank: Mapping[int, int]
+    alpha: Mapping[float, int]
+    dora: bool
+    strength_unknown: str
+    words: Sequence[str]
+    left_out: str
+    training: Mapping[str, str]
+    trigger_words: list[str]
+    word: str
+    vectors: Mapping[str, list[int]]
+    in_the_prompt: Mapping[str, str]
+    next: list[str]
+
+
+class Best(TypedDict):
+    """The step whose pictures were most like those given; cosine."""
+
+    step: int
+    likeness: float
+
+
+class Forecast(TypedDict):
+    """Of a step, peak memory, and the whole, measured on a few real steps."""
+
+    seconds_per_step: float
+    peak_bytes: int
+    seconds_at_least: float
+    seconds_at_most: float
+
+
+class Trained(TypedDict, total=False):
+    result: str
+    steps: int
+    seconds: float
+    peak_bytes: int
+    plan: str
+    forecast: Forecast | None
+    best: Best
+    exported: list[str]
+    seconds_by_phase: Mapping[str, float]
+
+
+class Picture(TypedDict):
+    file: str
+    prompt: str
+    seed: int
+
+
+class Generated(TypedDict):
+    pictures: list[Picture]
+
+
+class Demonstrated(TypedDict):
+    page: str
+    measures: Mapping[str, Mapping[str, float | None]]
+    tuned: str
+
+
+class Compiled(TypedDict):
+    written: str
+    chosen: Mapping[str, str]
+    speedup: Mapping[str, float]
+    speedup_spread: Mapping[str, list[float] | None]
+    pictures: object
+    seconds: float
