@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tenshot.train.data import text_embeddings
 from tenshot.train.data.latents_cache import TensorCache
 from tenshot.train.data.text_embeddings import TextEmbeddingCache
 from tenshot.train.engine import loop
+from tenshot.train.engine.trainable import offload_unused
 from tests.dreambooth_runs import TEXT, Bench, Ear
 
 SAID = ["a photo of az baby", "", "a flat emoji of a toy, red"]
@@ -137,3 +139,11 @@ def test_idle_parts_are_away_and_come_back(
             for place in (folder, sd1)
         )
         assert all(torch.equal(kept[name], tensor) for name, tensor in given_once.items())
+
+
+def test_an_encoder_that_never_learns_is_away_too(sd35: Path):
+    opened = model.load(str(sd35))
+    states: Any = SimpleNamespace(model=opened, trains_text_encoder=False)
+    assert isinstance(opened.parts, Components) and "text_encoder_3" in opened.parts.here
+    offload_unused(states)
+    assert {name for name in opened.parts.here if not name.startswith("tokenizer")} == {"transformer"}

@@ -42,4 +42,5 @@ class Trainable(Protocol):
 def offload_unused(trainable: Trainable) -> None:
     """Release what no step needs: the VAE, and text encoders that stand still and are as they were opened."""
     base = trainable.model
-    base.offload("vae", *(() if trainable.trains_text_encoder or base.placeholder_tokens else base.family.encoders))
+    encoders = [net for net in base.family.nets if net.startswith("text_encoder")]  # also one that never learns
+    base.offload("vae", *(() if trainable.trains_text_encoder or base.placeholder_tokens else encoders))
