@@ -4,6 +4,11 @@ from __future__ import annotations
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
+        "adapters/weight_delta",
+        "length = new.transpose(0, axis).flatten(1).norm(dim=1) + torch.finfo(new.dtype).eps",
+        "length = new.transpose(axis, 0).flatten(1).norm(dim=1) + torch.finfo(new.dtype).eps",
+    ): "either axis may be named first",
+    (
         "adapters/loha_lokr",
         'made = Kronecker(outer, inner, 1.0, found.get("magnitude"))',
         'made = Kronecker(outer, inner, 2.0, found.get("magnitude"))',

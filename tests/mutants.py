@@ -153,11 +153,17 @@ def _mathematics(node: ast.AST) -> Iterator[ast.expr]:
     """The expressions below `node` that could be changed; not of annotations, decorators, refusals, texts."""
     skipped = [getattr(node, name, None) for name in ("annotation", "returns")] + getattr(node, "decorator_list", [])
     for child in ast.iter_child_nodes(node):
-        if child in skipped or isinstance(child, ast.Raise | ast.JoinedStr):
+        if child in skipped or isinstance(child, ast.Raise | ast.JoinedStr) or _abstract(child):
             continue
         if isinstance(child, ast.expr):
             yield child
         yield from _mathematics(child)
+
+
+def _abstract(node: ast.AST) -> bool:
+    return any(
+        isinstance(each, ast.Name) and each.id == "abstractmethod" for each in getattr(node, "decorator_list", [])
+    )
 
 
 def run(source: Path, tests: list[str], log: Path) -> int:

@@ -183,12 +183,25 @@ class TestWhatItAdds:
     def test_a_row_of_nothing_has_no_direction(self):
         dora = replace(linear(), up=torch.zeros(7, 3), magnitude=torch.ones(7))
         assert torch.equal(dora.change(torch.zeros(7, 6)), torch.zeros(7, 6))
+        least = torch.finfo(torch.float32).eps
+        faint = torch.zeros(7, 6).index_put((torch.tensor(2), torch.tensor(3)), torch.tensor(least))
+        assert dora.change(faint)[2, 3].item() == pytest.approx(0.5)  # the length that it has is doubled
 
     def test_magnitudes_that_do_not_fit(self):
         assert linear(magnitude=some(7)).fits((7, 6)) and not linear(magnitude=some(6)).fits((7, 6))
         assert linear(magnitude=some(1, 6)).fits((7, 6)) and not linear(magnitude=some(1, 7)).fits((7, 6))
         assert linear(magnitude=some(7, 1)).fits((7, 6)) and not linear().fits((6, 7))
         assert not linear().by_input
+        assert not Factors(some(3, 6), some(1, 3), 5.0, some(1)).by_input
+        flat = Factors(some(3, 36), some(7, 3), 5.0)
+        assert flat.fits((7, 4, 3, 3)) and not convolution().fits((7, 36))
+
+    def test_it_counts_in_the_weights_kind(self):
+        for kind in (torch.float16, torch.float64):
+            assert linear(magnitude=some(7).to(kind)).change(some(7, 6)).dtype == torch.float32
+
+    def test_the_tensor_that_it_changes(self):
+        assert weight_delta.parameter("a.to_q") == "a.to_q.weight" and weight_delta.parameter("a.bias") == "a.bias"
 
     def test_a_sum_is_of_all_at_their_ratios_and_in_float32(self):
         weight, one, other = some(7, 6, seed=3).half(), linear(), linear(alpha=1.0)
