@@ -5,8 +5,8 @@ from __future__ import annotations
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
         "adapters/weight_delta",
-        "length = new.transpose(0, axis).flatten(1).norm(dim=1) + torch.finfo(new.dtype).eps",
-        "length = new.transpose(axis, 0).flatten(1).norm(dim=1) + torch.finfo(new.dtype).eps",
+        "length: torch.Tensor = new.transpose(0, axis).flatten(1).norm(dim=1) + torch.finfo(new.dtype).eps",
+        "length: torch.Tensor = new.transpose(axis, 0).flatten(1).norm(dim=1) + torch.finfo(new.dtype).eps",
     ): "either axis may be named first",
     (
         "adapters/loha_lokr",
