@@ -18,6 +18,7 @@ from tenshot.convert.options import ConvertOptions
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import gather
+from tenshot.core.size import Size
 from tenshot.model import model, tokenizers
 from tenshot.pipeline import Request, SamplingSettings
 
@@ -48,7 +49,7 @@ def equal(one: Path, other: Path) -> None:
 
 
 def drawn(folder: Path) -> bytes:
-    settings = SamplingSettings(steps=2, size=(64, 64))
+    settings = SamplingSettings(steps=2, size=Size(64, 64))
     return pipeline.images(model.load(str(folder)), [Request("a photo of az baby", 1)], settings)[0].tobytes()
 
 

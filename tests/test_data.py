@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events, track
+from tenshot.core.size import Size
 from tenshot.families.base import MicroConditioning
 from tenshot.families.sdxl import SDXL
 from tenshot.io import dataset
@@ -30,7 +31,7 @@ from tenshot.train.engine.rng import CounterRNG
 from tests import tiny
 from tests.dreambooth_runs import Bench, Ear, losses, same_weights
 
-WHOLE = MicroConditioning.whole((64, 64))
+WHOLE = MicroConditioning.whole(Size(64, 64))
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +120,8 @@ def test_two_processes_share_a_cache(tmp_path: Path):
 
 @pytest.mark.parametrize("size", [(64, 64), (200, 100), (100, 200), (640, 480), (5000, 100)])
 def test_shapes_are_the_nearest_that_fit(size: tuple[int, int]):
-    (view,) = image_latents.buckets(512, 64)(size)
-    width, height = view.size
+    (view,) = image_latents.buckets(512, 64)(Size.from_pillow(size))
+    width, height = view.size.pillow
     assert width % 64 == height % 64 == 0
     assert 512 * 512 * 0.75 <= width * height <= 512 * 512
     limited = min(max(size[0] / size[1], 0.5), 2)
@@ -153,7 +154,7 @@ def test_sdxl_is_told_what_was_cropped_of_what(
 
 def test_sizes_that_half_precision_does_not_know_are_told():
     added = {"text_embeds": torch.zeros(1, 8, dtype=torch.bfloat16)}
-    frame = MicroConditioning((3023, 4031), (0, 171), (1024, 1024))
+    frame = MicroConditioning(Size(3023, 4031), (0, 171), Size(1024, 1024))
     (ids,) = SDXL.micro_conditioned({"added_cond_kwargs": added}, [frame])["added_cond_kwargs"]["time_ids"].tolist()
     assert ids == [3023, 4031, 0, 171, 1024, 1024]
 
@@ -199,7 +200,8 @@ def test_captions_stay_with_their_pictures_under_shuffling(bench: Bench, sd1: Pa
         rng = CounterRNG(1, [2 * step, 2 * step + 1])
         rows = latents.pick(rng, "picture")
         for row, text in zip(rows, captions.of(rows, rng), strict=True):
-            view = image_latents.buckets(64, 16)(Image.open(folder / f"{text[-1]}.png").size)[0]
+            size = Size.from_pillow(Image.open(folder / f"{text[-1]}.png").size)
+            (view,) = image_latents.buckets(64, 16)(size)
             wanted = posterior(base, view.of(Image.open(folder / f"{text[-1]}.png").convert("RGB")))
             assert torch.equal(latents.each[row][0], wanted[0])
 

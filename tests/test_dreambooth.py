@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from tenshot.core.errors import Cancelled, Refusal
 from tenshot.core.options import entries, read_recipe, resolve
+from tenshot.core.size import Size
 from tenshot.evaluate import judge
 from tenshot.generate import generate
 from tenshot.io import tensors
@@ -311,12 +312,12 @@ def test_files_where_folders_should_be_are_refused(bench: Bench, below: str):
 def test_an_oblong_picture_is_seen_at_both_ends_and_in_the_middle():
     image = Image.effect_noise((96, 64), 90).convert("RGB")
     views = image_latents.squares(64, center_crop=False)
-    assert [view.of(image).tobytes() for view in views(image.size)] == [
+    assert [view.of(image).tobytes() for view in views(Size.from_pillow(image.size))] == [
         image.crop((left, 0, left + 64, 64)).tobytes() for left in (0, 16, 32)
     ]
-    (middle,) = image_latents.squares(64, center_crop=True)(image.size)
+    (middle,) = image_latents.squares(64, center_crop=True)(Size.from_pillow(image.size))
     assert middle.of(image).tobytes() == image.crop((16, 0, 80, 64)).tobytes()
-    assert len(image_latents.squares(32, center_crop=False)((64, 64))) == 1
+    assert len(image_latents.squares(32, center_crop=False)(Size(64, 64))) == 1
 
 
 def test_what_was_trained_draws(guided: Path, tmp_path: Path):

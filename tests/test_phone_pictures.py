@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
+from tenshot.core.size import Size
 from tenshot.io import dataset
 from tenshot.io.image_folder import read_folder
 from tenshot.io.images import open_mask, open_picture
@@ -58,7 +59,7 @@ def test_a_phone_s_heic_is_seen_upright(name: str, tmp_path: Path):
     assert found.shape == (160, 80, 3)
     assert close(found[40, 40], RED) and close(found[120, 40], BLUE)
     (example,) = read_folder(tmp_path)
-    assert example.size == (80, 160) and not example.animated
+    assert example.size == Size(160, 80) and not example.animated
 
 
 def test_ten_bits_are_seen_as_eight(tmp_path: Path):

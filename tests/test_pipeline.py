@@ -17,6 +17,7 @@ from PIL import Image
 from tenshot import pipeline
 from tenshot.core.errors import Cancelled
 from tenshot.core.events import Events
+from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.diffusion.process import DDPM
 from tenshot.diffusion.samplers import SAMPLERS
@@ -83,7 +84,7 @@ def test_the_same_picture_with_a_negative_prompt(place: Path):
 
 def test_the_same_oblong_picture(place: Path):
     wanted = theirs(place, "DDIM", 5, guidance_scale=7.5, height=48, width=80)
-    drawn = ours(place, "DDIM", 5, size=(48, 80))
+    drawn = ours(place, "DDIM", 5, size=Size(48, 80))
     assert drawn.shape == (48, 80, 3)
     assert_same_picture(drawn, wanted)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tenshot.core.size import Size
 from tenshot.io.image_folder import read_folder
 from tenshot.io.images import as_image, as_rgb, as_tensor, fit_picture, open_picture
 from tests.picture_files import FORMATS, encoded, noise, pixels, png
@@ -138,12 +139,12 @@ def test_of_a_phone_s_double_picture_the_first_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("given", [(40, 30), (30, 40), (16, 16), (5, 300), (641, 480)])
-@pytest.mark.parametrize("size", [16, (24, 16), (16, 24), 64])
+@pytest.mark.parametrize("size", [16, Size(16, 24), Size(24, 16), 64])
 @pytest.mark.parametrize("at", [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (0.3, 0.8)])
 def test_fitting_is_scaling_the_whole_and_cutting_out(given, size, at):
     """The greys are soft: between its two passes Pillow clips at 0 and 255, and which pass comes first is up to it."""
     image = noise(*given).point(lambda value: 96 + value // 4)
-    width, height = (size, size) if isinstance(size, int) else size
+    width, height = (size, size) if isinstance(size, int) else size.pillow
     scale = max(width / given[0], height / given[1])
     whole = image.resize(
         (max(width, round(given[0] * scale)), max(height, round(given[1] * scale))), Image.Resampling.LANCZOS
@@ -159,7 +160,7 @@ def test_a_crop_without_scaling_changes_no_pixel():
     image = noise(37, 24)
     assert np.array_equal(np.asarray(fit_picture(image, 24)), np.asarray(image)[:, 6:30])
     assert np.array_equal(np.asarray(fit_picture(image, 24, center_crop=False, at=(1, 0))), np.asarray(image)[:, 13:])
-    assert np.array_equal(np.asarray(fit_picture(image, (37, 24))), np.asarray(image))
+    assert np.array_equal(np.asarray(fit_picture(image, Size(24, 37))), np.asarray(image))
 
 
 def test_the_centre_wins_over_a_place_and_places_outside_are_errors():

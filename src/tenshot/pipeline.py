@@ -11,6 +11,7 @@ from PIL import Image
 
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events, track
+from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.families import base
 from tenshot.io.images import as_image
@@ -31,7 +32,7 @@ class Request:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to draw. size: (height, width) in pixels, or None for the model's own; guidance: 1 means none.
+    """How to draw. size: None for the model's own; guidance: 1 means none.
 
     sampler: None for the usual one of the model's process.
     """
@@ -39,11 +40,11 @@ class SamplingSettings:
     sampler: str | None = None
     steps: int = 20
     guidance: float = 7.5
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     batch: int = 4
 
-    def size_for(self, model: Model) -> tuple[int, int]:
-        return self.size or (model.resolution, model.resolution)
+    def size_for(self, model: Model) -> Size:
+        return self.size or Size.square(model.resolution)
 
     def sampler_for(self, model: Model) -> str:
         return self.sampler or samplers.names(model.family.process.name)[0]

@@ -23,6 +23,7 @@ from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
 from tenshot.core.options import as_words
 from tenshot.core.results import Compiled
+from tenshot.core.size import Size
 from tenshot.evaluate import metrics
 from tenshot.families import validate
 from tenshot.families.base import Family
@@ -79,7 +80,7 @@ def _compiled(options: CompileOptions, folder: Path, family: Family, where: torc
     if options.controlnet is not None:
         _copy(options.controlnet, folder / CONTROLNET)
     opened = _opened(folder, where)
-    size = options.height or opened.resolution, options.width or opened.resolution
+    size = Size(options.height or opened.resolution, options.width or opened.resolution)
     settings = SamplingSettings(steps=options.steps, size=size, batch=options.batch)
     budget = 60 * options.budget
     drawing = time.monotonic()
@@ -131,7 +132,7 @@ def _wanted(section: str, options: CompileOptions) -> bool:
 
 
 def _other(
-    opened: Model, options: CompileOptions, settings: SamplingSettings, size: tuple[int, int], events: Events
+    opened: Model, options: CompileOptions, settings: SamplingSettings, size: Size, events: Events
 ) -> dict[str, Calls]:
     """What happens at another size, in few steps."""
     few = replace(settings, size=size, steps=min(4, settings.steps))
@@ -144,7 +145,7 @@ def _further(
     folder: Path,
     name: str,
     section: Section,
-    other: Mapping[tuple[int, int], Mapping[str, Calls]],
+    other: Mapping[Size, Mapping[str, Calls]],
     where: torch.device,
     end: float,
 ) -> tuple[tuple[artifact.Program, ...], list[str]]:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from tenshot.core.errors import Fault
 from tenshot.core.option_text import command
 from tenshot.core.options import Options
+from tenshot.core.size import Size
 from tenshot.io import destinations
 from tenshot.option_types import Backend, Device, Few, FolderPath, Model, Side, SomePath
 
@@ -83,10 +84,10 @@ class CompileOptions(Options):
         return (not self.precision or precision in self.precision) and not (self.lossless and precision in QUANTISED)
 
     @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """The further sizes as (height, width)."""
+    def sizes(self) -> list[Size]:
+        """The further sizes."""
         pairs = (each.split("x") for each in self.also_sizes)
-        return [(int(high), int(wide)) for wide, high in pairs]
+        return [Size(int(high), int(wide)) for wide, high in pairs]
 
     def obstacles(self) -> Iterator[Fault]:
         yield from destinations.hurdles("--out", self.out, self.overwrite, self.sources, destinations.ARTIFACTS)

@@ -13,6 +13,7 @@ from PIL import Image
 from tenshot import pipeline
 from tenshot.autotune.calibration import WithControl, edges
 from tenshot.core import device
+from tenshot.core.size import Size
 from tenshot.model import model
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
@@ -67,7 +68,7 @@ class Turn:
 class Round(TypedDict):
     """Seconds to load, to swap, of the first picture beyond the others, for the picture; peak memory in bytes.
 
-    pixels: the picture [h, w, 3] of `size`, (width, height).
+    pixels: the picture [h, w, 3] of `size`.
     """
 
     load: float
@@ -75,7 +76,7 @@ class Round(TypedDict):
     first: float
     seconds: float
     peak: int
-    size: tuple[int, int]
+    size: Size
     pixels: bytes
 
 
@@ -93,8 +94,15 @@ def run(turn: Turn) -> Round:
     begun = time.perf_counter()
     (image,) = pipeline.images(opened, request, turn.settings)
     seconds = time.perf_counter() - begun
-    return {"load": load, "swap": swap, "seconds": seconds, "peak": device.max_memory_allocated(), "size": image.size,
-            "pixels": image.tobytes(), "first": begun - start - load - swap}  # fmt: skip
+    return {
+        "load": load,
+        "swap": swap,
+        "first": begun - start - load - swap,
+        "seconds": seconds,
+        "peak": device.max_memory_allocated(),
+        "size": Size.from_pillow(image.size),
+        "pixels": image.tobytes(),
+    }
 
 
 def _opened(turn: Turn, where: torch.device) -> Model:
@@ -134,6 +142,5 @@ def _controlled(opened: Model, turn: Turn) -> Model:
         net = model.load_controlnet(turn.place / CONTROLNET, opened.device).to(opened.dtype)
         if turn.contender.way == "torch.compile":
             net.compile(fullgraph=True)
-    height, width = turn.settings.size_for(opened)
-    picture = Image.radial_gradient("L").resize((width, height)).convert("RGB")
+    picture = Image.radial_gradient("L").resize(turn.settings.size_for(opened).pillow).convert("RGB")
     return opened.with_parts(unet=WithControl(opened.denoiser, net, edges(picture)))

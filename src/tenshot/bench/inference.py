@@ -28,6 +28,7 @@ from tenshot.core import device
 from tenshot.core.errors import Refusal, refuse_if
 from tenshot.core.events import Events, track
 from tenshot.core.options import as_words
+from tenshot.core.size import Size
 from tenshot.evaluate import metrics
 from tenshot.io.tensors import read_json
 from tenshot.model import model, resolve
@@ -54,7 +55,7 @@ class Line:
         return median(each["seconds"] for each in self.rounds)
 
     def picture(self) -> Image.Image:
-        return Image.frombytes("RGB", self.rounds[0]["size"], self.rounds[0]["pixels"])
+        return Image.frombytes("RGB", self.rounds[0]["size"].pillow, self.rounds[0]["pixels"])
 
 
 def bench(options: BenchInferenceOptions, events: Events) -> Figures:
@@ -145,7 +146,7 @@ def _quantising(where: torch.device) -> list[str]:
 
 
 def _take_turns(options: BenchInferenceOptions, lines: Sequence[Line], place: Path, events: Events) -> None:
-    size = (options.height, options.width) if options.height and options.width else None
+    size = Size(options.height, options.width) if options.height and options.width else None
     settings = SamplingSettings(steps=options.steps, size=size, batch=1)
     taking = [line for line in lines if not line.failed]
     order = [line for _ in range(options.rounds) for line in taking]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from tenshot.adapters import lora
 from tenshot.core.device import autocast
+from tenshot.core.size import Size
 from tenshot.io.images import as_tensor
 from tenshot.model.model import Model
 from tenshot.train.engine.rng import CounterRNG
@@ -66,7 +67,7 @@ def steps(
         with torch.no_grad():
             posterior = vae.encode(torch.stack(pixels).to(where, half)).latent_dist
             clean = (posterior.mean + posterior.std * torch.cat(grains).to(where, half)) * vae.config.scaling_factor
-            condition = base.conditioning(prompts, (side, side))
+            condition = base.conditioning(prompts, Size.square(side))
         wanted, when = torch.cat(noise).to(where), torch.cat(times).to(where)
         with autocast(where, options.mixed_precision or "no"):
             answer = unet(schedule.add_noise(clean.float(), wanted, when), when, **condition).sample

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from tenshot.core.size import Size
 from tenshot.diffusion.process import DDPM, Process
 
 #: The entry of model_index.json by which a model says that no negative prompt means zeros, not the states of "".
 ZEROS = "force_zeros_for_empty_prompt"
 
 Parts = Mapping[str, Any]
-Size = tuple[int, int]  #: height and width in pixels
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class MicroConditioning:
     """
 
     original_size: Size
-    crops_coords_top_left: Size
+    crops_coords_top_left: tuple[int, int]
     target_size: Size
 
     @classmethod

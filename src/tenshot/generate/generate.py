@@ -16,6 +16,7 @@ from tenshot.core import device
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
 from tenshot.core.results import Generated, Picture
+from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.families import validate
 from tenshot.families.base import overlong
@@ -56,7 +57,7 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
         events.say(f"no prompt says {word!r}: {file} has no effect")
     height, width = options.height or opened.resolution, options.width or opened.resolution
     settings = SamplingSettings(
-        options.sampler, options.steps, options.guidance_scale, (height, width), options.batch_size
+        options.sampler, options.steps, options.guidance_scale, Size(height, width), options.batch_size
     )
     written: list[Picture] = []
     for request, image in zip(requests, pipeline.stream(opened, requests, settings, events), strict=True):

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.core.size import Size
 from tenshot.io import captions, text_files
 from tenshot.io.images import FITS, MOST_BYTES, SUFFIXES, is_animated, open_picture
 
@@ -40,7 +41,7 @@ Say = Callable[[str], None]  #: takes a sentence for the person in front of the 
 class Example:
     """A picture to learn from.
 
-    caption: what is said of it, None where nothing is. digest: its SHA-256, hex. size: width and height in pixels as
+    caption: what is said of it, None where nothing is. digest: its SHA-256, hex. size: in pixels as
     people see it. animated: it is the first of several. repeats: how often an epoch shows it. mask: a picture of the
     same proportions, white where it counts.
     """
@@ -48,7 +49,7 @@ class Example:
     path: Path
     caption: str | None
     digest: str
-    size: tuple[int, int]
+    size: Size
     animated: bool = False
     repeats: int = 1
     mask: Path | None = None
@@ -100,7 +101,7 @@ def read_folder(
 
 def read_picture(path: Path, caption: str | None) -> Example:
     """The picture at `path`, decoded once to know that it is whole. Raises Refusal as `open_picture`."""
-    size = open_picture(path).size
+    size = Size.from_pillow(open_picture(path).size)
     return Example(path, caption or None, digest(path), size, is_animated(path))
 
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.core.size import Size
 from tenshot.io import text_files
 
 #: Suffixes that claim a picture. What is inside is told by the content, not by the suffix.
@@ -75,7 +76,7 @@ def load(path: Path) -> Image.Image:
                 found = f"a JPEG of {scans} scans: it would take minutes to decode"
                 raise Refusal(Fault(str(path), found, f"{MOST_SCANS} scans at most", "save it again, or remove it"))
             with Image.open(file, formats=formats) as image:
-                refuse_if(_wrong_size(path, image.size))
+                refuse_if(_wrong_size(path, Size.from_pillow(image.size)))
                 image.load()
                 return image
         except Refusal:
@@ -129,42 +130,38 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def fit_picture(
     image: Image.Image,
-    size: int | tuple[int, int],
+    size: int | Size,
     *,
     center_crop: bool = True,
     at: tuple[float, float] = (0.5, 0.5),
 ) -> Image.Image:
-    """Scale `image` until it just covers `size` (a square's side, or width and height, in pixels) and crop the rest.
+    """Scale `image` until it just covers `size` (a square's side, or both, in pixels) and crop the rest.
 
     at: where the crop lies, (0, 0) left and top to (1, 1) right and bottom; not asked with `center_crop`.
     """
-    width, height = (size, size) if isinstance(size, int) else size
-    (whole_width, whole_height), (left, top) = covering(image.size, (width, height), (0.5, 0.5) if center_crop else at)
+    size = Size.square(size) if isinstance(size, int) else size
+    whole, (top, left) = covering(Size.from_pillow(image.size), size, (0.5, 0.5) if center_crop else at)
     # In one step, so that a very long and thin picture is never enlarged as a whole.
     box = (
-        left * image.width / whole_width,
-        top * image.height / whole_height,
-        (left + width) * image.width / whole_width,
-        (top + height) * image.height / whole_height,
+        left * image.width / whole.width,
+        top * image.height / whole.height,
+        (left + size.width) * image.width / whole.width,
+        (top + size.height) * image.height / whole.height,
     )
-    return image.resize((width, height), Image.Resampling.LANCZOS, box)
+    return image.resize(size.pillow, Image.Resampling.LANCZOS, box)
 
 
-def covering(
-    own: tuple[int, int], size: tuple[int, int], at: tuple[float, float]
-) -> tuple[tuple[int, int], tuple[int, int]]:
+def covering(own: Size, size: Size, at: tuple[float, float]) -> tuple[Size, tuple[int, int]]:
     """The size that a picture of size `own` is scaled to so that it just covers `size`, and where the crop begins.
 
-    Width and left before height and top. Raises ValueError where `at` is outside the picture.
+    Top and left of the crop. at: across and down. Raises ValueError where `at` is outside the picture.
     """
     if not all(0 <= each <= 1 for each in at):
         raise ValueError(f"at={at}: both must lie in 0..1")
-    scale = max(size[0] / own[0], size[1] / own[1])
-    whole_width, whole_height = max(size[0], round(own[0] * scale)), max(size[1], round(own[1] * scale))
-    return (whole_width, whole_height), (
-        round((whole_width - size[0]) * at[0]),
-        round((whole_height - size[1]) * at[1]),
-    )
+    across, down = at
+    scale = max(size.width / own.width, size.height / own.height)
+    whole = Size(max(size.height, round(own.height * scale)), max(size.width, round(own.width * scale)))
+    return whole, (round((whole.height - size.height) * down), round((whole.width - size.width) * across))
 
 
 def as_tensor(image: Image.Image) -> torch.Tensor:
@@ -179,8 +176,8 @@ def as_image(tensor: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels.byte().permute(1, 2, 0).cpu().contiguous().numpy())
 
 
-def _wrong_size(path: Path, size: tuple[int, int]) -> Iterator[Fault]:
-    width, height = size
+def _wrong_size(path: Path, size: Size) -> Iterator[Fault]:
+    height, width = size
     if width * height > MOST_PIXELS:
         yield _huge(path, f"{width} x {height} pixels, {width * height / 1e6:.0f} megapixels")
     if width * height == 0:

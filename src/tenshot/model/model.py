@@ -17,9 +17,10 @@ import transformers
 
 from tenshot.core.device import DTYPES, empty_cache
 from tenshot.core.errors import Fault, Refusal
+from tenshot.core.size import Size
 from tenshot.diffusion.process import Process
 from tenshot.families import latents, validate
-from tenshot.families.base import ZEROS, Family, MicroConditioning, Size
+from tenshot.families.base import ZEROS, Family, MicroConditioning
 from tenshot.io import tensors
 from tenshot.model import folders
 from tenshot.model.folders import ASSETS as ASSETS

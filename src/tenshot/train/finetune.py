@@ -13,6 +13,7 @@ from tenshot.core import device, distributed
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import EventGroup, Events
 from tenshot.core.results import Trained
+from tenshot.core.size import Size
 from tenshot.diffusion.process import PROCESSES, Process
 from tenshot.export import install
 from tenshot.export.install import Result
@@ -200,7 +201,7 @@ def _ahead(base: Model, prepared: Prepared, options: FineTuneOptions, side: int)
     missing = max(0, options.num_class_images - len(prior_images.present(folder, options.num_class_images)))
     if not missing:
         return {}
-    pace = eta.pace(base, (side, side))
+    pace = eta.pace(base, Size.square(side))
     drawing = pace.drawing(missing, SamplingSettings(recipe.sampler, recipe.steps, recipe.guidance))
     seconds = {
         "class pictures": drawing,

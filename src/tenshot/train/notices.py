@@ -117,6 +117,6 @@ def pictures(given: FineTuneOptions, examples: Sequence[Example], side: int) -> 
     if not given.center_crop:
         lost = [each.path for each in examples if max(each.size) > least * min(each.size)]
         tell(said.append, "so oblong that parts of them are not learned", lost)
-    if given.aspect_ratio_buckets and all(width == height for width, height in (each.size for each in examples)):
+    if given.aspect_ratio_buckets and all(each.size.width == each.size.height for each in examples):
         said.append("--aspect_ratio_buckets has no effect: all pictures are square")
     yield from said

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from tenshot.core.events import Events, track
+from tenshot.core.size import Size
 from tenshot.families.base import MicroConditioning
 from tenshot.io.image_folder import Example, unchanged
 from tenshot.io.images import as_tensor, covering, fit_picture, open_mask
@@ -20,7 +21,6 @@ from tenshot.train.engine.denoising import Latents, Posterior
 
 SEEN = 2  # counts up where the same file comes to be seen as other pixels
 CROPS = (0.0, 0.5, 1.0)  # where an oblong picture is cropped when it is not cropped at the centre
-Size = tuple[int, int]  #: width and height in pixels
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class View:
 
     def frame(self, own: Size) -> MicroConditioning:
         """What becomes of a picture of size `own`. Mirrored, it is the crop of a mirrored picture."""
-        (whole, _), (left, top) = covering(own, self.size, (self.at, self.at))
+        whole, (top, left) = covering(own, self.size, (self.at, self.at))
         if self.mirrored:
-            left = whole - self.size[0] - left
-        return MicroConditioning((own[1], own[0]), (top, left), (self.size[1], self.size[0]))
+            left = whole.width - self.size.width - left
+        return MicroConditioning(own, (top, left), self.size)
 
 
 Views = Callable[[Size], list[View]]  #: from a picture's size to the ways in which it is learned
@@ -50,8 +50,10 @@ def squares(side: int, center_crop: bool = True, flip: bool = False) -> Views:
     """Squares of `side` pixels: three along an oblong picture, or its centre."""
 
     def views(size: Size) -> list[View]:
-        places = CROPS if size[0] != size[1] and not center_crop else (0.5,)
-        return [View((side, side), at, mirrored) for at in places for mirrored in ((False, True) if flip else (False,))]
+        places = CROPS if size.height != size.width and not center_crop else (0.5,)
+        return [
+            View(Size.square(side), at, mirrored) for at in places for mirrored in ((False, True) if flip else (False,))
+        ]
 
     return views
 
@@ -61,7 +63,7 @@ def buckets(side: int, step: int, flip: bool = False) -> Views:
     shapes = shapes_of(side, step)
 
     def views(size: Size) -> list[View]:
-        shape = min(shapes, key=lambda each: (abs(_ratio(each) - _ratio(size)), each))
+        shape = min(shapes, key=lambda each: (abs(_ratio(each) - _ratio(size)), each.pillow))
         return [View(shape, 0.5, mirrored) for mirrored in ((False, True) if flip else (False,))]
 
     return views
@@ -69,14 +71,14 @@ def buckets(side: int, step: int, flip: bool = False) -> Views:
 
 def shapes_of(side: int, step: int) -> list[Size]:
     """Every width with the greatest height that makes no more than side x side pixels, to proportions of 1 : 2."""
-    wide = [(width, side * side // width // step * step) for width in range(side, 2 * side + 1, step)]
-    landscape = [(w, h) for w, h in wide if h and w <= 2 * h]
-    return sorted({*landscape, *((h, w) for w, h in landscape), (side, side)})
+    wide = [Size(side * side // width // step * step, width) for width in range(side, 2 * side + 1, step)]
+    landscape = [each for each in wide if each.height and each.width <= 2 * each.height]
+    return sorted({*landscape, *(Size(*each.pillow) for each in landscape), Size.square(side)})
 
 
 def _ratio(size: Size) -> float:
     """How oblong, so that landscape and portrait are equally far from a square."""
-    width, height = size
+    height, width = size
     return width / height - 1 if width >= height else 1 - height / width
 
 
@@ -87,7 +89,7 @@ def encode(
     shown = [(number, view) for number, each in enumerate(examples) for view in views(each.size)]
     frames = [view.frame(examples[number].size) for number, view in shown]
     factor = base.vae_scale_factor
-    sizes = [(view.size[1] // factor, view.size[0] // factor) for _, view in shown]
+    sizes = [Size(view.size.height // factor, view.size.width // factor) for _, view in shown]
     again = partial(_again, base, examples, shown)
     if cache is None:
         each: Sequence[Posterior] = [again(row) for row in track(range(len(shown)), JOB, len(shown), events)]

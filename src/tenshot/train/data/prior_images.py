@@ -18,6 +18,7 @@ from tenshot import pipeline
 from tenshot.core.device import seed_of
 from tenshot.core.errors import Cancelled, Fault, Refusal
 from tenshot.core.events import Events, Subtask
+from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.diffusion.process import Process
 from tenshot.io import cache, destinations, tensors
@@ -153,8 +154,8 @@ def _draw(
     kept = _latents(folder)
     events.begin("drawing class pictures", len(groups) * wanted.steps)
     for number, names in enumerate(groups):
-        side = (wanted.side, wanted.side)
-        settings = SamplingSettings(wanted.sampler, wanted.steps, wanted.guidance, side, len(names))
+        size = Size.square(wanted.side)
+        settings = SamplingSettings(wanted.sampler, wanted.steps, wanted.guidance, size, len(names))
         requests = [Request(wanted.prompt, each) for each in names.values()]
         try:
             latents = pipeline.latents(model, requests, settings, Subtask(events, number * wanted.steps))

@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 import torch
 
 from tenshot.core.device import generator
+from tenshot.core.size import Size
 from tenshot.diffusion import losses
 from tenshot.diffusion.process import Process
 from tenshot.families.base import MicroConditioning
@@ -28,7 +29,7 @@ class Latents:
     """
 
     each: Sequence[Posterior]
-    sizes: Sequence[tuple[int, int]]
+    sizes: Sequence[Size]
     frames: Sequence[MicroConditioning]
     masks: Sequence[torch.Tensor | None] = ()
     repeats: Sequence[int] = ()
@@ -36,9 +37,9 @@ class Latents:
     @classmethod
     def of(cls, mean: torch.Tensor, std: torch.Tensor, factor: int = 8) -> Latents:
         """From tensors [n, c, h/8, w/8] of whole pictures. factor: pixels that a latent stands for, along one side."""
-        height, width = mean.shape[-2:]
-        frame = MicroConditioning.whole((height * factor, width * factor))
-        return cls(list(zip(mean, std, strict=True)), [(height, width)] * len(mean), [frame] * len(mean))
+        size = Size(*mean.shape[-2:])
+        frame = MicroConditioning.whole(Size(size.height * factor, size.width * factor))
+        return cls(list(zip(mean, std, strict=True)), [size] * len(mean), [frame] * len(mean))
 
     def __len__(self) -> int:
         return len(self.each)
@@ -46,7 +47,7 @@ class Latents:
     @cached_property
     def buckets(self) -> tuple[tuple[int, ...], ...]:
         """The rows of one epoch by their size, each as often as it is repeated."""
-        found: dict[tuple[int, int], list[int]] = {}
+        found: dict[Size, list[int]] = {}
         for row, size in enumerate(self.sizes):
             found.setdefault(size, []).extend([row] * (self.repeats[row] if self.repeats else 1))
         return tuple(tuple(rows) for _, rows in sorted(found.items()))

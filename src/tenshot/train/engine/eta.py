@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tenshot import pipeline
 from tenshot.core.events import Events
+from tenshot.core.size import Size
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
 
@@ -42,7 +43,7 @@ class _Ticks(Events):
         self.times.append(time.perf_counter())
 
 
-def pace(base: Model, size: tuple[int, int] | None = None) -> Pace:
+def pace(base: Model, size: Size | None = None) -> Pace:
     """A few denoising steps of one picture, the first to warm up, and its decoding."""
     ticks = _Ticks()
     settings = SamplingSettings(size=size, steps=3)

@@ -21,6 +21,7 @@ from tenshot.core.errors import Cancelled, Fault, Refusal, refuse_if
 from tenshot.core.events import EventGroup, Events, track
 from tenshot.core.options import as_recipe
 from tenshot.core.results import Forecast, Trained
+from tenshot.core.size import Size
 from tenshot.io import destinations, tensors
 from tenshot.pipeline import SamplingSettings
 from tenshot.train.engine import checkpoint, eta, loop, memory
@@ -292,8 +293,8 @@ def _parts(job: Job, options: FineTuneOptions, expected: loop.Forecast, checkpoi
     steps, low, high = options.max_train_steps, expected.seconds_at_least, expected.seconds_at_most
     parts = {"training steps": (MEASURED[0] * steps * low, MEASURED[1] * steps * high)}
     if options.validation_prompt and distributed.is_main_process():
-        side = (options.resolution, options.resolution) if options.resolution else None
-        one = eta.pace(job.trainable.model, side).drawing(options.num_validation_images, SamplingSettings())
+        size = Size.square(options.resolution) if options.resolution else None
+        one = eta.pace(job.trainable.model, size).drawing(options.num_validation_images, SamplingSettings())
         offload_unused(job.trainable)
         parts["validation pictures"] = eta.about(-(-steps // _every(job, options)) * one, MEASURED)
     written = 2 * job.saved + -(-steps // options.checkpointing_steps) * checkpoint_bytes

@@ -13,6 +13,7 @@ from tenshot.core import device, distributed
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.results import Best
+from tenshot.core.size import Size
 from tenshot.evaluate import judge
 from tenshot.io import tensors
 from tenshot.io.images import open_picture
@@ -36,7 +37,7 @@ class ValidationImages:
         self, trainable: Trainable, options: FineTuneOptions, every: int, shown: Events, given: Sequence[Path]
     ) -> None:
         self.trainable, self.options, self.every, self.shown, self.given = trainable, options, every, shown, given
-        self.settings = SamplingSettings(size=(options.resolution, options.resolution) if options.resolution else None)
+        self.settings = SamplingSettings(size=Size.square(options.resolution) if options.resolution else None)
 
     def due(self, step: int) -> bool:
         return step % self.every == 0
