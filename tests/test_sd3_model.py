@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
 from tenshot import pipeline
 from tenshot.core.errors import Refusal
 from tenshot.model import model
 from tenshot.pipeline import Request, SamplingSettings
+from tenshot.train.engine.rng import CounterRNG
+from tests.test_resume import kill_and_resume
 
 
 @pytest.fixture(params=["sd3", "sd35"])
@@ -75,3 +77,31 @@ def test_a_saved_model_is_the_same(folder: Path, tmp_path: Path):
     prompt = "a photo of a cat."
     one, other = (each.conditioning([prompt], (64, 64)) for each in (opened, again))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "dreambooth"])
+def test_killed_and_restarted_is_uninterrupted(method: str, folder: Path, tmp_path: Path):
+    quick = ("--fork", "--kills", "2", "--steps", "9", "--side", "64")
+    kill_and_resume("--method", method, "--model", str(folder), "--folder", str(tmp_path), *quick)
+
+
+@torch.no_grad()
+def test_the_loss_of_training_is_what_diffusers_scripts_compute(folder: Path, tmp_path: Path):
+    """train_dreambooth_lora_sd3.py: sigmas of the scheduler at logit-normal places, noise less latents as target."""
+    opened = model.load(str(folder))
+    rng = CounterRNG(0, range(4))
+    place = (torch.sigmoid(rng.noise("timestep", (1,)).flatten()) * 1000).long()
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+    sigmas, times = scheduler.sigmas[place], scheduler.timesteps[place]
+    assert torch.allclose(opened.process.sample_t(rng, "timestep"), times, rtol=1e-5)
+    latents = torch.randn(4, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(4, 16, 8, 8, generator=torch.Generator().manual_seed(2))
+    at = sigmas[:, None, None, None]
+    noisy = (1 - at) * latents + at * noise
+    text = opened.conditioning(["a cat"] * 4, (64, 64))
+    answer = opened.denoiser(noisy, text["encoder_hidden_states"], text["pooled_projections"], times).sample
+    expected = (answer - (noise - latents)).square().flatten(1).mean(1)
+    shown = opened.process.add_noise(latents, noise, times)
+    found = opened.predict(shown, times, text) - opened.process.target(latents, noise, times)
+    assert torch.allclose(found.square().flatten(1).mean(1), expected, rtol=1e-4)

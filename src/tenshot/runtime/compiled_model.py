@@ -259,7 +259,7 @@ def _opened(
 
 def _assembled(plain: Model, openers: Mapping[str, Opener]) -> CompiledModel:
     stand_ins = {}
-    for name in {*SECTIONS.values()} & plain.parts.keys():
+    for name in {*SECTIONS.values(), *plain.family.nets} & plain.parts.keys():
         net = plain[name]
         mine = {section: open_(flat(section, net)) for section, open_ in openers.items() if SECTIONS[section] == name}
         stand_ins[name] = wrappers.standing_in(net, mine)

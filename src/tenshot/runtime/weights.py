@@ -16,6 +16,7 @@ import torch
 
 from tenshot.adapters.weight_delta import BIAS, Addition, Layer, parameter, summed
 from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.io.tensor_files import Lazy
 from tenshot.model import checkpoint
 from tenshot.model.checkpoint import Whole
 
@@ -134,15 +135,22 @@ def unexpected(parts: Mapping[str, Any], base: Whole) -> Iterator[Fault]:
     for part, content in base.parts.items():
         wanted = {name: tuple(tensor.shape) for name, tensor in own(parts[part]).items()} if part in parts else {}
         odd = [name for name, shape in wanted.items() if name not in content or content[name].shape != shape]
-        odd += [name for name in content.keys() - wanted.keys() if content[name].dtype.is_floating_point]
+        held = dict(parts[part].named_buffers()) if part in parts else {}
+        beside = {name for name in content.keys() - wanted.keys() if content[name].dtype.is_floating_point}
+        odd += [name for name in beside if name not in held or not _equal(held[name], content[name])]
         odd += [name for name in wanted.keys() & content.keys() if not content[name].dtype.is_floating_point]
         if odd:
             found = f"{part}: {len(odd)} weights are not as in this model: {', '.join(sorted(odd)[:3])}"
             yield Fault(str(base.place), found, "a model of the same architecture", "or open (or compile) this one")
 
 
+def _equal(held: torch.Tensor, lazy: Lazy) -> bool:
+    """Has a file what a net holds beside its weights? No exchange reaches that."""
+    return tuple(held.shape) == lazy.shape and torch.equal(held.cpu(), lazy.read().to(held.dtype))
+
+
 def _other_prediction(base: Whole, wanted: str) -> Iterator[Fault]:
-    found = base.scheduler_config.get("prediction_type", "epsilon")
+    found = base.family.process.from_config(base.scheduler_config).prediction
     if found != wanted:
         yield Fault(str(base.place), f"its UNet predicts {found}", f"{wanted}, as in this model", "open it by itself")
 

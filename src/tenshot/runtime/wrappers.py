@@ -264,3 +264,10 @@ KINDS: dict[type, type] = {
     CLIPTextModelWithProjection: CompiledTextWithProjection,
     CLIPTextModel: CompiledText,
 }
+#: Nets that no program speaks for are stand-ins without one, so that an exchange reaches them, too.
+KINDS |= {
+    kind: type(f"Plain{kind.__name__}", (kind,), {})
+    for family in registry.FAMILIES
+    for kind in (family.parts[net] for net in family.nets)
+    if kind not in KINDS
+}
