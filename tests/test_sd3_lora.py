@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
-from tenshot.adapters import lora, lora_keys, parsing
+from tenshot.adapters import adapter_files, lora, lora_keys, parsing
 from tenshot.convert.convert import convert
 from tenshot.convert.options import ConvertOptions
 from tenshot.core.events import Events
@@ -141,3 +142,16 @@ def test_other_programs_names(start: str):
     name = layer.replace(".", "_") if start.endswith("_") else layer
     end = ".lora_A.weight" if start.endswith("model.") or start == "transformer." else ".lora_down.weight"
     assert lora_keys.place_of(f"{start}{name}{end}") == ("transformer", layer, "down")
+
+
+@pytest.mark.parametrize(("layer", "part"), [
+    ("transformer_blocks.0.attn.to_q", "transformer"),
+    ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "unet"),
+    ("text_model.encoder.layers.0.self_attn.q_proj", "text_encoder"),
+])  # fmt: skip
+def test_a_folder_of_peft_tells_its_part_by_its_layers(layer: str, part: str, tmp_path: Path):
+    factors = {"lora_A": torch.ones(2, 32), "lora_B": torch.ones(32, 2)}
+    named = {f"base_model.model.{layer}.{name}.weight": tensor for name, tensor in factors.items()}
+    save_file(named, tmp_path / "adapter_model.safetensors", {"format": "pt"})
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    assert {where for where, _ in parsing.layers(adapter_files.opened(tmp_path))} == {part}

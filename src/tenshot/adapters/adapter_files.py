@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from tenshot.adapters import lora_keys
 from tenshot.adapters.factors import METADATA
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.json_types import Config
@@ -111,4 +112,5 @@ def _part(config: Config, file: Path, names: Iterable[str]) -> str:
     said = CLASSES.get(mapping.get("base_model_class", "")) if isinstance(mapping, dict) else None
     if file.resolve().parent.name in PARTS:
         return file.resolve().parent.name
-    return said or ("text_encoder" if any("encoder.layers." in name for name in names) else "unet")
+    placed = (lora_keys.place_of(name) for name in names)
+    return said or next((place.part for place in placed if place), registry.FAMILIES[0].denoiser)

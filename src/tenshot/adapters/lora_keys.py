@@ -103,7 +103,8 @@ def _denoiser(name: str) -> str:
     """Of which denoiser a name is that does not say it."""
     if _MMDIT.match(name):
         return SD3.denoiser
-    return next((each.denoiser for each in registry.FAMILIES if re.fullmatch(each.layers, name)), "unet")
+    known = registry.FAMILIES
+    return next((each.denoiser for each in known if re.fullmatch(each.layers, name)), known[0].denoiser)
 
 
 def _dotted(name: str) -> str:

@@ -30,6 +30,7 @@ from tenshot.core.events import Events, track
 from tenshot.core.options import as_words
 from tenshot.core.size import Size
 from tenshot.evaluate import metrics
+from tenshot.families import validate
 from tenshot.io.tensors import read_json
 from tenshot.model import model, resolve
 from tenshot.model.model import Model
@@ -117,7 +118,7 @@ def _built(options: BenchInferenceOptions, who: Contender, place: Path, where: t
         return "no such backend"
     if who.backend and (reason := backend(who.backend).missing(where)):
         return reason
-    with_control = "control" in options.task
+    with_control, denoiser = "control" in options.task, validate.family_of(place / MODEL).denoiser
     told = {
         "model": str(place / MODEL),
         "out": place / who.folder,
@@ -132,7 +133,7 @@ def _built(options: BenchInferenceOptions, who: Contender, place: Path, where: t
         "prompt": ["a 3d emoji of a cat on a blue background"],
         "height": options.height,
         "width": options.width,
-        "parts": [*(["controlnet"] if with_control else []), "unet", "decoder", "text_encoder"],
+        "parts": [*(["controlnet"] if with_control else []), denoiser, "decoder", "text_encoder"],
         "device": options.device,
     }
     compile_model(CompileOptions.model_validate(told), events)

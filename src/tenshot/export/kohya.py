@@ -26,7 +26,7 @@ KEPT = ("ss_", "ssmd_", "tenshot", "modelspec.trigger")
 
 
 class Origin(NamedTuple):
-    """The family of the model that something was made for, and the configuration of its UNet, where it is known."""
+    """The family of the model that something was made for, and the configuration of its denoiser, where it is known."""
 
     family: Family
     unet: Config | None = None
@@ -38,12 +38,14 @@ class Origin(NamedTuple):
             return {}
         if self.family is not SDXL:
             return None
-        return keymaps.unet_modules(self.unet or SDXL.released["unet"])
+        return keymaps.unet_modules(self.unet or SDXL.released[SDXL.denoiser])
 
     def shaped(self, found: Mapping[Layer, Factors]) -> dict[Layer, Factors]:
         """Factors with kernels where the family's layers have them, and only there: some programs want it so."""
         shaped = factors.as_in(released.layers(self.family.name), found)
-        return stacks.by_original_names(shaped, self.family.denoiser) if self.family.denoiser != "unet" else shaped
+        if self.family.denoiser == SDXL.denoiser:
+            return shaped
+        return stacks.by_original_names(shaped, self.family.denoiser)
 
 
 def write(

@@ -114,7 +114,7 @@ def _begins(layer: str, start: str) -> bool:
 def _idle_blocks(options: MergeOptions, layers: Sequence[Layer]) -> Iterator[Fault]:
     for start in options.blocks:
         if not any(_begins(name, start) for _, name in layers):
-            known = sorted({name.partition(".")[0] for part, name in layers if part == "unet"})
+            known = sorted({name.partition(".")[0] for part, name in layers if not part.startswith("text_encoder")})
             found = f"{start!r}: no layer that --models change begins like that"
             yield Fault(
                 "--blocks", found, f"beginnings of their names: {', '.join(known)}", "correct it, or leave it out"

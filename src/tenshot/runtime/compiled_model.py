@@ -90,7 +90,7 @@ class CompiledModel(Model):
         return self.parts[part]
 
     def __getattr__(self, part: str) -> Any:
-        """`model.unet` is model["unet"]."""
+        """Parts by their names, as diffusers' pipelines have them: `model.unet`."""
         if part not in self.__dict__.get("parts", ()):
             raise AttributeError(f"no part {part!r} in this model")
         return self[part]
