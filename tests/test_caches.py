@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tenshot.diffusion.process import DDPM
 from tenshot.io import cache, tensors
 from tenshot.model import model, resolve
 from tenshot.train.data import prior_images
@@ -198,7 +199,7 @@ def test_a_training_is_the_same_whatever_became_of_what_it_kept(sd1: Path, tmp_p
 def drawn(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Ear], torch.Tensor]:
     """Ensures four class pictures, drawn three and then one at once; their latents come back."""
     opened = model.load(str(sd1))
-    wanted = prior_images.recipe("model", "a photo of baby", tiny.SIDE)
+    wanted = prior_images.recipe("model", "a photo of baby", tiny.SIDE, DDPM)
 
     def ensured(place: Path, ear: Ear) -> torch.Tensor:
         latents, _ = prior_images.ensure(opened, place, wanted, 4, 0, 3, ear)

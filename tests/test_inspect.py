@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tenshot.cli.main import main
 from tenshot.core.events import Events
 from tenshot.export import compatibility
-from tenshot.families import conversion
+from tenshot.families import conversion, registry
 from tenshot.families.base import Family
 from tenshot.families.sd import SD1, SD2
 from tenshot.families.sdxl import SDXL
@@ -66,9 +67,15 @@ def test_a_v_predicting_xl_without_its_yaml(sdxl: Path, tmp_path: Path):
     assert compatibility.WEBUI in compatibility.of_checkpoint(source, SDXL)["not_in"]
 
 
+def as_released(monkeypatch: pytest.MonkeyPatch, name: str, widths: tuple[int, ...]) -> None:
+    """As if the family of that name had been released with a denoiser of these widths."""
+    known = (replace(each, sizes=(widths,)) if each.name == name else each for each in registry.FAMILIES)
+    monkeypatch.setattr(registry, "FAMILIES", tuple(known))
+
+
 @pytest.fixture
 def tiny_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(compatibility.RELEASED, "sd1", tuple(range(8, 1281)))
+    as_released(monkeypatch, "sd1", tuple(range(8, 1281)))
 
 
 def test_a_lora_of_a_size_that_nobody_has(sd1: Path, tmp_path: Path, told: Any):
@@ -178,7 +185,7 @@ def test_handing_a_v_prediction_to_comfyui_says_what_it_takes_it_for(
 ):
     heard: list[str] = []
     monkeypatch.setattr(Events, "say", lambda _, text: heard.append(text))
-    monkeypatch.setitem(compatibility.RELEASED, "sd2", (32, 64))
+    as_released(monkeypatch, "sd2", (32, 64))
     monkeypatch.setitem(compatibility.TEXT, "sd2", 32)
     (tmp_path / "models").mkdir()
     run(sd2_v, "--to", "comfyui", tmp_path)
