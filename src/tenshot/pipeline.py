@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
@@ -118,7 +117,7 @@ def _batches(
 
 
 def _denoise(
-    model: Model, seeds: Sequence[int], condition: Mapping[str, Any], settings: SamplingSettings, ticks: Iterator[int]
+    model: Model, seeds: Sequence[int], condition: base.Conditioning, settings: SamplingSettings, ticks: Iterator[int]
 ) -> torch.Tensor:
     """condition: of the prompts; with guidance of the negative prompts and then of the prompts. Takes a tick a step."""
     sampler, guided = _sampler(model, settings), settings.guidance != 1

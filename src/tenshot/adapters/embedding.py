@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AddedToken
 
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.families.components import TextEncoder
 from tenshot.families.sdxl import SDXL
 from tenshot.io import tensor_files, tensors
 from tenshot.io.tensor_files import Container
@@ -77,7 +78,7 @@ def add(model: Model, word: str, rows: Rows) -> Model:
     return replace(model, placeholder_tokens={**model.placeholder_tokens, word: " ".join(tokens)})
 
 
-def _pool_at_the_end(encoder: Any, end: int) -> None:
+def _pool_at_the_end(encoder: TextEncoder, end: int) -> None:
     """Old configurations pool the states at the highest token number, which a new word would now be."""
     for module in encoder.modules():
         if hasattr(module, "eos_token_id"):

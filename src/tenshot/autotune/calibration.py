@@ -15,6 +15,7 @@ from PIL import Image
 
 from tenshot import pipeline
 from tenshot.core.events import Events
+from tenshot.families.components import Denoiser, Net
 from tenshot.io.images import as_tensor
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
@@ -57,13 +58,13 @@ class Recorder:
 class WithControl:
     """A UNet that always asks a ControlNet about one picture [1, 3, h, w] first."""
 
-    def __init__(self, unet: Any, controlnet: Any, picture: torch.Tensor) -> None:
+    def __init__(self, unet: Denoiser, controlnet: Net, picture: torch.Tensor) -> None:
         self.unet, self.controlnet, self.picture = unet, controlnet, picture
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.unet, name)
 
-    def __call__(self, sample: torch.Tensor, timestep: Any, **condition: Any) -> Any:
+    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **condition: torch.Tensor) -> Any:
         picture = self.picture.to(sample.device, sample.dtype).expand(sample.shape[0], -1, -1, -1)
         down, middle = self.controlnet(sample, timestep, controlnet_cond=picture, return_dict=False, **condition)
         more = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
@@ -108,7 +109,7 @@ def asked(prompts: Sequence[str], batch: int) -> list[Request]:
     return [Request(prompt, seed) for seed, prompt in zip(range(count), cycle(prompts), strict=False)]
 
 
-def _listened(part: Any, name: str, heard: Mapping[str, Any]) -> Any:
+def _listened(part: Net, name: str, heard: Mapping[str, Any]) -> Net:
     return wrappers.standing_in(part, {section: heard[section] for section in heard if SECTIONS[section] == name})
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import TypeVar
 
 from tenshot.core import device
 
@@ -16,6 +16,7 @@ LEAST = 2  # turns; one alone has no spread
 
 Spread = tuple[float, float]
 Clock = Callable[[], float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def told(ratio: float, spread: Spread | None) -> str:
     return f"{ratio:.2f} times as fast ({spread[0]:.2f} to {spread[1]:.2f}{doubt})"
 
 
-def seconds(work: Callable[[], Any], clock: Clock = time.perf_counter) -> tuple[float, Any]:
+def seconds(work: Callable[[], T], clock: Clock = time.perf_counter) -> tuple[float, T]:
     start = clock()
     found = work()
     device.synchronize()
@@ -66,8 +67,8 @@ def seconds(work: Callable[[], Any], clock: Clock = time.perf_counter) -> tuple[
 
 
 def in_turns(
-    plain: Callable[[], Any],
-    mine: Callable[[], Any],
+    plain: Callable[[], object],
+    mine: Callable[[], object],
     rounds: int,
     until: float = math.inf,
     clock: Clock = time.perf_counter,
@@ -87,7 +88,7 @@ def in_turns(
     return Turns(*map(tuple, times)) if len(times[0]) >= LEAST else Turns()
 
 
-def _count(work: Callable[[], Any], clock: Clock) -> int:
+def _count(work: Callable[[], object], clock: Clock) -> int:
     """How many calls make a turn; a quick one is called twice before, to warm up."""
     once, _ = seconds(work, clock)
     return 1 if once > SHORT else max(1, round(SHORT / max(seconds(work, clock)[0], 1e-6)))

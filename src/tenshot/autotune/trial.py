@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def _death(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def _end(process: Any, patience: float) -> None:
+def _end(process: BaseProcess, patience: float) -> None:
     """Also what hangs, and the compilers it has started."""
     if process.pid is not None:
         process.join(patience)

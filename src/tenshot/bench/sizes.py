@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from tenshot.families.components import Component
 from tenshot.families.sd import SD1
 from tenshot.families.sdxl import FULL, SDXL
 from tenshot.model import model
@@ -44,14 +44,14 @@ def random_model(name: str, device: torch.device, seed: int = 0) -> Model:
     return Model(family, parts, NOISE, Path(name))
 
 
-def _made(maker: Callable[[], Any], device: torch.device, seed: int) -> Any:
+def _made(maker: Callable[[], Component], device: torch.device, seed: int) -> Component:
     torch.manual_seed(seed)
     with torch.device(device):
         part = maker()
     return part.eval() if isinstance(part, torch.nn.Module) else part
 
 
-def _sd15() -> dict[str, Callable[[], Any]]:
+def _sd15() -> dict[str, Callable[[], Component]]:
     return {
         "unet": lambda: UNet2DConditionModel(**SD15_UNET),
         "vae": lambda: AutoencoderKL(**VAE, sample_size=512, scaling_factor=0.18215),
@@ -60,7 +60,7 @@ def _sd15() -> dict[str, Callable[[], Any]]:
     }
 
 
-def _sdxl() -> dict[str, Callable[[], Any]]:
+def _sdxl() -> dict[str, Callable[[], Component]]:
     more = {"hidden_act": "gelu", "projection_dim": 1280}
     return {
         "unet": lambda: UNet2DConditionModel(**FULL),
@@ -72,9 +72,9 @@ def _sdxl() -> dict[str, Callable[[], Any]]:
     }
 
 
-def _words() -> Any:
+def _words() -> Component:
     return model.load("pocket")["tokenizer"]
 
 
-def _clip(size: dict[str, int], **more: Any) -> CLIPTextConfig:
+def _clip(size: dict[str, int], **more: object) -> CLIPTextConfig:
     return CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **size, **more)

@@ -8,8 +8,10 @@ import sys
 
 TYPE_CHECKING = False  # the module typing takes a moment in which Ctrl-C may come
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+
+    Handler = Callable[[int, FrameType | None], object] | int | None
 
 STOPPED = 130
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, handler)
 
 
-def _stop_at_once(as_json: bool) -> dict[int, Any]:
+def _stop_at_once(as_json: bool) -> dict[int, Handler]:
     """Until a verb knows how to stop where it is safe, there is nothing to lose. The handlers before come back.
 
     Nothing is raised: an exception in the midst of importing a library in C is not always survived.
@@ -42,7 +44,7 @@ def _stop_at_once(as_json: bool) -> dict[int, Any]:
         finally:  # nobody may read it
             os._exit(STOPPED)
 
-    before: dict[int, Any] = {}
+    before: dict[int, Handler] = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup and its like mean it

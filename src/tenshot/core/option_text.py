@@ -6,8 +6,10 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from tenshot.core.json_types import Schema
 
-def spell(value: Any) -> str:
+
+def spell(value: object) -> str:
     """A value as a person would type it on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -24,7 +26,7 @@ def command(*words: object) -> str:
     return shlex.join(["tenshot", *map(str, words)])
 
 
-def words_of(value: Any) -> list[str]:
+def words_of(value: object) -> list[str]:
     if isinstance(value, Mapping):
         return [f"{key}={spell(each)}" for key, each in value.items()]
     if isinstance(value, list | tuple):
@@ -32,7 +34,7 @@ def words_of(value: Any) -> list[str]:
     return [] if value is True else [spell(value)]
 
 
-def brief(value: Any) -> str:
+def brief(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
@@ -59,7 +61,7 @@ _BOUNDS = {
 _SPECIAL = {("minLength", 1): "not empty", ("minItems", 1): "at least one"}
 
 
-def form(schema: Mapping[str, Any]) -> str:
+def form(schema: Schema) -> str:
     kind = schema.get("type", "")
     if kind == "array":
         items = schema.get("items", {})
@@ -74,7 +76,7 @@ def form(schema: Mapping[str, Any]) -> str:
     return f"{word}{comma} {limits(schema)}".rstrip(", ")
 
 
-def limits(schema: Mapping[str, Any]) -> str:
+def limits(schema: Schema) -> str:
     choices = [str(choice) for choice in choices_of(schema)]
     if choices:
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
@@ -82,11 +84,11 @@ def limits(schema: Mapping[str, Any]) -> str:
     return ", ".join(_SPECIAL.get(bound, _BOUNDS[bound[0]]).format(spell(bound[1])) for bound in bounds)
 
 
-def choices_of(schema: Mapping[str, Any]) -> list[Any]:
+def choices_of(schema: Schema) -> list[object]:
     return [schema["const"]] if "const" in schema else schema.get("enum", [])
 
 
-def inline(node: Any, defs: Mapping[str, Any]) -> Any:
+def inline(node: Any, defs: Schema) -> Any:
     """A JSON schema with every reference replaced by what it refers to."""
     if isinstance(node, list):
         return [inline(each, defs) for each in node]

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.core.json_types import Schema
 from tenshot.core.option_markers import Computes, Elsewhere, There
 from tenshot.core.option_text import brief, choices_of, form, inline, limits, spell, words_of
 from tenshot.core.recipes import read_recipe
@@ -59,7 +60,7 @@ class Options(BaseModel):
 
 Record = TypeVar("Record", bound=Options)
 
-MISSING: Any = object()  #: the default of an option that has none
+MISSING: object = object()  #: the default of an option that has none
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Entry:
     """
 
     name: str
-    schema: Mapping[str, Any]
-    default: Any
+    schema: Schema
+    default: object
     section: type[Options]
 
     @property
@@ -83,8 +84,8 @@ class Entry:
         return str(self.schema.get("description", ""))
 
     @cached_property
-    def alternatives(self) -> list[Mapping[str, Any]]:
-        found: list[Mapping[str, Any]] = self.schema.get("anyOf", [self.schema])
+    def alternatives(self) -> list[Schema]:
+        found: list[Schema] = self.schema.get("anyOf", [self.schema])
         return found
 
     @cached_property
@@ -109,7 +110,7 @@ class Entry:
         return [str(choice) for part in self._parts for choice in choices_of(part)]
 
     @property
-    def _parts(self) -> list[Mapping[str, Any]]:
+    def _parts(self) -> list[Schema]:
         """What it takes, and what is in it where it takes several."""
         inner = ("items", "additionalProperties")
         return [part for each in self.alternatives for part in (each, *(each[name] for name in inner if name in each))]
@@ -145,7 +146,7 @@ def entries(kind: type[Options]) -> dict[str, Entry]:
     }
 
 
-def resolve(kind: type[Record], given: Mapping[str, Any], places: Mapping[str, str] | None = None) -> Record:
+def resolve(kind: type[Record], given: Mapping[str, object], places: Mapping[str, str] | None = None) -> Record:
     """Validate `given` (names with dashes or underscores) as a whole. Raises Refusal with every fault.
 
     places: where a value was found, by name, if not on the command line; refusals say it.
@@ -156,7 +157,7 @@ def resolve(kind: type[Record], given: Mapping[str, Any], places: Mapping[str, s
 
 
 def _resolved(
-    kind: type[Record], given: Mapping[str, Any], places: Mapping[str, str]
+    kind: type[Record], given: Mapping[str, object], places: Mapping[str, str]
 ) -> tuple[list[Record], list[Fault], set[str]]:
     """The options that `given` makes; what is wrong; the names of the options that are wrong.
 
@@ -198,7 +199,7 @@ def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] 
     words, the recipe, the values and the files that they name together.
     """
     given, faults = _parse(kind, _with_names(kind.words, words))
-    recipe: dict[str, Any] = {}
+    recipe: dict[str, object] = {}
     places: dict[str, str] = {}
     for path in given.pop("recipe", []):
         try:
@@ -232,7 +233,7 @@ def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] 
     return options
 
 
-def _unspeakable(entry: Entry | None, name: str, value: Any, places: Mapping[str, str]) -> Iterator[Fault]:
+def _unspeakable(entry: Entry | None, name: str, value: object, places: Mapping[str, str]) -> Iterator[Fault]:
     """Text that neither files nor other programs could be told."""
     unfit = "[\ud800-\udfff\0]" if entry and "path" in entry.form else "[\ud800-\udfff]"
     texts = [value, *value, *value.values()] if isinstance(value, Mapping) else value
@@ -250,13 +251,13 @@ def _held(told: Sequence[Iterable[Fault]], wrong: Container[str]) -> list[Fault]
     return [each for each in held if each.where.removeprefix("--") not in wrong]
 
 
-def _absent(kind: type[Options], name: str, value: Any, marks: Any) -> Iterator[Fault]:
+def _absent(kind: type[Options], name: str, value: object, marks: Any) -> Iterator[Fault]:
     """What an option names and is not there."""
     for mark, each in _marked(kind, name, value, marks):
         yield from mark.faults(f"--{name}", each, kind.model_fields[name].description or "")
 
 
-def _marked(kind: type[Options], name: str, value: Any, marks: Any = There) -> Iterator[tuple[Any, str]]:
+def _marked(kind: type[Options], name: str, value: object, marks: Any = There) -> Iterator[tuple[Any, str]]:
     """The texts in an option's value that name what has to be there, each with its mark."""
     field = kind.model_fields[name]
     for mark in (*field.metadata, *_marks(field.annotation)):
@@ -353,7 +354,7 @@ def _stray(option: str, values: Sequence[str], fits: str) -> Fault:
     return Fault(option, f"is given {count}: {shlex.join(values)}", fits, quoted)
 
 
-def _fault(known: Mapping[str, Entry], error: Mapping[str, Any], places: Mapping[str, str]) -> Fault:
+def _fault(known: Mapping[str, Entry], error: Schema, places: Mapping[str, str]) -> Fault:
     message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return Fault("options", message)

@@ -17,7 +17,7 @@ DEPTH = 8  # values within values
 FITS = "a YAML recipe: one `option: value` a line"
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> dict[str, object]:
     """The mapping in a YAML recipe. Raises Refusal where the file is missing or is no mapping."""
     try:
         recipe = yaml.load(_text(path), _Loader)
@@ -58,7 +58,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # type: ignore[misc]  # its stub has no ClassVar
     depth = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]  # of yaml's stubs
         if isinstance(event, yaml.AliasEvent):
             raise _wrong("an alias; write the value itself", event)
@@ -72,8 +72,8 @@ class _Loader(yaml.SafeLoader):
         finally:
             self.depth -= 1
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        seen: set[object] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _wrong("a name that is no word", key)

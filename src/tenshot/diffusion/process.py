@@ -7,13 +7,14 @@ Rectified flow with logit-normal times and a shift by resolution: Esser et al., 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 import torch
 
 from tenshot.core.errors import Fault
+from tenshot.core.json_types import Config
 
 Prediction = Literal["epsilon", "v_prediction"]
 Weighting = Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"]
@@ -44,7 +45,7 @@ class Process(Protocol):
     def prediction(self) -> str: ...
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Config) -> Self:
         """The process that a scheduler's configuration tells of."""
         ...
 
@@ -54,7 +55,7 @@ class Process(Protocol):
         ...
 
     @classmethod
-    def training_faults(cls, config: Mapping[str, Any], options: Any) -> Iterator[Fault]:
+    def training_faults(cls, config: Config, options: Any) -> Iterator[Fault]:
         """Why a model with this scheduler's configuration cannot be trained as `options` say."""
         ...
 
@@ -101,7 +102,7 @@ class DDPM:
     snr_gamma: float | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Config) -> Self:
         import diffusers
 
         alphas_cumprod = diffusers.DDPMScheduler.from_config(dict(config)).alphas_cumprod
@@ -112,7 +113,7 @@ class DDPM:
         return get_args(Prediction)
 
     @classmethod
-    def training_faults(cls, config: Mapping[str, Any], options: Any) -> Iterator[Fault]:
+    def training_faults(cls, config: Config, options: Any) -> Iterator[Fault]:
         rescale = options.rescale_betas_zero_snr
         epsilon = config.get("prediction_type", "epsilon") == "epsilon"
         if epsilon and (rescale or config.get("rescale_betas_zero_snr")):
@@ -183,7 +184,7 @@ class RectifiedFlow:
     mode_scale: float = 1.29
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Config) -> Self:
         return cls(float(config.get("shift", 1.0)), int(config.get("num_train_timesteps", 1000)))
 
     @classmethod
@@ -191,7 +192,7 @@ class RectifiedFlow:
         return (cls.prediction,)
 
     @classmethod
-    def training_faults(cls, config: Mapping[str, Any], options: Any) -> Iterator[Fault]:
+    def training_faults(cls, config: Config, options: Any) -> Iterator[Fault]:
         yield from ()
 
     def trained_by(self, options: Any) -> Self:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tenshot.core.errors import Fault, Refusal
+from tenshot.core.json_types import Config
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ class Row:
     """kind: a class in diffusers. changes: of its configuration. named: what it calls settings of the model's own."""
 
     kind: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Config = field(default_factory=dict)
     named: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -72,11 +73,13 @@ class Sampler:
         """Noise of variance 1, as strong as the first step wants it."""
         return noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
 
-    def seen(self, x: torch.Tensor, t: Any) -> torch.Tensor:
+    def seen(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """What the denoiser is shown of `x`."""
         return self.scheduler.scale_model_input(x, t) if hasattr(self.scheduler, "scale_model_input") else x
 
-    def step(self, answer: torch.Tensor, t: Any, x: torch.Tensor, dice: Sequence[torch.Generator]) -> torch.Tensor:
+    def step(
+        self, answer: torch.Tensor, t: torch.Tensor, x: torch.Tensor, dice: Sequence[torch.Generator]
+    ) -> torch.Tensor:
         """`x` after the denoiser's answer. dice: for each row, where samplers that add noise have it from."""
         wants = "generator" in inspect.signature(self.scheduler.step).parameters
         after = self.scheduler.step(answer, t, x, **({"generator": list(dice)} if wants else {}))
@@ -84,7 +87,7 @@ class Sampler:
         return before
 
 
-def sampler(name: str | None, steps: int, config: Mapping[str, Any], process: type[Process]) -> Sampler:
+def sampler(name: str | None, steps: int, config: Config, process: type[Process]) -> Sampler:
     """Sampler `name` with `steps` steps, for a model whose scheduler's configuration is `config`.
 
     name: None for the usual one of its process. Raises Refusal where that sampler does not go with it.

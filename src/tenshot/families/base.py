@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
+from tenshot.core.json_types import Config
 from tenshot.core.size import Size
 from tenshot.diffusion.process import DDPM, Process
+from tenshot.families.components import Component, Denoiser, Parts, Tokenizer
 
 #: The entry of model_index.json by which a model says that no negative prompt means zeros, not the states of "".
 ZEROS = "force_zeros_for_empty_prompt"
 
-Parts = Mapping[str, Any]
+#: What a denoiser is told beside latents and times, the batch first; by the names of its forward's arguments.
+Conditioning: TypeAlias = Mapping[str, torch.Tensor | Mapping[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ _UNET = (
 UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 
 
-def of_unet(unet: Any, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
+def of_unet(unet: Denoiser, x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
     """What diffusers' UNets answer."""
     answer: torch.Tensor = unet(x, t, **conditioning).sample
     return answer
@@ -82,34 +85,34 @@ class Family:
     name: str
     title: str
     resolution: int
-    parts: Mapping[str, Any]
-    fits: Callable[[Mapping[str, Any]], bool]
-    encode_prompt: Callable[[Parts, Sequence[str]], dict[str, Any]]
-    width: Callable[[Mapping[str, Mapping[str, Any]]], int]
-    index: Mapping[str, Any]
+    parts: Mapping[str, type[Component]]
+    fits: Callable[[Config], bool]
+    encode_prompt: Callable[[Parts, Sequence[str]], Conditioning]
+    width: Callable[[Mapping[str, Config]], int]
+    index: Config
     original: Mapping[str, tuple[str, str]]
-    scheduler_config: Mapping[str, Any]
+    scheduler_config: Config
     latents: Mapping[str, float]
     paddings: Mapping[str, str]
     spec: str
     kohya: str
     webui: str
     claims: str
-    released: Mapping[str, Mapping[str, Any]]
-    without_words: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
-    micro_conditioned: Callable[[Mapping[str, Any], Sequence[MicroConditioning]], dict[str, Any]] = (
-        lambda conditioning, _: {**conditioning}
-    )
+    released: Mapping[str, Config]
+    without_words: Callable[[Conditioning], Conditioning] | None = None
+    micro_conditioned: Callable[[Conditioning, Sequence[MicroConditioning]], Conditioning] = lambda conditioning, _: {
+        **conditioning
+    }
     denoiser: str = "unet"
     layers: str = _UNET
-    widths: Callable[[Mapping[str, Any]], tuple[int, ...]] = lambda unet: tuple(unet["block_out_channels"])
+    widths: Callable[[Config], tuple[int, ...]] = lambda unet: tuple(unet["block_out_channels"])
     sizes: tuple[tuple[int, ...], ...] = ()
     inputs: tuple[str, ...] = UNET_INPUTS
     optional: frozenset[str] = frozenset()
     text_width: str = "cross_attention_dim"
     process: type[Process] = DDPM
     lora_targets: Mapping[str, Sequence[str]] = field(default_factory=lambda: UNET_LAYERS)
-    predict: Callable[[Any, torch.Tensor, Any, Mapping[str, Any]], torch.Tensor] = of_unet
+    predict: Callable[[Denoiser, torch.Tensor, torch.Tensor, Conditioning], torch.Tensor] = of_unet
 
     @property
     def known_widths(self) -> tuple[tuple[int, ...], ...]:
@@ -135,7 +138,7 @@ class Family:
         return tuple(part for part in self.parts if part.startswith("text_encoder") and part not in self.optional)
 
 
-def tokens(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> torch.Tensor:
+def tokens(tokenizer: Tokenizer, prompts: Sequence[str], length: int | None = None) -> torch.Tensor:
     """Token numbers [prompts, length], cut and padded. length: None for the tokenizer's own."""
     length = length or tokenizer.model_max_length
     found: torch.Tensor = tokenizer(
@@ -144,55 +147,47 @@ def tokens(tokenizer: Any, prompts: Sequence[str], length: int | None = None) ->
     return found
 
 
-def overlong(tokenizer: Any, prompt: str) -> str:
+def overlong(tokenizer: Tokenizer, prompt: str) -> str:
     """The end of `prompt` that does not fit the text encoder; empty where all of it fits."""
     whole = tokenizer(prompt, truncation=False, verbose=False).input_ids
     lost = whole[tokenizer.model_max_length - 1 : -1]
     return tokenizer.decode(lost).strip() if lost else ""
 
 
-def batched(conditioning: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+def batched(conditioning: Conditioning, rows: torch.Tensor) -> Conditioning:
     """The given rows of a conditioning."""
-    return {
-        name: batched(value, rows) if isinstance(value, Mapping) else value[rows]
-        for name, value in conditioning.items()
-    }
+    return nested({name: tensor[rows] for name, tensor in flattened(conditioning).items()})
 
 
-def moved(conditioning: Mapping[str, Any], where: torch.device | str) -> dict[str, Any]:
+def moved(conditioning: Conditioning, where: torch.device | str) -> Conditioning:
     """The same conditioning on another device."""
-    return {
-        name: moved(value, where) if isinstance(value, Mapping) else value.to(where)
-        for name, value in conditioning.items()
-    }
+    return nested({name: tensor.to(where) for name, tensor in flattened(conditioning).items()})
 
 
-def joined(*conditionings: Mapping[str, Any]) -> dict[str, Any]:
+def joined(*conditionings: Conditioning) -> Conditioning:
     """Several conditionings as one batch."""
-    return {
-        name: joined(*(each[name] for each in conditionings))
-        if isinstance(value, Mapping)
-        else torch.cat([each[name] for each in conditionings])
-        for name, value in conditionings[0].items()
-    }
+    flat = [flattened(each) for each in conditionings]
+    return nested({name: torch.cat([each[name] for each in flat]) for name in flat[0]})
 
 
-def flattened(conditioning: Mapping[str, Any]) -> dict[str, Any]:
+def flattened(conditioning: Conditioning) -> dict[str, torch.Tensor]:
     """{"a": {"b": tensor}} as {"a.b": tensor}."""
-    found: dict[str, Any] = {}
+    found: dict[str, torch.Tensor] = {}
     for name, value in conditioning.items():
         inner = flattened(value) if isinstance(value, Mapping) else {"": value}
         found |= {f"{name}.{rest}".removesuffix("."): tensor for rest, tensor in inner.items()}
     return found
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(flat: Mapping[str, torch.Tensor]) -> Conditioning:
     """And back."""
-    found: dict[str, Any] = {}
+    inner: dict[str, dict[str, torch.Tensor]] = {}
+    found: dict[str, torch.Tensor | Mapping[str, torch.Tensor]] = {}
     for name, tensor in flat.items():
         outer, _, rest = name.partition(".")
         if rest:
-            found.setdefault(outer, {})[rest] = tensor
+            found[outer] = inner.setdefault(outer, {})
+            inner[outer][rest] = tensor
         else:
             found[outer] = tensor
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 Shapes = Mapping[str, tuple[int, ...]]
 GROUPS = 32  # of group normalisation, in every net of these families
@@ -20,7 +19,7 @@ def count(shapes: Shapes, pattern: str) -> int:
     return len({match[1] for name in shapes if (match := found.match(name))})
 
 
-def unet(shapes: Shapes) -> dict[str, Any]:
+def unet(shapes: Shapes) -> dict[str, object]:
     """The configuration of a UNet2DConditionModel from original names without their prefix."""
     wide, channels_in = shapes["input_blocks.0.0.weight"][:2]
     blocks: list[tuple[int, list[int]]] = [(wide, [])]
@@ -37,7 +36,7 @@ def unet(shapes: Shapes) -> dict[str, Any]:
     return _unet(channels, blocks, deepest, linear, _text_width(shapes), shapes.get("label_emb.0.0.weight"))
 
 
-def unet_today(shapes: Shapes) -> dict[str, Any]:
+def unet_today(shapes: Shapes) -> dict[str, object]:
     """The same from diffusers' own names."""
     blocks: list[tuple[int, list[int]]] = []
     for place in range(count(shapes, r"down_blocks\.(\d+)\.")):
@@ -58,11 +57,11 @@ def _unet(
     linear: bool,
     text: int,
     label: tuple[int, ...] | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """blocks: on the way down, width and depth of each layer's transformer; deepest: of the middle's."""
     widths = [width for width, _ in blocks]
     depths = [max(each, default=0) for _, each in blocks]
-    config: dict[str, Any] = {
+    config: dict[str, object] = {
         "in_channels": channels[0],
         "out_channels": channels[1],
         "block_out_channels": widths,
@@ -93,7 +92,7 @@ def _text_width(shapes: Shapes) -> int:
     return next((shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")), 0)
 
 
-def controlnet(shapes: Shapes) -> dict[str, Any]:
+def controlnet(shapes: Shapes) -> dict[str, object]:
     """The configuration of a ControlNetModel from original names without their prefix."""
     half = unet({**shapes, "out.2.weight": (4,)})
     hints = sorted(int(name.split(".")[1]) for name in shapes if re.fullmatch(r"input_hint_block\.\d+\.weight", name))
@@ -101,7 +100,7 @@ def controlnet(shapes: Shapes) -> dict[str, Any]:
     return _controlled(half, [widths[0], *widths[2:-1:2]], shapes["input_hint_block.0.weight"][1])
 
 
-def controlnet_today(shapes: Shapes) -> dict[str, Any]:
+def controlnet_today(shapes: Shapes) -> dict[str, object]:
     """The same from diffusers' own names."""
     half = unet_today({**shapes, "conv_out.weight": (4,)})
     start, later = "controlnet_cond_embedding", r"controlnet_cond_embedding\.blocks\.(\d+)\."
@@ -110,7 +109,7 @@ def controlnet_today(shapes: Shapes) -> dict[str, Any]:
     return _controlled(half, [first[0], *widths], first[1])
 
 
-def _controlled(half: dict[str, Any], widths: list[int], channels: int) -> dict[str, Any]:
+def _controlled(half: dict[str, object], widths: list[int], channels: int) -> dict[str, object]:
     del half["out_channels"], half["up_block_types"]
     return half | {"conditioning_embedding_out_channels": widths, "conditioning_channels": channels}
 
@@ -127,21 +126,21 @@ def _up(depth: int) -> str:
     return "CrossAttnUpBlock2D" if depth else "UpBlock2D"
 
 
-def vae(shapes: Shapes) -> dict[str, Any]:
+def vae(shapes: Shapes) -> dict[str, object]:
     """The configuration of an AutoencoderKL from original names without their prefix."""
     return _vae(
         shapes, "encoder.down.{}.block.0.conv1.weight", r"encoder\.down\.0\.block\.(\d+)\.", r"encoder\.down\.(\d+)\."
     )
 
 
-def vae_today(shapes: Shapes) -> dict[str, Any]:
+def vae_today(shapes: Shapes) -> dict[str, object]:
     """The same from diffusers' own names."""
     blocks = r"encoder\.down_blocks\.(\d+)\."
     layers = r"encoder\.down_blocks\.0\.resnets\.(\d+)\."
     return _vae(shapes, "encoder.down_blocks.{}.resnets.0.conv1.weight", layers, blocks)
 
 
-def _vae(shapes: Shapes, width: str, layers: str, blocks: str) -> dict[str, Any]:
+def _vae(shapes: Shapes, width: str, layers: str, blocks: str) -> dict[str, object]:
     made = count(shapes, blocks)
     return {
         "in_channels": shapes["encoder.conv_in.weight"][1],
@@ -157,7 +156,7 @@ def _vae(shapes: Shapes, width: str, layers: str, blocks: str) -> dict[str, Any]
     }
 
 
-def clip(shapes: Shapes) -> dict[str, Any]:
+def clip(shapes: Shapes) -> dict[str, object]:
     """The configuration of a CLIPTextModel from transformers' names, behind `transformer.text_model.`"""
     start = "transformer.text_model."
     words, width = shapes[f"{start}embeddings.token_embedding.weight"]
@@ -170,12 +169,12 @@ def clip(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def clip_g(shapes: Shapes) -> dict[str, Any]:
+def clip_g(shapes: Shapes) -> dict[str, object]:
     """The same of OpenCLIP's largest, where it comes in transformers' names."""
     return clip(shapes) | {"hidden_act": "gelu"}
 
 
-def t5(shapes: Shapes) -> dict[str, Any]:
+def t5(shapes: Shapes) -> dict[str, object]:
     """The configuration of a T5EncoderModel (version 1.1) from transformers' names, behind `transformer.`"""
     words, width = shapes["transformer.shared.weight"]
     first = "transformer.encoder.block.0.layer"
@@ -192,7 +191,7 @@ def t5(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def open_clip(shapes: Shapes) -> dict[str, Any]:
+def open_clip(shapes: Shapes) -> dict[str, object]:
     """The same from OpenCLIP's names, behind `model.`"""
     words, width = shapes["model.token_embedding.weight"]
     return _text(words, width) | {
@@ -204,7 +203,7 @@ def open_clip(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def _text(words: int, width: int) -> dict[str, Any]:
+def _text(words: int, width: int) -> dict[str, object]:
     return {
         "vocab_size": words,
         "hidden_size": width,

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import diffusers
+
+from tenshot.core.json_types import Config
+from tenshot.families.components import Net
 
 MOST = 2**24
 LIMITS = {"layers": 1000, "sample_size": 16384}  # of settings with this in their names: a net takes long to make
 
 
-def strange(kind: Any, config: Mapping[str, Any]) -> str:
+def strange(kind: type[Net], config: Config) -> str:
     """The settings whose values are of another kind than the class's own, in words; empty where none is."""
     usual = _usual(kind)
     odd = [
@@ -28,7 +30,7 @@ def strange(kind: Any, config: Mapping[str, Any]) -> str:
     return f"{', '.join(told)}{', ...' if len(odd) > 3 else ''}: not what a {kind.__name__} takes" if odd else ""
 
 
-def _usual(kind: Any) -> dict[str, Any]:
+def _usual(kind: type[Net]) -> dict[str, object]:
     if issubclass(kind, diffusers.ModelMixin):
         parameters = inspect.signature(kind.__init__).parameters.values()
         return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
@@ -45,7 +47,7 @@ def _bounded(name: str, value: Any) -> bool:
     return not is_number or abs(value) <= next((most for part, most in LIMITS.items() if part in name), MOST)
 
 
-def _alike(value: Any, usual: Any) -> bool:
+def _alike(value: object, usual: object) -> bool:
     """Of one kind? What may be one value for all blocks may be a list of them, and anything may be left open."""
     if value is None or usual is None:
         return not isinstance(value, float) or math.isfinite(value)

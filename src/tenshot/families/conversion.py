@@ -16,8 +16,10 @@ import diffusers
 import torch
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.core.json_types import Config
 from tenshot.families import config_from_shapes, keymaps, mmdit, unused_tensors
 from tenshot.families.base import Family
+from tenshot.families.components import Net
 from tenshot.families.keymaps import Line
 from tenshot.io.tensor_files import Lazy
 from tenshot.io.tensors import rounded
@@ -25,7 +27,7 @@ from tenshot.io.tensors import rounded
 OTHER = "--config FOLDER tells another architecture"
 Tensors = Mapping[str, Lazy]
 Shapes = Mapping[str, tuple[int, ...]]
-Configs = Mapping[str, Mapping[str, Any]]
+Configs = Mapping[str, Config]
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,16 @@ class Dialect:
     silent: of a configuration, the tensors of ours that the layout does not have, and what they have to be.
     """
 
-    lines: Callable[[Mapping[str, Any], Iterable[str]], list[Line]]
-    config: Callable[[Shapes], dict[str, Any]]
+    lines: Callable[[Config, Iterable[str]], list[Line]]
+    config: Callable[[Shapes], dict[str, object]]
     landmark: str
-    silent: Callable[[Mapping[str, Any]], dict[str, torch.Tensor]] = lambda _: {}
+    silent: Callable[[Config], dict[str, torch.Tensor]] = lambda _: {}
 
 
 _CLIP = "transformer.text_model.embeddings.token_embedding.weight"
 
 
-def _unprojected(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def _unprojected(config: Config) -> dict[str, torch.Tensor]:
     """Stability's code pools CLIP-L without its projection, and so do its readers."""
     return {"text_projection.weight": torch.eye(config["projection_dim"], config["hidden_size"])}
 
@@ -103,7 +105,7 @@ class Ledger:
     used: int = 0
     left: Mapping[str, str] = field(default_factory=dict)
 
-    def told(self) -> dict[str, Any]:
+    def told(self) -> dict[str, object]:
         """For a report: how many were left for each reason."""
         reasons = list(self.left.values())
         left = [{"reason": reason, "tensors": reasons.count(reason)} for reason in dict.fromkeys(reasons)]
@@ -144,7 +146,7 @@ def configured(family: Family, tensors: Tensors, told: Configs) -> dict[str, dic
     return found
 
 
-def by_shapes(config: Callable[[Shapes], dict[str, Any]], found: Shapes, what: str) -> dict[str, Any]:
+def by_shapes(config: Callable[[Shapes], dict[str, object]], found: Shapes, what: str) -> dict[str, Any]:
     """What `config` reads off the shapes. Raises Refusal where they are not those of a whole net."""
     try:
         return config(found)
@@ -153,7 +155,7 @@ def by_shapes(config: Callable[[Shapes], dict[str, Any]], found: Shapes, what: s
         raise Refusal(Fault(what, told, "a whole file", "copy or download it again")) from None
 
 
-def skeleton(kind: Any, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def skeleton(kind: type[Net], config: Config) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a net by its configuration, without `text_model.`; no memory is spent on it.
 
     Raises Refusal where the configuration, which may be read off a strange file's shapes, makes no net.
@@ -171,14 +173,14 @@ def skeleton(kind: Any, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]
     return {name.removeprefix("text_model."): tuple(tensor.shape) for name, tensor in untied(net).items()}
 
 
-def untied(net: Any) -> dict[str, torch.Tensor]:
+def untied(net: Net) -> dict[str, torch.Tensor]:
     """A net's tensors, each under its first name: those of T5's words have two, and files one."""
     first: dict[int, str] = {}
     named = net.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in named.items() if first.setdefault(id(tensor), name) == name}
 
 
-def lines(family: Family, part: str, config: Mapping[str, Any], names: Iterable[str]) -> list[Line]:
+def lines(family: Family, part: str, config: Config, names: Iterable[str]) -> list[Line]:
     root, dialect = family.original[part]
     return [line._replace(theirs=root + line.theirs) for line in DIALECTS[dialect].lines(config, names)]
 
@@ -199,7 +201,7 @@ def to_original(family: Family, parts: Mapping[str, Tensors], configs: Configs) 
     return unused_tensors.of(family, configs, dtype) | result, Ledger(sum(map(len, parts.values())))
 
 
-def _unsayable(family: Family, part: str, config: Mapping[str, Any], tensors: Tensors) -> Iterator[Fault]:
+def _unsayable(family: Family, part: str, config: Config, tensors: Tensors) -> Iterator[Fault]:
     """Tensors that the layout does not have, and that are not what its readers take them for."""
     for name, meant in DIALECTS[family.original[part][1]].silent(config).items():
         if name in tensors and not torch.equal(tensors[name].read().float(), meant):

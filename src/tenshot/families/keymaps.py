@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+
+from tenshot.core.json_types import Config
 
 Form = Literal["same", "square", "turned", "stacked", "swapped"]
 
@@ -71,7 +73,7 @@ _RESNET = {
 }
 
 
-def unet_modules(config: Mapping[str, Any]) -> dict[str, str]:
+def unet_modules(config: Config) -> dict[str, str]:
     """A UNet's modules as diffusers names them -> their original names; what lies inside is named alike."""
     found = {
         "time_embedding.linear_1": "time_embed.0",
@@ -113,11 +115,11 @@ def _resnet(ours: str, theirs: str) -> dict[str, str]:
     return {f"{ours}.{inner}": f"{theirs}.{other}" for inner, other in _RESNET.items()}
 
 
-def _each(value: Any, count: int) -> list[Any]:
+def _each(value: int | Sequence[int], count: int) -> list[int]:
     return [value] * count if isinstance(value, int) else list(value)
 
 
-def unet(config: Mapping[str, Any], names: Iterable[str]) -> list[Line]:
+def unet(config: Config, names: Iterable[str]) -> list[Line]:
     modules = unet_modules(config)
     return [Line(renamed(name, modules), (name,)) for name in names]
 
@@ -134,7 +136,7 @@ def renamed(name: str, modules: Mapping[str, str]) -> str:
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def vae(config: Mapping[str, Any], names: Iterable[str]) -> list[Line]:
+def vae(config: Config, names: Iterable[str]) -> list[Line]:
     blocks = len(config["block_out_channels"])
     return [_vae_line(name, blocks) for name in names]
 
@@ -205,7 +207,7 @@ def _open_clip_lines(names: Iterable[str]) -> Iterator[Line]:
                 yield Line(f"{layer}.attn.in_proj_{kind}", three, "stacked")
 
 
-def controlnet(config: Mapping[str, Any], names: Iterable[str]) -> list[Line]:
+def controlnet(config: Config, names: Iterable[str]) -> list[Line]:
     """A ControlNet (lllyasviel/ControlNet, cldm/cldm.py): the UNet's first half, and what it adds."""
     blocks, layers = len(config["block_out_channels"]), config["layers_per_block"]
     modules = unet_modules({**config, "up_block_types": ("UpBlock2D",) * blocks})

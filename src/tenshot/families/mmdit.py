@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
+from tenshot.core.json_types import Config
 from tenshot.families.config_from_shapes import Shapes, count
 from tenshot.families.keymaps import Form, Line, renamed
 
@@ -56,14 +56,14 @@ WORDS = (
 HEAD = 64  # channels of an attention head in every released size
 
 
-def modules(config: Mapping[str, Any]) -> dict[str, str]:
+def modules(config: Config) -> dict[str, str]:
     """Our modules -> their original names, but for those that are `stacks`."""
     blocks = range(config["num_layers"])
     inner = {f"{ours(b)}.{one}": f"{theirs(b)}.{other}" for b in blocks for one, other in BLOCK.items()}
     return OUTER | inner
 
 
-def stacks(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def stacks(config: Config) -> dict[str, tuple[str, ...]]:
     """Original modules -> ours that lie in them one below the other."""
     return {
         f"{theirs(block)}.{module}": tuple(f"{ours(block)}.{each}" for each in three)
@@ -80,11 +80,11 @@ def theirs(block: int) -> str:
     return f"joint_blocks.{block}"
 
 
-def lines(config: Mapping[str, Any], names: Iterable[str]) -> list[Line]:
+def lines(config: Config, names: Iterable[str]) -> list[Line]:
     return list(_lines(config, list(names)))
 
 
-def _lines(config: Mapping[str, Any], names: list[str]) -> Iterator[Line]:
+def _lines(config: Config, names: list[str]) -> Iterator[Line]:
     single, stacked = modules(config), stacks(config)
     first = {three[0]: module for module, three in stacked.items()}
     within = {each for three in stacked.values() for each in three}
@@ -99,7 +99,7 @@ def _lines(config: Mapping[str, Any], names: list[str]) -> Iterator[Line]:
             yield Line(renamed(name, single), (name,), "swapped" if name.startswith(swapped) else "same")
 
 
-def config(shapes: Shapes) -> dict[str, Any]:
+def config(shapes: Shapes) -> dict[str, object]:
     """The configuration of an SD3Transformer2DModel from original names without their prefix."""
     width, channels, patch = shapes["x_embedder.proj.weight"][:3]
     projected, text = shapes["context_embedder.weight"]

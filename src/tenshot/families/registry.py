@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from tenshot.core.json_types import Config
 from tenshot.families.base import Family
+from tenshot.families.components import Net
 from tenshot.families.sd import SD1, SD2
 from tenshot.families.sd3 import SD3
 from tenshot.families.sdxl import SDXL
@@ -23,7 +24,7 @@ def lora_targets(part: str) -> Mapping[str, Sequence[str]]:
     return next((family.lora_targets for family in FAMILIES if family.denoiser == part), _TEXT)
 
 
-def of_net(denoiser: Any) -> Family:
+def of_net(denoiser: Net) -> Family:
     """The family of a denoiser, or of a ControlNet, that is in memory."""
     known = {family.parts[family.denoiser].__name__ for family in FAMILIES}
     kind = next((each.__name__ for each in type(denoiser).__mro__ if each.__name__ in known), "UNet2DConditionModel")
@@ -33,7 +34,7 @@ def of_net(denoiser: Any) -> Family:
     return found
 
 
-def of(config: Mapping[str, Any]) -> Family | None:
+def of(config: Config) -> Family | None:
     """The family that a denoiser's configuration belongs to, or None. One that does not tell its class is a UNet."""
     kind = config.get("_class_name", "UNet2DConditionModel")
     return next((f for f in FAMILIES if f.parts[f.denoiser].__name__ == kind and f.fits(config)), None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tenshot.families.base import Family, Parts, tokens
+from tenshot.core.json_types import Config
+from tenshot.families.base import Conditioning, Family, tokens
+from tenshot.families.components import Parts
 
 PARTS = {
     "unet": UNet2DConditionModel,
@@ -25,22 +26,22 @@ INDEX = {
 }
 
 
-def encode_prompt(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
+def encode_prompt(parts: Parts, prompts: Sequence[str]) -> Conditioning:
     """encoder_hidden_states [prompts, 77, width]."""
     encoder = parts["text_encoder"]
     ids = tokens(parts["tokenizer"], prompts).to(encoder.device)
     return {"encoder_hidden_states": encoder(ids).last_hidden_state}
 
 
-def width(configs: Mapping[str, Mapping[str, Any]]) -> int:
+def width(configs: Mapping[str, Config]) -> int:
     return int(configs["text_encoder"]["hidden_size"])
 
 
-def _is_sd2(unet: Mapping[str, Any]) -> bool:
+def _is_sd2(unet: Config) -> bool:
     return bool(unet.get("use_linear_projection")) and unet.get("addition_embed_type") is None
 
 
-def _is_sd1(unet: Mapping[str, Any]) -> bool:
+def _is_sd1(unet: Config) -> bool:
     return not unet.get("use_linear_projection") and unet.get("addition_embed_type") is None
 
 

@@ -7,15 +7,16 @@ pooled text both CLIPs' projections. T5 is large, and may be absent: then zeros 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from tenshot.core.json_types import Config
 from tenshot.diffusion.process import RectifiedFlow
 from tenshot.families import sd, sdxl
-from tenshot.families.base import Family, Parts, tokens
+from tenshot.families.base import Conditioning, Family, tokens
+from tenshot.families.components import Denoiser, Parts
 
 MEDIUM = {
     "num_layers": 24,
@@ -40,7 +41,7 @@ LAYERS = {
 T5_TOKENS = 256  # of a prompt, in diffusers' pipeline; the encoder itself has no end
 
 
-def encode_prompt(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
+def encode_prompt(parts: Parts, prompts: Sequence[str]) -> Conditioning:
     """encoder_hidden_states [prompts, 77 + 256, width]; pooled_projections [prompts, both projections]."""
     states, pooled = [], []
     for number in ("", "_2"):
@@ -62,14 +63,14 @@ def encode_prompt(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def predict(transformer: Any, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
+def predict(transformer: Denoiser, x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
     """The velocity. t: one time for all, or one a row."""
     times = torch.as_tensor(t, device=x.device).expand(len(x))
     answer: torch.Tensor = transformer(hidden_states=x, timestep=times, **conditioning).sample
     return answer
 
 
-def width(configs: Mapping[str, Mapping[str, Any]]) -> int:
+def width(configs: Mapping[str, Config]) -> int:
     """T5's width; without T5 any is right into which the states of both CLIPs fit."""
     if "text_encoder_3" in configs:
         return int(configs["text_encoder_3"]["d_model"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from tenshot.core.json_types import Config
 from tenshot.families import sd
-from tenshot.families.base import UNET_INPUTS, ZEROS, Family, MicroConditioning, Parts, tokens
+from tenshot.families.base import UNET_INPUTS, ZEROS, Conditioning, Family, MicroConditioning, flattened, tokens
+from tenshot.families.components import Parts
 
 FULL = {
     "sample_size": 128,
@@ -34,7 +35,7 @@ CLIP_G = {
 }
 
 
-def encode_prompt(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
+def encode_prompt(parts: Parts, prompts: Sequence[str]) -> Conditioning:
     """encoder_hidden_states [prompts, 77, both widths]; text_embeds [prompts, projection]."""
     states = []
     for number in ("", "_2"):
@@ -48,24 +49,30 @@ def encode_prompt(parts: Parts, prompts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def micro_conditioned(conditioning: Mapping[str, Any], frames: Sequence[MicroConditioning]) -> dict[str, Any]:
+def micro_conditioned(conditioning: Conditioning, frames: Sequence[MicroConditioning]) -> Conditioning:
     """With time_ids [prompts, 6], float32: in half precision 3023 pixels would be 3024."""
-    added = conditioning["added_cond_kwargs"]
+    added = _added(conditioning)
     numbers = [[*f.original_size, *f.crops_coords_top_left, *f.target_size] for f in frames]
     time_ids = torch.tensor(numbers, dtype=torch.float32, device=added["text_embeds"].device)
     return {**conditioning, "added_cond_kwargs": {**added, "time_ids": time_ids}}
 
 
-def without_words(conditioning: Mapping[str, Any]) -> dict[str, Any]:
-    """The conditioning with zeros for all that the text encoders said."""
+def _added(conditioning: Conditioning) -> Mapping[str, torch.Tensor]:
     added = conditioning["added_cond_kwargs"]
+    assert isinstance(added, Mapping)
+    return added
+
+
+def without_words(conditioning: Conditioning) -> Conditioning:
+    """The conditioning with zeros for all that the text encoders said."""
+    added = _added(conditioning)
     return {
-        "encoder_hidden_states": torch.zeros_like(conditioning["encoder_hidden_states"]),
+        "encoder_hidden_states": torch.zeros_like(flattened(conditioning)["encoder_hidden_states"]),
         "added_cond_kwargs": {**added, "text_embeds": torch.zeros_like(added["text_embeds"])},
     }
 
 
-def width(configs: Mapping[str, Mapping[str, Any]]) -> int:
+def width(configs: Mapping[str, Config]) -> int:
     return sum(int(configs[part]["hidden_size"]) for part in ("text_encoder", "text_encoder_2"))
 
 

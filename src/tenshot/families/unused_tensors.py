@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 
+from tenshot.core.json_types import Config
 from tenshot.families.base import Family
 from tenshot.io.tensor_files import Lazy
 
@@ -21,7 +21,7 @@ SCALE = math.log(100)  # what CLIP's logits were scaled by at the end of its tra
 Made = tuple[tuple[int, ...], Callable[[torch.dtype], torch.Tensor]]
 
 
-def of(family: Family, configs: Mapping[str, Mapping[str, Any]], dtype: torch.dtype) -> dict[str, Lazy]:
+def of(family: Family, configs: Mapping[str, Config], dtype: torch.dtype) -> dict[str, Lazy]:
     """The tensors by their original names."""
     return {
         f"{root}model.{name}": Lazy(shape, dtype, partial(made, dtype))
@@ -31,7 +31,7 @@ def of(family: Family, configs: Mapping[str, Mapping[str, Any]], dtype: torch.dt
     }
 
 
-def _of_text_encoder(config: Mapping[str, Any], projects: bool) -> Iterator[tuple[str, Made]]:
+def _of_text_encoder(config: Config, projects: bool) -> Iterator[tuple[str, Made]]:
     width, inner = config["hidden_size"], config["intermediate_size"]
     yield "logit_scale", ((), lambda dtype: torch.tensor(SCALE, dtype=dtype))
     if projects:

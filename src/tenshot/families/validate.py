@@ -8,24 +8,27 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
 import transformers
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.core.json_types import Config
 from tenshot.diffusion import samplers
 from tenshot.diffusion.process import Process, RectifiedFlow
 from tenshot.families import config_values, conversion, registry
 from tenshot.families.base import Family
+from tenshot.families.components import Net, Tokenizer
 from tenshot.families.sd import SD1
 from tenshot.io import tensor_files, tensors, text_files
 from tenshot.io.tensor_files import Lazy
 
 AGAIN = "copy or download the model folder again"
 Shapes = dict[str, tuple[int, ...]]
-_ASKED_FOR: dict[tuple[Any, str], Shapes] = {}  # kind and configuration -> what they ask for: a net takes long to make
+_ASKED_FOR: dict[
+    tuple[type[Net], str], Shapes
+] = {}  # kind and configuration -> what they ask for: a net takes long to make
 
 #: Plain, of a variant (.fp16), in shards (-00001-of-00002), and both, in the two orders that were ever written.
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(-\d+-of-\d+)?(?:\.(\w+))?\.safetensors", re.ASCII)
@@ -77,18 +80,18 @@ def family_of(place: Path) -> Family:
     return family.without(*(part for part in family.optional if not (place / part).is_dir()))
 
 
-def _is_meant(place: Path, part: str, index: Mapping[str, Any]) -> bool:
+def _is_meant(place: Path, part: str, index: Mapping[str, object]) -> bool:
     """Is a part there that may be absent, or at least spoken of?"""
     return (place / part).is_dir() or index.get(part) not in (None, [None, None])
 
 
-def denoiser_config(place: Path) -> Mapping[str, Any]:
+def denoiser_config(place: Path) -> Config:
     """What config.json says of a folder's denoiser."""
-    config: Mapping[str, Any] = tensors.read_json(place / _denoiser(place, {}) / "config.json")
+    config: Config = tensors.read_json(place / _denoiser(place, {}) / "config.json")
     return config
 
 
-def _denoiser(place: Path, index: Mapping[str, Any]) -> str:
+def _denoiser(place: Path, index: Mapping[str, object]) -> str:
     """Under which of the names that denoisers have in families this folder has its own, or should have."""
     known = [family.denoiser for family in registry.FAMILIES]
     there = [part for part in known if (place / part).is_dir()] or [part for part in known if part in index]
@@ -119,7 +122,7 @@ def contents(part: Path) -> dict[str, Lazy]:
     return {name: lazy for name, lazy in found.items() if not name.endswith("position_ids")}
 
 
-def _object(path: Path, faults: list[Fault]) -> dict[str, Any] | None:
+def _object(path: Path, faults: list[Fault]) -> dict[str, object] | None:
     """The mapping in a JSON file; None, and a fault more, where it cannot be had."""
     try:
         found = tensors.read_json(path)
@@ -132,13 +135,13 @@ def _object(path: Path, faults: list[Fault]) -> dict[str, Any] | None:
     return None
 
 
-def _stranger(place: Path, index: Mapping[str, Any]) -> Fault:
+def _stranger(place: Path, index: Mapping[str, object]) -> Fault:
     known = ", ".join(family.title for family in registry.FAMILIES)
     found = f"a model of no known family ({index.get('_class_name', 'it does not say which')})"
     return Fault(str(place), found, known, "open it with diffusers")
 
 
-def _tokenizer_faults(part: Path, kind: Any, encoder: Mapping[str, Any]) -> Iterator[Fault]:
+def _tokenizer_faults(part: Path, kind: type[Tokenizer], encoder: Config) -> Iterator[Fault]:
     """What is wrong with a tokenizer, by itself and for the configuration of its text encoder."""
     faults: list[Fault] = []
     pair = (part / "vocab.json").is_file() and (part / "merges.txt").is_file()
@@ -171,7 +174,7 @@ def _tokenizer_faults(part: Path, kind: Any, encoder: Mapping[str, Any]) -> Iter
             yield Fault(str(part), found, "a tokenizer and a text encoder that belong together", AGAIN)
 
 
-def _net_faults(part: Path, kind: Any, config: Mapping[str, Any] | None) -> Iterator[Fault]:
+def _net_faults(part: Path, kind: type[Net], config: Config | None) -> Iterator[Fault]:
     """What is wrong with a part's weights; without a configuration only whether they are whole."""
     _, files = weights(part)
     if not files:
@@ -205,7 +208,7 @@ def _net_faults(part: Path, kind: Any, config: Mapping[str, Any] | None) -> Iter
     yield from _shape_faults(part, want, have)
 
 
-def _expected(part: Path, kind: Any, config: Mapping[str, Any]) -> Shapes:
+def _expected(part: Path, kind: type[Net], config: Config) -> Shapes:
     """Names and shapes that the part's configuration asks for; no memory is spent on them."""
     known = kind, json.dumps(config, sort_keys=True)
     if known not in _ASKED_FOR:
@@ -260,7 +263,7 @@ def _schedule_faults(path: Path, process: type[Process]) -> Iterator[Fault]:
         yield Fault(str(path), found, "a noise schedule as diffusers writes it", AGAIN)
 
 
-def _odd(schedule: Mapping[str, Any], process: type[Process]) -> str:
+def _odd(schedule: Config, process: type[Process]) -> str:
     """Why a noise schedule can neither be trained nor drawn with, in words."""
     kind = schedule.get("_class_name", "")
     if not isinstance(kind, str):
@@ -284,7 +287,7 @@ def _odd(schedule: Mapping[str, Any], process: type[Process]) -> str:
     )
 
 
-def _mismatches(place: Path, family: Family, configs: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Fault]:
+def _mismatches(place: Path, family: Family, configs: Mapping[str, Config | None]) -> Iterator[Fault]:
     """Parts that are whole, but of different models. What cannot be read has its fault already."""
     fits, do = f"{family.title} parts that belong together", "do not mix models"
     known = {part: config for part, config in configs.items() if config is not None}

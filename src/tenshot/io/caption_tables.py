@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
 from tenshot.core.errors import Fault, Refusal
+from tenshot.core.json_types import Config
 from tenshot.io import captions, text_files
 from tenshot.io.image_folder import claims, listed
 
@@ -47,7 +47,7 @@ def rows(table: Path, column: str, faults: list[Fault]) -> Iterator[Row]:
         faults.append(Fault(str(table), "no line", fits, do))
 
 
-def _csv_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _csv_rows(table: Path) -> Iterator[tuple[str, Config]]:
     text = text_files.text(table, "a table in UTF-8", text_files.TABLE)
     reader = csv.DictReader(io.StringIO(text, newline=""))
     number = 1
@@ -61,7 +61,7 @@ def _csv_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise Refusal(Fault(where, f"cannot be read: {error}", fits, "look for a quote too many")) from None
 
 
-def _json_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _json_rows(table: Path) -> Iterator[tuple[str, Config]]:
     for number, line in enumerate(text_files.text(table, "a table in UTF-8", text_files.TABLE).split("\n"), 1):
         if line.strip():
             row = text_files.json_value(
@@ -70,7 +70,7 @@ def _json_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield f"{table}, line {number}", row if isinstance(row, dict) else {}
 
 
-def _row_faults(row: Mapping[str, Any], column: str, where: str, folder: Path) -> Iterator[Fault]:
+def _row_faults(row: Config, column: str, where: str, folder: Path) -> Iterator[Fault]:
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
         fits, do = "the picture's path, from the folder of this file", "add file_name (in a CSV file it is a column)"
@@ -104,7 +104,7 @@ def _of_kohya(file: Path) -> bool:
     return bool(value) and all(isinstance(each, dict) and {"caption", "tags"} & each.keys() for each in value.values())
 
 
-def _kohya(file: Path) -> Mapping[str, Any]:
+def _kohya(file: Path) -> Config:
     fits = '{"NAME": {"caption": ...}, ...}'
     value = text_files.json_value(text_files.text(file, fits, text_files.TABLE), str(file), fits)
     return value if isinstance(value, dict) else {}

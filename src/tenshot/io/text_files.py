@@ -95,7 +95,7 @@ def json_value(written: str, where: str, fits: str) -> Any:
     return value
 
 
-def _deeper(value: Any, depth: int) -> bool:
+def _deeper(value: object, depth: int) -> bool:
     """Are there lists and objects more than `depth` within each other?"""
     level = [value]
     for _ in range(depth):

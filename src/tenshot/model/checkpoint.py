@@ -18,6 +18,7 @@ from tenshot.core.json_types import Config
 from tenshot.diffusion.process import DDPM
 from tenshot.families import conversion, partial_checkpoints, registry, validate
 from tenshot.families.base import ZEROS, Family
+from tenshot.families.components import Net
 from tenshot.families.conversion import Ledger
 from tenshot.io import streaming, tensor_files, tensors
 from tenshot.io.tensor_files import Container, Lazy
@@ -46,7 +47,7 @@ class Whole:
     ledger: Ledger = field(default_factory=Ledger)
 
     @property
-    def denoiser(self) -> Mapping[str, Any]:
+    def denoiser(self) -> Config:
         """The configuration of the part that tells noise from picture."""
         return self.configs[self.family.denoiser]
 
@@ -246,7 +247,7 @@ def write_folder(whole: Whole, target: Path, events: Events) -> None:
         )
 
 
-def write_net(folder: Path, kind: Any, config: Config, content: Mapping[str, Lazy], events: Events) -> None:
+def write_net(folder: Path, kind: type[Net], config: Config, content: Mapping[str, Lazy], events: Events) -> None:
     """A net's folder as diffusers and transformers open it, also in versions that want `text_model.`"""
     name = "diffusion_pytorch_model.safetensors"
     if issubclass(kind, transformers.PreTrainedModel):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import transformers
@@ -12,6 +11,7 @@ import transformers
 import tenshot
 from tenshot.core.errors import Fault, Refusal
 from tenshot.families.base import ZEROS, Family
+from tenshot.families.components import Component
 from tenshot.io import tensors
 
 ASSETS = Path(tenshot.__file__).parent / "assets"
@@ -29,7 +29,7 @@ def find(name: str) -> Path:
     return place
 
 
-def save_part(part: Any, folder: Path) -> None:
+def save_part(part: Component, folder: Path) -> None:
     """Save a part so that programs with older versions of transformers find everything under the names they know."""
     if isinstance(part, transformers.PreTrainedTokenizerBase):
         part.save_pretrained(folder)

@@ -17,10 +17,12 @@ import transformers
 
 from tenshot.core.device import DTYPES, empty_cache
 from tenshot.core.errors import Fault, Refusal
+from tenshot.core.json_types import Config
 from tenshot.core.size import Size
 from tenshot.diffusion.process import Process
 from tenshot.families import latents, validate
-from tenshot.families.base import ZEROS, Family, MicroConditioning
+from tenshot.families.base import ZEROS, Conditioning, Family, MicroConditioning
+from tenshot.families.components import VAE, Component, Denoiser, Net
 from tenshot.io import tensors
 from tenshot.model import folders
 from tenshot.model.folders import ASSETS as ASSETS
@@ -30,14 +32,14 @@ diffusers.utils.logging.disable_progress_bar()  # progress is told by events
 transformers.utils.logging.disable_progress_bar()
 
 
-class Components(Mapping[str, Any]):
+class Components(Mapping[str, Component]):
     """Parts that can be put away, out of memory; asked for again they are made anew. makers: part -> its maker."""
 
-    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(self, makers: Mapping[str, Callable[[], Component]]) -> None:
         self.makers = dict(makers)
-        self.here: dict[str, Any] = {}
+        self.here: dict[str, Component] = {}
 
-    def __getitem__(self, part: str) -> Any:
+    def __getitem__(self, part: str) -> Component:
         if part not in self.here:
             self.here[part] = self.makers[part]()
         return self.here[part]
@@ -68,13 +70,13 @@ class Model:
     """
 
     family: Family
-    parts: Mapping[str, Any]
-    scheduler_config: Mapping[str, Any]
+    parts: Mapping[str, Component]
+    scheduler_config: Config
     place: Path
     force_zeros_for_empty_prompt: bool = False
     placeholder_tokens: Mapping[str, str] = field(default_factory=dict)
 
-    def __getitem__(self, part: str) -> Any:
+    def __getitem__(self, part: str) -> Component:
         return self.parts[part]
 
     @property
@@ -102,7 +104,7 @@ class Model:
         return int(self.denoiser.config.sample_size) * self.vae_scale_factor
 
     @property
-    def denoiser(self) -> Any:
+    def denoiser(self) -> Denoiser:
         """The part that tells noise from picture."""
         return self[self.family.denoiser]
 
@@ -111,7 +113,7 @@ class Model:
         """What the denoiser was trained to undo."""
         return self.family.process.from_config(self.scheduler_config)
 
-    def predict(self, x: torch.Tensor, t: Any, conditioning: Mapping[str, Any]) -> torch.Tensor:
+    def predict(self, x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The denoiser's answer to noisy latents [batch, ...]. t: one time for all, or one a row."""
         return self.family.predict(self.denoiser, x, t, conditioning)
 
@@ -129,7 +131,7 @@ class Model:
         pictures: torch.Tensor = self["vae"].decode(plain).sample
         return pictures.float().cpu()
 
-    def with_parts(self, **parts: Any) -> Model:
+    def with_parts(self, **parts: Component) -> Model:
         """The same model with some parts replaced."""
         return replace(self, parts={**self.parts, **parts})
 
@@ -142,13 +144,13 @@ class Model:
         if isinstance(self.parts, Components):
             self.parts.offload(parts)
 
-    def conditioning(self, prompts: list[str], size: Size) -> dict[str, Any]:
+    def conditioning(self, prompts: list[str], size: Size) -> Conditioning:
         """The denoiser's further arguments for pictures of `size` that are drawn from `prompts`."""
         return self.family.micro_conditioned(
             self.encode_prompt(prompts), [MicroConditioning.whole(size)] * len(prompts)
         )
 
-    def encode_prompt(self, prompts: list[str]) -> dict[str, Any]:
+    def encode_prompt(self, prompts: list[str]) -> Conditioning:
         """Those of them that follow from the text."""
         return self.family.encode_prompt(self.parts, [self.expand_tokens(prompt) for prompt in prompts])
 
@@ -166,7 +168,7 @@ class Model:
 
         return re.sub("|".join(map(_as_word, words)), tokens, prompt, flags=re.IGNORECASE)
 
-    def negative_conditioning(self, negative: str, size: Size) -> dict[str, Any]:
+    def negative_conditioning(self, negative: str, size: Size) -> Conditioning:
         """The same for one negative prompt, which may be empty."""
         conditioning = self.conditioning([negative], size)
         if self.force_zeros_for_empty_prompt and not negative and self.family.without_words:
@@ -237,7 +239,7 @@ def load_component(place: Path, name: str, device: torch.device | str) -> Any:
     return _open(place / name, validate.examine(place).parts[name], torch.float32, device)
 
 
-def load_controlnet(place: Path, device: torch.device | str) -> Any:
+def load_controlnet(place: Path, device: torch.device | str) -> Net:
     """A ControlNet's folder, float32. Raises Refusal where it is none."""
     try:
         net: Any = diffusers.ControlNetModel.from_pretrained(place, use_safetensors=True, local_files_only=True)
@@ -248,7 +250,7 @@ def load_controlnet(place: Path, device: torch.device | str) -> Any:
     return _apart(net.to(device)).eval()
 
 
-def _open(place: Path, kind: Any, dtype: torch.dtype | None, device: torch.device | str) -> Any:
+def _open(place: Path, kind: type[Component], dtype: torch.dtype | None, device: torch.device | str) -> Any:
     if issubclass(kind, transformers.PreTrainedTokenizerBase):
         return kind.from_pretrained(place)
     variant, _ = validate.weights(place)
@@ -256,7 +258,7 @@ def _open(place: Path, kind: Any, dtype: torch.dtype | None, device: torch.devic
     return _apart(net.to(device)).eval()
 
 
-def _completed(make: Callable[[], Any], parts: Mapping[str, Any]) -> Any:
+def _completed(make: Callable[[], Component], parts: Mapping[str, Component]) -> Any:
     """A denoiser that takes latents alone, also where it was trained to see more beside them.
 
     Inpainting models (9 channels) see what may change, and what lies under it: here everything may, and nothing does.
@@ -280,7 +282,7 @@ def _completed(make: Callable[[], Any], parts: Mapping[str, Any]) -> Any:
 
 
 @torch.no_grad()
-def _beside(vae: Any, size: Sequence[int], channels: int) -> torch.Tensor:
+def _beside(vae: VAE, size: Sequence[int], channels: int) -> torch.Tensor:
     """What a UNet sees beside latents of `size`: nothing, or that all is to be painted. [1, channels beside, h, w]"""
     latent = vae.config.latent_channels
     if channels == 2 * latent:
@@ -290,11 +292,11 @@ def _beside(vae: Any, size: Sequence[int], channels: int) -> torch.Tensor:
     return torch.cat([torch.ones(1, 1, *size), under], 1)
 
 
-def _factor(vae: Any) -> int:
+def _factor(vae: VAE) -> int:
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
-def _apart(net: Any) -> Any:
+def _apart(net: Net) -> Net:
     """Weights in memory of their own: safetensors maps the file, and whoever writes to that would write to them."""
     for tensor in (*net.parameters(), *net.buffers()):
         if not tensor.untyped_storage().resizable():

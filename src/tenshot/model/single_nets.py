@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.json_types import Config
-from tenshot.families import config_from_shapes, conversion, keymaps, partial_checkpoints, validate
+from tenshot.families import components, config_from_shapes, conversion, keymaps, partial_checkpoints, validate
 from tenshot.families.conversion import Ledger
 from tenshot.families.keymaps import Line
 from tenshot.io import tensor_files, tensors
@@ -32,7 +32,7 @@ class Net:
     """
 
     place: str
-    kind: Any
+    kind: type[components.Net]
     root: str
     landmark: str
     lines: Callable[[Config, Iterable[str]], list[Line]]
@@ -80,7 +80,7 @@ def recognised(source: Container) -> Net | None:
     return next((net for net in NETS if net.root + net.landmark in source.tensors), None)
 
 
-def read(place: Path, config: Path | None = None, kind: Any = None) -> Read:
+def read(place: Path, config: Path | None = None, kind: type[components.Net] | None = None) -> Read:
     """A net's folder, or a file with nothing but a net. config: a net's folder that tells what a file cannot.
 
     kind: the class that it has to be. Raises Refusal where it is something else, or not whole.

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from sys import float_info
 from threading import RLock
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -21,6 +21,7 @@ from tenshot.core.errors import Fault, Noted, Refusal, Slow, all_or_refuse, refu
 from tenshot.core.events import Events
 from tenshot.families import validate
 from tenshot.families.base import Family
+from tenshot.families.components import Component, Parts
 from tenshot.model import model, resolve
 from tenshot.model.model import Model
 from tenshot.runtime import artifact, fingerprint, rewrites, weights, wrappers
@@ -38,7 +39,7 @@ Opener = Callable[[Flat], CompiledSection]  #: gives a section's programs the we
 class Swap:
     """What a model's parts will consist of, and the weights that they have then."""
 
-    contents: Mapping[str, dict[str, Any]]
+    contents: Mapping[str, dict[str, object]]
     stack: Stack
 
 
@@ -50,7 +51,7 @@ class State:
     to do, `settle` does it again to the end. turn: one swap at a time. moment: when parts must not change.
     """
 
-    parts: Mapping[str, Any]
+    parts: Parts
     stack: Stack
     pending: Swap | None = None
     turn: RLock = field(default_factory=RLock)
@@ -83,13 +84,13 @@ class CompiledModel(Model):
     state: State = field(kw_only=True)
     openers: Mapping[str, Opener] = field(default_factory=dict)
 
-    def __getitem__(self, part: str) -> Any:
+    def __getitem__(self, part: str) -> Component:
         if self.state.pending:
             with self.state.moment:
                 self.state.settle()
         return self.parts[part]
 
-    def __getattr__(self, part: str) -> Any:
+    def __getattr__(self, part: str) -> Component:
         """Parts by their names, as diffusers' pipelines have them: `model.unet`."""
         if part not in self.__dict__.get("parts", ()):
             raise AttributeError(f"no part {part!r} in this model")
@@ -147,7 +148,7 @@ class CompiledModel(Model):
             raise
 
     @property
-    def _nets(self) -> Mapping[str, Any]:
+    def _nets(self) -> Parts:
         """The parts that fine-tunes and LoRAs change."""
         with self.state.moment:
             self.state.settle()

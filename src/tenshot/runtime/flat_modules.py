@@ -12,6 +12,7 @@ from torch import nn
 
 from tenshot.core.device import generator
 from tenshot.families import base, registry
+from tenshot.families.components import Net
 
 PREFIX = "net."
 MARK = 1024  # numbers by which a weight is known
@@ -25,7 +26,7 @@ class Flat(nn.Module):
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
-        self.net: Any = nn.Module() if self.keep else part
+        self.net: Net = nn.Module() if self.keep else part
         for child in self.keep:
             setattr(self.net, child, getattr(part, child))
 
@@ -63,10 +64,13 @@ class Denoiser(Flat):
         self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, *more: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         given, residuals = _told(self.inputs, sample, timestep, states, *more)
+        control: dict[str, object] = {}
         if residuals:
-            given["down_block_additional_residuals"] = residuals[:-1]
-            given["mid_block_additional_residual"] = residuals[-1]
-        return (self.net(**given, return_dict=False)[0],)
+            control = {
+                "down_block_additional_residuals": residuals[:-1],
+                "mid_block_additional_residual": residuals[-1],
+            }
+        return (self.net(**given, **control, return_dict=False)[0],)
 
 
 class ControlNet(Denoiser):
@@ -87,7 +91,7 @@ class ControlNet(Denoiser):
         return (*down, middle)
 
 
-def _told(inputs: Sequence[str], *given: torch.Tensor) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
+def _told(inputs: Sequence[str], *given: torch.Tensor) -> tuple[base.Conditioning, tuple[torch.Tensor, ...]]:
     """The inputs as a denoiser's forward takes them, and what comes after them."""
     return base.nested(dict(zip(inputs, given, strict=False))), given[len(inputs) :]
 
@@ -112,7 +116,7 @@ class Encoder(Flat):
         return (_through(self.net.quant_conv, self.net.encoder(pictures)),)
 
 
-def _through(convolution: Any, x: torch.Tensor) -> torch.Tensor:
+def _through(convolution: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
     """VAEs of 16 channels have none there."""
     return x if convolution is None else convolution(x)
 
@@ -149,7 +153,7 @@ KINDS: dict[str, type[Flat]] = {
 }
 
 
-def flat(section: str, part: Any) -> Flat:
+def flat(section: str, part: Net) -> Flat:
     """The net of a section, which shares its weights with `part`."""
     return KINDS.get(section, Text)(part)
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tenshot.adapters.weight_delta import BIAS, Addition, Layer, parameter, summed
 from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.families.components import Net, Parts
 from tenshot.io.tensor_files import Lazy
 from tenshot.model import checkpoint
 from tenshot.model.checkpoint import Whole
@@ -34,7 +34,7 @@ class Stack:
     kept: Kept = field(default_factory=dict)
 
 
-def own(net: Any) -> dict[str, torch.Tensor]:
+def own(net: Net) -> dict[str, torch.Tensor]:
     """A part's weights under the names that files know, whatever has been put around its layers."""
     found = {}
     for name, tensor in net.named_parameters():
@@ -48,7 +48,7 @@ def own(net: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-def layers(parts: Mapping[str, Any]) -> dict[Layer, tuple[int, ...]]:
+def layers(parts: Parts) -> dict[Layer, tuple[int, ...]]:
     """Part and layer -> the shape of its weight, and of its bias."""
     return {
         (part, name.removesuffix(".weight")): tuple(tensor.shape)
@@ -58,7 +58,7 @@ def layers(parts: Mapping[str, Any]) -> dict[Layer, tuple[int, ...]]:
     }
 
 
-def with_base(parts: Mapping[str, Any], place: Path, prediction: str) -> tuple[Changes, Stack]:
+def with_base(parts: Parts, place: Path, prediction: str) -> tuple[Changes, Stack]:
     """All weights of `parts` as another model has them.
 
     Raises Refusal where it is of another architecture, or its UNet was not trained for `prediction`.
@@ -73,7 +73,7 @@ def with_base(parts: Mapping[str, Any], place: Path, prediction: str) -> tuple[C
     return changes, Stack(place)
 
 
-def with_loras(parts: Mapping[str, Any], stack: Stack, loras: Sequence[Share]) -> tuple[Changes, Stack]:
+def with_loras(parts: Parts, stack: Stack, loras: Sequence[Share]) -> tuple[Changes, Stack]:
     """What changes when these LoRAs, and no others, are on `parts`, whose weights are those of `stack`.
 
     Raises Refusal where that gives numbers that are not finite.
@@ -130,7 +130,7 @@ class _Numbers:
         return read.float()
 
 
-def unexpected(parts: Mapping[str, Any], base: Whole) -> Iterator[Fault]:
+def unexpected(parts: Parts, base: Whole) -> Iterator[Fault]:
     """What keeps `base` from taking the place of the weights of `parts`: names, shapes, kinds of numbers."""
     for part, content in base.parts.items():
         wanted = {name: tuple(tensor.shape) for name, tensor in own(parts[part]).items()} if part in parts else {}

@@ -24,13 +24,15 @@ from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
 from tenshot.core.errors import Slow
 from tenshot.families import base, registry
+from tenshot.families.components import Net
 from tenshot.runtime.sections import CompiledSection
 from tenshot.runtime.weights import own
 
+States = tuple[torch.Tensor, ...] | None
 Programs = Mapping[str, CompiledSection]  #: section -> its programs
 
 
-def standing_in(part: Any, programs: Programs) -> Any:
+def standing_in(part: Net, programs: Programs) -> Net:
     """`part` with some of its work done by `programs`; its weights are the same tensors."""
     kind = next(kind for eager, kind in KINDS.items() if isinstance(part, eager))
     fast = copy.copy(part)
@@ -39,14 +41,14 @@ def standing_in(part: Any, programs: Programs) -> Any:
     return fast
 
 
-def still(part: Any) -> Any:
+def still(part: Net) -> Net:
     """A stand-in as it is now, which no exchange reaches; other parts as they are."""
     return copy.copy(part) if isinstance(part, tuple(KINDS.values())) else part
 
 
-def exchanged(part: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def exchanged(part: Net, weights: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """What a stand-in would consist of with these weights among its own, all the rest shared; it is not touched."""
-    memo: dict[int, Any] = {id(part): part, id(part.programs): part.programs}
+    memo: dict[int, object] = {id(part): part, id(part.programs): part.programs}
     memo |= {id(each): each for each in (*part.parameters(), *part.buffers())}
     for name, mine in own(part).items():
         if name in weights:
@@ -54,12 +56,12 @@ def exchanged(part: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return copy.deepcopy(part.__dict__, memo)
 
 
-def become(part: Any, content: dict[str, Any]) -> None:
+def become(part: Net, content: dict[str, object]) -> None:
     """Let a stand-in consist of what `exchanged` made. One assignment: whoever looks sees the one or the other."""
     object.__setattr__(part, "__dict__", content)
 
 
-def _strange(part: Any, given: Mapping[str, Any]) -> bool:
+def _strange(part: Net, given: Mapping[str, object]) -> bool:
     """Is anything asked for that programs do not know? Says so once."""
     names = sorted(name for name, value in given.items() if value is not None)
     if _adapted(part):
@@ -73,11 +75,11 @@ def _strange(part: Any, given: Mapping[str, Any]) -> bool:
     return True
 
 
-def _adapted(part: Any) -> bool:
+def _adapted(part: Net) -> bool:
     return bool(getattr(part, "peft_config", None))
 
 
-def _times(timestep: Any, sample: torch.Tensor) -> torch.Tensor:
+def _times(timestep: torch.Tensor | float, sample: torch.Tensor) -> torch.Tensor:
     """One time a row."""
     times = torch.as_tensor(timestep, device=sample.device)
     return times.flatten().float().expand(sample.shape[0]).contiguous()
@@ -87,13 +89,13 @@ def _as(outputs: Sequence[torch.Tensor], like: torch.Tensor) -> list[torch.Tenso
     return [each.to(like.device, like.dtype) for each in outputs]
 
 
-def _conditioning(part: Any, given: Mapping[str, Any]) -> list[torch.Tensor] | None:
+def _conditioning(part: Net, given: Mapping[str, torch.Tensor]) -> list[torch.Tensor] | None:
     """What the part is told besides latents and times, in its family's order; None where anything lacks."""
     told = [given.get(name) for name in registry.of_net(part).inputs[2:]]
     return None if any(each is None for each in told) else [each.float() for each in told if each is not None]
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+def _given(values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """What is given at all of a call's arguments; those in mappings by dotted names."""
     return {name: value for name, value in base.flattened(values).items() if value is not None}
 
@@ -127,7 +129,7 @@ class _CompiledDenoiser:
 
 
 @cache
-def _signature(kind: Any) -> inspect.Signature:
+def _signature(kind: type[Net]) -> inspect.Signature:
     return inspect.signature(kind.forward)
 
 
@@ -147,19 +149,19 @@ class CompiledControlNet(ControlNetModel):
     def forward(
         self,
         sample: torch.Tensor,
-        timestep: Any,
+        timestep: torch.Tensor | float,
         encoder_hidden_states: torch.Tensor,
         controlnet_cond: torch.Tensor,
         conditioning_scale: float = 1.0,
-        class_labels: Any = None,
-        timestep_cond: Any = None,
-        attention_mask: Any = None,
-        added_cond_kwargs: Any = None,
-        cross_attention_kwargs: Any = None,
+        class_labels: torch.Tensor | None = None,
+        timestep_cond: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        added_cond_kwargs: Mapping[str, torch.Tensor] | None = None,
+        cross_attention_kwargs: Mapping[str, torch.Tensor] | None = None,
         guess_mode: bool = False,
         return_dict: bool = True,
-    ) -> Any:
-        given = {
+    ) -> ControlNetOutput | tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        given: dict[str, object] = {
             "class_labels": class_labels,
             "timestep_cond": timestep_cond,
             "attention_mask": attention_mask,
@@ -184,14 +186,18 @@ class CompiledControlNet(ControlNetModel):
 class CompiledVae(AutoencoderKL):
     """A VAE whose decoder and encoder are programs."""
 
-    def decode(self, z: torch.Tensor, return_dict: bool = True, generator: Any = None) -> Any:
+    def decode(
+        self, z: torch.Tensor, return_dict: bool = True, generator: torch.Generator | None = None
+    ) -> DecoderOutput | tuple[torch.Tensor]:
         program = self.programs.get("decoder")
         if program is None or self.use_tiling or _adapted(self):
             return AutoencoderKL.decode(still(self), z, return_dict, generator)
         (picture,) = _as(program(z.float()), z)
         return DecoderOutput(sample=picture) if return_dict else (picture,)
 
-    def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
+    def encode(
+        self, x: torch.Tensor, return_dict: bool = True
+    ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         program = self.programs.get("encoder")
         if program is None or self.use_tiling or _adapted(self):
             return AutoencoderKL.encode(still(self), x, return_dict)
@@ -200,9 +206,11 @@ class CompiledVae(AutoencoderKL):
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
 
-def _read(part: Any, input_ids: torch.Tensor, mask: Any, positions: Any, more: Mapping[str, Any]) -> Any:
+def _read(
+    part: Net, input_ids: torch.Tensor, mask: torch.Tensor | None, positions: object, more: Mapping[str, object]
+) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]] | None:
     """The program's answers, or None where torch has to answer."""
-    given = {"attention_mask": None if mask is None or bool(torch.as_tensor(mask).all()) else mask}
+    given: dict[str, object] = {"attention_mask": None if mask is None or bool(torch.as_tensor(mask).all()) else mask}
     given |= {"position_ids": positions, **{name: more[name] or None for name in more if name != "return_dict"}}
     program = next(iter(part.programs.values()), None)
     if program is None or _strange(part, given):
@@ -211,7 +219,7 @@ def _read(part: Any, input_ids: torch.Tensor, mask: Any, positions: Any, more: M
     return _as([last, pooled], _like(part)), tuple(_as(states, _like(part)))
 
 
-def _like(part: Any) -> torch.Tensor:
+def _like(part: Net) -> torch.Tensor:
     first: torch.Tensor = next(part.parameters())
     return first
 
@@ -220,13 +228,13 @@ class _CompiledText:
     """A text encoder that is a program."""
 
     programs: Programs
-    eager: Any
+    eager: torch.nn.Module
 
     def forward(
         self,
         input_ids: Any = None,
-        attention_mask: Any = None,
-        position_ids: Any = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **more: Any,
@@ -240,7 +248,9 @@ class _CompiledText:
         return out if return_dict is not False else out.to_tuple()
 
     @staticmethod
-    def answer(last: torch.Tensor, pooled: torch.Tensor, states: Any) -> Any:
+    def answer(
+        last: torch.Tensor, pooled: torch.Tensor, states: tuple[torch.Tensor, ...] | None
+    ) -> BaseModelOutputWithPooling:
         return BaseModelOutputWithPooling(last_hidden_state=last, pooler_output=pooled, hidden_states=states)
 
 
@@ -252,7 +262,9 @@ class CompiledTextWithProjection(_CompiledText, CLIPTextModelWithProjection):
     """One with."""
 
     @staticmethod
-    def answer(last: torch.Tensor, pooled: torch.Tensor, states: Any) -> Any:
+    def answer(
+        last: torch.Tensor, pooled: torch.Tensor, states: tuple[torch.Tensor, ...] | None
+    ) -> CLIPTextModelOutput:
         return CLIPTextModelOutput(text_embeds=pooled, last_hidden_state=last, hidden_states=states)
 
 

@@ -6,12 +6,15 @@ import importlib.util
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tenshot.core.errors import Fault, Refusal
 from tenshot.runtime.flat_modules import Cast, mark
+
+if TYPE_CHECKING:
+    from onnxscript import ir
 
 OPSET = 20  # of September 2023: every runtime reads it
 ELSEWHERE, FILLED = "weights", "filled"  # files: one that is never written, one beside the graph
@@ -49,7 +52,7 @@ def write(net: Cast, example: tuple[torch.Tensor, ...], path: Path, *, filled: b
     return sorted(names[name] for name in used)
 
 
-def _nothing(value: Any) -> Any:
+def _nothing(value: Any) -> ir.ExternalTensor:
     """In place of a weight."""
     from onnxscript import ir
 
@@ -57,6 +60,6 @@ def _nothing(value: Any) -> Any:
     return ir.ExternalTensor(ELSEWHERE, 0, size, value.dtype, shape=value.shape, name=value.name, base_dir="")
 
 
-def _folds(node: Any, names: dict[str, str]) -> bool | None:
+def _folds(node: ir.Node, names: dict[str, str]) -> bool | None:
     """No where it reads a weight; else as the optimizer thinks best."""
     return False if any(value is not None and value.name in names for value in node.inputs) else None

@@ -48,7 +48,7 @@ class OnnxRuntime:
 
     def __init__(self, folder: Path, candidate: Candidate, where: torch.device) -> None:
         self.graph, self.dtype, self.where = str(folder / GRAPH), DTYPES[candidate.precision], where
-        self.kept: list[Any] = []
+        self.kept: list[object] = []
         self.session: Any = None
 
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -63,7 +63,7 @@ class OnnxRuntime:
         self.session.run_with_iobinding(binding)
         return answer
 
-    def _memory(self, tensor: torch.Tensor) -> tuple[Any, ...]:
+    def _memory(self, tensor: torch.Tensor) -> tuple[object, ...]:
         kind = torch.empty(0, dtype=tensor.dtype).numpy().dtype
         return self.where.type, self.where.index or 0, kind, tuple(tensor.shape), tensor.data_ptr()
 

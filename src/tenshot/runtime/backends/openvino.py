@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -25,6 +25,9 @@ from tenshot.io.tensors import write_json
 from tenshot.runtime.backend import Candidate, Job
 from tenshot.runtime.backends.int8_weights import Int8Weight
 from tenshot.runtime.flat_modules import MARK, Flat, mark
+
+if TYPE_CHECKING:
+    import openvino
 
 GRAPH, REST, PLACES, WHOLE = "net.xml", "rest.bin", "places.json", "whole.bin"
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "bf16"}
@@ -76,7 +79,9 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
         _write(graph, folder, job.net.weights(), eights)
 
 
-def _write(graph: Any, folder: Path, marks: Mapping[str, torch.Tensor], eights: Sequence[Int8Weight] = ()) -> None:
+def _write(
+    graph: openvino.Model, folder: Path, marks: Mapping[str, torch.Tensor], eights: Sequence[Int8Weight] = ()
+) -> None:
     """Write a graph whose weights are marks, but for those in eight bits."""
     import openvino
 
@@ -156,7 +161,7 @@ class OpenVINO:
         }
         self.run = openvino.Core().compile_model(graph, "CPU", settings)
 
-    def read(self, weights: Mapping[str, torch.Tensor]) -> Any:
+    def read(self, weights: Mapping[str, torch.Tensor]) -> openvino.Model:
         """The graph, whose constants are these tensors."""
         import openvino
 
@@ -176,7 +181,7 @@ class OpenVINO:
         return graph
 
 
-def _put(old: Any, values: torch.Tensor) -> None:
+def _put(old: openvino.Node, values: torch.Tensor) -> None:
     """Let a constant be `values`, which are not copied where they lie as it wants them."""
     from openvino.op import Constant
 

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from tenshot.core.device import generator
 from tenshot.core.errors import Fault, Refusal
 from tenshot.runtime.backends.int8_weights import LAST, LEVELS, Int8Weight, largest
 
+if TYPE_CHECKING:
+    import openvino
+
 #: Layers that stay as they are: a small part of the work, and most of the error. What the first ones lose, everything
 #: after them lacks; what shortcuts and the last block lose, nothing after them evens out.
 WHOLE = (".*conv_in.*", ".*conv_out.*", ".*time_emb.*", ".*conv_shortcut.*")
@@ -23,8 +26,8 @@ RESNET = re.compile(r"up_blocks\.(\d+)\.resnets\.(\d+)\.")
 
 
 def quantized(
-    graph: Any, examples: Sequence[tuple[torch.Tensor, ...]], weights: Mapping[str, str]
-) -> tuple[Any, list[Int8Weight]]:
+    graph: openvino.Model, examples: Sequence[tuple[torch.Tensor, ...]], weights: Mapping[str, str]
+) -> tuple[openvino.Model, list[Int8Weight]]:
     """The graph with products of eight bits, and where its weights are that are kept in eight bits.
 
     weights: constant -> weight. Raises Refusal where one is rounded in another way.
@@ -56,7 +59,7 @@ def quantized(
     ]
 
 
-def _replaced(rounding: Any, constant: Any, name: str, number: int) -> Int8Weight:
+def _replaced(rounding: openvino.Node, constant: openvino.Node, name: str, number: int) -> Int8Weight:
     """Put whole numbers and their scale where a weight is rounded; marks for now, as no two constants may be equal."""
     from openvino import Type, opset13
     from openvino.op import Constant
@@ -76,7 +79,7 @@ def _replaced(rounding: Any, constant: Any, name: str, number: int) -> Int8Weigh
     return found
 
 
-def _factor(rounding: Any, constant: Any) -> float:
+def _factor(rounding: openvino.Node, constant: openvino.Node) -> float:
     """How the bounds of the rounding follow from the weight. Raises Refusal where they do not."""
     lower, upper, *others = (rounding.input_value(port).get_node().data for port in (1, 2, 3, 4))
     reached = torch.from_numpy(upper.flatten()) / largest(torch.from_numpy(constant.data.copy()), upper.size)
@@ -88,7 +91,7 @@ def _factor(rounding: Any, constant: Any) -> float:
     return float(middle)
 
 
-def _whole(graph: Any) -> list[str]:
+def _whole(graph: openvino.Model) -> list[str]:
     """Patterns of the names of the layers that are left out."""
     names = (each.get_friendly_name() for each in graph.get_ops())
     places = [(int(found[1]), int(found[2])) for name in names if (found := RESNET.search(name))]

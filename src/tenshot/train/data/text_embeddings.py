@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import torch
 
 from tenshot.core.device import autocast
 from tenshot.core.events import Events, track
 from tenshot.families import base
+from tenshot.families.base import Conditioning
 from tenshot.model import model
 from tenshot.model.model import Model
 from tenshot.train.data.latents_cache import TensorCache, key
@@ -29,10 +29,10 @@ class TextEmbeddingCache:
         self.base = base
         self.cache = cache if not base.placeholder_tokens else None
         self.encoders = [model.digest(base.place, part) for part in _parts(base)] if self.cache else []
-        self.near: dict[str, dict[str, Any]] = {}
+        self.near: dict[str, Conditioning] = {}
         self.room = IN_MEMORY
 
-    def of(self, texts: Sequence[str]) -> dict[str, Any]:
+    def of(self, texts: Sequence[str]) -> Conditioning:
         """What the UNet is told of the texts of a batch, on the model's device."""
         return base.moved(base.joined(*map(self._one, texts)), self.base.device)
 
@@ -47,7 +47,7 @@ class TextEmbeddingCache:
             self.cache.use(name)
         self.cache.trim(names)
 
-    def _one(self, text: str) -> dict[str, Any]:
+    def _one(self, text: str) -> Conditioning:
         if text not in self.near:
             found = self._kept(text)
             self.room -= _bytes(found)
@@ -56,7 +56,7 @@ class TextEmbeddingCache:
             self.near[text] = found
         return self.near[text]
 
-    def _kept(self, text: str) -> dict[str, Any]:
+    def _kept(self, text: str) -> Conditioning:
         if self.cache is None:
             return self._asked(text)
         name = self._key(text)
@@ -70,7 +70,7 @@ class TextEmbeddingCache:
         return key(repr(text), *self.encoders)
 
     @torch.no_grad()
-    def _asked(self, text: str) -> dict[str, Any]:
+    def _asked(self, text: str) -> Conditioning:
         with autocast(self.base.device, "no"):  # it may be asked for in the middle of a training step
             return base.moved(self.base.encode_prompt([text]), "cpu")
 
@@ -79,5 +79,5 @@ def _parts(base: Model) -> list[str]:
     return [part for part in base.parts if part.startswith(("text_encoder", "tokenizer"))]
 
 
-def _bytes(conditioning: Mapping[str, Any]) -> int:
+def _bytes(conditioning: Conditioning) -> int:
     return sum(tensor.nbytes for tensor in base.flattened(conditioning).values())

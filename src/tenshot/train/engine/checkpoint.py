@@ -112,7 +112,7 @@ def _checked(place: Path) -> dict[str, Any]:
     return facts
 
 
-def _digest(facts: Mapping[str, Any]) -> str:
+def _digest(facts: Mapping[str, object]) -> str:
     plain = json.loads(json.dumps(facts))  # as it will be read again
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 

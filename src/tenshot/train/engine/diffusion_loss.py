@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from tenshot.core import device, distributed
 from tenshot.core.events import Events
 from tenshot.diffusion import losses
 from tenshot.families.base import MicroConditioning
+from tenshot.families.components import Denoiser, Net
 from tenshot.train.data.captions import CaptionSource
 from tenshot.train.data.text_embeddings import TextEmbeddingCache
 from tenshot.train.engine import denoising, frozen, loop, sharding
@@ -45,7 +45,7 @@ class DiffusionLoss(loop.TrainingTask):
         self.states = states or TextEmbeddingCache(trainable.model)
         if options.gradient_checkpointing:
             self.checkpoint_gradients()
-        self.denoiser: Any = trainable.model.denoiser  # as it trains; what draws is not compiled
+        self.denoiser: Denoiser = trainable.model.denoiser  # as it trains; what draws is not compiled
         if options.torch_compile:
             self.denoiser = torch.compile(self.denoiser, backend=options.torch_compile_backend)
         self.precision = device.precision(options.mixed_precision, trainable.model.device)
@@ -128,7 +128,7 @@ class DiffusionLoss(loop.TrainingTask):
             base[part].load_state_dict(learned)
 
 
-def _checkpoint_gradients(net: Any) -> None:
+def _checkpoint_gradients(net: Net) -> None:
     """diffusers and transformers, before version 6 and after, have three names for it."""
     names = ("enable_gradient_checkpointing", "activation_checkpointing_enable", "gradient_checkpointing_enable")
     next(getattr(net, name) for name in names if hasattr(net, name))()
