@@ -19,6 +19,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if not {f'{name}_a', f'{name}_b'} < found.keys():",
     ): "the tensors of the other factor are there, too, or the answer is None all the same",
     (
+        "adapters/factors",
+        "u, s, v = torch.linalg.svd(_finite(difference.float()).flatten(1), full_matrices=False)",
+        "u, s, v = torch.linalg.svd(_finite(difference.float()).flatten(1), full_matrices=True)",
+    ): "more time and memory for columns that are cut off",
+    (
         "diffusion/process",
         "s = (self.steps - place).float() / self.steps",
         "s = (self.steps - place) / self.steps",

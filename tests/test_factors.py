@@ -12,6 +12,7 @@ from tenshot.adapters import factors, weight_delta
 from tenshot.adapters.factors import Factors
 from tenshot.adapters.loha_lokr import Hadamard, Kronecker, Pair, hadamard, kronecker
 from tenshot.adapters.weight_delta import alike, misfits, summed
+from tenshot.core.errors import Refusal
 
 LAYER = ("unet", "mid_block.attn.to_q")
 
@@ -71,6 +72,8 @@ class TestFactors:
         assert torch.equal(made.down, thin.down.flatten(1)) and torch.equal(made.up, thin.up.flatten(1))
         back = factors.as_in({LAYER: (7, 6, 1, 1)}, {LAYER: made})[LAYER]
         assert torch.equal(back.down, thin.down) and torch.equal(back.up, thin.up)
+        narrow = factors.as_in({LAYER: (7, 3, 1, 2)}, {LAYER: Factors(some(3, 6), some(7, 3), 5.0)})[LAYER]
+        assert (narrow.down.shape, narrow.up.shape) == ((3, 3, 1, 2), (7, 3, 1, 1))
         assert factors.as_in({}, {LAYER: whole})[LAYER].down.shape == whole.down.shape
 
     @pytest.mark.parametrize("shape", [(7, 5, 3, 3), (7, 36, 2, 2), (7, 36)])
@@ -119,6 +122,14 @@ class TestFewerRanks:
         assert made.down.dtype == torch.float32 and made.magnitude is each.magnitude
         torch.testing.assert_close(made.difference(), each.difference(), rtol=1e-3, atol=1e-4)
         assert factors.nearest(each.difference().half(), 2).down.dtype == torch.float32
+
+
+@pytest.mark.parametrize("spoiled", [float("nan"), float("inf"), 3e38])
+def test_one_number_that_is_none_is_refused(spoiled: float):
+    each = linear()
+    each.up[2, 1] = spoiled
+    with pytest.raises(Refusal, match="NaN or infinite"):
+        factors.nearest(each.difference(), 2)
 
 
 def test_how_far_apart_two_are():
