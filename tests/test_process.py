@@ -255,6 +255,17 @@ def test_euler_of_a_flow_is_the_closed_form():
     torch.testing.assert_close(sampler.step(v, sampler.timesteps[0], sampler.begin(x), []), wanted)
 
 
+def test_what_samplers_are_by_their_papers():
+    made = {name: samplers.sampler(name, 6, CONFIG | {"steps_offset": 1}, DDPM) for name in SAMPLERS}
+    assert made["DDIM"].scheduler.final_alpha_cumprod == THEIRS.alphas_cumprod[0]  # its last step ends at time 0
+    rho = made["DPM++ 2M Karras"].scheduler.sigmas[:-1].double() ** (1 / 7)  # arXiv 2206.00364, equation 5
+    torch.testing.assert_close(rho.diff(), rho.diff().mean().expand(5), rtol=1e-4, atol=0)
+    assert len(made["PLMS"].timesteps) == 6 + 1  # no Runge-Kutta steps before, one time twice
+    x, sigma = some(1, 4, 2, 2), made["Euler"].scheduler.sigmas.max()
+    torch.testing.assert_close(made["Euler"].begin(x), x * sigma)
+    assert torch.equal(made["DDIM"].begin(x), x)
+
+
 @pytest.mark.parametrize("name", [name for name, rows in SAMPLERS.items() if "flow" not in rows])
 def test_samplers_of_another_process_are_refused(name: str):
     with pytest.raises(Refusal, match="rectified flow") as refusal:
