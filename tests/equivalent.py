@@ -28,4 +28,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "s = (self.steps - place).float() / self.steps",
         "s = (self.steps - place) / self.steps",
     ): "whole numbers divide to float32",
+    (
+        "families/mmdit",
+        "first = {three[0]: module for module, three in stacked.items()}",
+        "first = {three[1]: module for module, three in stacked.items()}",
+    ): "whichever of the three stands for all of them",
 }

@@ -49,7 +49,7 @@ def as_theirs(net: SD3Transformer2DModel) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.fixture(params=[{}, NORMED, DUAL], ids=["3", "3.5-large", "3.5-medium"])
+@pytest.fixture(params=[{}, NORMED, DUAL, {"patch_size": 1}], ids=["3", "3.5-large", "3.5-medium", "fine"])
 def net(request: pytest.FixtureRequest) -> SD3Transformer2DModel:
     torch.manual_seed(0)
     net = SD3Transformer2DModel(**SMALL, **request.param)
@@ -76,7 +76,9 @@ def test_there_and_back(net: SD3Transformer2DModel):
 
 def test_shapes_tell_the_configuration(net: SD3Transformer2DModel):
     """But for the heads, unless their norms tell, and the size of pictures."""
-    found = mmdit.config({name: tuple(tensor.shape) for name, tensor in as_theirs(net).items()})
+    shapes = {name: tuple(tensor.shape) for name, tensor in as_theirs(net).items()}
+    found = mmdit.config(shapes)
+    assert mmdit.config(dict(reversed(shapes.items()))) == found
     expected = told(net) | {"dual_attention_layers": list(net.config.dual_attention_layers)}
     if net.config.qk_norm is None:
         expected |= {"attention_head_dim": 16, "num_attention_heads": 1}
