@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import diffusers
@@ -108,9 +108,10 @@ def weights(part: Path) -> tuple[str | None, list[Path]]:
     return variant, variants.get(variant, [])
 
 
-def numbers(part: Path) -> int:
-    """How many numbers a part's weights are; 0 where the part is not there."""
-    return sum(math.prod(shape) for path in weights(part)[1] for shape in tensors.shapes(path).values())
+def numbers(part: Path, counted: Callable[[str], bool] = lambda name: True) -> int:
+    """How many numbers a part's weights are, or those of them that are counted; 0 where the part is not there."""
+    shapes = (each for path in weights(part)[1] for each in tensors.shapes(path).items())
+    return sum(math.prod(shape) for name, shape in shapes if counted(name))
 
 
 def contents(part: Path) -> dict[str, Lazy]:

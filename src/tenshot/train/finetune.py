@@ -110,6 +110,7 @@ def check(method: TrainingMethod[Options], options: Options, events: Events) -> 
     stock, *_ = all_or_refuse(
         lambda: _stock(options, place, claim),
         lambda: refuse_if(run.folder_faults(options, claim)),
+        lambda: refuse_if(_nothing_trains(method, options, place) if not trained else ()),
         lambda: run.check_disk(options, 4 * trained, 4 * (whole if method.saves_model else trained)),
     )
     return Prepared(where, place, examples, stock, claim)
@@ -135,6 +136,12 @@ def _check_inputs(
             f"captions beside class pictures are not read: --class_prompt {options.class_prompt!r} is said of all"
         )
     return where, place, examples, brought or []
+
+
+def _nothing_trains(method: TrainingMethod[Options], options: Options, place: Path) -> Iterator[Fault]:
+    found = f"{validate.family_of(place).title} has no weights that {method.name} trains"
+    do = "choose another model, or another method: tenshot train --help"
+    yield Fault(f"--pretrained_model_name_or_path {options.pretrained_model_name_or_path}", found, "one that has", do)
 
 
 def _as_trained(base: Model, options: FineTuneOptions) -> Model:
@@ -255,7 +262,7 @@ def _examples(method: TrainingMethod[Options], options: Options, events: Events)
             few = ", ".join(bare[:4]) + (", ..." if len(bare) > 4 else "")
             fits = "a caption for every picture: NAME.txt beside it, or metadata.jsonl"
             told = f"{len(bare)} of {len(found)} pictures have no caption: {few}"
-            verb = "lora" if method.name == "lora" else "dreambooth"
+            verb = method.name if "instance_prompt" in type(options).model_fields else "dreambooth"
             do = f"write them, or use tenshot train {verb} with --instance_data_dir and one --instance_prompt"
             raise Refusal(Fault(source.option, told, fits, do))
     refuse_if(method.unsaid(options, found))
@@ -312,7 +319,12 @@ def _split_faults(method: TrainingMethod[Options], options: Options) -> Iterator
         yield Fault("--fsdp", "one process, and nothing to split over", "several", "add --num_processes 2, or more")
     if not method.saves_model:
         found = f"{method.name} trains too little to split"
-        yield Fault("--fsdp", found, "full and dreambooth", "leave it out: the processes share the work without it")
+        yield Fault(
+            "--fsdp",
+            found,
+            "a method that saves a whole model",
+            "leave it out: the processes share the work without it",
+        )
     if options.validation_prompt:
         found = "no process has the whole model to draw with"
         yield Fault("--validation_prompt", found, "no drawings beside --fsdp", "draw from the result afterwards")

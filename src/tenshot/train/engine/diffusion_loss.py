@@ -49,7 +49,7 @@ class DiffusionLoss(loop.TrainingTask):
         if options.torch_compile:
             self.denoiser = torch.compile(self.denoiser, backend=options.torch_compile_backend)
         self.precision = device.precision(options.mixed_precision, trainable.model.device)
-        if self.precision != "no":
+        if self.precision != "no" and not trainable.saves_model:
             for part in self._stepped:
                 frozen.cast_frozen(trainable.model[part], device.DTYPES[self.precision])
 

@@ -15,12 +15,14 @@ class Trainable(Protocol):
     """What trains, and how it is kept.
 
     model: as it is now, with what was learned so far. parts: the modules whose parameters with requires_grad train.
-    trains_text_encoder: the text encoder's answers change from step to step.
+    trains_text_encoder: the text encoder's answers change from step to step. saves_model: `save` writes the model
+    itself, the weights that stay as they are, too.
     """
 
     model: Model
     parts: Mapping[str, nn.Module]
     trains_text_encoder: bool
+    saves_model: bool
 
     def lr_multiplier(self, part: str, name: str) -> float:
         """A factor on the learning rate of one parameter."""

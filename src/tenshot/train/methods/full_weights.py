@@ -1,8 +1,8 @@
-"""Whole nets train: full fine-tuning and DreamBooth. What comes out is a model folder like the one that went in."""
+"""The model's own weights train: full fine-tuning and DreamBooth. What comes out is a model folder, as went in."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,10 +17,16 @@ from tenshot.train import finetune
 from tenshot.train.options import FineTuneOptions
 
 
-class FullWeightsTrainable:
-    """The denoiser, and the text encoders where the options say so."""
+def every(name: str) -> bool:
+    return True
 
-    def __init__(self, base: Model, options: FineTuneOptions) -> None:
+
+class FullWeightsTrainable:
+    """The denoiser, and the text encoders where the options say so. trains: which weights of the denoiser, by name."""
+
+    saves_model = True
+
+    def __init__(self, base: Model, options: FineTuneOptions, trains: Callable[[str], bool] = every) -> None:
         self.model = base
         self.trains_text_encoder = options.train_text_encoder
         encoders = base.family.encoders if options.train_text_encoder else ()
@@ -28,6 +34,8 @@ class FullWeightsTrainable:
         self.text_encoder_lr_ratio = (options.text_encoder_lr or options.learning_rate) / options.learning_rate
         for part in base.family.nets:
             base[part].requires_grad_(part in self.parts)
+        for name, parameter in base.denoiser.named_parameters():
+            parameter.requires_grad_(trains(name))
 
     def lr_multiplier(self, part: str, name: str) -> float:
         return 1.0 if part == self.model.family.denoiser else self.text_encoder_lr_ratio
@@ -49,9 +57,10 @@ class FullWeightsTrainable:
                 raise Refusal(Fault(str(folder / part), found, do="check the disk"))
 
 
-def trained(options: FineTuneOptions, place: Path) -> int:
-    """How many numbers train."""
-    return sum(validate.numbers(place / part) for part in finetune.parts(options, place))
+def trained(options: FineTuneOptions, place: Path, trains: Callable[[str], bool] = every) -> int:
+    """How many numbers train. trains: which weights of the denoiser."""
+    denoiser, *encoders = finetune.parts(options, place)
+    return validate.numbers(place / denoiser, trains) + sum(validate.numbers(place / part) for part in encoders)
 
 
 def results(options: FineTuneOptions, trigger: str = "") -> list[Result]:

@@ -30,6 +30,8 @@ SHAPES = ("rank", "lora_alpha", "layers", "block_ranks", "use_dora", "use_rslora
 class LoraTrainable:
     """Additions to the denoiser, and to the text encoders where the options say so."""
 
+    saves_model = False
+
     def __init__(self, base: Model, options: LoraOptions) -> None:
         for word, _, rows in embedding.read_all(options.embeddings):
             base = embedding.add(base, word, rows)

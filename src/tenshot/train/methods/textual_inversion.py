@@ -51,6 +51,8 @@ SAYINGS = {
 class EmbeddingTrainable:
     """New rows of the text encoders' token embeddings."""
 
+    saves_model = False
+
     def __init__(self, base: Model, options: TextualInversionOptions) -> None:
         for part in base.family.nets:
             base[part].requires_grad_(False)
