@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tenshot.cli.verbs import VERBS
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
@@ -48,6 +50,15 @@ WAYS = {
     "lora": (lora.METHOD, LoraOptions),
     "inversion": (textual_inversion.METHOD, TextualInversionOptions),
 }
+
+
+#: The options of every method.
+METHOD_OPTIONS: list[type[FineTuneOptions]] = [
+    getattr(import_module(module), name)
+    for path, verb in VERBS.items()
+    if path[0] == "train"
+    for module, _, name in [verb.options.partition(":")]
+]
 
 
 class Ear(Events):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tenshot.core.options import MISSING, entries, spell
-from tenshot.train.options import DreamBoothOptions, FullOptions, LoraOptions, TextualInversionOptions
+from tests.dreambooth_runs import METHOD_OPTIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-METHODS = [entries(kind) for kind in (LoraOptions, TextualInversionOptions, FullOptions, DreamBoothOptions)]
+METHODS = [entries(kind) for kind in reversed(METHOD_OPTIONS)]  # the first method's defaults are told
 OPTIONS = {name: entry for method in METHODS for name, entry in method.items()}
 TABLE = (ROOT / "docs/training.md").read_text(encoding="utf-8").partition("## Options")[2].partition("\n## ")[0]
 

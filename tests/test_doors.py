@@ -19,7 +19,8 @@ from tenshot.cli.commands import _load
 from tenshot.cli.console import Console, Steady
 from tenshot.core.errors import Refusal
 from tenshot.core.options import MISSING, entries, gather
-from tenshot.train.options import DreamBoothOptions, FineTuneOptions, FullOptions, LoraOptions, TextualInversionOptions
+from tenshot.train.options import FineTuneOptions, LoraOptions
+from tests.dreambooth_runs import METHOD_OPTIONS
 
 TENSHOT = [sys.executable, "-m", "tenshot"]
 
@@ -139,7 +140,7 @@ def test_everything_wrong_with_a_copied_command_is_told_at_once() -> None:
     assert "newest whole checkpoint" in faults["--resume_from_checkpoint"].fits
 
 
-@pytest.mark.parametrize("kind", [DreamBoothOptions, TextualInversionOptions, FullOptions, LoraOptions])
+@pytest.mark.parametrize("kind", METHOD_OPTIONS)
 def test_no_option_is_both_ours_and_only_others(kind: type[FineTuneOptions]) -> None:
     assert not kind.elsewhere.keys() & (kind.model_fields.keys() | kind.also.keys())
     assert set(kind.also.values()) <= kind.model_fields.keys()

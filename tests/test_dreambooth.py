@@ -21,9 +21,9 @@ from tenshot.generate import generate
 from tenshot.io import tensors
 from tenshot.train.data import image_latents, prior_images
 from tenshot.train.methods.dreambooth import train
-from tenshot.train.options import DreamBoothOptions, FullOptions, LoraOptions, TextualInversionOptions
+from tenshot.train.options import DreamBoothOptions, LoraOptions
 from tests import plain_dreambooth, tiny
-from tests.dreambooth_runs import PRIOR, TEXT, UNET, Bench, Ear, files, losses, same_weights
+from tests.dreambooth_runs import METHOD_OPTIONS, PRIOR, TEXT, UNET, Bench, Ear, files, losses, same_weights
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2_v", "sdxl"])
@@ -119,7 +119,7 @@ EXTREMES = {
 
 
 def test_every_number_has_its_bounds():
-    for kind in (LoraOptions, TextualInversionOptions, FullOptions, DreamBoothOptions):
+    for kind in METHOD_OPTIONS:
         for name, entry in entries(kind).items():
             for each in entry.alternatives:
                 if each.get("type") in ("integer", "number"):

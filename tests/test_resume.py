@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kill_and_resume import METHODS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -20,11 +22,8 @@ def kill_and_resume(*words: str) -> None:
     assert ran.stdout.count("results are equal") == 2
 
 
-METHODS = ("dreambooth", "lora", "full", "textual-inversion")
-
-
 @pytest.mark.parametrize(
-    "method", ["dreambooth", *(pytest.param(each, marks=pytest.mark.slow) for each in METHODS[1:])]
+    "method", ["dreambooth", *(pytest.param(each, marks=pytest.mark.slow) for each in METHODS if each != "dreambooth")]
 )
 def test_killed_and_restarted_is_uninterrupted(method: str, sd1: Path, tmp_path: Path):
     quick = ("--fork", "--kills", "2", "--steps", "9", "--side", "64")
