@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 import tenshot
 from tenshot.adapters import lora
 from tenshot.core import device
+from tenshot.families import text_model
 from tenshot.io import tensors
 from tenshot.model import model
 from tenshot.train.engine import quantize
@@ -56,9 +57,9 @@ def test_losses_and_factors_are_those_of_a_plain_implementation(
     found = lora.read(folder / lora.FILE).weights
     assert found.keys() == factors.keys()
     for part, named in factors.items():
-        have = {name.removeprefix(lora.LEGACY): tensor for name, tensor in found[part].items()}
+        have = {text_model.bare(name): tensor for name, tensor in found[part].items()}
         for name, tensor in named.items():
-            apart = have[name.removeprefix(lora.LEGACY)] - tensor.detach()
+            apart = have[text_model.bare(name)] - tensor.detach()
             assert (
                 apart.norm() < 2e-3 * tensor.detach().norm()
             )  # where a gradient is almost zero, AdamW doubles rounding

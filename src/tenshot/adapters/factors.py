@@ -16,6 +16,7 @@ from tenshot.adapters.weight_delta import Addition, Difference, Layer
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.json_types import Config
 from tenshot.core.results import WrittenLora
+from tenshot.families import text_model
 
 METADATA = "lora_adapter_metadata"  # diffusers' name for the settings, as JSON
 
@@ -155,7 +156,7 @@ def to_diffusers(found: Mapping[Layer, Factors]) -> dict[str, torch.Tensor]:
     """Named as diffusers' pipelines read them, in text encoders with `text_model.`"""
     named: dict[str, torch.Tensor] = {}
     for (part, layer), each in sorted(found.items()):
-        bare = f"text_model.{layer}" if lora_keys.in_text_model(part, layer) else layer
+        bare = text_model.stored(layer) if part.startswith("text_encoder") else layer
         named[f"{part}.{bare}.lora_A.weight"] = each.down
         named[f"{part}.{bare}.lora_B.weight"] = each.up
         if (magnitude := each.magnitude_vector) is not None:

@@ -22,13 +22,12 @@ from tenshot.adapters.factors import Factors
 from tenshot.adapters.weight_delta import BIAS, INSPECT, Addition, Layer, misfits
 from tenshot.core.errors import Fault, refuse_if
 from tenshot.core.json_types import Config
-from tenshot.families import registry
+from tenshot.families import registry, text_model
 from tenshot.families.base import Family
 from tenshot.io import tensors
 from tenshot.model.model import Model
 
 SAME = "a LoRA of the same family"
-LEGACY = "text_model."  # what other versions of transformers put before the names of a text encoder
 SETTINGS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "use_rslora")
 
 
@@ -92,7 +91,7 @@ def current(model: Model, settings: Mapping[str, Config]) -> Lora:
 def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module], family: Family | None = None) -> None:
     """Write a LoRA as diffusers' pipelines and older versions of transformers read it. family: what it is for."""
     named = {
-        f"{part}.{_prefix(nets[part])}{name.removeprefix(_prefix(nets[part]))}": tensor
+        f"{part}.{text_model.stored(name) if isinstance(nets[part], CLIPTextModel) else name}": tensor
         for part, weights in lora.weights.items()
         for name, tensor in weights.items()
     }
@@ -192,9 +191,9 @@ def _shapes(model: Model) -> dict[Layer, tuple[int, ...]]:
             layer = getattr(module, "base_layer", module)
             weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
             if isinstance(weight, torch.Tensor):
-                found[part, name.removeprefix(LEGACY)] = _shape(layer)
+                found[part, text_model.bare(name)] = _shape(layer)
             if isinstance(bias, torch.Tensor):
-                found[part, name.removeprefix(LEGACY) + BIAS] = tuple(bias.shape)
+                found[part, text_model.bare(name) + BIAS] = tuple(bias.shape)
     return found
 
 
@@ -205,9 +204,4 @@ def _shape(layer: Any) -> tuple[int, ...]:
 
 def _here(net: nn.Module, name: str) -> str:
     """A layer's name in this version of transformers, which may put `text_model.` before it."""
-    bare = name.removeprefix(LEGACY)
-    return f"{LEGACY}{bare}" if hasattr(net, LEGACY.rstrip(".")) else bare
-
-
-def _prefix(net: nn.Module) -> str:
-    return LEGACY if isinstance(net, CLIPTextModel) else ""
+    return text_model.stored(name) if hasattr(net, "text_model") else text_model.bare(name)

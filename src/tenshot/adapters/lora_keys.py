@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tenshot.core.json_types import Config
-from tenshot.families import keymaps, mmdit, registry, released
+from tenshot.families import keymaps, mmdit, registry, released, text_model
 from tenshot.families.sd3 import SD3
 
 Kind = str  #: down, up, mid, alpha, magnitude, or LyCORIS' own: hada_w1_a, lokr_t2, diff_b, w_norm
@@ -36,7 +36,7 @@ _KOHYA_PARTS = {
     "lora_te1": "text_encoder",
     "lora_te2": "text_encoder_2",
 }
-_TEXT = ("text_model.", "encoder.layers.")  # how layers of text encoders begin, where only that tells the part
+_TEXT = (text_model.PREFIX, "encoder.layers.")  # how layers of text encoders begin, where only that tells the part
 _DOTTED: tuple[tuple[str, Kind], ...] = (
     (r"\.lora_A(?:\.\w+)?\.weight", "down"),
     (r"\.lora_B(?:\.\w+)?\.weight", "up"),
@@ -115,7 +115,7 @@ def _dotted(name: str) -> str:
 
 def _ours(part: str, layer: str, unet: Config | None) -> str:
     if part.startswith("text_encoder"):
-        return layer.removeprefix("text_model.")
+        return text_model.bare(layer)
     if not re.match(r"(input|output|middle)_block|time_embed\.|label_emb\.|out\.", layer):
         return layer
     back = {theirs: ours for ours, theirs in keymaps.unet_modules(unet).items()} if unet else released.modules()
@@ -132,13 +132,7 @@ def kohya(part: str, layer: str, originals: Mapping[str, str] | None) -> str:
         name = _renamed(layer, originals or {})
         return f"lora_unet_{name.replace('.', '_')}"
     start = {"text_encoder": "lora_te1" if originals is not None else "lora_te", "text_encoder_2": "lora_te2"}[part]
-    bare = f"text_model.{layer}" if in_text_model(part, layer) else layer
-    return f"{start}_{bare.replace('.', '_')}"
-
-
-def in_text_model(part: str, layer: str) -> bool:
-    """Do others write `text_model.` before the layer's name?"""
-    return part.startswith("text_encoder") and not layer.startswith("text_projection")
+    return f"{start}_{text_model.stored(layer).replace('.', '_')}"
 
 
 def _renamed(layer: str, modules: Mapping[str, str]) -> str:

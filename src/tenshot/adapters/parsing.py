@@ -19,7 +19,7 @@ from tenshot.adapters.lycoris import Full
 from tenshot.adapters.weight_delta import BIAS, Addition, Difference, Layer
 from tenshot.core.errors import Fault, Noted, Refusal, refuse_if
 from tenshot.core.json_types import Config
-from tenshot.families import registry
+from tenshot.families import registry, text_model
 from tenshot.io import tensor_files, tensors
 from tenshot.io.tensor_files import Container
 
@@ -206,7 +206,7 @@ class Settings(BaseModel):
 
 def _matching(patterns: Mapping[str, float], layer: str, otherwise: float) -> float:
     """The value of the first pattern that a layer's name ends with, in any version of transformers."""
-    names = (layer, f"text_model.{layer}")
+    names = (layer, text_model.PREFIX + layer)
     found = (value for pattern, value in patterns.items() for name in names if re.match(rf"(.*\.)?({pattern})$", name))
     return next(found, otherwise)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from tenshot.families import text_model
+
 Shapes = Mapping[str, tuple[int, ...]]
 GROUPS = 32  # of group normalisation, in every net of these families
 
@@ -158,7 +160,7 @@ def _vae(shapes: Shapes, width: str, layers: str, blocks: str) -> dict[str, obje
 
 def clip(shapes: Shapes) -> dict[str, object]:
     """The configuration of a CLIPTextModel from transformers' names, behind `transformer.text_model.`"""
-    start = "transformer.text_model."
+    start = f"transformer.{text_model.PREFIX}"
     words, width = shapes[f"{start}embeddings.token_embedding.weight"]
     return _text(words, width) | {
         "max_position_embeddings": shapes[f"{start}embeddings.position_embedding.weight"][0],

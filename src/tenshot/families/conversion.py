@@ -17,7 +17,7 @@ import torch
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
 from tenshot.core.json_types import Config
-from tenshot.families import config_from_shapes, keymaps, mmdit, unused_tensors
+from tenshot.families import config_from_shapes, keymaps, mmdit, text_model, unused_tensors
 from tenshot.families.base import Family
 from tenshot.families.components import Net
 from tenshot.families.keymaps import Line
@@ -43,7 +43,7 @@ class Dialect:
     silent: Callable[[Config], dict[str, torch.Tensor]] = lambda _: {}
 
 
-_CLIP = "transformer.text_model.embeddings.token_embedding.weight"
+_CLIP = f"transformer.{text_model.PREFIX}embeddings.token_embedding.weight"
 
 
 def _unprojected(config: Config) -> dict[str, torch.Tensor]:
@@ -170,7 +170,7 @@ def skeleton(kind: type[Net], config: Config) -> dict[str, tuple[int, ...]]:
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
         found = f"the shapes alone make none: {str(error).partition(chr(10))[0]}"
         raise Refusal(Fault(kind.__name__, found, "a released architecture", OTHER)) from None
-    return {name.removeprefix("text_model."): tuple(tensor.shape) for name, tensor in untied(net).items()}
+    return {text_model.bare(name): tuple(tensor.shape) for name, tensor in untied(net).items()}
 
 
 def untied(net: Net) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from tenshot.core.json_types import Config
+from tenshot.families import text_model
 
 Form = Literal["same", "square", "turned", "stacked", "swapped"]
 
@@ -157,11 +158,7 @@ def _vae_line(name: str, blocks: int) -> Line:
 
 def clip(names: Iterable[str]) -> list[Line]:
     """A CLIP text encoder as transformers always stored it, whatever its version calls the tensors in memory."""
-    return [Line(f"transformer.{_clip(name.removeprefix('text_model.'))}", (name,)) for name in names]
-
-
-def _clip(name: str) -> str:
-    return name if name.startswith("text_projection.") else f"text_model.{name}"
+    return [Line(f"transformer.{text_model.stored(name)}", (name,)) for name in names]
 
 
 def t5(names: Iterable[str]) -> list[Line]:
@@ -191,7 +188,7 @@ def open_clip(names: Iterable[str]) -> list[Line]:
 
 def _open_clip_lines(names: Iterable[str]) -> Iterator[Line]:
     for name in names:
-        bare = name.removeprefix("text_model.")
+        bare = text_model.bare(name)
         if bare == "text_projection.weight":
             yield Line("model.text_projection", (name,), "turned")
         elif bare in _OPEN_CLIP:

@@ -17,7 +17,7 @@ from tenshot.core.errors import Fault, Refusal, refuse_if
 from tenshot.core.json_types import Config
 from tenshot.diffusion import samplers
 from tenshot.diffusion.process import Process, RectifiedFlow
-from tenshot.families import config_values, conversion, registry
+from tenshot.families import config_values, conversion, registry, text_model
 from tenshot.families.base import Family
 from tenshot.families.components import Net, Tokenizer
 from tenshot.families.sd import SD1
@@ -224,7 +224,7 @@ def _expected(part: Path, kind: type[Net], config: Config) -> Shapes:
 
 def today(name: str) -> str:
     """A tensor's name in any version of transformers and diffusers, as it is called today and without `text_model.`"""
-    name = name.removeprefix("text_model.")
+    name = text_model.bare(name)
     for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
         name = name.replace(f"mid_block.attentions.0.{old}.", f"mid_block.attentions.0.{new}.")
     return name

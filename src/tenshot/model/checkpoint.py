@@ -16,7 +16,7 @@ from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
 from tenshot.core.json_types import Config
 from tenshot.diffusion.process import DDPM
-from tenshot.families import conversion, partial_checkpoints, registry, validate
+from tenshot.families import conversion, partial_checkpoints, registry, text_model, validate
 from tenshot.families.base import ZEROS, Family
 from tenshot.families.components import Net
 from tenshot.families.conversion import Ledger
@@ -256,12 +256,8 @@ def write_net(folder: Path, kind: type[Net], config: Config, content: Mapping[st
         full.save_pretrained(folder)
         name = "model.safetensors"
         if kind.config_class is transformers.CLIPTextConfig:
-            content = {_with_prefix(tensor): lazy for tensor, lazy in content.items()}
+            content = {text_model.stored(tensor): lazy for tensor, lazy in content.items()}
     else:
         with torch.device("meta"):
             kind.from_config(dict(config)).save_config(folder)
     streaming.write(folder / name, content, {"format": "pt"}, events)
-
-
-def _with_prefix(name: str) -> str:
-    return name if name.startswith("text_projection") else f"text_model.{name}"

@@ -10,6 +10,7 @@ import transformers
 
 import tenshot
 from tenshot.core.errors import Fault, Refusal
+from tenshot.families import text_model
 from tenshot.families.base import ZEROS, Family
 from tenshot.families.components import Component
 from tenshot.io import tensors
@@ -43,8 +44,8 @@ def save_part(part: Component, folder: Path) -> None:
         config["dtype"] = DTYPE
     tensors.write_json(folder / "config.json", config)
     if isinstance(part, transformers.CLIPTextModel):
-        prefix, file = "text_model.", folder / "model.safetensors"
-        named = {prefix + name.removeprefix(prefix): tensor for name, tensor in tensors.read(file).items()}
+        file = folder / "model.safetensors"
+        named = {text_model.stored(name): tensor for name, tensor in tensors.read(file).items()}
         tensors.write(file, named, {"format": "pt"})
 
 

@@ -15,12 +15,12 @@ import torch
 
 from tenshot.adapters.weight_delta import BIAS, Addition, Layer, parameter, summed
 from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.families import text_model
 from tenshot.families.components import Net, Parts
 from tenshot.io.tensor_files import Lazy
 from tenshot.model import checkpoint
 from tenshot.model.checkpoint import Whole
 
-LEGACY = "text_model."  # what some versions of transformers put before the names of a text encoder
 Share = tuple[Mapping[Layer, Addition], float]  #: what a LoRA adds, and how strongly it counts
 Changes = dict[str, dict[str, torch.Tensor]]  #: part -> its weights that become others
 Kept = dict[tuple[str, str], torch.Tensor]  #: part and weight -> the base's own
@@ -39,9 +39,7 @@ def own(net: Net) -> dict[str, torch.Tensor]:
     found = {}
     for name, tensor in net.named_parameters():
         bare = (
-            name.removeprefix(LEGACY)
-            .replace(".base_layer.", ".")
-            .replace(".token_embedding.known.", ".token_embedding.")
+            text_model.bare(name).replace(".base_layer.", ".").replace(".token_embedding.known.", ".token_embedding.")
         )
         if ".lora_" not in bare and not bare.endswith(".token_embedding.rows"):
             found[bare] = tensor

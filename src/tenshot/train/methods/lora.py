@@ -15,7 +15,7 @@ from tenshot.core.events import Events
 from tenshot.core.json_types import Config
 from tenshot.core.results import Trained
 from tenshot.export.install import Result
-from tenshot.families import validate
+from tenshot.families import text_model, validate
 from tenshot.io import tensors
 from tenshot.io.image_folder import Example
 from tenshot.model import model
@@ -69,8 +69,8 @@ class LoraTrainable:
         file = folder / lora.FILE
         read, live = lora.read(file), lora.current(self.model, self.settings)
         for part, weights in live.weights.items():
-            named = {name.removeprefix(lora.LEGACY): tensor for name, tensor in read.weights[part].items()}
-            if any(not torch.equal(t.cpu(), named[name.removeprefix(lora.LEGACY)]) for name, t in weights.items()):
+            named = {text_model.bare(name): tensor for name, tensor in read.weights[part].items()}
+            if any(not torch.equal(t.cpu(), named[text_model.bare(name)]) for name, t in weights.items()):
                 raise Refusal(Fault(str(file), f"{part}: tensors differ after writing", do="check the disk"))
 
 
@@ -104,7 +104,7 @@ def _named(table: Mapping[str, float], name: str, otherwise: float) -> float:
 
 def inside(key: str, name: str) -> bool:
     """Is `key` in a layer's name, from dot to dot, whatever the version of transformers calls it?"""
-    bare, wanted = (f".{text}.".replace(f".{lora.LEGACY}", ".") for text in (name, key))
+    bare, wanted = (f".{text}.".replace(f".{text_model.PREFIX}", ".") for text in (name, key))
     return wanted in bare
 
 
@@ -178,7 +178,7 @@ def _layers(options: LoraOptions, place: Path) -> dict[str, tuple[int, ...]]:
         ends = lora.targets(part, options.layers)
         for path in validate.weights(place / part)[1]:
             for name, shape in tensors.shapes(path).items():
-                layer = name.removesuffix(".weight").removeprefix(lora.LEGACY)
+                layer = text_model.bare(name.removesuffix(".weight"))
                 if name.endswith(".weight") and lora.targeted(layer, ends):
                     found[f"{part}.{layer}"] = shape
     return found
