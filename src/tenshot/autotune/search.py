@@ -79,14 +79,14 @@ def search(
                 each = _tried(job, until - time.monotonic(), len(tried) - number, events.cancelled)
             outcomes.append(each)
             events.say(f"{section}: {spoken(each)}")
-        outcomes += _with_gains(options, folder, section, best(outcomes, options.max_error), where, until, events)
+        outcomes += _with_rewrites(options, folder, section, best(outcomes, options.max_error), where, until, events)
         contest = _contest(section, outcomes, options.max_error)
         behind = behind or far_behind(contest, options.max_error)
         yield contest
     next(ticks, None)
 
 
-def _with_gains(
+def _with_rewrites(
     options: CompileOptions,
     folder: Path,
     section: str,

@@ -1,6 +1,6 @@
 """Rewrites, on top of every backend: nets that give the same answers by less work.
 
-A gain is one class of modules, and one row in GAINS. Whether it is used, measuring decides.
+A rewrite is one class of modules, and one row in REWRITES. Whether it is used, measuring decides.
 """
 
 from __future__ import annotations
@@ -100,34 +100,34 @@ class GegluRewrite(nn.Module):
 
 
 #: Name of a gain -> the modules that it puts in place of others.
-GAINS: dict[str, type[UpsampleRewrite] | type[GegluRewrite]] = {"upsampling": UpsampleRewrite, "gates": GegluRewrite}
+REWRITES: dict[str, type[UpsampleRewrite] | type[GegluRewrite]] = {"upsampling": UpsampleRewrite, "gates": GegluRewrite}
 
 
 def fitting(net: Flat) -> list[str]:
-    """The gains for which there is something in `net`."""
-    return [name for name in GAINS if _found(net, name)]
+    """The rewrites for which there is something in `net`."""
+    return [name for name in REWRITES if _found(net, name)]
 
 
 def _found(net: Flat, name: str) -> list[str]:
     """Where the modules are that a gain replaces."""
-    kind = GAINS[name]
+    kind = REWRITES[name]
     return [path for path, each in net.named_modules() if isinstance(each, kind.stands_for) and kind.fits(each)]
 
 
 def applied(net: Flat, names: Sequence[str]) -> Flat:
     """A net that answers as `net` does; what is not rewritten shares its weights. Raises Refusal: a gain is unknown."""
-    if strange := [name for name in names if name not in GAINS]:
-        raise Refusal(Fault("gains", f"{', '.join(strange)}: not known", ", ".join(GAINS)))
+    if strange := [name for name in names if name not in REWRITES]:
+        raise Refusal(Fault("rewrites", f"{', '.join(strange)}: not known", ", ".join(REWRITES)))
     shared = {id(each): each for each in (*net.parameters(), *net.buffers())}
     new = deepcopy(net, shared) if names else net
     for name in names:
         for path in _found(net, name):
-            new.set_submodule(path, GAINS[name](net.get_submodule(path)))
+            new.set_submodule(path, REWRITES[name](net.get_submodule(path)))
     return new
 
 
 def derived(net: Flat, weights: Weights) -> dict[str, torch.Tensor]:
-    """The weights of `net`, which gains were applied to, from those of the plain one."""
+    """The weights of `net`, which rewrites were applied to, from those of the plain one."""
     kept = net.weights().keys()
     found = dict(weights)
     for path, module in net.named_modules():
@@ -154,7 +154,7 @@ def load_program(folder: Path, candidate: Candidate, net: Flat, where: torch.dev
 
 
 class Rewritten:
-    """A program of a net that gains were applied to."""
+    """A program of a net that rewrites were applied to."""
 
     def __init__(self, runner: Runner, net: Flat) -> None:
         self.runner, self.net = runner, net
