@@ -100,6 +100,8 @@ def _lacking(named: Mapping[str, Lazy], has: tuple[str, ...]) -> Nature:
 
 def _title(named: Mapping[str, Lazy], has: tuple[str, ...]) -> str:
     """The family that the UNet's shapes, and the text encoders' names, point to."""
+    if any(name.startswith(f"{UNET}joint_blocks.") for name in named):
+        return "Stable Diffusion 3"
     label = named.get(f"{UNET}label_emb.0.0.weight")
     if "text encoder (OpenCLIP bigG) in the first place" in has:
         return "Stable Diffusion XL refiner"

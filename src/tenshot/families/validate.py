@@ -49,7 +49,7 @@ def examine(place: Path) -> Family:
     denoiser = _denoiser(place, index or {})
     config = _object(place / denoiser / "config.json", faults)
     family = registry.of(config) if config is not None else None
-    if family is None and (config is not None or denoiser not in (index or {denoiser: None})):
+    if family is None and (config is not None or denoiser not in (index or {denoiser: None}) or _is_other(index or {})):
         raise Refusal(_stranger(place, index or {}))
     if family:
         family = family.without(*(part for part in family.optional if not _is_meant(place, part, index or {})))
@@ -78,6 +78,13 @@ def family_of(place: Path) -> Family:
     if family is None:
         raise Refusal(_stranger(place, {}))
     return family.without(*(part for part in family.optional if not (place / part).is_dir()))
+
+
+def _is_other(index: Mapping[str, object]) -> bool:
+    """Does it name a pipeline of no family here? Those for ControlNets and pictures begin as that of the family."""
+    name = index.get("_class_name")
+    ours = (str(family.index["_class_name"]).removesuffix("Pipeline") for family in registry.FAMILIES)
+    return isinstance(name, str) and not name.startswith(tuple(ours))
 
 
 def _is_meant(place: Path, part: str, index: Mapping[str, object]) -> bool:
