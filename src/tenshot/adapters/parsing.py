@@ -128,10 +128,13 @@ def layers(source: Container, unet: Config | None = None) -> dict[Layer, Additio
     return stacks.by_our_names(whole | _biases(by_layer, whole))
 
 
+NO_WEIGHTS = ("alpha", "on_input")  # a number, and IA3's flag
+
+
 def _no_weights(source: Container, by_layer: Mapping[Layer, Tensors]) -> Iterator[Fault]:
     """Tensors that cannot be what they are called."""
     every = [(layer, kind, tensor) for (_, layer), each in by_layer.items() for kind, tensor in each.items()]
-    whole = [layer for layer, kind, tensor in every if kind != "alpha" and not tensor.is_floating_point()]
+    whole = [layer for layer, kind, tensor in every if kind not in NO_WEIGHTS and not tensor.is_floating_point()]
     if whole:
         found = f"{len(whole)} tensors hold whole numbers: {', '.join(whole[:3])}"
         yield Fault(str(source.place), found, "floats of 8, 16 or 32 bits", "take the same file in fp16 or bf16")
