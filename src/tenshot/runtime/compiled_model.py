@@ -96,6 +96,9 @@ class CompiledModel(Model):
             raise AttributeError(f"no part {part!r} in this model")
         return self[part]
 
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.parts]
+
     @property
     def programs(self) -> dict[str, CompiledSection]:
         """Section -> its programs, as they are now."""
@@ -111,7 +114,7 @@ class CompiledModel(Model):
         return Model(**{each: getattr(self, each) for each in Model.__dataclass_fields__} | {"parts": parts})
 
     def plain(self) -> Model:
-        """The same weights as `still`, with torch to run all of them."""
+        """The same weights as `snapshot`, with torch to run all of them."""
         found = self.snapshot()
         return found.with_parts(**{name: getattr(part, "eager", part) for name, part in found.parts.items()})
 
