@@ -61,12 +61,15 @@ def test_the_second_training_is_looked_at_before_the_first(tmp_path: Path) -> No
 def test_an_earlier_demo_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it left, however far it had come, is no obstacle."""
 
-    def stop(*_: object) -> None:
+    foretold: list[bool] = []
+
+    def stop(*_: object, **told: bool) -> None:
+        foretold.append(told["foretold"])
         raise InterruptedError
 
     begun = tmp_path / door.FOLDERS[door.WITH_PRIOR]
     monkeypatch.setattr(door.dreambooth, "train", stop)
-    monkeypatch.setattr(door.eta, "pace", lambda base: door.eta.Pace(1.0, 1.0))
+    monkeypatch.setattr(door.eta, "pace", lambda *_: door.eta.Pace(1.0, 1.0))
     said: list[str] = []
     monkeypatch.setattr(Events, "say", lambda self, text: said.append(text))
     for made in (begun / "tenshot.log", tmp_path / "class" / ".half.part", begun / "run.json", tmp_path / "index.html"):
@@ -76,6 +79,7 @@ def test_an_earlier_demo_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             demo(DemoOptions(out=tmp_path), Events())
     forecast = [text for text in said if text.startswith("the demo will take")]
     assert len(forecast) == 2  # before it has begun
+    assert foretold == [True, True, False, False]  # or else the training says it again
     # 48 class pictures, 300 steps of 8 and 4, and 3 times 10 prompts with 4 seeds: 40 calls and one decoding each
     assert forecast[0] == "the demo will take 3 to 9 hours: class pictures 20 to 59 minutes, training 2 to 5 hours, " \
         "pictures before and after 0.8 to 2 hours"  # fmt: skip

@@ -10,6 +10,7 @@ from tenshot.core.events import Events
 from tenshot.pipeline import SamplingSettings
 from tenshot.train import finetune
 from tenshot.train.engine import eta
+from tenshot.train.methods import dreambooth
 from tests.dreambooth_runs import PRIOR, WAYS, Bench, Ear
 
 SHOWN = {"validation_prompt": "a photo of az baby", "validation_steps": "2", "num_validation_images": "2"}
@@ -52,6 +53,9 @@ def test_every_phase_is_seen_and_forecast_before_it_begins(bench: Bench, monkeyp
     assert bars.done["drawing class pictures"] == [1, 2, 3, 4, 5, 6]  # two batches of three denoising steps
     assert bars.done["drawing validation pictures"] == [*range(1, 21), *range(1, 21)]
     assert bars.done["saving"] == [1, 2, 3]
+    assert bars.done["loading the model"] == [1, 2, 3, 4]
+    assert bars.done["measuring drawing steps"] == [1, 2, 3] * 2  # for class pictures, and for validation pictures
+    assert bars.done["measuring training steps"] == [1, 2, 3]
     whole = next(text for text in bars.order if text.startswith("the whole will take"))
     assert all(each.call > 0 and each.decode > 0 for each in measured)
     for phase in ("class pictures", "encoding pictures", "training", "validation pictures"):
@@ -62,7 +66,8 @@ def test_every_phase_is_seen_and_forecast_before_it_begins(bench: Bench, monkeyp
     assert bars.order.index(training) < bars.order.index("training")
     phases = told["seconds_by_phase"]
     assert phases.keys() == {
-        "getting_ready", "encoding_pictures", "drawing_class_pictures", "encoding_captions", "training",
+        "getting_ready", "loading_the_model", "measuring_drawing_steps", "measuring_training_steps",
+        "encoding_pictures", "drawing_class_pictures", "encoding_captions", "training",
         "drawing_validation_pictures", "writing_a_checkpoint", "saving",
     }  # fmt: skip
     assert told["forecast"]["seconds_at_least"] <= told["forecast"]["seconds_per_step"]
@@ -74,6 +79,13 @@ def test_class_pictures_that_are_there_are_not_forecast(bench: Bench):
     bench.run("first", **PRIOR)
     ear = Ear()
     bench.run("second", ear, **PRIOR)
+    assert not [text for text in ear.said if text.startswith("the whole will take")]
+
+
+def test_what_was_foretold_is_not_said_again(bench: Bench):
+    ear = Ear()
+    dreambooth.train(bench.options("out", **PRIOR), ear, foretold=True)
+    assert "drawing class pictures" in ear.jobs
     assert not [text for text in ear.said if text.startswith("the whole will take")]
 
 

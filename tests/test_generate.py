@@ -23,19 +23,25 @@ from tenshot.generate.options import GenerateOptions
 from tenshot.io.png import parse_infotext, read_infotext
 from tenshot.model import model
 from tenshot.pipeline import Request, SamplingSettings
+from tests.dreambooth_runs import Ear
 
 Draw = Callable[..., list[dict[str, Any]]]
 
 
 class Heard(Events):
+    """Asks to stop after so many steps of drawing."""
+
     def __init__(self, steps: int = 10**6) -> None:
-        self.said, self.left = [], steps
+        self.said, self.left, self.job = [], steps, ""
+
+    def begin(self, job: str, total: int, done: int = 0) -> None:
+        self.job = job
 
     def say(self, text: str) -> None:
         self.said.append(text)
 
     def cancelled(self) -> bool:
-        self.left -= 1
+        self.left -= self.job == "drawing"
         return self.left < 0
 
 
@@ -178,6 +184,13 @@ def test_half_precision_draws_nearly_the_same(draw: Draw, precision: str):
 def test_the_vae_does_not_overflow_in_fp16(sd1: Path):
     opened = model.load(str(sd1), precision="fp16")
     assert (opened.dtype, opened["vae"].dtype) == (torch.float16, torch.float32)
+
+
+def test_a_model_is_seen_to_load(sd1: Path, sd1_fast: Path, tmp_path: Path):
+    for place, loaded in ((sd1, ["loading the model"]), (sd1_fast, ["loading the model", "loading its programs"])):
+        ear = Ear()
+        generate.generate(options(place, tmp_path), ear)
+        assert ear.jobs == [*loaded, "drawing"]
 
 
 def test_what_was_drawn_before_a_stop_is_kept(draw: Draw, tmp_path: Path):

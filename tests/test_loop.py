@@ -388,7 +388,7 @@ def test_tf32_is_allowed_on_a_gpu_and_said(tmp_path: Path):
 
 def test_the_forecast_leaves_no_trace(tmp_path: Path):
     method, untouched = Regression(), weights(Regression())
-    told = loop.forecast(method, options(tmp_path, use_ema=True))
+    told = loop.forecast(method, options(tmp_path, use_ema=True), 0, Events())
     assert told.seconds_per_step > 0
     assert told.peak_bytes > 0
     assert weights(method) == untouched

@@ -79,7 +79,7 @@ def _compiled(options: CompileOptions, folder: Path, family: Family, where: torc
     _copy(resolve.find(options.model, vae=options.vae), folder / MODEL)
     if options.controlnet is not None:
         _copy(options.controlnet, folder / CONTROLNET)
-    opened = _opened(folder, where)
+    opened = _opened(folder, where, events)
     size = Size(options.height or opened.resolution, options.width or opened.resolution)
     settings = SamplingSettings(steps=options.steps, size=size, batch=options.batch)
     budget = 60 * options.budget
@@ -119,8 +119,8 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target)
 
 
-def _opened(folder: Path, where: torch.device) -> Model:
-    opened = model.load(str(folder / MODEL), device=where)
+def _opened(folder: Path, where: torch.device, events: Events) -> Model:
+    opened = model.load(str(folder / MODEL), device=where, events=events)
     if (folder / CONTROLNET).is_dir():
         opened = opened.with_parts(controlnet=model.load_controlnet(folder / CONTROLNET, where))
     return opened

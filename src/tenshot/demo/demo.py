@@ -94,9 +94,9 @@ def demo(options: DemoOptions, events: Events) -> Demonstrated:
     trainings = {row: _training(options, ways, folder, prior=row == WITH_PRIOR) for row in (WITH_PRIOR, WITHOUT_PRIOR)}
     given = _check(options, folder, list(trainings.values()), events)
     events.say(f"looked at {len(given)} pictures in {folder.name}: {_sizes(given)}")
-    if not (trainings[WITH_PRIOR].output_dir / CLAIM).is_file():
+    if new := not (trainings[WITH_PRIOR].output_dir / CLAIM).is_file():
         events.say(eta.words(_ahead(options, ways, trainings, events), "the demo"))
-    runs = {row: _train(row, training, events) for row, training in trainings.items()}
+    runs = {row: _train(row, training, events, foretold=new) for row, training in trainings.items()}
     places = {
         UNTUNED: str(model.find(options.model, events, options.vae)),
         **{row: run["result"] for row, run in runs.items()},
@@ -131,8 +131,9 @@ def _ahead(
     options: DemoOptions, ways: Ways, trainings: Mapping[str, DreamBoothOptions], events: Events
 ) -> dict[str, eta.Part]:
     """Seconds that each phase will take, reckoned from the pace of drawing here."""
-    base = model.load(str(model.find(options.model, events, options.vae)), device=device.pick(options.device))
-    pace, stock = eta.pace(base), prior_images.SETTINGS
+    place = str(model.find(options.model, events, options.vae))
+    base = model.load(place, device=device.pick(options.device), events=events)
+    pace, stock = eta.pace(base, None, events), prior_images.SETTINGS
     samples = sum(each.train_batch_size * (1 + each.with_prior_preservation) for each in trainings.values())
     drawn = (len(ways.contexts) + 4) * options.seeds * (1 + len(trainings))
     seconds = {
@@ -179,9 +180,9 @@ def _as_asked(fault: Fault) -> Fault:
     return Fault(**words)
 
 
-def _train(row: str, training: DreamBoothOptions, events: Events) -> Trained:
+def _train(row: str, training: DreamBoothOptions, events: Events, *, foretold: bool) -> Trained:
     events.say(f"training {row}")
-    return dreambooth.train(training, events)
+    return dreambooth.train(training, events, foretold=foretold)
 
 
 def _training(options: DemoOptions, ways: Ways, pictures: Path, *, prior: bool) -> DreamBoothOptions:
@@ -218,7 +219,7 @@ class Drawn:
 
 
 def _draw(options: DemoOptions, ways: Ways, place: str, row: str, events: Events) -> Drawn:
-    opened = model.load(place, device=device.pick(options.device))
+    opened = model.load(place, device=device.pick(options.device), events=events)
     prompts = [prompt.format(_noun(options)) for prompt, _ in ways.contexts]
     wanted = [Request(prompt, options.seed + n) for prompt in prompts for n in range(options.seeds)]
     word = [Request(_class(options), options.seed + n) for n in range(4 * options.seeds)]

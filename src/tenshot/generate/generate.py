@@ -42,7 +42,9 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
         lambda: _given(options),
         lambda: refuse_if(_faults(options)),
     )
-    opened = compiled_model.load(place, device=where, precision=options.precision, fallback=options.fallback)
+    opened = compiled_model.load(
+        place, device=where, precision=options.precision, fallback=options.fallback, events=events
+    )
     opened = _attached(opened, given) if given else opened
     seed = options.seed if options.seed >= 0 else secrets.randbelow(2**32)
     requests = [

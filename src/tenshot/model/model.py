@@ -17,6 +17,7 @@ import transformers
 
 from tenshot.core.device import DTYPES, empty_cache
 from tenshot.core.errors import Fault, Refusal
+from tenshot.core.events import Events, track
 from tenshot.core.json_types import Config
 from tenshot.core.size import Size
 from tenshot.diffusion.process import Process
@@ -187,7 +188,9 @@ def _as_word(word: str) -> str:
     return f"{before}{re.escape(word)}{after}"
 
 
-def load(name: str, *, device: torch.device | str = "cpu", precision: str = "fp32") -> Model:
+def load(
+    name: str, *, device: torch.device | str = "cpu", precision: str = "fp32", events: Events | None = None
+) -> Model:
     """Open a model: "pocket", a folder in the diffusers layout, or a checkpoint file.
 
     precision: "fp32" | "fp16" | "bf16". With fp16 the VAE stays float32: in float16 it overflows. Raises Refusal with
@@ -201,7 +204,7 @@ def load(name: str, *, device: torch.device | str = "cpu", precision: str = "fp3
     makers = {part: partial(_open, place / part, kind, dtypes.get(part), device) for part, kind in family.parts.items()}
     parts = Components(makers)
     parts.makers[family.denoiser] = partial(_completed, makers[family.denoiser], parts)
-    for part in parts:
+    for part in track(parts, "loading the model", len(parts), events or Events()):
         parts[part]  # now, not when it is asked for: a fault shows at once
     return Model(family, parts, schedule, place, bool(index.get(ZEROS, family.index.get(ZEROS))))
 

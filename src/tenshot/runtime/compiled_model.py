@@ -18,7 +18,7 @@ from tenshot.adapters import bundled_embeddings, embedding, parsing
 from tenshot.adapters.weight_delta import misfits
 from tenshot.core import device as devices
 from tenshot.core.errors import Fault, Noted, Refusal, Slow, all_or_refuse, refuse_if
-from tenshot.core.events import Events
+from tenshot.core.events import Events, track
 from tenshot.families import validate
 from tenshot.families.base import Family
 from tenshot.families.components import Component, Parts
@@ -205,6 +205,7 @@ def load(
     precision: str = "fp32",
     fallback: bool = False,
     vae: str | Path | None = None,
+    events: Events | None = None,
 ) -> CompiledModel:
     """Open a model: "pocket", a model folder, a checkpoint file, or what `tenshot compile` made.
 
@@ -215,12 +216,12 @@ def load(
     place = find(str(name), vae=Path(vae) if vae is not None else None)
     if not artifact.is_one(place):
         with weights.steady(place):
-            plain = model.load(str(place), device=device, precision=precision)
+            plain = model.load(str(place), device=device, precision=precision, events=events)
         return _assembled(plain, {})
     where = devices.pick(str(device))
     manifest = artifact.read(place)
     with weights.steady(place / artifact.MODEL):
-        plain = model.load(str(place / artifact.MODEL), device=where)
+        plain = model.load(str(place / artifact.MODEL), device=where, events=events)
     if (place / artifact.CONTROLNET).is_dir():
         plain = plain.with_parts(controlnet=model.load_controlnet(place / artifact.CONTROLNET, where))
     try:
@@ -233,7 +234,7 @@ def load(
         return _assembled(plain, {})
     before = weights.stamp(place / artifact.PARTS)
     openers = {name: partial(_opened, place, manifest, before, name, where) for name in manifest.sections}
-    return _assembled(plain, openers)
+    return _assembled(plain, openers, events)
 
 
 def _refuse_strange_machine(manifest: Manifest, where: torch.device) -> None:
@@ -261,12 +262,13 @@ def _opened(
     return CompiledSection(name, buckets, net)
 
 
-def _assembled(plain: Model, openers: Mapping[str, Opener]) -> CompiledModel:
+def _assembled(plain: Model, openers: Mapping[str, Opener], events: Events | None = None) -> CompiledModel:
+    each_in_turn = track(openers.items(), "loading its programs", len(openers), events or Events())
+    programs = {section: open_(flat(section, plain[SECTIONS[section]])) for section, open_ in each_in_turn}
     stand_ins = {}
     for name in {*SECTIONS.values(), *plain.family.nets} & plain.parts.keys():
-        net = plain[name]
-        mine = {section: open_(flat(section, net)) for section, open_ in openers.items() if SECTIONS[section] == name}
-        stand_ins[name] = wrappers.standing_in(net, mine)
+        mine = {section: each for section, each in programs.items() if SECTIONS[section] == name}
+        stand_ins[name] = wrappers.standing_in(plain[name], mine)
     known = {each: getattr(plain, each) for each in Model.__dataclass_fields__} | {
         "parts": {**plain.parts, **stand_ins}
     }

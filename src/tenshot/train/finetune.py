@@ -71,26 +71,30 @@ class TrainingMethod(Generic[Options]):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the options turned out to mean. place: the model's folder. claim: what makes this run this run."""
+    """What the options turned out to mean. place: the model's folder. claim: what makes this run this run.
+
+    foretold: has been said what the whole will take?
+    """
 
     where: torch.device
     place: Path
     examples: list[Example]
     stock: Stock | None
     claim: run.Identity
+    foretold: bool = False
 
 
-def train(method: TrainingMethod[Options], options: Options, events: Events) -> Trained:
+def train(method: TrainingMethod[Options], options: Options, events: Events, *, foretold: bool = False) -> Trained:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
     phases = eta.Phases()
     events = EventGroup(events, phases)
-    prepared = check(method, options, events)
+    prepared = replace(check(method, options, events), foretold=foretold)
     distributed.join(prepared.where.type == "cpu")
     with run.alone(options.output_dir):
         refuse_if(run.folder_faults(options, prepared.claim))  # another training may have ended there meanwhile
         if distributed.is_main_process():
             checkpoint.heal(options.output_dir, events)
-        base = model.load(str(prepared.place), device=prepared.where)
+        base = model.load(str(prepared.place), device=prepared.where, events=events)
         told = _train(method, base, prepared, options, events)
         return {**told, "seconds_by_phase": phases.told()}
 
@@ -169,7 +173,7 @@ def _train(
         events.say(line)
     if distributed.is_main_process():
         tensors.write_json(options.output_dir / run.CLAIM, claim)
-        if ahead := _ahead(base, prepared, options, side):
+        if ahead := _ahead(base, prepared, options, side, events):
             events.say(eta.words(ahead, "the whole") + "; more exactly once it trains")
     with distributed.main_process_first():
         pictures, shown = image_latents.encode(base, examples, views(options, side), events, TensorCache(events=events))
@@ -200,15 +204,15 @@ def _train(
     return told
 
 
-def _ahead(base: Model, prepared: Prepared, options: FineTuneOptions, side: int) -> dict[str, eta.Part]:
-    """Seconds that each phase will take, reckoned from the pace of drawing; empty where no class pictures are drawn."""
-    if not prepared.stock:
+def _ahead(base: Model, prepared: Prepared, options: FineTuneOptions, side: int, events: Events) -> dict[str, eta.Part]:
+    """Seconds that each phase will take, by the pace of drawing; none without class pictures, or if it was said."""
+    if not prepared.stock or prepared.foretold:
         return {}
     folder, recipe = prepared.stock
     missing = max(0, options.num_class_images - len(prior_images.present(folder, options.num_class_images)))
     if not missing:
         return {}
-    pace = eta.pace(base, Size.square(side))
+    pace = eta.pace(base, Size.square(side), events)
     drawing = pace.drawing(missing, SamplingSettings(recipe.sampler, recipe.steps, recipe.guidance))
     seconds = {
         "class pictures": drawing,

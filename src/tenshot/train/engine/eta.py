@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tenshot import pipeline
-from tenshot.core.events import Events
+from tenshot.core.events import EventGroup, Events
 from tenshot.core.size import Size
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
@@ -43,11 +43,11 @@ class _Ticks(Events):
         self.times.append(time.perf_counter())
 
 
-def pace(base: Model, size: Size | None = None) -> Pace:
+def pace(base: Model, size: Size | None, events: Events) -> Pace:
     """A few denoising steps of one picture, the first to warm up, and its decoding."""
     ticks = _Ticks()
     settings = SamplingSettings(size=size, steps=3)
-    drawn = pipeline.latents(base, [Request("", 0)], settings, ticks)
+    drawn = pipeline.latents(base, [Request("", 0)], settings, EventGroup(events, ticks), "measuring drawing steps")
     start = time.perf_counter()
     pipeline.decode(base, drawn)
     steps = len(ticks.times) - 1

@@ -118,17 +118,22 @@ def steps(task: TrainingTask, options: LoopOptions) -> Iterator[dict[str, float]
         yield run.step(step)
 
 
-def forecast(task: TrainingTask, options: LoopOptions, step: int = 0) -> Forecast:
+def forecast(task: TrainingTask, options: LoopOptions, step: int, events: Events) -> Forecast:
     """Make real steps from number `step` on, the first once more to warm up; then the weights are as they were."""
     device.reset_max_memory_allocated()
     run = _Trainer(task, options)
     own = [sharding.own(p.detach()) for p in run.parameters]
     before = [(values, values.to("cpu", copy=True)) for values in own]
+    events.begin("measuring training steps", count := min(MEASURED, options.max_train_steps))
     try:
         run.step(step)
-        seconds = [run.step(step + n)["seconds"] for n in range(min(MEASURED, options.max_train_steps))]
+        seconds: list[float] = []
+        for n in range(count):
+            seconds.append(run.step(step + n)["seconds"])
+            events.advance(n + 1)
         return Forecast(sum(seconds) / len(seconds), device.max_memory_allocated(), min(seconds), max(seconds))
     finally:
+        events.end()
         with torch.no_grad():
             for values, value in before:
                 values.copy_(value)

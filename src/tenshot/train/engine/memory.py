@@ -55,7 +55,7 @@ def fit_memory(task: MemorySaver, options: FineTuneOptions, events: Events) -> t
     for said, rung in measures(options, where.type == "cuda"):
         if rung.gradient_checkpointing and not options.gradient_checkpointing:
             task.checkpoint_gradients()
-        expected = _measured(task, rung)
+        expected = _measured(task, rung, events)
         found = f"{expected.peak_bytes / 1e9:.1f} GB at the peak" if expected else "more than there is"
         if said:
             events.say(f"it does not fit; trying {said}: {found}")
@@ -80,11 +80,11 @@ def again(options: FineTuneOptions) -> FineTuneOptions:
         raise Refusal(Fault(str(file), "is damaged", fits, do)) from None
 
 
-def _measured(task: MemorySaver, options: FineTuneOptions) -> loop.Forecast | None:
+def _measured(task: MemorySaver, options: FineTuneOptions, events: Events) -> loop.Forecast | None:
     """None where memory did not suffice for one step."""
     step = task.heaviest_step(options.train_batch_size, options.gradient_accumulation_steps)
     try:
-        return loop.forecast(task, options, step)
+        return loop.forecast(task, options, step, events)
     except (RuntimeError, MemoryError) as error:
         if not device.out_of_memory(error):
             raise

@@ -280,21 +280,23 @@ def _forecast(
     if options.fit_memory:
         options, expected = memory.fit_memory(job.task, options, events)
     else:
-        expected = loop.forecast(job.task, options, job.task.heaviest_step(*_batches(options)))
+        expected = loop.forecast(job.task, options, job.task.heaviest_step(*_batches(options)), events)
     kept = job.trained * 4 * (4 if options.use_ema else 3)
     sizes = f"{_bytes(expected.peak_bytes)} of memory at the peak, {_bytes(kept)} on disk for a checkpoint"
-    parts = _parts(job, options, expected, kept)
+    parts = _parts(job, options, expected, kept, events)
     events.say(f"{eta.words(parts, 'the training')}; {sizes}")
     return options, expected, eta.total(list(parts.values()))
 
 
-def _parts(job: Job, options: FineTuneOptions, expected: loop.Forecast, checkpoint_bytes: int) -> dict[str, eta.Part]:
+def _parts(
+    job: Job, options: FineTuneOptions, expected: loop.Forecast, checkpoint_bytes: int, events: Events
+) -> dict[str, eta.Part]:
     """Seconds that each phase from now on will take."""
     steps, low, high = options.max_train_steps, expected.seconds_at_least, expected.seconds_at_most
     parts = {"training steps": (MEASURED[0] * steps * low, MEASURED[1] * steps * high)}
     if options.validation_prompt and distributed.is_main_process():
         size = Size.square(options.resolution) if options.resolution else None
-        one = eta.pace(job.trainable.model, size).drawing(options.num_validation_images, SamplingSettings())
+        one = eta.pace(job.trainable.model, size, events).drawing(options.num_validation_images, SamplingSettings())
         offload_unused(job.trainable)
         parts["validation pictures"] = eta.about(-(-steps // _every(job, options)) * one, MEASURED)
     written = 2 * job.saved + -(-steps // options.checkpointing_steps) * checkpoint_bytes

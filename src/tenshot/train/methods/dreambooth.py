@@ -24,6 +24,9 @@ def check(options: DreamBoothOptions, events: Events) -> None:
     finetune.check(METHOD, options, events)
 
 
-def train(options: DreamBoothOptions, events: Events) -> Trained:
-    """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
-    return finetune.train(METHOD, options, events)
+def train(options: DreamBoothOptions, events: Events, *, foretold: bool = False) -> Trained:
+    """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written.
+
+    foretold: what the whole will take has been said by whoever calls.
+    """
+    return finetune.train(METHOD, options, events, foretold=foretold)
