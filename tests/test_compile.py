@@ -106,6 +106,9 @@ def test_the_budget_is_for_everything(sd1: Path, tmp_path: Path, monkeypatch: py
     assert record["notes"] == [f"64x128: {search.SPENT}. torch runs this size."]
     assert told["chosen"] == {"decoder": "eager fp32"}
     assert any("Torch itself is kept" in line for line in said)
+    assert told["pictures"] == record["pictures"]
+    assert told["pictures"]["not_measured"] == "the budget was spent (--budget)"
+    assert not {"timed", "seconds_torch", "seconds_compiled", "speedup", "speedup_spread"} & told["pictures"].keys()
 
 
 def outcome(name: str, error: float, seconds: float, precision: str = "bf16", failed: str = "") -> TrialResult:

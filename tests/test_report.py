@@ -15,7 +15,7 @@ from PIL import Image
 
 from tenshot.report.chart import ticks
 from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row, key
-from tenshot.report.verdict import improved, verdict
+from tenshot.report.verdict import MORE, improved, verdict
 from tenshot.report.write import write
 
 NASTY = """<script>alert('x')</script> & "quotes" <b>"""
@@ -161,7 +161,8 @@ def test_texts_are_escaped_wherever_they_come_from(report, tmp_path):
 )
 def test_the_verdict_says_what_was_measured(report, tmp_path, before, after, direction, better, says):
     judged = with_measure(report, before, after, direction)
-    assert verdict(judged) == (says,)
+    assert verdict(judged) == ((says,) if better is not False else (says, MORE))
+    assert "--max_train_steps" in MORE and "--learning_rate" in MORE
     assert improved(judged) is better
     page = Page(write(judged, tmp_path))
     assert says in page.said("p")

@@ -82,12 +82,23 @@ def test_a_header_with_a_name_twice_at_its_end_is_told_at_once(tmp_path: Path):
     assert "200,001" in fault(headed(tmp_path / "x.safetensors", f"{{{pairs}}}".encode())).found
 
 
+PICTURES = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff\xe0",
+    b"GIF89a",
+    b"RIFF\0\1\0\0WEBPVP8 ",
+    b"\0\0\0\x18ftypheic",
+    b"\0\0\0\x1cftypavif",
+)
+
+
 @pytest.mark.parametrize(
     ("start", "words"),
     [
         (b"GGUF\3\0\0\0", "fp16"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"<!DOCTYPE", "log"),
+        *((start, "a LoRA") for start in PICTURES),
     ],
 )
 def test_what_is_taken_for_a_model_gets_advice_that_helps(start: bytes, words: str, tmp_path: Path):

@@ -16,6 +16,7 @@ from tenshot.core.html import Html, el, page
 from tenshot.io.tensors import write_json, write_text
 
 PAGE, RECORD, PICTURES = "report.html", "report.json", "pictures"
+SPENT = "the budget was spent (--budget)"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,6 @@ def _file(number: int, kind: str) -> str:
 def record(report: Report) -> dict[str, object]:
     """Everything in figures: seconds, bytes."""
     proof = report.proof
-    plain, fast = proof.turns.seconds
     return {
         "title": report.title,
         "again": report.again,
@@ -75,16 +75,25 @@ def record(report: Report) -> dict[str, object]:
         "max_error": report.max_error,
         "sections": {each.section: [_row(each, outcome) for outcome in each.outcomes] for each in report.contests},
         "pictures": {
-            "timed": proof.timed,
-            "seconds_torch": round(plain, 3),
-            "seconds_compiled": round(fast, 3),
-            "speedup": round(proof.speedup, 2),
-            "speedup_spread": rounded(proof.turns.spread),
+            **_timed(proof),
             "psnr": [round(each, 2) if each != float("inf") else None for each in proof.psnr],
             "ssim": [round(each, 4) for each in proof.ssim],
             "swap_seconds": round(proof.swap, 3),
         },
         "notes": list(report.notes),
+    }
+
+
+def _timed(proof: Proof) -> dict[str, object]:
+    if proof.turns.spread is None:
+        return {"not_measured": SPENT}
+    plain, fast = proof.turns.seconds
+    return {
+        "timed": proof.timed,
+        "seconds_torch": round(plain, 3),
+        "seconds_compiled": round(fast, 3),
+        "speedup": round(proof.speedup, 2),
+        "speedup_spread": rounded(proof.turns.spread),
     }
 
 
@@ -126,7 +135,7 @@ def headline(report: Report) -> str:
     if not any(each.chosen for each in report.contests):
         return "Torch itself is kept: nothing that was tried is faster for certain within the error allowed."
     if proof.turns.spread is None:
-        return "How fast whole pictures are was not measured: the budget was spent (--budget)."
+        return f"How fast whole pictures are was not measured: {SPENT}."
     low, high = proof.turns.spread
     span = f"{low:.2f} to {high:.2f} in {len(proof.turns.mine)} turns"
     if low <= 1 <= high:

@@ -138,9 +138,9 @@ def _flat(value: Mapping[str, object], above: str = "") -> Iterator[tuple[str, s
         elif key == "next" and isinstance(each, list | tuple):  # commands, to be copied one by one
             yield from ((name, str(item)) for item in each)
         elif isinstance(each, list | tuple):
-            yield name, ", ".join(shown(key, item) for item in each)
+            yield name, ", ".join(shown(name, item) for item in each)
         else:
-            yield name, shown(key, each)
+            yield name, shown(name, each)
 
 
 def in_one_line(figures: Mapping[str, object]) -> str:
@@ -152,12 +152,15 @@ def in_words(name: str) -> str:
     return re.sub("_(bytes|seconds)$", "", name.replace("_bytes_", "_")).replace("_", " ") or name
 
 
+_SECONDS = re.compile(r"(^|[._])(?<!speedup_by_cpu_)seconds([._]|$)")  # a ratio of seconds has no unit
+
+
 def shown(key: str, value: object) -> str:
-    """A figure with the unit that its key names."""
+    """A figure with the unit that its key names, or that of the map which it stands in."""
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     if "bytes" in key and isinstance(value, int | float):
         return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
-    if key.endswith("seconds") and isinstance(value, int | float):
+    if _SECONDS.search(key) and isinstance(value, int | float):
         return f"{value:.4g} s"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

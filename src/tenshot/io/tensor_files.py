@@ -28,10 +28,12 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 NAMES = pickles.NAMES
+PICTURE = ("a picture", "name the file of a model, a LoRA or a word; what a picture was drawn by, user interfaces show")
 #: Files that are taken for models, by their beginnings, and what to do about them.
 OTHERS = {
     b"GGUF": ("a GGUF file, of packed numbers", "take the same model as .safetensors in fp16"),
     b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "git lfs pull, or download it by itself"),
+    **dict.fromkeys((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF"), PICTURE),
     b"<": ("a web page", "download it again; the site may want you to log in, or to accept a licence, before"),
 }
 #: What eight-bit weights are to be multiplied with: ComfyUI's older name, and that of compressed-tensors.
@@ -146,6 +148,7 @@ def read_header(path: Path) -> dict[str, Any]:
         size = os.fstat(file.fileno()).st_size
         start = file.read(24)
         other = next((each for begins, each in OTHERS.items() if start.startswith(begins)), None)
+        other = PICTURE if start[4:8] == b"ftyp" else other  # HEIC and AVIF
         if other and start[8:9] != b"{":  # a header's length may begin like anything
             raise Refusal(Fault(str(path), f"is {other[0]}", FITS, other[1]))
         length = int.from_bytes(start[:8], "little")

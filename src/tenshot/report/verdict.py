@@ -8,11 +8,17 @@ from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, Report
 
 _THIN, _MINUS, _NOTHING = "\u202f", "\u2212", "\u2013"  # a space at which no line breaks, a minus, a dash
 
+MORE = (
+    "Where the pictures do not yet show the subject, teach more: --max_train_steps twice as many, or a higher"
+    " --learning_rate. Where they are spoiled or all alike, lower it."
+)
+
 
 def verdict(report: Report) -> tuple[str, ...]:
     """A sentence on the first measure (the subject: did it get better, or plainly not?) and one on the second."""
     said = [_moved(report, measure, judged=number == 0) for number, measure in enumerate(measure_names(report)[:2])]
-    return tuple(filter(None, said)) or ("Nothing was measured: judge by the pictures.",)
+    found = tuple(filter(None, said)) or ("Nothing was measured: judge by the pictures.",)
+    return found if improved(report) is not False else (*found, MORE)
 
 
 def improved(report: Report) -> bool | None:
