@@ -19,7 +19,6 @@ import tenshot
 from tenshot.cli import verbs
 from tenshot.cli.console import Bars, Console, Interrupt, Lines, LogFile, clock
 from tenshot.cli.main import main
-from tenshot.cli.output import Outlet
 from tenshot.cli.verbs import Verb
 from tenshot.core.errors import Cancelled, Fault, Refusal
 from tenshot.core.events import Events
@@ -164,17 +163,6 @@ def test_a_result_is_told_in_words(out: Path, capsys: pytest.CaptureFixture[str]
     told, err = capsys.readouterr()
     assert f"model  {out}/model" in told and "seen   1, 2" in told and "library" not in told
     assert "training: 2/2 100%" in err and "loss 0.5" in err and "a library talks" in err
-
-
-def test_every_figure_is_told_with_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
-    given = {
-        "seconds": 3, "load_seconds": 2.5, "seconds_torch": 0.25, "forecast": {"seconds_per_step": 0.5, "steps": 2},
-        "seconds_by_phase": {"training": 4.0}, "peak_memory_bytes_without_libraries": 2e6,
-        "speedup_by_cpu_seconds": 1.5, "steps_per_second": 7,
-    }  # fmt: skip
-    Outlet(as_json=False).result(given)
-    rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
-    assert [value for _, value in rows] == ["3 s", "2.5 s", "0.25 s", "0.5 s", "2", "4 s", "2.0 MB", "1.5", "7"]
 
 
 def test_a_result_as_json(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tenshot.cli import verbs
 from tenshot.cli.main import main
+from tenshot.cli.output import Outlet
 
 PAGE = (Path(__file__).parent.parent / "docs/json.md").read_text(encoding="utf-8")
 SECTIONS = {part.partition("\n")[0].strip(): part for part in PAGE.split("\n## ")[1:]}
@@ -90,6 +91,17 @@ def test_every_answer_is_as_documented(
         assert not [key for key in keys(told, verb) if not re.fullmatch("[a-z][a-z0-9_]*", key)], verb
         assert not [text for text in texts(told) if UNITS.match(text)], verb
         assert verb == "train" or answer["next"]
+
+
+def test_every_figure_is_told_with_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    given = {
+        "seconds": 3, "load_seconds": 2.5, "seconds_torch": 0.25, "forecast": {"seconds_per_step": 0.5, "steps": 2},
+        "seconds_by_phase": {"training": 4.0}, "peak_memory_bytes_without_libraries": 2e6,
+        "speedup_by_cpu_seconds": 1.5, "steps_per_second": 7,
+    }  # fmt: skip
+    Outlet(as_json=False).result(given)
+    rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
+    assert [value for _, value in rows] == ["3 s", "2.5 s", "0.25 s", "0.5 s", "2", "4 s", "2.0 MB", "1.5", "7"]
 
 
 FREE = ("options", "inputs", "machine", "versions", "arguments")  # as the run's own options and files are called

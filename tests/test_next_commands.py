@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tenshot.autotune.options import CompileOptions
 from tenshot.bench.options import BenchInferenceOptions, BenchTrainOptions
 from tenshot.cli import verbs
 from tenshot.cli.main import main
 from tenshot.core.options import gather
 from tenshot.generate.options import GenerateOptions
+from tests.dreambooth_runs import GUIDE
 from tests.test_adapter_files import a_lora
 
 
@@ -66,6 +68,25 @@ def test_what_no_user_interface_can_load_is_said_where_it_is_put_there(
 def test_a_look_is_told_in_words(sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(a_lora(sd1, tmp_path / "lora.safetensors"))]) == 0
     assert "rank.3 " in capsys.readouterr().out
+
+
+def test_what_a_model_was_taught_is_drawn_next(guided: Path, sd1: Path, tmp_path: Path, capsys) -> None:
+    def prompt(line: str) -> str:
+        words = accepted(line)
+        return words[words.index("--prompt") + 1]
+
+    def compiled(model: Path | str, **given: object) -> str:
+        return prompt(CompileOptions.model_validate({"model": str(model), "out": tmp_path, **given}).next_commands()[0])
+
+    assert compiled(guided) == GUIDE["instance_prompt"]
+    assert compiled(guided, prompt=["a tree"]) == "a tree"
+    assert compiled(sd1) == "TEXT"
+    assert "emoji" in compiled("pocket")
+    for place, wanted in ((guided, GUIDE["instance_prompt"]), (sd1, "TEXT")):
+        assert main(["inspect", str(place), "--json"]) == 0
+        assert prompt(json.loads(capsys.readouterr().out)["next"][0]) == wanted
+    (tmp_path / "manifest.json").write_text('{"arguments": {"instance_prompt": [1]}}')
+    assert compiled(tmp_path) == "TEXT"
 
 
 def test_more_pictures_are_of_the_same_kind(sd1: Path, tmp_path: Path) -> None:

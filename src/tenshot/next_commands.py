@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from tenshot.core.errors import Refusal
 from tenshot.core.option_text import command
+from tenshot.io import text_files
 
 SHARED = ("checkpoint", "lora", "embedding")  #: what user interfaces have a folder for, and a prompt can use
 TEXT = "TEXT"
@@ -20,6 +23,16 @@ def draw(kind: str, path: Path | str, prompt: str = TEXT, model: Path | str = "M
 def hand_over(path: Path | str, trigger: str = "") -> str:
     """The command that puts it where a user interface looks for it."""
     return command("convert", path, "--to", "webui", "DIR", *(["--trigger", trigger] if trigger else []))
+
+
+def taught(folder: Path) -> str:
+    """A prompt for what a training taught the model in `folder`; TEXT where its manifest says none."""
+    file, told = folder / "manifest.json", {}
+    with suppress(Refusal):
+        told = text_files.json_value(text_files.text(file, "a manifest", text_files.JSON), str(file), "a manifest")
+    given = told.get("arguments") if isinstance(told, dict) else None
+    said = [given.get(name) for name in ("validation_prompt", "instance_prompt")] if isinstance(given, dict) else []
+    return next((each for each in said if each and isinstance(each, str)), TEXT)
 
 
 def compiled(path: Path | str) -> str:

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from tenshot import next_commands
 from tenshot.core.errors import Fault
-from tenshot.core.option_text import command
 from tenshot.core.options import Options
 from tenshot.core.size import Size
 from tenshot.io import destinations
@@ -93,5 +93,7 @@ class CompileOptions(Options):
         yield from destinations.hurdles("--out", self.out, self.overwrite, self.sources, destinations.ARTIFACTS)
 
     def next_commands(self) -> Sequence[str]:
-        draw = command("generate", "--model", self.out, "--prompt", self.prompt[0])
+        own = self.model == "pocket" or "prompt" in self.model_fields_set  # else they are not what this model is for
+        prompt = self.prompt[0] if own else next_commands.taught(Path(self.model))
+        draw = next_commands.draw("checkpoint", self.out, prompt)
         return draw, f"{draw} --lora LORA"

@@ -47,7 +47,7 @@ def inspect(options: InspectOptions, events: Events) -> Inspected:
     """Raises Refusal where the file is damaged, or no file of tensors."""
     place = model.find("pocket") if str(options.file) == "pocket" else options.file
     found = _folder(place) if (place / "model_index.json").is_file() else _file(place)
-    prompts = [*found.get("trigger_words", ()), found.get("word"), "TEXT"]
+    prompts = [*found.get("trigger_words", ()), found.get("word"), next_commands.taught(place)]
     prompt = next(filter(None, prompts))
     return {
         **found,
