@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from rich.console import Console as RichConsole
 from tenshot.cli import help_text, verbs
 from tenshot.cli.commands import _load
 from tenshot.cli.console import Console, Steady
+from tenshot.cli.output import Outlet
 from tenshot.core.errors import Refusal
 from tenshot.core.options import MISSING, entries, gather
 from tenshot.train.options import FineTuneOptions, LoraOptions
@@ -82,6 +84,13 @@ def test_words_that_are_no_text_are_refused_in_ascii(json_too: bool) -> None:
     if json_too:
         faults = json.loads(done.stdout)["faults"]
         assert {fault["where"] for fault in faults} == {"--prompt", "--model"}
+
+
+def test_a_result_is_told_in_words_on_a_terminal_of_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    Outlet(as_json=False).result({"pictures": [{"file": "büro/猫.png", "prompt": "\udce9"}]})
+    assert rb"b\xfcro/\u732b.png" in written.getvalue() and rb"\udce9" in written.getvalue()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

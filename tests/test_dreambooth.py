@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,21 @@ def test_other_families_learn_and_can_be_trained_further(family: str, bench: Ben
 def test_gradient_checkpointing_changes_nothing_but_memory(bench: Bench):
     plain = losses(bench.run("plain", train_text_encoder=True))
     assert losses(bench.run("thrifty", train_text_encoder=True, gradient_checkpointing=True)) == pytest.approx(plain)
+
+
+def test_steps_are_compiled_where_it_was_asked_for(bench: Bench, guided: Path, monkeypatch: pytest.MonkeyPatch):
+    """The graphs that torch traces are run as they are: the same numbers, without waiting for a compiler."""
+    traced: list[torch.fx.GraphModule] = []
+    compiled = torch.compile
+
+    def tracing(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+        traced.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda net, backend: compiled(net, backend={"eager": tracing}[backend]))
+    folder = bench.run("out", torch_compile=True, torch_compile_backend="eager", max_train_steps="1")
+    assert traced
+    assert losses(folder) == pytest.approx(losses(guided)[:1], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -78,6 +78,22 @@ def test_forged_headers(name: str, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["forged.safetensors"]
 
 
+@pytest.mark.parametrize("said", [1, None, True, ["a"], {"a": {"b": "c"}}, {"a": []}], ids=str)
+def test_metadata_of_other_types_is_refused_by_every_verb(said: object, sd1: Path, tmp_path: Path):
+    whole = a_lora(sd1, tmp_path / "lora.safetensors").read_bytes()
+    length = struct.unpack("<Q", whole[:8])[0]
+    header = json.loads(whole[8 : 8 + length])
+    file, out = tmp_path / "told.safetensors", tmp_path / "out.safetensors"
+    file.write_bytes(bytes_of({**header, "__metadata__": {"ss_network_alpha": said}}, whole[8 + length :]))
+    for words in (
+        ["inspect", file],
+        ["convert", file, out, "--config", sd1],
+        ["resize", file, "--rank", 1, "--out", out],
+    ):
+        assert main([str(word) for word in words]) == 2, words
+        assert not out.exists()
+
+
 def test_hostile_names_make_no_paths(tmp_path: Path):
     file = tmp_path / "in" / "word.safetensors"
     file.parent.mkdir()

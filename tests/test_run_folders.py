@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tenshot.cli.main import main
 from tenshot.core.errors import Refusal
 from tenshot.train import finetune
-from tenshot.train.engine import memory, run, validation
+from tenshot.train.engine import loop, memory, run, validation
 from tests.dreambooth_runs import UNET, WAYS, Bench, Ear, files, same_weights
 
 
@@ -137,6 +138,35 @@ def test_what_ended_in_the_meantime_is_seen(bench: Bench, guided: Path, monkeypa
     assert bench.refused("out", learning_rate="1e-4") == ["--output_dir"]
     assert files(bench.folder / "out") == before
     assert json.loads((bench.folder / "out" / run.CLAIM).read_text())["options"]["learning_rate"] == 1e-3
+
+
+@pytest.mark.parametrize("words", [
+    "dreambooth --instance_data_dir {} --instance_prompt az --resolution 1000000",
+    "lora --instance_data_dir {} --instance_prompt=",
+    "textual-inversion --train_data_dir {} --initializer_token a --placeholder_token=",
+])  # fmt: skip
+def test_what_is_refused_leaves_no_file(words: str, pictures: Path, sd1: Path, tmp_path: Path):
+    model = ["--pretrained_model_name_or_path", str(sd1), "--output_dir", str(tmp_path / "deep/out")]
+    assert main(["train", *words.format(pictures).split(), *model]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_is_asked_to_end_can_be_continued(bench: Bench, guided: Path, monkeypatch: pytest.MonkeyPatch):
+    """As docker stop, slurm and systemd ask: it ends as by Ctrl-C, with a checkpoint, and the same command goes on."""
+    words = [f"--{name}={value}" for name, value in bench.base.items()] + [f"--output_dir={bench.folder / 'out'}"]
+    real = loop._Trainer.step
+
+    def asked(self: loop._Trainer, step: int) -> dict[str, float]:
+        if (bench.folder / "out" / "recipe.yaml").exists():  # it trains in earnest
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop._Trainer, "step", asked)
+        assert main(["train", "dreambooth", *words]) == 130
+    assert [path.name for path in (bench.folder / "out").glob("checkpoint-*")] == ["checkpoint-1"]
+    assert main(["train", "dreambooth", *words]) == 0
+    assert same_weights(bench.folder / "out", guided)
 
 
 @pytest.mark.parametrize("way", ("lora", "inversion"))
