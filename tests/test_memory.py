@@ -29,7 +29,7 @@ def _peaks(monkeypatch: pytest.MonkeyPatch, limit: int, *peaks: int | None) -> l
     """One step after the other is said to take so much; None: memory is out."""
     tried = []
 
-    def forecast(method: object, options: object, step: int) -> loop.Forecast:
+    def forecast(method: object, options: object, step: int, *_: object) -> loop.Forecast:
         peak = peaks[min(len(tried), len(peaks) - 1)]
         tried.append(f"{options.train_batch_size}x{options.gradient_accumulation_steps}")  # type: ignore[attr-defined]
         if peak is None:
@@ -83,7 +83,7 @@ def test_the_forecast_is_made_on_the_largest_shape(bench: Bench, monkeypatch: py
     Image.new("RGB", (64, 64)).save(own / "square.png")
     steps = []
     before = loop.forecast
-    monkeypatch.setattr(loop, "forecast", lambda m, o, s: (steps.append((m, s)), before(m, o, s))[1])
+    monkeypatch.setattr(loop, "forecast", lambda m, o, s, *e: (steps.append((m, s)), before(m, o, s, *e))[1])
     folder = bench.run("out", instance_data_dir=str(own), aspect_ratio_buckets=True, bucket_step="8")
     ((method, step),) = steps
     from tenshot.train.engine.rng import CounterRNG
