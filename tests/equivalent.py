@@ -33,4 +33,19 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "first = {three[0]: module for module, three in stacked.items()}",
         "first = {three[1]: module for module, three in stacked.items()}",
     ): "whichever of the three stands for all of them",
+    (
+        "train/engine/denoising",
+        "error = losses.errors(answer, self.process.target(clean, noise, steps), self.error, self.bend, mask)",
+        "error = losses.errors(self.process.target(clean, noise, steps), answer, self.error, self.bend, mask)",
+    ): "errors are the same both ways, and so are their gradients",
+    (
+        "train/engine/denoising",
+        "channels = latents.each[rows[0]][0].shape[0]",
+        "channels = latents.each[rows[0]][1].shape[0]",
+    ): "mean and std have one shape",
+    (
+        "train/engine/denoising",
+        "mean, std = (torch.stack(part).float() for part in zip(*(self.each[row] for row in rows), strict=True))",
+        "mean, std = (torch.stack(part).float() for part in zip(*(self.each[row] for row in rows), strict=False))",
+    ): "every row is a pair",
 }

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from transformers import CLIPTokenizer
 
-from tenshot.families import base, latents, sd
+from tenshot.families import base, latents, registry, sd
 from tenshot.families import sdxl as xl
 from tenshot.families.base import MicroConditioning
 from tenshot.families.registry import FAMILIES
@@ -35,6 +36,58 @@ def test_conditionings_are_cut_and_put_together_by_rows():
     assert torch.equal(back["a"], both["a"][[3, 0]]) and torch.equal(back["more"]["b"], both["more"]["b"][[3, 0]])
     away = base.moved(both, "meta")
     assert away["a"].is_meta and away["more"]["b"].is_meta and away["more"]["b"].shape == (5, 2, 2)
+
+
+def test_one_conditioning_alone_is_itself():
+    one = nested(3, 0)
+    assert torch.equal(base.joined(one)["more"]["b"], one["more"]["b"])
+    flat = base.flattened(one)
+    assert list(flat) == ["a", "more.b"] and flat["more.b"] is one["more"]["b"] and base.nested(flat) == one
+
+
+@pytest.mark.parametrize(("name", "kind", "family"), [
+    ("sd1", StableDiffusionPipeline, sd.SD1), ("sd2_v", StableDiffusionPipeline, sd.SD2),
+    ("sdxl", StableDiffusionXLPipeline, xl.SDXL),
+])  # fmt: skip
+@torch.no_grad()
+def test_prompts_are_encoded_as_diffusers_does(name: str, kind: Any, family: Any, request: pytest.FixtureRequest):
+    pipe = kind.from_pretrained(request.getfixturevalue(name))
+    prompts = ["a cat", "", "a photo of " + "very " * 90]
+    found = family.encode_prompt(pipe.components, prompts)
+    given = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    expected = [pipe.encode_prompt(prompt, **given) for prompt in prompts]
+    torch.testing.assert_close(found["encoder_hidden_states"], torch.cat([each[0] for each in expected]))
+    if family is xl.SDXL:
+        pooled = found["added_cond_kwargs"]["text_embeds"]
+        torch.testing.assert_close(pooled, torch.cat([each[2] for each in expected]))
+    for part in family.encoders:
+        pipe.components[part].to("meta")
+    away = family.encode_prompt(pipe.components, prompts)["encoder_hidden_states"]
+    assert away.is_meta and away.shape == found["encoder_hidden_states"].shape
+
+
+@torch.no_grad()
+def test_a_unet_is_asked_of_latents_at_times(sd1: Path):
+    unet = StableDiffusionPipeline.from_pretrained(sd1).unet
+    x, t, text = some(2, 4, 8, 8), torch.tensor([5, 700]), some(2, 77, unet.config.cross_attention_dim)
+    found = sd.SD1.predict(unet, x, t, {"encoder_hidden_states": text})
+    assert torch.equal(found, unet(sample=x, timestep=t, encoder_hidden_states=text).sample)
+
+
+@pytest.mark.parametrize("linear", [None, False, True])
+@pytest.mark.parametrize("added", [None, "text_time", "image"])
+def test_a_unet_is_of_one_family(linear: bool | None, added: str | None):
+    found = registry.of({"use_linear_projection": linear, "addition_embed_type": added})
+    assert found is {None: sd.SD2 if linear else sd.SD1, "text_time": xl.SDXL}.get(added)
+
+
+def test_what_is_said_beside_the_parts():
+    assert all(family.index["requires_safety_checker"] is False for family in (sd.SD1, sd.SD2))
+    assert xl.SDXL.index[base.ZEROS] is True and base.ZEROS not in sd.SD1.index
+    assert sd.SD1.known_widths == ((320, 640, 1280, 1280),) and SD3.known_widths == ((1536,), (2432,))
+    assert [family.released["unet"].get("use_linear_projection") for family in (sd.SD1, sd.SD2, xl.SDXL)] == [
+        None, True, True,
+    ]  # fmt: skip
 
 
 def vae(scale: float, shift: float | None) -> Any:
@@ -69,12 +122,13 @@ def test_frames_are_six_numbers_as_in_diffusers():
     assert sd.SD1.micro_conditioned({"a": 1}, frames) == {"a": 1}
 
 
-def test_what_does_not_fit_a_prompt_is_told(sdxl: Path):
+def test_what_does_not_fit_a_prompt_is_told_and_by_nobody_else(sdxl: Path, caplog: pytest.LogCaptureFixture):
     tokenizer = CLIPTokenizer.from_pretrained(sdxl / "tokenizer")
     words = " ".join("abcdefghij" * 8).split()
     assert base.overlong(tokenizer, " ".join(words[:75])) == ""
     assert base.overlong(tokenizer, " ".join(words[:76])) == words[75]
     assert base.overlong(tokenizer, " ".join(words[:78])) == " ".join(words[75:78])
+    assert not caplog.records
     ids = base.tokens(tokenizer, [" ".join(words), "a"])
     assert ids.shape == (2, 77) and base.tokens(tokenizer, ["a b c"], 4).shape == (1, 4)
 
@@ -125,6 +179,7 @@ def test_sizes_are_those_released(family: Any):
     schedule = family.scheduler_config
     assert {name: schedule[name] for name in SCHEDULE} == SCHEDULE
     assert (schedule["steps_offset"], schedule["set_alpha_to_one"], schedule["clip_sample"]) == (1, False, False)
+    assert schedule["skip_prk_steps"]
     assert (
         family.width({part: {"hidden_size": sizes[0]} for part, sizes in wanted["encoders"].items()})
         == wanted["attention"]
