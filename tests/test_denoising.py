@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tenshot.core.device import generator
+from tenshot.diffusion import losses
 from tenshot.diffusion.process import DDPM
 from tenshot.families.base import MicroConditioning
 from tenshot.train.engine import denoising
@@ -103,6 +105,7 @@ def test_masks_of_rows_with_and_without_one():
     assert latents.mask([0, 1]) is None
     masked = Latents(latents.each, latents.sizes, latents.frames, [None, half, None])
     assert masked.mask([0, 2]) is None
+    assert torch.equal(masked.mask([1]), half[None])
     assert torch.equal(masked.mask([1, 2]), torch.stack([half, torch.ones(1, 2, 2)]))
 
 
@@ -131,5 +134,28 @@ class TestJoined:
 def test_the_loss_is_where_the_denoiser_is():
     """Only the denoiser's place counts, not that of the pictures."""
     made = batch([0, 1], mask=torch.ones(2, 1, 4, 4))
-    found = Objective(PROCESS).per_sample(lambda noisy, times: noisy * 0.5, made, torch.device("meta"))
-    assert found.is_meta and found.shape == (2,)
+    asked = []
+
+    def predict(noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        asked.append((noisy.is_meta, times.is_meta))
+        return noisy * 0.5
+
+    found = Objective(PROCESS).per_sample(predict, made, torch.device("meta"))
+    assert found.is_meta and found.shape == (2,) and asked == [(True, True)]
+
+
+def test_the_loss_is_of_what_a_mask_lets_count_as_the_process_weighs_it():
+    made = batch([0, 1, 2], mask=(some(3, 1, 4, 4, seed=4) > 0).float())
+    process = replace(PROCESS, snr_gamma=5.0)
+    found = Objective(process).per_sample(lambda noisy, times: noisy * 0.5, made, torch.device("cpu"))
+    noisy = process.add_noise(made.clean, made.noise, made.timesteps)
+    error = losses.errors(noisy * 0.5, made.noise, mask=made.mask)
+    torch.testing.assert_close(found, error * process.weight(made.timesteps))
+    assert Objective(process).noise_offset == 0
+
+
+def test_pictures_of_one_size_are_picked_one_by_one():
+    latents, rng = Latents.of(some(5, 3, 2, 2), some(5, 3, 2, 2)), CounterRNG(4, range(7, 10))
+    assert latents.pick(rng, "picture") == rng.pick("picture", 5)
+    (row,) = Objective(PROCESS).draw(latents, CounterRNG(4, [3])).rows
+    assert row == CounterRNG(4, [3]).pick("picture", 5)[0]

@@ -60,10 +60,21 @@ def test_prompts_are_encoded_as_diffusers_does(name: str, kind: Any, family: Any
     if family is xl.SDXL:
         pooled = found["added_cond_kwargs"]["text_embeds"]
         torch.testing.assert_close(pooled, torch.cat([each[2] for each in expected]))
-    for part in family.encoders:
-        pipe.components[part].to("meta")
-    away = family.encode_prompt(pipe.components, prompts)["encoder_hidden_states"]
-    assert away.is_meta and away.shape == found["encoder_hidden_states"].shape
+
+
+@pytest.mark.parametrize("family", [sd.SD1, xl.SDXL], ids=lambda family: family.name)
+def test_tokens_go_where_the_encoder_is(family: Any, sdxl: Path):
+    class Encoder:
+        device = torch.device("meta")
+
+        def __call__(self, ids: torch.Tensor, **_: Any) -> Any:
+            assert ids.is_meta
+            states = torch.empty(len(ids), 77, 4, device="meta")
+            return SimpleNamespace(last_hidden_state=states, hidden_states=[states] * 3, text_embeds=states[:, 0])
+
+    parts = {part: Encoder() for part in family.encoders}
+    parts |= {part: CLIPTokenizer.from_pretrained(sdxl / "tokenizer") for part in family.paddings}
+    assert family.encode_prompt(parts, ["a", "b"])["encoder_hidden_states"].shape[:2] == (2, 77)
 
 
 @torch.no_grad()
