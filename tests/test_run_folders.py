@@ -145,10 +145,11 @@ def test_what_ended_in_the_meantime_is_seen(bench: Bench, guided: Path, monkeypa
     "lora --instance_data_dir {} --instance_prompt=",
     "textual-inversion --train_data_dir {} --initializer_token a --placeholder_token=",
 ])  # fmt: skip
-def test_what_is_refused_leaves_no_file(words: str, pictures: Path, sd1: Path, tmp_path: Path):
+def test_what_is_refused_leaves_no_file(words: str, pictures: Path, sd1: Path, tmp_path: Path, capsys):
     model = ["--pretrained_model_name_or_path", str(sd1), "--output_dir", str(tmp_path / "deep/out")]
     assert main(["train", *words.format(pictures).split(), *model]) == 2
     assert not list(tmp_path.iterdir())
+    assert "loading the model" not in capsys.readouterr().err  # but at once
 
 
 def test_a_training_that_is_asked_to_end_can_be_continued(bench: Bench, guided: Path, monkeypatch: pytest.MonkeyPatch):

@@ -48,6 +48,8 @@ def test_what_is_no_file_is_refused_by_name(thing: str, name: str, tmp_path: Pat
     with pytest.raises(Refusal, match=name):
         tensors.read_json(tmp_path / name)
     assert name in fault(tmp_path / name).where
+    if "device" in thing:
+        assert fault(tmp_path / name).found == "not a file, but a device"  # and not, too many bytes
     with pytest.raises(Refusal, match=name):
         tensor_files.looked_into(tmp_path / name)
     with pytest.raises(Refusal, match=name):

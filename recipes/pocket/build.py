@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("out/pocket"))
     parser.add_argument("--onward", action="store_true", help="begin at the weights that ship")
     given = parser.parse_args()
-    if given.next_commands and not (given.folder / "pocket").exists():
+    if given.onward and not (given.folder / "pocket").exists():
         shutil.copytree(ASSETS / "pocket", given.folder / "pocket")
         shutil.copyfile(ASSETS / "judge" / "model.safetensors", given.folder / "judge.safetensors")
     for stage in given.stages:
