@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tenshot.convert.convert import convert
+from tenshot.convert.options import ConvertOptions
 from tenshot.core import device
 from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import gather
 from tenshot.train import finetune
 from tenshot.train.methods import dreambooth, full_weights
 from tests.dreambooth_runs import UNET, Bench, Ear
+
+PROJECTION = "text_projection.weight"
 
 
 def keys_and_values(name: str) -> bool:
@@ -42,6 +48,22 @@ def test_what_does_not_train_is_saved_to_the_bit(
     assert {each.dtype for each in after.values()} == {each.dtype for each in before.values()}
     numbers = sum(before[name].numel() for name in learned)
     assert full_weights.trained(options, sd1, keys_and_values) == numbers
+
+
+def test_what_one_file_cannot_say_does_not_train(sd35: Path, pictures: Path, tmp_path: Path):
+    """Stability's code, and so ComfyUI and AUTOMATIC1111, pools CLIP-L without its projection."""
+    bench, ear = Bench(sd35, pictures, tmp_path), Ear()
+    out = bench.run("out", ear, train_text_encoder=True)
+    assert any("text_projection of text_encoder does not train" in line for line in ear.said)
+    numbers = 0
+    for part in ("transformer", "text_encoder", "text_encoder_2"):
+        before, after = (load_file(next((place / part).glob("*.safetensors"))) for place in (sd35, out))
+        same = {name for name in before if before[name].equal(after[name])}
+        assert (PROJECTION in same) == (part == "text_encoder")
+        numbers += sum(before[name].numel() for name in before if (part, name) != ("text_encoder", PROJECTION))
+    assert full_weights.trained(bench.options("out", train_text_encoder=True), sd35) == numbers
+    told = convert(gather(ConvertOptions, [str(out), str(tmp_path / "one.safetensors")]), Events())
+    assert told["what"] == "checkpoint"
 
 
 def test_a_method_that_trains_nothing_of_a_model_is_refused(sd1: Path, pictures: Path, tmp_path: Path):

@@ -34,21 +34,21 @@ Configs = Mapping[str, Config]
 class Dialect:
     """lines: of a part's (configuration, names). config: what shapes say. landmark: a name that no other has.
 
-    silent: of a configuration, the tensors of ours that the layout does not have, and what they have to be.
+    silent: the tensors of ours that the layout does not have -> what they have to be, by the configuration.
     """
 
     lines: Callable[[Config, Iterable[str]], list[Line]]
     config: Callable[[Shapes], dict[str, object]]
     landmark: str
-    silent: Callable[[Config], dict[str, torch.Tensor]] = lambda _: {}
+    silent: Mapping[str, Callable[[Config], torch.Tensor]] = field(default_factory=dict)
 
 
 _CLIP = f"transformer.{text_model.PREFIX}embeddings.token_embedding.weight"
 
 
-def _unprojected(config: Config) -> dict[str, torch.Tensor]:
+def _unprojected(config: Config) -> torch.Tensor:
     """Stability's code pools CLIP-L without its projection, and so do its readers."""
-    return {"text_projection.weight": torch.eye(config["projection_dim"], config["hidden_size"])}
+    return torch.eye(config["projection_dim"], config["hidden_size"])
 
 
 DIALECTS = {
@@ -63,7 +63,7 @@ DIALECTS = {
         lambda _, names: [line for line in keymaps.clip(names) if line.ours != ("text_projection.weight",)],
         config_from_shapes.clip,
         _CLIP,
-        _unprojected,
+        {"text_projection.weight": _unprojected},
     ),
     "clip_g": Dialect(lambda _, names: keymaps.clip(names), config_from_shapes.clip_g, _CLIP),
     "t5": Dialect(lambda _, names: keymaps.t5(names), config_from_shapes.t5, "transformer.shared.weight"),
@@ -180,6 +180,11 @@ def untied(net: Net) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in named.items() if first.setdefault(id(tensor), name) == name}
 
 
+def silent(family: Family, part: str) -> Collection[str]:
+    """The tensors of a part that one file of the family cannot say, as all who read it take them for the same."""
+    return DIALECTS[family.original[part][1]].silent
+
+
 def lines(family: Family, part: str, config: Config, names: Iterable[str]) -> list[Line]:
     root, dialect = family.original[part]
     return [line._replace(theirs=root + line.theirs) for line in DIALECTS[dialect].lines(config, names)]
@@ -203,8 +208,8 @@ def to_original(family: Family, parts: Mapping[str, Tensors], configs: Configs) 
 
 def _unsayable(family: Family, part: str, config: Config, tensors: Tensors) -> Iterator[Fault]:
     """Tensors that the layout does not have, and that are not what its readers take them for."""
-    for name, meant in DIALECTS[family.original[part][1]].silent(config).items():
-        if name in tensors and not torch.equal(tensors[name].read().float(), meant):
+    for name, meant in DIALECTS[family.original[part][1]].silent.items():
+        if name in tensors and not torch.equal(tensors[name].read().float(), meant(config)):
             found = f"its {name} is another than all programs take it for that read {family.title} from one file"
             do = "keep it as a folder: diffusers and tenshot load that"
             yield Fault(part, found, "the identity, as it was released", do)
@@ -239,8 +244,8 @@ def to_parts(
         part, _, inner = name.partition("/")
         parts[part][inner] = lazy
     for part, (_, dialect) in family.original.items():
-        for name, tensor in DIALECTS[dialect].silent(configs[part]).items():
-            dtype = next(iter(parts[part].values())).dtype
+        for name, meant in DIALECTS[dialect].silent.items():
+            tensor, dtype = meant(configs[part]), next(iter(parts[part].values())).dtype
             parts[part][name] = Lazy(tuple(tensor.shape), dtype, partial(tensor.to, dtype))
     return parts, ledger
 

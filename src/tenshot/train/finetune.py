@@ -167,6 +167,7 @@ def _train(
     for line in (
         *notices.options(options),
         *notices.words(options),
+        *(notices.still(options, base.family) if method.saves_model else ()),
         *notices.captions(options, prompt, examples, base),
         *notices.pictures(options, examples, side),
     ):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tenshot.families.base import overlong
+from tenshot.families import conversion
+from tenshot.families.base import Family, overlong
 from tenshot.io.image_folder import Example, tell
 from tenshot.model.model import Model, mentions
 from tenshot.train.data.captions import Captions
@@ -89,6 +90,14 @@ def words(given: FineTuneOptions) -> Iterator[str]:
     new = getattr(given, "placeholder_token", ())
     if new and given.validation_prompt and not any(mentions(given.validation_prompt, word) for word in new):
         yield f"--validation_prompt does not say {' or '.join(new)}: its drawings will show nothing of what is learned"
+
+
+def still(given: FineTuneOptions, family: Family) -> Iterator[str]:
+    """What of the text encoders does not train, so that the model can go into one file."""
+    for part in family.encoders if given.train_text_encoder else ():
+        if names := conversion.silent(family, part):
+            layers = ", ".join(name.removesuffix(".weight") for name in names)
+            yield f"{layers} of {part} does not train: programs that read {family.title} from one file have none"
 
 
 def captions(given: FineTuneOptions, prompt: str, examples: Sequence[Example], base: Model) -> Iterator[str]:

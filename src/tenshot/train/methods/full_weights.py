@@ -10,7 +10,7 @@ from torch import nn
 
 from tenshot.core.errors import Fault, Refusal
 from tenshot.export.install import Result
-from tenshot.families import validate
+from tenshot.families import conversion, validate
 from tenshot.model import model
 from tenshot.model.model import Model
 from tenshot.train import finetune
@@ -22,7 +22,10 @@ def every(name: str) -> bool:
 
 
 class FullWeightsTrainable:
-    """The denoiser, and the text encoders where the options say so. trains: which weights of the denoiser, by name."""
+    """The denoiser, and the text encoders where the options say so. trains: which weights of the denoiser, by name.
+
+    What one file of the family cannot say does not train, or user interfaces would draw with something else.
+    """
 
     saves_model = True
 
@@ -36,6 +39,9 @@ class FullWeightsTrainable:
             base[part].requires_grad_(part in self.parts)
         for name, parameter in base.denoiser.named_parameters():
             parameter.requires_grad_(trains(name))
+        for part in encoders:
+            for name in conversion.silent(base.family, part):
+                base[part].get_parameter(name).requires_grad_(False)
 
     def lr_multiplier(self, part: str, name: str) -> float:
         return 1.0 if part == self.model.family.denoiser else self.text_encoder_lr_ratio
@@ -60,7 +66,13 @@ class FullWeightsTrainable:
 def trained(options: FineTuneOptions, place: Path, trains: Callable[[str], bool] = every) -> int:
     """How many numbers train. trains: which weights of the denoiser."""
     denoiser, *encoders = finetune.parts(options, place)
-    return validate.numbers(place / denoiser, trains) + sum(validate.numbers(place / part) for part in encoders)
+    family = validate.family_of(place)
+
+    def learns(part: str) -> Callable[[str], bool]:
+        return lambda name: name not in conversion.silent(family, part)
+
+    texts = sum(validate.numbers(place / part, learns(part)) for part in encoders)
+    return validate.numbers(place / denoiser, trains) + texts
 
 
 def results(options: FineTuneOptions, trigger: str = "") -> list[Result]:
