@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tenshot.diffusion.process import DDPM
-from tenshot.io import cache, tensors
+from tenshot.io import cache, hashes, tensors
 from tenshot.model import model, resolve
 from tenshot.train.data import prior_images
 from tenshot.train.data.latents_cache import TensorCache
@@ -132,19 +132,19 @@ def test_nor_does_one_that_is_no_file(harm: Harm, file: Path) -> None:
 
 def test_a_file_changed_in_its_old_size_and_time_is_noticed(file: Path) -> None:
     place = model.find(str(file))
-    before = model.digest(place)
+    before = hashes.of_model(place)
     flip(file)
     ear = Ear()
     model.find(str(file), ear)
-    assert model.digest(place) != before
+    assert hashes.of_model(place) != before
     assert "has changed" in ear.said[0]
 
 
 def test_a_file_is_hashed_again_only_where_something_says_that_it_changed(file: Path, monkeypatch) -> None:
     place = model.find(str(file))
     hashed = []
-    real = cache.hashes.sha256
-    monkeypatch.setattr(cache.hashes, "sha256", lambda path: hashed.append(path) or real(path))
+    real = cache.hashes.of_file
+    monkeypatch.setattr(cache.hashes, "of_file", lambda path: hashed.append(path) or real(path))
     model.find(str(file))
     assert not hashed
     os.utime(file)

@@ -18,13 +18,14 @@ from tenshot.core.size import Size
 from tenshot.families.base import MicroConditioning
 from tenshot.families.sdxl import SDXL
 from tenshot.io import dataset
+from tenshot.io.hashes import of_values
 from tenshot.io.image_folder import read_folder
 from tenshot.io.images import as_tensor
 from tenshot.model import model
 from tenshot.model.model import Model
 from tenshot.train.data import image_latents
 from tenshot.train.data.captions import Captions
-from tenshot.train.data.latents_cache import TensorCache, key
+from tenshot.train.data.latents_cache import TensorCache
 from tenshot.train.data.text_embeddings import TextEmbeddingCache
 from tenshot.train.engine.denoising import Latents
 from tenshot.train.engine.rng import CounterRNG
@@ -75,9 +76,9 @@ def test_a_cache_is_bounded_and_keeps_what_was_used_last(tmp_path: Path):
     cache = TensorCache(tmp_path, limit=3000)
     one = {"mean": torch.zeros(4, 8, 8), "std": torch.zeros(4, 8, 8)}  # 2 KiB
     for name in "abc":
-        cache.write(key(name), one)
-    cache.trim({key("a")})
-    assert cache.read(key("a")) and not cache.read(key("b")) and not cache.read(key("c"))
+        cache.write(of_values(name), one)
+    cache.trim({of_values("a")})
+    assert cache.read(of_values("a")) and not cache.read(of_values("b")) and not cache.read(of_values("c"))
 
 
 def test_what_is_lost_or_damaged_is_encoded_again(base: Model, pictures: Path, tmp_path: Path):
@@ -104,7 +105,7 @@ def test_a_picture_that_changed_meanwhile_never_passes_for_the_old_one(base: Mod
 
 def _write(folder: str) -> None:
     for number in range(100):
-        TensorCache(Path(folder)).write(key(number), {"mean": torch.full((4, 8, 8), number)})
+        TensorCache(Path(folder)).write(of_values(number), {"mean": torch.full((4, 8, 8), number)})
 
 
 def test_two_processes_share_a_cache(tmp_path: Path):
@@ -113,9 +114,9 @@ def test_two_processes_share_a_cache(tmp_path: Path):
         writer.start()
     while any(writer.is_alive() for writer in writers):
         for number in range(100):
-            found = TensorCache(tmp_path).read(key(number))
+            found = TensorCache(tmp_path).read(of_values(number))
             assert found is None or bool((found["mean"] == number).all())
-    assert all(TensorCache(tmp_path).read(key(number)) for number in range(100))
+    assert all(TensorCache(tmp_path).read(of_values(number)) for number in range(100))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (200, 100), (100, 200), (640, 480), (5000, 100)])

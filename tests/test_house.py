@@ -33,6 +33,7 @@ FLOORS = (
     {"demo", "report", "compare", "bench", "serve", "cli", "__main__"},
 )
 STRANGERS = (1, 4)  # floors whose rooms do not know each other
+ONE_DOOR = {"hashlib": {"tenshot.io.hashes", "tenshot.core.device"}}  # libraries, and the only modules that use them
 HEAVY = {"torch", "numpy", "PIL", "peft", "diffusers", "transformers", "accelerate", "tensorboard", "safetensors"}
 VERBS = {
     "dreambooth": "tenshot.train.options.DreamBoothOptions",
@@ -114,6 +115,11 @@ def test_imports_make_no_cycle():
         TopologicalSorter({module: inner(module) - {module} for module in MODULES}).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("library", ONE_DOOR)
+def test_a_library_with_one_door_has_no_other(library: str):
+    assert {module for module in MODULES if library in IMPORTS[module]} == ONE_DOOR[library]
 
 
 def test_every_package_declares_itself_and_says_little():

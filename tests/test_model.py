@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 
 from tenshot.core.errors import Refusal
 from tenshot.families.base import ZEROS
-from tenshot.io import tensors
+from tenshot.io import hashes, tensors
 from tenshot.model import model
 from tenshot.model.model import Model
 
@@ -108,11 +108,11 @@ def test_the_digest_follows_the_weights(sd1: Path, tmp_path: Path):
     opened = model.load(str(sd1))
     model.save(opened, tmp_path / "one")
     model.save(opened, tmp_path / "two")
-    assert model.digest(tmp_path / "one") == model.digest(tmp_path / "two")
+    assert hashes.of_model(tmp_path / "one") == hashes.of_model(tmp_path / "two")
     with torch.no_grad():
         opened["unet"].conv_in.bias[0] += 1
     model.save(opened, tmp_path / "two")
-    assert model.digest(tmp_path / "one") != model.digest(tmp_path / "two")
+    assert hashes.of_model(tmp_path / "one") != hashes.of_model(tmp_path / "two")
 
 
 def test_with_parts_changes_a_copy(sd1: Path):
@@ -143,7 +143,7 @@ def test_an_interrupted_save_leaves_the_old_folder(sd1: Path, tmp_path: Path, mo
     place = tmp_path / "model"
     opened = model.load(str(sd1))
     model.save(opened, place)
-    before = model.digest(place)
+    before = hashes.of_model(place)
     with torch.no_grad():
         opened["unet"].conv_in.bias[0] += 1
     with monkeypatch.context() as patch:
@@ -155,7 +155,7 @@ def test_an_interrupted_save_leaves_the_old_folder(sd1: Path, tmp_path: Path, mo
             patch.setattr(Path, moment, interrupted_when_put_in_place(place))
         with pytest.raises(Interrupted):
             model.save(opened, place)
-    assert model.digest(place) == before
+    assert hashes.of_model(place) == before
     assert list(tmp_path.iterdir()) == [place]
 
 

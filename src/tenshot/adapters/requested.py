@@ -57,7 +57,7 @@ class Given:
         said = [each for each in words if any(mentions(prompt, each.word) for prompt in prompts)]
         found = {
             "Lora hashes": [f"{each.name}: {hashes.of_lora(each.file)}" for each in self.loras],
-            "TI hashes": [f"{each.file.stem}: {hashes.sha256(each.file)[:12]}" for each in said],
+            "TI hashes": [f"{each.file.stem}: {hashes.of_file(each.file)[:12]}" for each in said],
         }
         return {name: ", ".join(each) for name, each in found.items() if each}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from tenshot.core.results import WrittenLora
 from tenshot.families import keymaps, released, validate
 from tenshot.families.base import Family
 from tenshot.families.sdxl import SDXL
-from tenshot.io import tensors
+from tenshot.io import hashes, tensors
 from tenshot.io.tensor_files import Container
 from tenshot.model import checkpoint, model
 
@@ -166,4 +165,4 @@ def data_hash(named: Mapping[str, torch.Tensor]) -> str:
     from safetensors.torch import save
 
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
-    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    return hashes.of_bytes(data[8 + int.from_bytes(data[:8], "little") :])

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
-
-import torch
 
 from tenshot.core.errors import Refusal
 from tenshot.io import hashes, tensors
@@ -59,58 +55,46 @@ def clear(place: Path) -> None:
 def write_json(path: Path, value: object) -> None:
     if not path.is_file():
         clear(path)
-    tensors.write_json(path, {"content": value, "sha256": _digest(value)})
+    tensors.write_json(path, {"content": value, "sha256": hashes.of_json(value)})
 
 
 def read_json(path: Path) -> Any:
     """What `write_json` wrote; None where it is missing or altered."""
     try:
         told: Any = tensors.read_json(path) if path.is_file() else None
-        return told["content"] if told["sha256"] == _digest(told["content"]) else None
+        return told["content"] if told["sha256"] == hashes.of_json(told["content"]) else None
     except (Refusal, LookupError, TypeError, RecursionError):
         return None
 
 
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def digest(named: Mapping[str, torch.Tensor], key: str = "") -> str:
-    """The SHA-256 of tensors and their names, hex. key: what they are kept under."""
-    found = hashlib.sha256(key.encode())
-    for name, tensor in sorted(named.items()):
-        found.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
-
-
 def seen(path: Path, before: Seen | None = None) -> Seen:
-    """The SHA-256 of a file; that of `before` where nothing says that the file has changed since.
+    """The SHA-256 of a file, or one over the files of a folder; of `before` where nothing says that they have changed.
 
     Whoever writes into a file changes the time of its last change (ctime), which nobody can set.
     """
+    if path.is_dir():
+        files = listed(path, before.get("files", {}) if before else {})
+        told = (f"{name} {each['sha256']}" for name, each in sorted(files.items()))
+        return {"files": files, "sha256": hashes.of_values(*told)}
     about = path.stat()
     facts = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
     if before and before.get("facts") == facts:
         return before
     if abs(time.time_ns() - max(facts[1:3])) < TICK:
         time.sleep(TICK / 1e9)  # a change right after this one has to bear another time
-    return {"facts": facts, "sha256": hashes.sha256(path)}
+    return {"facts": facts, "sha256": hashes.of_file(path)}
 
 
 def listed(place: Path, before: Mapping[str, Seen]) -> dict[str, Seen]:
     """The files of a model's folder. before: as they were; none of that: it is new.
 
-    What was laid beside the model's parts since counts for nothing.
+    What was laid beside the model's parts since counts for nothing. What is no plain file is never what was written.
     """
     files = {path.relative_to(place).as_posix(): path for path in sorted(place.rglob("*")) if not path.is_dir()}
     ours = {name: path for name, path in files.items() if "/" in name or name in before or not before}
-    return {name: _seen(path, before.get(name)) for name, path in ours.items()}
-
-
-def _seen(path: Path, before: Seen | None) -> Seen:
-    """What is no plain file is never what was written."""
-    return seen(path, before) if path.is_file() and not path.is_symlink() else {"facts": [], "sha256": ""}
+    plain = {name for name, path in ours.items() if path.is_file() and not path.is_symlink()}
+    none: Seen = {"facts": [], "sha256": ""}
+    return {name: seen(path, before.get(name)) if name in plain else none for name, path in ours.items()}
 
 
 def same(one: Mapping[str, Seen], other: Mapping[str, Seen]) -> bool:

@@ -1,21 +1,82 @@
-"""A file's hashes, as user interfaces show them."""
+"""The one room for digests: of bytes, files, model folders, settings and tensors, and as user interfaces show them.
+
+Seeds follow from names by a hash, too: those are `core.device.seed_of`'s, which lies below this room.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
+from typing import TypeAlias
+
+import torch
 
 from tenshot.core.results import Hashes
 from tenshot.io import tensors
 
-BLOCK = 1 << 20
+Data: TypeAlias = bytes | memoryview
+MODEL_FILES = {".safetensors", ".bin", ".json"}  # suffixes of what a model's parts are read from
 
 
-def sha256(path: Path, skip: int = 0) -> str:
-    """Of what follows the first `skip` bytes, in hex."""
+def of_chunks(chunks: Iterable[Data]) -> str:
+    """The SHA-256, hex, of bytes that come one after the other."""
+    found = hashlib.sha256()
+    for chunk in chunks:
+        found.update(chunk)
+        del chunk  # it may be large, and the next one is made now
+    return found.hexdigest()
+
+
+def of_bytes(data: Data) -> str:
+    return of_chunks([data])
+
+
+def of_values(*values: object) -> str:
+    """Of what they print as, a line each."""
+    return of_bytes("\n".join(map(str, values)).encode())
+
+
+def of_json(value: object) -> str:
+    """Of settings, whatever the order of their keys; the same before they are written as JSON and after reading."""
+    return of_bytes(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode())
+
+
+def of_tensors(named: Mapping[str, torch.Tensor], key: str = "") -> str:
+    """Of tensors and their names. key: what they are kept under."""
+    return of_chunks(_told(named, key))
+
+
+def _told(named: Mapping[str, torch.Tensor], key: str) -> Iterator[Data]:
+    yield key.encode()
+    for name, tensor in sorted(named.items()):
+        yield f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode()
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def of_stream(file: BufferedReader) -> str:
+    """Of all that is left to read of an open file."""
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_file(path: Path, skip: int = 0) -> str:
+    """Of what follows the first `skip` bytes. `cache.seen` reads a file again only where it may have changed."""
     with path.open("rb") as file:
         file.seek(min(skip, path.stat().st_size))
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return of_stream(file)
+
+
+def of_model(place: Path, part: str = "*") -> str:
+    """Of the weights and configurations of a model folder, or of one part in it: BLAKE2b, which is quicker, hex."""
+    found = hashlib.blake2b(digest_size=16)
+    for path in sorted(place.glob(f"{part}/*")):
+        if path.suffix in MODEL_FILES:
+            found.update(str(path.relative_to(place)).encode())
+            with path.open("rb") as file:
+                found.update(hashlib.file_digest(file, "blake2b").digest())
+    return found.hexdigest()
 
 
 def data_start(path: Path) -> int:
@@ -27,18 +88,18 @@ def data_start(path: Path) -> int:
 def of_lora(path: Path) -> str:
     """What AUTOMATIC1111 lists under `Lora hashes`: what the file says itself, AutoV3, or a pickle's SHA-256."""
     if path.suffix != ".safetensors":
-        return sha256(path)[:12]
+        return of_file(path)[:12]
     said = tensors.metadata(path).get("sshs_model_hash", "")
-    return said[:12] or sha256(path, data_start(path))[:12]
+    return said[:12] or of_file(path, data_start(path))[:12]
 
 
 def shown(path: Path) -> Hashes:
     """AutoV1 is of 64 KiB behind the first MiB, AutoV2 (the model hash) of all, AutoV3 of a safetensors file's data."""
     with path.open("rb") as file:
         file.seek(0x100000)
-        first = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
-    whole = sha256(path)
+        first = of_bytes(file.read(0x10000))[:8]
+    whole = of_file(path)
     found: Hashes = {"auto_v1": first, "auto_v2": whole[:10]}
     if path.suffix == ".safetensors":
-        found["auto_v3"] = sha256(path, data_start(path))[:12]
+        found["auto_v3"] = of_file(path, data_start(path))[:12]
     return {**found, "sha256": whole}

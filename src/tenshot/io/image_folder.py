@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -15,7 +14,7 @@ from PIL import Image
 
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.size import Size
-from tenshot.io import captions, text_files
+from tenshot.io import captions, hashes, text_files
 from tenshot.io.images import FITS, MOST_BYTES, SUFFIXES, is_animated, open_picture
 
 #: What may lie beside pictures: metadata, other trainers' latents.
@@ -108,7 +107,7 @@ def read_picture(path: Path, caption: str | None) -> Example:
 def digest(path: Path) -> str:
     """The SHA-256 of a picture's bytes, in hex. Raises Refusal where it cannot be read."""
     with text_files.opened(path, FITS, MOST_BYTES) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashes.of_stream(file)
 
 
 def unchanged(example: Example) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events, track
-from tenshot.io import tensors
+from tenshot.io import hashes, tensors
 from tenshot.io.tensor_files import DTYPES, Lazy
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -32,22 +31,20 @@ def write(
         header[name] = {"dtype": NAMES[lazy.dtype], "shape": list(lazy.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text = text.ljust(-len(text) % 8 + len(text))
-    digest = hashlib.sha256()
     with tensors.replacing(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
-        for name in track(order, f"writing {path.name}", len(order), events or Events()):
-            _put(file, name, content[name], digest)
-    return digest.hexdigest()
+        names = track(order, f"writing {path.name}", len(order), events or Events())
+        return hashes.of_chunks(_put(file, name, content[name]) for name in names)
 
 
-def _put(file: IO[bytes], name: str, lazy: Lazy, digest: hashlib._Hash) -> None:
+def _put(file: IO[bytes], name: str, lazy: Lazy) -> memoryview:
     found = lazy.read().detach().cpu()
     if tuple(found.shape) != lazy.shape or found.dtype != lazy.dtype:
         raise Refusal(Fault(name, f"is {found.dtype} {list(found.shape)}", f"{lazy.dtype} {list(lazy.shape)}"))
     data = found.contiguous().reshape(-1).view(torch.uint8).numpy().data if found.numel() else memoryview(b"")
     file.write(data)
-    digest.update(data)
+    return data
 
 
 def write_pickle(path: Path, content: Mapping[str, Lazy], rest: Mapping[str, object] | None = None) -> None:

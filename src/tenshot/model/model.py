@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -224,17 +223,6 @@ def write_into(model: Model, folder: Path) -> None:
     channels = model.denoiser.config.in_channels
     about = folders.index(model.family, model.scheduler_config, model.force_zeros_for_empty_prompt, channels)
     tensors.write_json(folder / "model_index.json", about)
-
-
-def digest(place: Path, part: str = "*") -> str:
-    """A hex digest of the weights and configurations of a model folder, or of one part in it."""
-    found = hashlib.blake2b(digest_size=16)
-    for path in sorted(place.glob(f"{part}/*")):
-        if path.suffix in {".safetensors", ".bin", ".json"}:
-            found.update(str(path.relative_to(place)).encode())
-            with path.open("rb") as file:
-                found.update(hashlib.file_digest(file, "blake2b").digest())
-    return found.hexdigest()
 
 
 def load_component(place: Path, name: str, device: torch.device | str) -> Any:

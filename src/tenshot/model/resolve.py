@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TypedDict
 from tenshot import __version__
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
-from tenshot.io import cache, locks
+from tenshot.io import cache, hashes, locks
 from tenshot.model import checkpoint, folders
 
 OURS = re.compile(r"[0-9a-f]{24}")  # the names of folders in the cache, each with a model's folder within
@@ -42,8 +41,7 @@ def find(name: str, events: Events | None = None, vae: Path | None = None) -> Pa
         if vae is None:
             return path
     home = cache.folder(cache.root() / "models")
-    of = "\n".join(str(each.resolve()) for each in (path, vae) if each)
-    place = home / hashlib.sha256(of.encode()).hexdigest()[:24] / path.stem
+    place = home / hashes.of_values(*(each.resolve() for each in (path, vae) if each))[:24] / path.stem
     with locks.alone(home):
         before = _stamp(place)
         stamp: Stamp = {**_about(path, vae, before), "files": cache.listed(place, before.get("files", {}))}
@@ -68,18 +66,9 @@ def _about(path: Path, vae: Path | None, before: Stamp) -> Stamp:
     return {
         "tenshot": __version__,
         "file": str(path.resolve()),
-        "source": _seen(path, before.get("source")),
-        "vae": _seen(vae, before.get("vae")) if vae else None,
+        "source": cache.seen(path, before.get("source")),
+        "vae": cache.seen(vae, before.get("vae")) if vae else None,
     }
-
-
-def _seen(path: Path, before: cache.Seen | None) -> cache.Seen:
-    """The digest of a file; of a folder, one over those of its files."""
-    if path.is_file():
-        return cache.seen(path, before)
-    files = cache.listed(path, before.get("files", {}) if before else {})
-    told = "\n".join(f"{name} {each['sha256']}" for name, each in sorted(files.items()))
-    return {"files": files, "sha256": hashlib.sha256(told.encode()).hexdigest()}
 
 
 def _unfit(place: Path, now: Stamp, before: Stamp) -> str:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
 
@@ -85,7 +84,7 @@ def is_one(place: Path) -> bool:
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of a folder in which everything else is complete."""
-    listed = {name: (path.stat().st_size, hashes.sha256(path)) for name, path in _files(folder).items()}
+    listed = {name: (path.stat().st_size, hashes.of_file(path)) for name, path in _files(folder).items()}
     known = _understood(json.dumps(asdict(replace(manifest, files=listed))))
     tensors.write_json(folder / MANIFEST, asdict(replace(known, seal=_seal(known))))
 
@@ -117,7 +116,7 @@ def _understood(text: str) -> Manifest:
 
 def _seal(manifest: Manifest) -> str:
     sections = {name: asdict(section) for name, section in manifest.sections.items()}
-    return sha256(json.dumps([manifest.family, sections], sort_keys=True).encode()).hexdigest()
+    return hashes.of_json([manifest.family, sections])
 
 
 def _contradictions(folder: Path, manifest: Manifest) -> Iterator[Fault]:
@@ -147,7 +146,7 @@ def _damages(folder: Path, manifest: Manifest) -> Iterator[Fault]:
         else:
             sound.append(name)
     with ThreadPoolExecutor(4) as workers:
-        digests = workers.map(lambda name: hashes.sha256(folder / name), sound)
+        digests = workers.map(lambda name: hashes.of_file(folder / name), sound)
     for name, digest in zip(sound, digests, strict=True):
         if digest != manifest.files[name][1]:
             yield Fault(str(folder / name), "is not the file that was compiled", "the same bytes", do)

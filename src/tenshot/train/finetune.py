@@ -18,7 +18,7 @@ from tenshot.diffusion.process import PROCESSES, Process
 from tenshot.export import install
 from tenshot.export.install import Result
 from tenshot.families import validate
-from tenshot.io import dataset, tensors
+from tenshot.io import dataset, hashes, tensors
 from tenshot.io.cache import root
 from tenshot.io.image_folder import Example
 from tenshot.model import model
@@ -377,11 +377,11 @@ def _inputs(
     names = {each.path: str(each.path.relative_to(folder)) for each in examples}
     return {
         "files": {name: _digests(value) for name, value in options if name in run.FILES and value},
-        "model": model.digest(place),
+        "model": hashes.of_model(place),
         "pictures": {names[each.path]: each.digest[:16] for each in examples},
         "captions": _captions(names, examples),
         "repeats": {names[each.path]: each.repeats for each in examples if each.repeats != 1},
-        "masks": {names[each.path]: prior_images.file_digest(each.mask)[:16] for each in examples if each.mask},
+        "masks": {names[each.path]: hashes.of_file(each.mask)[:16] for each in examples if each.mask},
         "class_pictures": prior_images.brought(brought),
     }
 
@@ -396,4 +396,4 @@ def _captions(names: Mapping[Path, str], examples: Sequence[Example]) -> dict[st
 
 
 def _digests(files: Path | Sequence[Path]) -> list[str]:
-    return [prior_images.file_digest(each)[:16] for each in ([files] if isinstance(files, Path) else files)]
+    return [hashes.of_file(each)[:16] for each in ([files] if isinstance(files, Path) else files)]

@@ -11,7 +11,6 @@ import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -21,6 +20,7 @@ import torch
 
 from tenshot.core import device
 from tenshot.core.errors import Fault, Refusal
+from tenshot.io import hashes
 from tenshot.io.tensors import write_json
 from tenshot.runtime.backend import Candidate, Job
 from tenshot.runtime.backends.int8_weights import Int8Weight
@@ -106,10 +106,10 @@ def _write(
     (folder / WHOLE).unlink()
 
 
-def _digest(array: np.ndarray) -> tuple[int, bytes]:
+def _digest(array: np.ndarray) -> tuple[int, str]:
     """By how long it is and how it begins: of 3 GB, all would take half a minute."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return flat.size, blake2b(flat[: 4 * MARK].data, digest_size=16).digest()
+    return flat.size, hashes.of_bytes(flat[: 4 * MARK].data)
 
 
 def _span(layer: ElementTree.Element) -> tuple[int, int]:

@@ -12,11 +12,11 @@ from PIL import Image, ImageOps
 from tenshot.core.events import Events, track
 from tenshot.core.size import Size
 from tenshot.families.base import MicroConditioning
+from tenshot.io import hashes
 from tenshot.io.image_folder import Example, unchanged
 from tenshot.io.images import as_tensor, covering, fit_picture, open_mask
-from tenshot.model import model
 from tenshot.model.model import Model
-from tenshot.train.data.latents_cache import CachedPosteriors, TensorCache, key, named
+from tenshot.train.data.latents_cache import CachedPosteriors, TensorCache, named
 from tenshot.train.engine.denoising import Latents, Posterior
 
 SEEN = 2  # counts up where the same file comes to be seen as other pixels
@@ -113,8 +113,8 @@ def _kept(
     events: Events,
 ) -> CachedPosteriors:
     """Everything that is shown, in the cache; what is not yet there is encoded."""
-    coder = model.digest(base.place, "vae")
-    keys = [key(examples[number].digest, SEEN, view, coder, base["vae"].dtype) for number, view in shown]
+    coder = hashes.of_model(base.place, "vae")
+    keys = [hashes.of_values(examples[number].digest, SEEN, view, coder, base["vae"].dtype) for number, view in shown]
     kept = CachedPosteriors(cache, keys, again)
     missing = [row for row, each in enumerate(keys) if cache.read(each) is None]
     for row in track(missing, JOB, len(missing), events):

@@ -7,7 +7,6 @@ whole or not at all: several processes may share a folder.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,17 +16,12 @@ from safetensors.torch import save_file
 
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
-from tenshot.io import cache, tensors
+from tenshot.io import cache, hashes, tensors
 from tenshot.train.engine.denoising import Posterior
 
 DIGEST = "sha256"  # the name in an entry's metadata
 LIMIT = 20_000_000_000  # bytes kept on disk, besides what the running job needs
 IN_MEMORY = 1_000_000_000  # bytes of latents that a job keeps in memory; more are read when their turn comes
-
-
-def key(*facts: object) -> str:
-    """A name that follows from `facts` alone."""
-    return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()
 
 
 class TensorCache:
@@ -47,7 +41,7 @@ class TensorCache:
         with contextlib.suppress(Refusal, ValueError):
             if path.is_file():
                 found = tensors.read(path)
-                if tensors.metadata(path).get(DIGEST) == cache.digest(found, key):
+                if tensors.metadata(path).get(DIGEST) == hashes.of_tensors(found, key):
                     return found
         if os.path.lexists(path):
             self.events.say(f"{path} in the cache is damaged; it is made anew")
@@ -59,7 +53,7 @@ class TensorCache:
         cache.folder(path.parent)
         whole = {name: tensor.contiguous() for name, tensor in named.items()}
         with tensors.replacing(path, lasting=False) as temporary:
-            save_file(whole, temporary, {DIGEST: cache.digest(whole, key)})
+            save_file(whole, temporary, {DIGEST: hashes.of_tensors(whole, key)})
 
     def use(self, key: str) -> None:
         """Note that it was wanted: what was wanted last is trimmed last."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Container, Mapping, Sequence
@@ -21,14 +19,13 @@ from tenshot.core.events import Events, Subtask
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.diffusion.process import Process
-from tenshot.io import cache, destinations, tensors
+from tenshot.io import cache, destinations, hashes, tensors
 from tenshot.io.image_folder import Example, read_folder
 from tenshot.io.images import open_picture
 from tenshot.io.png import write_png
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
 from tenshot.train.data import image_latents
-from tenshot.train.data.latents_cache import key
 from tenshot.train.engine.denoising import Latents
 
 SETTINGS = SamplingSettings(steps=20, guidance=7.5)
@@ -72,7 +69,7 @@ def recipe(model_digest: str, prompt: str, side: int, process: type[Process]) ->
 
 def cached(wanted: Recipe, seed: int) -> Path:
     """Where pictures drawn for `wanted` are kept when no folder is named: the same request finds them again."""
-    return cache.root() / "class" / key(json.dumps([vars(wanted), seed]))[:16]
+    return cache.root() / "class" / hashes.of_json([vars(wanted), seed])[:16]
 
 
 def check_recipe(folder: Path, wanted: Recipe) -> None:
@@ -171,9 +168,9 @@ def _draw(
             ledger["pictures"][name] = {
                 "seed": each,
                 "batch": next(iter(names)),
-                "digest": file_digest(folder / name),
+                "digest": hashes.of_file(folder / name),
                 "pixels": _pixels(folder / name),
-                "latents": cache.digest({"": latent}),
+                "latents": hashes.of_tensors({"": latent}),
             }
         tensors.write(folder / LATENTS, kept)
         cache.write_json(folder / LEDGER, ledger)
@@ -188,10 +185,10 @@ def _lost(folder: Path, pictures: Mapping[str, Picture]) -> set[str]:
     kept = _latents(folder) if pictures else {}
     lost = set()
     for name, entry in pictures.items():
-        same = (folder / name).is_file() and file_digest(folder / name) == entry["digest"]
+        same = (folder / name).is_file() and hashes.of_file(folder / name) == entry["digest"]
         if not same and not cache.holds(folder) and _pixels(folder / name) not in (None, entry["pixels"]):
             continue
-        if not same or name not in kept or cache.digest({"": kept[name]}) != entry["latents"]:
+        if not same or name not in kept or hashes.of_tensors({"": kept[name]}) != entry["latents"]:
             lost.add(name)
     return lost
 
@@ -199,7 +196,7 @@ def _lost(folder: Path, pictures: Mapping[str, Picture]) -> set[str]:
 def _pixels(path: Path) -> str | None:
     """A digest of what a picture shows; None where it is none."""
     with suppress(Refusal):
-        return hashlib.sha256(open_picture(path).tobytes()).hexdigest()
+        return hashes.of_bytes(open_picture(path).tobytes())
     return None
 
 
@@ -234,10 +231,6 @@ def _latents(folder: Path) -> dict[str, torch.Tensor]:
     with suppress(Refusal):
         return tensors.read(folder / LATENTS) if (folder / LATENTS).is_file() else {}
     return {}
-
-
-def file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _other_recipe(folder: Path, found: Mapping[str, object], wanted: Mapping[str, object]) -> Fault:

@@ -10,9 +10,9 @@ from tenshot.core.device import autocast
 from tenshot.core.events import Events, track
 from tenshot.families import base
 from tenshot.families.base import Conditioning
-from tenshot.model import model
+from tenshot.io import hashes
 from tenshot.model.model import Model
-from tenshot.train.data.latents_cache import TensorCache, key
+from tenshot.train.data.latents_cache import TensorCache
 
 LIMIT = 2_000_000_000  # bytes kept on disk
 IN_MEMORY = 500_000_000  # bytes that a job keeps in memory
@@ -28,7 +28,7 @@ class TextEmbeddingCache:
     def __init__(self, base: Model, cache: TensorCache | None = None) -> None:
         self.base = base
         self.cache = cache if not base.placeholder_tokens else None
-        self.encoders = [model.digest(base.place, part) for part in _parts(base)] if self.cache else []
+        self.encoders = [hashes.of_model(base.place, part) for part in _parts(base)] if self.cache else []
         self.near: dict[str, Conditioning] = {}
         self.room = IN_MEMORY
 
@@ -67,7 +67,7 @@ class TextEmbeddingCache:
         return base.nested(found)
 
     def _key(self, text: str) -> str:
-        return key(repr(text), *self.encoders)
+        return hashes.of_values(repr(text), *self.encoders)
 
     @torch.no_grad()
     def _asked(self, text: str) -> Conditioning:

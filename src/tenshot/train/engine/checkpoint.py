@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -41,9 +39,9 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int | None = None) -> Path
         files = {group: temporary / f"{group}.safetensors" for group in sorted(checkpoint.groups)}
         for group, file in files.items():
             tensors.write(file, checkpoint.groups[group])
-        digests = {group: hashes.sha256(file) for group, file in files.items()}
+        digests = {group: hashes.of_file(file) for group, file in files.items()}
         facts = {"step": checkpoint.step, "groups": digests, **checkpoint.facts}
-        tensors.write_json(temporary / FACTS, {**facts, "digest": _digest(facts)})
+        tensors.write_json(temporary / FACTS, {**facts, "digest": hashes.of_json(facts)})
     for old in found(folder)[: -keep if keep else 0]:
         shutil.rmtree(old)
     return place
@@ -99,7 +97,7 @@ def heal(folder: Path, events: Events) -> None:
 def _checked(place: Path) -> dict[str, Any]:
     """What checkpoint.json says, once everything in `place` has been found to be as it was written."""
     facts = tensors.read_json(place / FACTS)
-    if not isinstance(facts, dict) or facts.pop("digest", None) != _digest(facts):
+    if not isinstance(facts, dict) or facts.pop("digest", None) != hashes.of_json(facts):
         raise _other(place / FACTS, "is not what was written: a part of it was lost or changed")
     if facts["step"] != steps(place):
         raise _other(place / FACTS, f"was written after step {facts['step']}, but its folder is {place.name}")
@@ -107,14 +105,9 @@ def _checked(place: Path) -> dict[str, Any]:
         file = place / f"{group}.safetensors"
         if not file.is_file():
             raise _other(file, "is missing")
-        if hashes.sha256(file) != digest:
+        if hashes.of_file(file) != digest:
             raise _other(file, "is not what was written: a part of it was lost or changed")
     return facts
-
-
-def _digest(facts: Mapping[str, object]) -> str:
-    plain = json.loads(json.dumps(facts))  # as it will be read again
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _other(file: Path, found: str) -> Refusal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from importlib import import_module
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tenshot.core.events import Events
-from tenshot.io import tensors
+from tenshot.io import hashes, tensors
 
 
 class LossLog(Events):
@@ -58,7 +57,7 @@ class Service(Events):
         self.project, self.config = project, dict(config)
         place = str(Path(str(config["output_dir"])).absolute())
         self.within = 0
-        self.same = {"id": hashlib.sha256(place.encode()).hexdigest()[:16]} if name == "wandb" else {}
+        self.same = {"id": hashes.of_values(place)[:16]} if name == "wandb" else {}
         self.open = False
 
     def begin(self, job: str, total: int, done: int = 0) -> None:
