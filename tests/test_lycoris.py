@@ -36,16 +36,26 @@ GIVEN: list[tuple[dict[str, Any], float]] = [
     (BOFT, 1.0), (BOFT, 0.6), (BOFT | {"constraint": 1e-3}, 1.0), (BOFT | {"rescaled": True}, 0.6),
     ({"algo": "glora"}, 1.0), ({"algo": "glora"}, 0.6),
     ({"algo": "ia3"}, 1.0), ({"algo": "ia3", "train_on_input": True}, 0.6),
+    ({"algo": "locon", "dora_wd": True}, 1.0),
+    *(({"algo": algo, "dora_wd": True, "every other": True}, 1.0) for algo in ("locon", "loha", "lokr")),
 ]  # fmt: skip
 
 
 def trained(folder: Path, file: Path, given: dict[str, Any], multiplier: float = 1.0) -> Any:
-    """A model in which LyCORIS' random modules are active, as its training has it; written as its training does."""
+    """A model in which LyCORIS' random modules are active, as its training has it; written as its training does.
+
+    given: to LyCORIS; with "every other", DoRA's magnitudes stay in every other layer alone.
+    """
+    given = dict(given)
+    plain = given.pop("every other", False)
     opened = model.load(str(folder))
     torch.manual_seed(3)
     lycoris.LycorisNetwork.apply_preset({"target_module": ["Transformer2DModel", "ResnetBlock2D", "Downsample2D"]})
     sizes = {"linear_dim": 3, "linear_alpha": 2, "conv_dim": 2, "conv_alpha": 2}
     network = lycoris.create_lycoris(opened["unet"], multiplier, **(sizes | given))
+    for each in network.loras[::2] if plain else ():
+        each.wd = False
+        del each.dora_scale
     network.apply_to()
     named = {}
     for each in network.loras:

@@ -83,17 +83,19 @@ def test_of_several_the_main_one_is_seen_and_alpha_shows_white(tmp_path: Path):
     assert abs(np.asarray(open_mask(tmp_path / "b.heic"))[40, [40, 120]].astype(int) - [128, 0]).max() <= 2
 
 
-def test_what_phones_keep_beside_a_picture_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As the map of an iPhone's HDR: an auxiliary picture, made here of one of transparency."""
-    clear = heic(two((255, 0, 0, 255), (0, 0, 255, 0), "RGBA"))
-    ours, theirs = b"urn:mpeg:hevc:2015:auxid:1", b"urn:com:apple:photo:2020:a"
-    assert clear.count(ours) == 1 and len(ours) == len(theirs)
-    mapped = clear.replace(ours, theirs)
-    with monkeypatch.context() as usual:  # Tenshot's door switches them off for the whole process
-        usual.setattr(pillow_heif.options, "AUX_IMAGES", True)
-        assert len(pillow_heif.open_heif(io.BytesIO(mapped)).info["aux"]) == 1
-    found = seen(tmp_path / "a.heic", mapped)
-    assert close(found[40, 40], RED) and close(found[40, 120], BLUE)
+BESIDE = b"urn:mpeg:hevc:2015:auxid:1"  # transparency, as HEIC names it
+
+
+@pytest.mark.parametrize(("kind", "name"), [("depth_images", b"urn:mpeg:hevc:2015:auxid:2"),
+                                            ("aux", b"urn:com:apple:photo:2020:a")])  # fmt: skip
+def test_what_phones_keep_beside_a_picture_is_not_seen(kind: str, name: bytes, tmp_path: Path):
+    """A portrait's depth, the map of an iPhone's HDR: made here of transparency, by its name; and a thumbnail."""
+    clear = heic(two((255, 0, 0, 255), (0, 0, 255, 0), "RGBA"), thumbnails=[40])
+    assert clear.count(BESIDE) == 1 and len(BESIDE) == len(name)
+    known = pillow_heif.open_heif(io.BytesIO(clear.replace(BESIDE, name))).info
+    assert len(known[kind]) == 1 and known["thumbnails"] == [40]
+    found = seen(tmp_path / "a.heic", clear.replace(BESIDE, name))
+    assert found.shape == (80, 160, 3) and close(found[40, 40], RED) and close(found[40, 120], BLUE)
     assert not read_folder(tmp_path)[0].animated
 
 

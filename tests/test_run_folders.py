@@ -143,6 +143,7 @@ def test_what_ended_in_the_meantime_is_seen(bench: Bench, guided: Path, monkeypa
 @pytest.mark.parametrize("words", [
     "dreambooth --instance_data_dir {} --instance_prompt az --resolution 1000000",
     "lora --instance_data_dir {} --instance_prompt=",
+    "dreambooth --instance_data_dir {} --instance_prompt=",
     "textual-inversion --train_data_dir {} --initializer_token a --placeholder_token=",
 ])  # fmt: skip
 def test_what_is_refused_leaves_no_file(words: str, pictures: Path, sd1: Path, tmp_path: Path, capsys):

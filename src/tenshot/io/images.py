@@ -103,7 +103,7 @@ def _formats(start: bytes) -> tuple[str, ...]:
         return _FORMATS
     import pillow_heif
 
-    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    pillow_heif.register_heif_opener()
     return ("HEIF",)
 
 
@@ -113,7 +113,7 @@ def is_animated(path: Path) -> bool:
         try:
             with Image.open(file, formats=_ANIMATED) as image:
                 image.seek(1)
-                return image.format in _ANIMATED  # a JPEG that holds several says MPO
+                return True
         except Exception:  # there is no other, or none that is whole
             return False
 
