@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from tenshot.cli.main import main
@@ -20,6 +19,7 @@ from tenshot.export import compatibility
 from tenshot.families import conversion, registry
 from tenshot.families.base import Family
 from tenshot.families.sd import SD1, SD2
+from tenshot.families.sd3 import SD3
 from tenshot.families.sdxl import SDXL
 from tenshot.io import tensor_files
 from tenshot.io.tensor_files import Container, Lazy
@@ -41,12 +41,13 @@ def told(capsys: pytest.CaptureFixture) -> Any:
 
 
 def released(family: Any, config: dict[str, Any], place: Path) -> Container:
-    """A checkpoint's UNet of released size by its shapes alone."""
-    shapes = conversion.skeleton(UNet2DConditionModel, config)
+    """A checkpoint's denoiser of released size by its shapes alone."""
+    kind = family.parts[family.denoiser]
+    shapes = conversion.skeleton(kind, config)
     found = {name: Lazy(shape, torch.float16, lambda: torch.zeros(0)) for name, shape in shapes.items()}
     with torch.device("meta"):
-        whole = dict(UNet2DConditionModel.from_config(config).config)
-    lines = conversion.lines(family, "unet", whole, found)
+        whole = dict(kind.from_config(config).config)
+    lines = conversion.lines(family, family.denoiser, whole, found)
     return Container(place, "safetensors", {line.theirs: conversion.as_theirs(line, found) for line in lines})
 
 
@@ -67,9 +68,14 @@ def test_a_v_predicting_xl_without_its_yaml(sdxl: Path, tmp_path: Path):
     assert compatibility.WEBUI in compatibility.of_checkpoint(source, SDXL)["not_in"]
 
 
-def as_released(monkeypatch: pytest.MonkeyPatch, name: str, widths: tuple[int, ...]) -> None:
-    """As if the family of that name had been released with a denoiser of these widths."""
-    known = (replace(each, sizes=(widths,)) if each.name == name else each for each in registry.FAMILIES)
+def as_released(monkeypatch: pytest.MonkeyPatch, name: str, widths: tuple[int, ...], text: int = 0) -> None:
+    """As if the family of that name had been released with a denoiser of these widths, that reads text so wide."""
+
+    def changed(each: Family) -> Family:
+        denoiser = {**each.released[each.denoiser], **({each.text_width: text} if text else {})}
+        return replace(each, sizes=(widths,), released={**each.released, each.denoiser: denoiser})
+
+    known = (changed(each) if each.name == name else each for each in registry.FAMILIES)
     monkeypatch.setattr(registry, "FAMILIES", tuple(known))
 
 
@@ -142,11 +148,11 @@ def full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     """What is said of a checkpoint whose UNet has the released size. spread: of the norm that ComfyUI looks at."""
 
     def ask(family: Family, said: str = "", signs: Sequence[str] = (), spread: float | None = None) -> dict[str, Any]:
-        start = family.original["unet"][0]
-        source = released(family, dict(family.released["unet"]), tmp_path / "one.safetensors")
+        start, dialect = family.original[family.denoiser]
+        source = released(family, dict(family.released[family.denoiser]), tmp_path / "one.safetensors")
         shapes = {name.removeprefix(start): lazy.shape for name, lazy in source.tensors.items()}
-        unet = conversion.DIALECTS["unet"].config(shapes)
-        monkeypatch.setattr(compatibility.conversion, "configured", lambda *_: {"unet": unet})
+        denoiser = conversion.DIALECTS[dialect].config(shapes)
+        monkeypatch.setattr(compatibility.conversion, "configured", lambda *_: {family.denoiser: denoiser})
         nothing = Lazy((0,), torch.float32, lambda: torch.zeros(0))
         tensors = {**source.tensors, **dict.fromkeys(signs, nothing)}
         if spread is not None:
@@ -163,6 +169,12 @@ def test_released_sizes_load_everywhere(family: Family, spread: float | None, fu
     found = full_size(family, spread=spread)
     assert found["loads_in"] == list(compatibility.ALL) and "not_in" not in found
     assert found["comfyui_takes_it_for"] == "epsilon"
+
+
+def test_a_released_sd3_loads_where_it_is_known(full_size: Callable[..., dict[str, Any]]):
+    found = full_size(SD3)
+    assert [*found["not_in"]] == [compatibility.WEBUI] and "since 1.10" in found["not_in"][compatibility.WEBUI]
+    assert found["comfyui_takes_it_for"] == "flow_prediction"
 
 
 def test_what_comfyui_takes_a_v_prediction_for(full_size: Callable[..., dict[str, Any]]):
@@ -185,8 +197,7 @@ def test_handing_a_v_prediction_to_comfyui_says_what_it_takes_it_for(
 ):
     heard: list[str] = []
     monkeypatch.setattr(Events, "say", lambda _, text: heard.append(text))
-    as_released(monkeypatch, "sd2", (32, 64))
-    monkeypatch.setitem(compatibility.TEXT, "sd2", 32)
+    as_released(monkeypatch, "sd2", (32, 64), text=32)
     (tmp_path / "models").mkdir()
     run(sd2_v, "--to", "comfyui", tmp_path)
     assert any("ModelSamplingDiscrete" in text for text in heard)

@@ -12,12 +12,15 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
-from tenshot.adapters import adapter_files, lora, lora_keys, parsing
+from tenshot.adapters import adapter_files, base_model, lora, lora_keys, parsing
+from tenshot.adapters.base_model import ARCHITECTURE, BASE
 from tenshot.convert.convert import convert
 from tenshot.convert.options import ConvertOptions
 from tenshot.core.events import Events
 from tenshot.core.options import gather
 from tenshot.families import conversion
+from tenshot.families.sd3 import SD3
+from tenshot.inspect.inspect import InspectOptions, inspect
 from tenshot.io import tensor_files
 from tenshot.merge.merge import merge
 from tenshot.merge.options import MergeOptions
@@ -155,3 +158,35 @@ def test_a_folder_of_peft_tells_its_part_by_its_layers(layer: str, part: str, tm
     save_file(named, tmp_path / "adapter_model.safetensors", {"format": "pt"})
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
     assert {where for where, _ in parsing.layers(adapter_files.opened(tmp_path))} == {part}
+
+
+@pytest.mark.parametrize(("more", "variant"), [
+    ({}, "medium"),
+    ({"qk_norm": "rms_norm"}, "5-large"),
+    ({"qk_norm": "rms_norm", "dual_attention_layers": (0,)}, "5-medium"),
+])  # fmt: skip
+def test_headers_name_the_variant_as_kohyas_scripts_do(more: dict[str, Any], variant: str):
+    """sd-scripts 48d368fa: the model_type of sd3_utils.py is ss_base_model_version, and ends the architecture."""
+    told = base_model.saying(SD3, more)
+    assert told == {BASE: variant, ARCHITECTURE: f"stable-diffusion-3-{variant}/lora"}
+    assert base_model.claimed({BASE: variant}) is SD3
+    assert base_model.claimed({ARCHITECTURE: told[ARCHITECTURE]}) is SD3
+    assert base_model.saying(SD3, said=variant) == told
+
+
+def test_what_becomes_of_a_lora_names_the_variant(folder: Path, file: Path, tmp_path: Path):
+    run(file, tmp_path / "kohya.safetensors", "--form", "kohya", "--config", folder)
+    run(tmp_path / "kohya.safetensors", tmp_path / "back.safetensors", "--form", "diffusers")
+    for name in ("kohya", "back"):
+        assert (
+            tensor_files.opened(tmp_path / f"{name}.safetensors").about[BASE]
+            == {"sd3": "medium", "sd35": "5-medium"}[folder.name]
+        )
+
+
+def test_what_is_said_of_a_lora(file: Path, tmp_path: Path):
+    """In both forms the same family, and no layer that kohya's scripts lack."""
+    run(file, tmp_path / "kohya.safetensors", "--form", "kohya")
+    for place in (file, tmp_path / "kohya.safetensors"):
+        told = inspect(InspectOptions(file=place), Events())
+        assert told["family"] == "Stable Diffusion 3" and "left_out" not in told

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from tenshot.adapters.factors import Factors
 from tenshot.adapters.weight_delta import BIAS, Addition, Layer
 from tenshot.core.errors import Fault, Refusal
+from tenshot.core.json_types import Config
 from tenshot.families import registry, released
 from tenshot.families.base import Family
-from tenshot.families.sd import SD1, SD2
 from tenshot.io.tensor_files import Container
 
 BASE, ARCHITECTURE = "ss_base_model_version", "modelspec.architecture"
@@ -50,7 +50,7 @@ def family_of(source: Container, found: Mapping[Layer, Addition]) -> Family:
     narrowed = [family for family in possible if not _by_prefix(source.tensors, family)] or possible
     narrowed = [family for family in narrowed if _as_deep(family, found)] or narrowed
     # Of CLIP-L alone: Stable Diffusion 3 has the same one, but those for it name its denoiser or say so.
-    narrowed = [family for family in narrowed if family.denoiser == SD1.denoiser] or narrowed
+    narrowed = [family for family in narrowed if family.denoiser == registry.DENOISERS[0]] or narrowed
     if len(narrowed) == 1:
         return narrowed[0]
     told = f"its layers are those of {' and of '.join(each.title for each in narrowed)}, and it does not say which"
@@ -90,15 +90,20 @@ def _is_known(part: str, layer: str) -> bool:
     return any(re.fullmatch(each, layer.removesuffix(BIAS)) for each in known)
 
 
-def saying(family: Family) -> dict[str, str]:
-    """A header's words for the model that a LoRA was trained on."""
-    return {BASE: family.kohya, ARCHITECTURE: f"{family.spec}/lora"}
+def saying(family: Family, denoiser: Config | None = None, said: str = "") -> dict[str, str]:
+    """A header's words for the model that a LoRA was trained on.
+
+    denoiser: its configuration. said: the base model's version as a file has it, where the configuration is not known.
+    """
+    named = (each for each in family.variants if family.kohya.version.format(each) == said)
+    variant = next(named, family.variants[0]) if denoiser is None else family.variant(denoiser)
+    return {BASE: family.kohya.version.format(variant), ARCHITECTURE: f"{family.spec.format(variant)}/lora"}
 
 
 def _said(about: Mapping[str, str]) -> list[str]:
     if found := [about[key].lower() for key in (BASE, ARCHITECTURE) if about.get(key)]:
         return found
-    older = {"True": SD2.kohya, "False": SD1.kohya}  # than Stable Diffusion XL
+    older = {str(each.kohya.v2): each.kohya.version for each in reversed(registry.FAMILIES)}  # than v2: the first ones
     return [older[said]] if (said := about.get("ss_v2", "")) in older else []
 
 

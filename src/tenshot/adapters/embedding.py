@@ -1,8 +1,8 @@
 """Learned words (textual inversion, Gal et al., arXiv 2208.01618): new rows beside a text encoder's own; their files.
 
 A file holds one tensor [vectors, width]. User interfaces take the file's name for the word, whatever the tensor is
-called; diffusers takes the tensor's. SDXL: `clip_l` and `clip_g` in one file; in diffusers two files with a tensor
-each, `learned_embeds` and `learned_embeds_2`.
+called; diffusers takes the tensor's. Where two text encoders learn, `clip_l` and `clip_g` in one file; in diffusers two
+files with a tensor each, `learned_embeds` and `learned_embeds_2`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import nn
 from transformers import AddedToken
 
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.families import registry
 from tenshot.families.components import TextEncoder
-from tenshot.families.sdxl import SDXL
 from tenshot.io import tensor_files, tensors
 from tenshot.io.tensor_files import Container
 from tenshot.model.model import Model
@@ -29,7 +29,7 @@ ONE = "emb_params"
 TWO = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 UNNAMED = (ONE, "string_to_param.*", "*", "")  # what the tensor is called in files that do not tell the word by it
 TAKEN = ("__metadata__", "string_to_param", *TWO.values())  # what no tensor can be called
-PAIR = {"text_encoder": "learned_embeds", "text_encoder_2": "learned_embeds_2"}  # diffusers' files of an SDXL word
+PAIR = {"text_encoder": "learned_embeds", "text_encoder_2": "learned_embeds_2"}  # diffusers' two files of a word
 RENAME = "training: another --placeholder_token; a file: rename it, unless it says the word itself"
 ANOTHER = "choose the model it was trained on, or train the word on this one: tenshot train textual-inversion"
 Rows = Mapping[str, torch.Tensor]  #: text encoder -> [vectors, width]
@@ -161,7 +161,7 @@ def file_in(place: Path) -> Path:
 
 
 def of(source: Container) -> tuple[str, Rows]:
-    """The word and its vectors, in any layout; of diffusers' two files of an SDXL word both, where both are there."""
+    """The word and its vectors, in any layout; of diffusers' two files of a word both, where both are there."""
     word, rows = alone(source)
     other = partner(source.place)
     if len(rows) == 1 and other and is_embedding(beside := tensor_files.opened(other)):
@@ -209,10 +209,11 @@ def alone(source: Container) -> tuple[str, Rows]:
 
 
 def is_half(source: Container) -> bool:
-    """Is it the second of diffusers' two files of an SDXL word, by its name or by how wide it is?"""
-    wide = SDXL.released["text_encoder_2"]["hidden_size"]
+    """Is it the second of diffusers' two files of a word, by its name or by how wide it is?"""
+    second = (family.released.get("text_encoder_2", {}) for family in registry.FAMILIES)
+    wide = {(size["hidden_size"],) for size in second if size}
     return source.place.name.startswith(PAIR["text_encoder_2"]) or any(
-        lazy.shape[-1:] == (wide,) for lazy in source.tensors.values()
+        lazy.shape[-1:] in wide for lazy in source.tensors.values()
     )
 
 

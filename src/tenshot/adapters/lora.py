@@ -96,7 +96,9 @@ def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module], family: Family 
         for name, tensor in weights.items()
     }
     about = factors.metadata(lora.settings)
-    tensors.write(file, named, about | base_model.saying(family) if family else about)
+    if family:
+        about |= base_model.saying(family, getattr(nets.get(family.denoiser), "config", None))
+    tensors.write(file, named, about)
 
 
 def read(place: Path, unet: Config | None = None) -> Lora:

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tenshot.core.json_types import Config
-from tenshot.families import keymaps, mmdit, registry, released, text_model
-from tenshot.families.sd3 import SD3
+from tenshot.families import keymaps, registry, released, text_model
 
 Kind = str  #: down, up, mid, alpha, magnitude, or LyCORIS' own: hada_w1_a, lokr_t2, diff_b, w_norm
 
@@ -52,12 +51,11 @@ _DOTTED: tuple[tuple[str, Kind], ...] = (
 )
 _PROCESSOR = re.compile(r"(.+)\.processor\.(to_[qkv]|to_out)_lora\.(down|up)\.weight")  # diffusers in early 2023
 _PARTS = (*registry.DENOISERS, "text_encoder_2", "text_encoder")
-_MMDIT = re.compile(r"(joint_blocks|(x|t|y|context)_embedder|final_layer)\..+")  # its original names
 
 # Names within names that hold an underscore of their own; all else is letters and digits.
 _WORDS = re.compile(
-    rf"{mmdit.WORDS}"
-    r"|down_blocks|up_blocks|mid_block|transformer_blocks|time_emb_proj|conv_shortcut|conv_in|conv_norm_out|conv_out"
+    "".join(f"{each.kohya.words}|" for each in registry.FAMILIES if each.kohya.words)
+    + r"down_blocks|up_blocks|mid_block|transformer_blocks|time_emb_proj|conv_shortcut|conv_in|conv_norm_out|conv_out"
     r"|layer_norm[12]|final_layer_norm"
     r"|time_embedding|add_embedding|linear_[12]|proj_in|proj_out|to_[qkv]|to_out|[qkv]_proj|out_proj|self_attn|text_model"
     r"|text_projection|input_blocks|output_blocks|middle_block|in_layers|out_layers|emb_layers|skip_connection"
@@ -101,8 +99,6 @@ def _part(name: str) -> tuple[str, str]:
 
 def _denoiser(name: str) -> str:
     """Of which denoiser a name is that does not say it."""
-    if _MMDIT.match(name):
-        return SD3.denoiser
     known = registry.FAMILIES
     return next((each.denoiser for each in known if re.fullmatch(each.layers, name)), known[0].denoiser)
 
@@ -125,8 +121,7 @@ def _ours(part: str, layer: str, unet: Config | None) -> str:
 def kohya(part: str, layer: str, originals: Mapping[str, str] | None) -> str:
     """A layer's name as kohya's scripts write it, without the tensor's.
 
-    originals: from `original.unet_modules`, for the family whose UNet they name by its original blocks; it also has two
-    text encoders.
+    originals: how the names of the denoiser's modules differ, in families with two text encoders; None for one.
     """
     if not part.startswith("text_encoder"):
         name = _renamed(layer, originals or {})

@@ -11,8 +11,9 @@ import torch
 from tenshot.adapters.factors import Factors
 from tenshot.adapters.weight_delta import Addition, Layer
 from tenshot.core.errors import Fault, Refusal
-from tenshot.families import keymaps, mmdit
+from tenshot.families import keymaps, registry
 from tenshot.families.keymaps import Form
+from tenshot.families.programs import OriginalLayers
 
 
 def theirs(form: Form, ours: Sequence[Factors | None], rows: Sequence[int]) -> Factors | None:
@@ -73,14 +74,14 @@ def _needed(each: Factors) -> Factors:
     return replace(each, down=down, up=up, alpha=each.scale * int(needed.sum()))
 
 
-def by_original_names(found: Mapping[Layer, Factors], denoiser: str) -> dict[Layer, Factors]:
+def by_original_names(found: Mapping[Layer, Factors], denoiser: str, original: OriginalLayers) -> dict[Layer, Factors]:
     """A LoRA's layers under the names that kohya's scripts and ComfyUI know. Raises Refusal where that says less."""
     made = {layer: each for layer, each in found.items() if layer[0] != denoiser}
     groups: dict[tuple[str, Form], list[Factors | None]] = {}
     for (part, layer), each in found.items():
         if part == denoiser:
             rows, columns = each.shape[:2]
-            known = mmdit.module_of(layer, rows, columns)
+            known = original.module_of(layer, rows, columns)
             module, form, place = known or (layer, "same", 0)
             groups.setdefault((module, form), [None] * (3 if form == "stacked" else 1))[place] = each
     for (module, form), group in groups.items():
@@ -97,10 +98,11 @@ def by_original_names(found: Mapping[Layer, Factors], denoiser: str) -> dict[Lay
 def by_our_names(found: Mapping[Layer, Addition]) -> dict[Layer, Addition]:
     """The same back; what is called otherwise stays as it is."""
     made: dict[Layer, Addition] = {}
+    originals = {each.denoiser: each.kohya.original for each in registry.FAMILIES}
     for (part, layer), each in found.items():
         names: tuple[str, ...] = ()
-        if isinstance(each, Factors) and not part.startswith("text_encoder"):
-            names, form = mmdit.layers(layer, each.up.shape[0], each.shape[1])
+        if isinstance(each, Factors) and (original := originals.get(part)):
+            names, form = original.layers(layer, each.up.shape[0], each.shape[1])
         split = ours(form, each, len(names)) if names and isinstance(each, Factors) else [each]
         made |= {(part, name): one for name, one in zip(names or (layer,), split, strict=True)}
     return made

@@ -18,7 +18,6 @@ from tenshot.core.events import Events
 from tenshot.core.results import Written
 from tenshot.export import compatibility, kohya
 from tenshot.export.ui_folders import phrase
-from tenshot.families.sdxl import SDXL
 from tenshot.io import tensors
 from tenshot.io.tensor_files import Container
 
@@ -63,7 +62,7 @@ def _as_diffusers(
     made_for = kohya.origin(options.config or options.bake_dora, source, low_rank)
     family = made_for.family
     written = {layer: kohya.cast(each, dtype) for layer, each in made_for.shaped(low_rank).items()}
-    about = {**factors.metadata(lora.settings_of(written)), **base_model.saying(family)}
+    about = {**factors.metadata(lora.settings_of(written)), **base_model.saying(*made_for)}
     tensors.write(target, factors.to_diffusers(written), about)
     told = {"what": "lora", "family": family.title, "form": "diffusers"}
     return cast(Written, {**told, **factors.facts(target, low_rank)})
@@ -84,7 +83,7 @@ def convert_embedding(source: Container, options: ConvertOptions, target: Path, 
     """Every layout of a learned word -> the one that all user interfaces read."""
     word, rows = embedding.of(source)
     if [*rows] == ["text_encoder_2"]:
-        found = f"the half of the word {word!r} that is for the second text encoder of {SDXL.title}"
+        found = f"the half of the word {word!r} that is for a second text encoder"
         do = f"put {embedding.PAIR['text_encoder']}{source.place.suffix}, which was made with it, beside it"
         raise Refusal(Fault(str(source.place), found, "both halves", do))
     rows = {part: values if dtype is None else tensors.rounded(values, dtype, word) for part, values in rows.items()}

@@ -29,11 +29,8 @@ KNOWN = {
     KOHYA: "of February 2026: read",
     TENSHOT: __version__,
 }
-TEXT = {family.name: family.released[family.denoiser].get(family.text_width, 4096) for family in registry.FAMILIES}
-WORDED = ("text_encoder", "text_encoder_2")  # T5 learns none
 WORDS = {  # how wide the vectors of learned words are
-    family.name: [size["hidden_size"] for part, size in family.released.items() if part in WORDED]
-    for family in registry.FAMILIES
+    family.name: [family.released[part]["hidden_size"] for part in family.encoders] for family in registry.FAMILIES
 }
 NEWER = (".format_version", ".storage_alignment")  # members of torch's zip files since 2.9
 HIDDEN = "takes it for one of SD1 and hides it: tenshot convert FILE --form kohya says what it is"
@@ -60,16 +57,18 @@ def of_checkpoint(source: Container, family: Family) -> Loads:
         return told(reasons) | {"not_looked_at": "the shapes and what it predicts: a pickle is not opened here"}
     denoiser = conversion.configured(family, source.tensors, {})[family.denoiser]
     widths, text = family.widths(denoiser), denoiser[family.text_width]
-    if widths not in family.known_widths or text != TEXT[family.name]:
+    if widths not in family.known_widths or text != family.released[family.denoiser][family.text_width]:
         found = f"blocks {', '.join(map(str, widths))} wide, text {text}: no {family.title} that was ever released"
         reasons |= {WEBUI: found, COMFY: found, DIFFUSERS: "needs config=FOLDER, or: tenshot convert FILE FOLDER"}
+    if family.webui.lacks:
+        reasons.setdefault(WEBUI, family.webui.lacks)
     predicts = checkpoint.prediction(source, family)
-    if predicts == "v_prediction" and family.name != "sd2" and not source.place.with_suffix(".yaml").is_file():
+    if predicts == "v_prediction" and not family.webui.tells_v and not source.place.with_suffix(".yaml").is_file():
         reasons.setdefault(WEBUI, "takes it for one that predicts noise: tenshot convert FILE --to webui DIR")
     taken = comfy_takes(source, family, denoiser["in_channels"])
     if taken != predicts:
         reasons.setdefault(COMFY, mistaken(source, family, predicts, taken))
-    spread = checkpoint.spread(source) if family.name == "sd2" else None
+    spread = checkpoint.spread(source) if family.v_sign == "norm" else None
     return told(reasons) | {"comfyui_takes_it_for": taken} | ({"spread": spread} if spread is not None else {})
 
 
@@ -77,9 +76,9 @@ def comfy_takes(source: Container, family: Family, channels: int) -> str:
     """What ComfyUI believes that a checkpoint predicts: of each family it looks at something else."""
     if len(family.process.predictions()) == 1:
         return family.process.predictions()[0]
-    if family.name == "sdxl":
+    if family.v_sign == "tensor":
         return "v_prediction" if "v_pred" in source.tensors else "epsilon"
-    spread = checkpoint.spread(source) if family.name == "sd2" and channels == 4 else None
+    spread = checkpoint.spread(source) if family.v_sign == "norm" and channels == 4 else None
     return "v_prediction" if spread is not None and spread > checkpoint.V_PREDICTION else "epsilon"
 
 
@@ -98,13 +97,13 @@ def mistaken_at(target: Path, program: str) -> str | None:
 
 def mistaken(source: Container, family: Family, predicts: str, taken: str) -> str:
     """Why ComfyUI takes a checkpoint for what it is not, and what helps."""
-    spread = checkpoint.spread(source) if family.name == "sd2" else None
+    spread = checkpoint.spread(source) if family.v_sign == "norm" else None
     by = "has no such norm" if spread is None else f"has {spread:.3f}"
     why = {
-        "sd1": "every SD1 it does",
-        "sd2": f"above {checkpoint.V_PREDICTION} the deviation of {checkpoint.NORM} means v_prediction, and this {by}",
-        "sdxl": "there is no tensor v_pred, which tenshot convert FILE FOLDER and back writes",
-    }[family.name]
+        "nothing": f"every {family.webui.version} it does",
+        "norm": f"above {checkpoint.V_PREDICTION} the deviation of {checkpoint.NORM} means v_prediction, and this {by}",
+        "tensor": "there is no tensor v_pred, which tenshot convert FILE FOLDER and back writes",
+    }[family.v_sign]
     node = f"put the node ModelSamplingDiscrete ({'v_prediction' if taken == 'epsilon' else 'eps'}) behind the loader"
     yaml = "load it with config, by the yaml that tenshot convert FILE --to webui DIR writes, in models/configs"
     return f"takes it for {taken}, it predicts {predicts}: {why}; {node}, or {yaml}"
@@ -116,12 +115,7 @@ def of_lora(source: Container, found: Mapping[Layer, Addition], family: Family |
     for program, known in ((WEBUI, _WEBUI), (COMFY, _COMFY)):
         if lost := _lost(source, known):
             reasons.setdefault(program, lost)
-    if (
-        family
-        and family.name == "sdxl"
-        and source.about
-        and not source.about.get(base_model.BASE, "").startswith("sdxl_")
-    ):
+    if family and source.about and not source.about.get(base_model.BASE, "").startswith(family.webui.lists):
         reasons.setdefault(WEBUI, HIDDEN)
     released = (widths for family in registry.FAMILIES for widths in family.known_widths)
     if strange := sorted(_widths(found).difference(*released)):
@@ -136,8 +130,10 @@ def of_lora(source: Container, found: Mapping[Layer, Addition], family: Family |
 
 def without_module(layers: Iterable[Layer]) -> list[str]:
     """Those that kohya's scripts leave out in silence: they make modules in blocks and text layers only."""
-    inside = re.compile(r"(down_blocks|up_blocks|mid_block|encoder\.layers)\..+")
-    return sorted(f"{part}.{layer}" for part, layer in layers if not inside.fullmatch(layer))
+    inside = {family.denoiser: family.kohya.modules for family in registry.FAMILIES}
+    return sorted(
+        f"{part}.{layer}" for part, layer in layers if not re.fullmatch(inside.get(part, r"encoder\.layers\..+"), layer)
+    )
 
 
 def _lost(source: Container, known: re.Pattern[str]) -> str:
@@ -206,10 +202,10 @@ def of_embedding(source: Container) -> Loads:
     except Refusal as refusal:
         return told(dict.fromkeys(ALL, refusal.faults[0].found))
     if len(rows) > len(names):
-        pair = "one of diffusers' two files of an SDXL word: tenshot convert FILE NEW joins them"
+        pair = "one of diffusers' two files of a word: tenshot convert FILE NEW joins them"
         reasons |= dict.fromkeys((WEBUI, COMFY), pair)
     elif [*rows] == ["text_encoder_2"]:
-        half = "half of an SDXL word: the file of the first text encoder is not beside it"
+        half = "half of a word: the file of the first text encoder is not beside it"
         reasons = dict.fromkeys(ALL, half)
     return told(reasons)
 

@@ -14,9 +14,8 @@ from tenshot.adapters.weight_delta import Addition, Layer, misfits
 from tenshot.core.errors import refuse_if
 from tenshot.core.json_types import Config
 from tenshot.core.results import WrittenLora
-from tenshot.families import keymaps, released, validate
+from tenshot.families import released, validate
 from tenshot.families.base import Family
-from tenshot.families.sdxl import SDXL
 from tenshot.io import hashes, tensors
 from tenshot.io.tensor_files import Container
 from tenshot.model import checkpoint, model
@@ -25,26 +24,27 @@ KEPT = ("ss_", "ssmd_", "tenshot", "modelspec.trigger")
 
 
 class Origin(NamedTuple):
-    """The family of the model that something was made for, and the configuration of its denoiser, where it is known."""
+    """The family of the model that something was made for, and the configuration of its denoiser, where it is known.
+
+    said: what a file calls the model's version.
+    """
 
     family: Family
-    unet: Config | None = None
+    denoiser: Config | None = None
+    said: str = ""
 
     @property
     def originals(self) -> Mapping[str, str] | None:
-        """How the layers' names change: user interfaces know those of Stable Diffusion XL by its original blocks."""
-        if self.family.denoiser != SDXL.denoiser:
-            return {}
-        if self.family is not SDXL:
+        """How the layers' names change; None where there is one text encoder, which has no number then."""
+        if len(self.family.encoders) == 1:
             return None
-        return keymaps.unet_modules(self.unet or SDXL.released[SDXL.denoiser])
+        return self.family.kohya.blocks(self.denoiser or self.family.released[self.family.denoiser])
 
     def shaped(self, found: Mapping[Layer, Factors]) -> dict[Layer, Factors]:
         """Factors with kernels where the family's layers have them, and only there: some programs want it so."""
         shaped = factors.as_in(released.layers(self.family.name), found)
-        if self.family.denoiser == SDXL.denoiser:
-            return shaped
-        return stacks.by_original_names(shaped, self.family.denoiser)
+        original = self.family.kohya.original
+        return stacks.by_original_names(shaped, self.family.denoiser, original) if original else shaped
 
 
 def write(
@@ -79,7 +79,7 @@ def write_found(
     """What was written, in words. about: what is known of the training. others: tensors of what is no LoRA."""
     low_rank = made_for.shaped({layer: each for layer, each in found.items() if isinstance(each, Factors)})
     named = {**factors.to_kohya(low_rank, made_for.originals), **(others or {})}
-    tensors.write(target, named, _about(target, named, found, made_for.family, about or {}))
+    tensors.write(target, named, _about(target, named, found, made_for, about or {}))
     return {"what": "lora", "family": made_for.family.title, "form": "kohya", **factors.facts(target, found)}
 
 
@@ -95,7 +95,7 @@ def config_of(base: Path | None) -> Config | None:
 def origin(base: Path | None, source: Container, found: Mapping[Layer, Addition]) -> Origin:
     """By the model it belongs to, or by all that the file says of it. Raises Refusal where that leaves it open."""
     if base is None:
-        return Origin(base_model.family_of(source, found))
+        return Origin(base_model.family_of(source, found), said=source.about.get(base_model.BASE, ""))
     whole_base = checkpoint.of_folder(model.find(str(base)))
     refuse_if(misfits(str(source.place), found, whole_base.layers))
     return Origin(whole_base.family, whole_base.denoiser)
@@ -136,10 +136,11 @@ def _about(
     target: Path,
     named: Mapping[str, torch.Tensor],
     found: Mapping[Layer, Addition],
-    family: Family,
+    made_for: Origin,
     about: Mapping[str, str],
 ) -> dict[str, str]:
     """The file's metadata, with what `about` said of the training."""
+    family = made_for.family
     told = {key: value for key, value in about.items() if key.startswith(KEPT)}
     digest = data_hash(named)
     return {
@@ -148,8 +149,8 @@ def _about(
         "ss_network_module": "networks.lora" if parsing.kinds(named).keys() == {"LoRA"} else "lycoris.kohya",
         "ss_network_dim": str(int(factors.usual(each.rank for each in found.values()))),
         "ss_network_alpha": str(factors.usual(getattr(each, "alpha", 0.0) for each in found.values())),
-        **base_model.saying(family),
-        "ss_v2": str(family.name == "sd2"),
+        **base_model.saying(*made_for),
+        "ss_v2": str(family.kohya.v2),
         "ss_output_name": target.stem,
         "sshs_model_hash": digest,
         "modelspec.sai_model_spec": "1.0.1",

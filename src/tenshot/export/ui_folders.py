@@ -121,4 +121,4 @@ def _version(title: str) -> str:
     """What AUTOMATIC1111 calls a family."""
     from tenshot.families import registry  # torch and diffusers, which no option needs
 
-    return next((family.webui for family in registry.FAMILIES if family.title == title), "Unknown")
+    return next((family.webui.version for family in registry.FAMILIES if family.title == title), "Unknown")

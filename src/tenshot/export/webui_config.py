@@ -22,16 +22,15 @@ def write(whole: Whole, checkpoint: Path) -> Path | None:
     """Beside a checkpoint that predicts v; others need none, and None comes back."""
     if whole.scheduler_config.get("prediction_type") != "v_prediction":
         return None
-    model = _generative(whole) if whole.family.name == "sdxl" else _latent(whole)
+    model = _generative(whole) if whole.family.webui.generative else _latent(whole)
     target = checkpoint.with_suffix(".yaml")
     tensors.write_text(target, yaml.safe_dump({"model": model}, sort_keys=False))
     return target
 
 
 def _latent(whole: Whole) -> dict[str, object]:
-    schedule, second = whole.scheduler_config, whole.family.name == "sd2"
+    schedule, ((embedder, text),) = whole.scheduler_config, whole.family.webui.embedders
     unet = {"image_size": whole.denoiser.get("sample_size", 64), **_unet(whole.denoiser)}
-    text = {"freeze": True, "layer": "penultimate"} if second else {}
     return _made(
         "ldm.models.diffusion.ddpm.LatentDiffusion",
         parameterization="v",
@@ -49,9 +48,7 @@ def _latent(whole: Whole) -> dict[str, object]:
         use_ema=False,
         unet_config=_made(f"{LDM}.diffusionmodules.openaimodel.UNetModel", **unet),
         first_stage_config=_made("ldm.models.autoencoder.AutoencoderKL", **_vae(whole.configs["vae"])),
-        cond_stage_config=_made(
-            f"{LDM}.encoders.modules.{'FrozenOpenCLIPEmbedder' if second else 'FrozenCLIPEmbedder'}", **text
-        ),
+        cond_stage_config=_made(f"{LDM}.encoders.modules.{embedder}", **text),
     )
 
 
@@ -69,31 +66,20 @@ def _generative(whole: Whole) -> dict[str, object]:
             discretization_config=_made(f"{denoiser}.discretizer.LegacyDDPMDiscretization"),
         ),
         network_config=_made(f"{denoiser}.openaimodel.UNetModel", **_unet(whole.denoiser)),
-        conditioner_config=_made(f"{SGM}.GeneralConditioner", emb_models=_embedders(whole.denoiser)),
+        conditioner_config=_made(f"{SGM}.GeneralConditioner", emb_models=_embedders(whole)),
         first_stage_config=_made("sgm.models.autoencoder.AutoencoderKLInferenceWrapper", **_vae(whole.configs["vae"])),
     )
 
 
-def _embedders(unet: Config) -> list[dict[str, object]]:
-    """Two text encoders; then the picture's first size, its crop and its size as numbers."""
-    texts = (
-        ("FrozenCLIPEmbedder", {"layer": "hidden", "layer_idx": 11}),
-        (
-            "FrozenOpenCLIPEmbedder2",
-            {
-                "arch": "ViT-bigG-14",
-                "version": "laion2b_s39b_b160k",
-                "freeze": True,
-                "layer": "penultimate",
-                "always_return_pooled": True,
-                "legacy": False,
-            },
-        ),
-    )
+def _embedders(whole: Whole) -> list[dict[str, object]]:
+    """The text encoders; then the picture's first size, its crop and its size as numbers."""
     place = f"{SGM}.encoders.modules"
-    found = [{"is_trainable": False, "input_key": "txt", **_made(f"{place}.{name}", **told)} for name, told in texts]
+    found = [
+        {"is_trainable": False, "input_key": "txt", **_made(f"{place}.{name}", **told)}
+        for name, told in whole.family.webui.embedders
+    ]
     for key in ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"):
-        size = _made(f"{place}.ConcatTimestepEmbedderND", outdim=unet.get("addition_time_embed_dim", 256))
+        size = _made(f"{place}.ConcatTimestepEmbedderND", outdim=whole.denoiser.get("addition_time_embed_dim", 256))
         found.append({"is_trainable": False, "input_key": key, **size})
     return found
 

@@ -12,6 +12,7 @@ from tenshot.core.json_types import Config
 from tenshot.core.size import Size
 from tenshot.diffusion.process import DDPM, Process
 from tenshot.families.components import Component, Denoiser, Parts, Tokenizer
+from tenshot.families.programs import Kohya, VSign, WebUI
 
 #: The entry of model_index.json by which a model says that no negative prompt means zeros, not the states of "".
 ZEROS = "force_zeros_for_empty_prompt"
@@ -74,9 +75,11 @@ class Family:
     original: part -> where a file of the original layout has it, and in which dialect (families/conversion.py).
     scheduler_config: the noise schedule of a file that says nothing about it. latents: their scale and shift, likewise.
     paddings: tokenizer -> the token with which it fills up.
-    spec: its name in the Stability AI model metadata specification.
+    spec: its name in the Stability AI model metadata specification, with {} for its variant.
+    variants: those that were released; variant: which of them a denoiser is, by its configuration.
     lora_targets: attention, transformer, all -> how the names of the denoiser's layers end that get additions (LoRA).
-    kohya, webui: what kohya's scripts and AUTOMATIC1111 call the family. claims: how headers name it, as a pattern.
+    kohya, webui: what kohya's scripts and AUTOMATIC1111 know of it. claims: how headers name it, as a pattern.
+    v_sign: by what ComfyUI tells that a checkpoint predicts v. v_schedule: what the schedule is then besides.
     layers: how its denoiser's layers are called, as a pattern. widths: of its blocks, by the denoiser's configuration.
     sizes: the widths that were released, where there is more than one.
     released: part -> its configuration as it was released. optional: nets that a model of the family may lack.
@@ -95,14 +98,18 @@ class Family:
     latents: Mapping[str, float]
     paddings: Mapping[str, str]
     spec: str
-    kohya: str
-    webui: str
+    kohya: Kohya
+    webui: WebUI
     claims: str
     released: Mapping[str, Config]
     without_words: Callable[[Conditioning], Conditioning] | None = None
     micro_conditioned: Callable[[Conditioning, Sequence[MicroConditioning]], Conditioning] = lambda conditioning, _: {
         **conditioning
     }
+    variants: tuple[str, ...] = ("",)
+    variant: Callable[[Config], str] = lambda _: ""
+    v_sign: VSign = "nothing"
+    v_schedule: Config = field(default_factory=dict)
     denoiser: str = "unet"
     layers: str = _UNET
     widths: Callable[[Config], tuple[int, ...]] = lambda unet: tuple(unet["block_out_channels"])

@@ -10,6 +10,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from tenshot.core.json_types import Config
 from tenshot.families.base import Conditioning, Family, tokens
 from tenshot.families.components import Parts
+from tenshot.families.programs import Kohya, WebUI
 
 PARTS = {
     "unet": UNet2DConditionModel,
@@ -82,8 +83,8 @@ SD1 = Family(
     latents={"scaling_factor": 0.18215},
     paddings={"tokenizer": END},
     spec="stable-diffusion-v1",
-    kohya="sd_v1",
-    webui="SD1",
+    kohya=Kohya("sd_v1"),
+    webui=WebUI("SD1", [("FrozenCLIPEmbedder", {})]),
     claims=r"sd[ _-]?v?1|stable[ -]diffusion[ -]v?1",
     released={"unet": NET | {"cross_attention_dim": 768}, "text_encoder": CLIP_L},
 )
@@ -101,8 +102,10 @@ SD2 = Family(
     latents={"scaling_factor": 0.18215},
     paddings={"tokenizer": MARK},
     spec="stable-diffusion-v2",
-    kohya="sd_v2",
-    webui="SD2",
+    kohya=Kohya("sd_v2", v2=True),
+    webui=WebUI("SD2", [("FrozenOpenCLIPEmbedder", {"freeze": True, "layer": "penultimate"})], tells_v=True),
+    v_sign="norm",
+    v_schedule={"_class_name": "DDIMScheduler"},
     claims=r"sd[ _-]?v?2|stable[ -]diffusion[ -]v?2",
     released={
         "unet": NET | {"cross_attention_dim": 1024, "use_linear_projection": True},

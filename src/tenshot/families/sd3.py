@@ -14,14 +14,16 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 
 from tenshot.core.json_types import Config
 from tenshot.diffusion.process import RectifiedFlow
-from tenshot.families import sd, sdxl
+from tenshot.families import mmdit, sd, sdxl
 from tenshot.families.base import Conditioning, Family, tokens
 from tenshot.families.components import Denoiser, Parts
+from tenshot.families.programs import Kohya, OriginalLayers, WebUI
 
 MEDIUM = {
     "num_layers": 24,
     "num_attention_heads": 24,
     "caption_projection_dim": 1536,
+    "joint_attention_dim": 4096,
     "pos_embed_max_size": 192,
 }  # the transformer of Stable Diffusion 3 medium; those of 3.5 are told by their shapes
 T5_XXL = {
@@ -38,6 +40,10 @@ LAYERS = {
     "transformer": ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     "all": ("norm1.linear", "norm1_context.linear", "context_embedder", "proj_out"),
 }
+WEBUI_LACKS = (
+    "AUTOMATIC1111 knows 3 medium alone, since 1.10, and takes the text encoders as they were released, not from here; "
+    "Forge knows 3.5"
+)
 T5_TOKENS = 256  # of a prompt, in diffusers' pipeline; the encoder itself has no end
 
 
@@ -78,6 +84,13 @@ def width(configs: Mapping[str, Config]) -> int:
     return max(clip, int(configs["transformer"]["joint_attention_dim"]))
 
 
+def variant(transformer: Config) -> str:
+    """As kohya's scripts tell them apart."""
+    if not transformer.get("qk_norm"):
+        return "medium"
+    return "5-medium" if transformer.get("dual_attention_layers") else "5-large"
+
+
 SD3 = Family(
     "sd3",
     "Stable Diffusion 3",
@@ -106,10 +119,17 @@ SD3 = Family(
     scheduler_config={"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0},
     latents={"scaling_factor": 1.5305, "shift_factor": 0.0609},
     paddings={"tokenizer": sd.END, "tokenizer_2": sd.MARK, "tokenizer_3": "<pad>"},
-    spec="stable-diffusion-3-medium",
-    kohya="sd3-medium",
-    webui="Unknown",
-    claims=r"sd[ _-]?v?3|stable[ -]diffusion[ -]v?3",
+    spec="stable-diffusion-3-{}",
+    variants=("medium", "5-medium", "5-large"),
+    variant=variant,
+    kohya=Kohya(
+        "{}",
+        modules=r".+",
+        original=OriginalLayers(mmdit.module_of, mmdit.layers),
+        words=mmdit.WORDS,
+    ),
+    webui=WebUI("Unknown", lacks=WEBUI_LACKS),
+    claims=r"sd[ _-]?v?3|stable[ -]diffusion[ -]v?3|(5-)?(medium|large)$",
     released={
         "transformer": MEDIUM,
         "text_encoder": sd.CLIP_L | {"projection_dim": 768},
@@ -117,7 +137,8 @@ SD3 = Family(
         "text_encoder_3": T5_XXL,
     },
     denoiser="transformer",
-    layers=r"transformer_blocks\.\d+\..+|(pos_embed|context_embedder|time_text_embed|norm_out|proj_out)(\..+)?",
+    layers=r"transformer_blocks\.\d+\..+|(pos_embed|context_embedder|time_text_embed|norm_out|proj_out)(\..+)?"
+    r"|joint_blocks\.\d+\..+|((x|t|y)_embedder|final_layer)\..+",  # the original ones
     widths=lambda transformer: (transformer["num_attention_heads"] * transformer.get("attention_head_dim", 64),),
     sizes=((24 * 64,), (38 * 64,)),
     inputs=("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections"),

@@ -8,9 +8,10 @@ import torch
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from tenshot.core.json_types import Config
-from tenshot.families import sd
+from tenshot.families import keymaps, sd
 from tenshot.families.base import UNET_INPUTS, ZEROS, Conditioning, Family, MicroConditioning, flattened, tokens
 from tenshot.families.components import Parts
+from tenshot.families.programs import Kohya, WebUI
 
 FULL = {
     "sample_size": 128,
@@ -33,6 +34,20 @@ CLIP_G = {
     "num_attention_heads": 20,
     "projection_dim": 1280,
 }
+EMBEDDERS = (
+    ("FrozenCLIPEmbedder", {"layer": "hidden", "layer_idx": 11}),
+    (
+        "FrozenOpenCLIPEmbedder2",
+        {
+            "arch": "ViT-bigG-14",
+            "version": "laion2b_s39b_b160k",
+            "freeze": True,
+            "layer": "penultimate",
+            "always_return_pooled": True,
+            "legacy": False,
+        },
+    ),
+)
 
 
 def encode_prompt(parts: Parts, prompts: Sequence[str]) -> Conditioning:
@@ -95,8 +110,9 @@ SDXL = Family(
     latents={"scaling_factor": 0.13025},
     paddings={"tokenizer": sd.END, "tokenizer_2": sd.MARK},
     spec="stable-diffusion-xl-v1-base",
-    kohya="sdxl_base_v1-0",
-    webui="SDXL",
+    kohya=Kohya("sdxl_base_v1-0", blocks=keymaps.unet_modules),  # by its original blocks
+    webui=WebUI("SDXL", EMBEDDERS, generative=True, lists="sdxl_"),
+    v_sign="tensor",
     claims=r"(sdxl|stable[ -]diffusion[ -]xl)(?!.*refiner)",
     released={"unet": FULL, "text_encoder": sd.CLIP_L, "text_encoder_2": CLIP_G},
     inputs=(*UNET_INPUTS, "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids"),

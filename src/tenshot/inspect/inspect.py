@@ -83,7 +83,7 @@ def _folder(place: Path) -> Inspected:
         "file": str(place),
         "what": "model folder",
         "family": family.title,
-        "prediction": schedule.get("prediction_type", "epsilon"),
+        "prediction": schedule.get("prediction_type", family.process.predictions()[0]),
         "parameters": {part: validate.numbers(place / part) for part in family.original},
     }
     return cast(Inspected, {**told, **compatibility.told(one)})

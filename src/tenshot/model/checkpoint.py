@@ -159,8 +159,8 @@ def schedule_of(source: Container, family: Family) -> dict[str, object]:
     found = {**family.scheduler_config}
     if len(family.process.predictions()) > 1:
         found["prediction_type"] = prediction(source, family)
-    if found.get("prediction_type") == "v_prediction" and family.name == "sd2":
-        found["_class_name"] = "DDIMScheduler"
+    if found.get("prediction_type") == "v_prediction":
+        found |= family.v_schedule
     if "ztsnr" in source.tensors:
         found["rescale_betas_zero_snr"] = True
     return found
@@ -185,7 +185,7 @@ def prediction(source: Container, family: Family) -> str:
     said = source.about.get("modelspec.prediction_type", "")
     if "v_pred" in source.tensors or said.startswith("v"):
         return "v_prediction"
-    if said or family.name != "sd2" or (found := spread(source)) is None:
+    if said or family.v_sign != "norm" or (found := spread(source)) is None:
         return "epsilon"
     return "v_prediction" if found > V_PREDICTION else "epsilon"
 
@@ -217,7 +217,7 @@ def write_file(
         **(about or {}),
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": whole.family.spec,
+        "modelspec.architecture": whole.family.spec.format(whole.family.variant(whole.denoiser)),
         "modelspec.implementation": "https://github.com/huggingface/diffusers",
         "modelspec.title": target.stem,
         "modelspec.resolution": "{0}x{0}".format(whole.denoiser.get("sample_size", 64) * 8),
