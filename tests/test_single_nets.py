@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, SD3Transformer2DModel, UNet2DConditionModel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -19,7 +19,9 @@ from tenshot.cli.main import main
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.inspect.inspect import InspectOptions, inspect
-from tenshot.model import single_nets
+from tenshot.model import checkpoint, single_nets
+from tenshot.model.model import load as load_model
+from tests import test_mmdit
 
 WIDE = {"block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 16}
 DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
@@ -29,6 +31,9 @@ LABEL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 1600,
 }
+DUAL = test_mmdit.DUAL
+SMALL = {name: value for name, value in test_mmdit.SMALL.items() if name != "sample_size"}
+SMALL |= {"attention_head_dim": 64, "num_attention_heads": 1, "caption_projection_dim": 64}
 MAKERS: dict[str, Callable[[], Any]] = {
     "vae": lambda: AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -49,6 +54,8 @@ MAKERS: dict[str, Callable[[], Any]] = {
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         transformer_layers_per_block=(1, 2),
     ),
+    "mmdit": lambda: SD3Transformer2DModel(**SMALL, sample_size=128),
+    "mmdit 3.5": lambda: SD3Transformer2DModel(**SMALL, sample_size=128, **DUAL),
     "controlnet": lambda: ControlNetModel(
         **WIDE, down_block_types=DOWN, conditioning_embedding_out_channels=(16, 32, 96)
     ),
@@ -99,6 +106,26 @@ def test_diffusers_own_names_alone(name: str, made: tuple[Any, Path], tmp_path: 
     assert same(tmp_path / "again", net)
 
 
+def test_a_denoiser_of_original_names_behind_their_root(made: tuple[Any, Path], tmp_path: Path) -> None:
+    """As files for ComfyUI's models/diffusion_models have them."""
+    net, folder = made
+    if isinstance(net, AutoencoderKL | ControlNetModel):
+        pytest.skip("is no denoiser")
+    assert main(["convert", str(folder), str(tmp_path / "bare.safetensors")]) == 0
+    named = load_file(tmp_path / "bare.safetensors")
+    root = "model.diffusion_model."
+    assert all(name.startswith(root) for name in named)
+    save_file({name.removeprefix(root): tensor for name, tensor in named.items()}, tmp_path / "rootless.safetensors")
+    for name in ("bare", "rootless"):
+        file = tmp_path / f"{name}.safetensors"
+        assert inspect(InspectOptions(file=file), Events())["what"] == type(net).__name__
+        assert main(["convert", str(file), str(tmp_path / name)]) == 0
+        assert same(tmp_path / name, net)
+    (tmp_path / "ui" / "models").mkdir(parents=True)
+    assert main(["convert", str(folder), "--to", "comfyui", str(tmp_path / "ui"), "--name", "it"]) == 0
+    assert load_file(tmp_path / "ui/models/diffusion_models/it.safetensors").keys() == named.keys()
+
+
 def test_what_belongs_to_something_else_is_not_dropped(made: tuple[Any, Path], tmp_path: Path) -> None:
     _, folder = made
     named = load_file(folder / "diffusion_pytorch_model.safetensors")
@@ -108,11 +135,13 @@ def test_what_belongs_to_something_else_is_not_dropped(made: tuple[Any, Path], t
 
 
 @pytest.fixture(scope="module")
-def file(sd1: Path, sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+def file(
+    sd1: Path, sdxl: Path, sd3: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, torch.Tensor]]:
     """The tensors of whole checkpoints."""
     place = tmp_path_factory.mktemp("files")
     found = {}
-    for name, folder in (("sd1", sd1), ("sdxl", sdxl)):
+    for name, folder in (("sd1", sd1), ("sdxl", sdxl), ("sd3", sd3)):
         assert main(["convert", str(folder), str(place / f"{name}.safetensors")]) == 0
         found[name] = load_file(place / f"{name}.safetensors")
     return found
@@ -153,13 +182,8 @@ PARTIAL: dict[str, tuple[str, Callable[[Named], Named], str]] = {
         ),
         "Stable Diffusion XL refiner",
     ),
-    "3": (
-        "sd1",
-        lambda n: (
-            without(n, "cond_stage_model.", "model.") | {"model.diffusion_model.joint_blocks.0.x": torch.zeros(1)}
-        ),
-        "Stable Diffusion 3",
-    ),
+    "3 without text encoders": ("sd3", lambda n: without(n, "text_encoders."), "3, without text_encoder and"),
+    "3 without a VAE": ("sd3", lambda n: without(n, "first_stage_model."), "Stable Diffusion 3, without vae"),
     "Flux": (
         "sd1",
         lambda n: without(n, "cond_stage_model.", "model.") | {"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)},
@@ -240,6 +264,32 @@ def test_a_vae_completes_a_checkpoint(sd1: Path, vae: Path, tmp_path: Path, pict
     assert main(["train", "lora", "--pretrained_model_name_or_path", str(bare), "--vae", str(vae), *lora]) == 0
     merged = ["--models", str(tmp_path / "lora"), "--save_to", str(tmp_path / "merged.safetensors")]
     assert main(["merge", "--sd_model", str(bare), "--vae", str(vae), *merged]) == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "gone"), [("sd1", "cond_stage_model."), ("sd3", "text_encoders."), ("sdxl", "conditioner.")]
+)
+def test_a_model_completes_a_part_of_a_checkpoint(
+    family: str, gone: str, file: dict[str, Named], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Stability's own sd3.5_large.safetensors has no text encoders."""
+    folder: Path = request.getfixturevalue(family)
+    save_file(without(file[family], gone), tmp_path / "part.safetensors")
+    named = without(file[family], gone, "first_stage_model.")
+    save_file(named, tmp_path / "alone.safetensors")
+    with_vae = ["--vae", str(folder / "vae")]
+    for name, more in (("part", []), ("alone", with_vae)):
+        words = [str(tmp_path / f"{name}.safetensors"), str(tmp_path / name), "--config", str(folder), *more]
+        assert main(["convert", *words]) == 0
+        before, after = (checkpoint.read(each) for each in (folder, tmp_path / name))
+        assert before.shapes == after.shapes and before.family.name == after.family.name
+        for part, content in before.parts.items():
+            assert all(torch.equal(lazy.read(), after.parts[part][each].read()) for each, lazy in content.items())
+        assert load_model(str(tmp_path / name)).encode_prompt(["a cat"])
+    # A denoiser alone stays one, unless a VAE is given as well.
+    words = [str(tmp_path / "alone.safetensors"), str(tmp_path / "net"), "--config", str(folder)]
+    assert main(["convert", *words]) == 0
+    assert not (tmp_path / "net" / "model_index.json").exists() and (tmp_path / "net" / "config.json").is_file()
 
 
 def test_what_is_no_vae_is_refused(sd1: Path, made: tuple[Any, Path], tmp_path: Path, capsys) -> None:

@@ -61,7 +61,7 @@ def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | No
         usual = embedding.file_name(embedding.of(opened)[0]) if unnamed else f"{stem}.safetensors"
         target = _target(options, "embedding", usual)
         return _told(options, adapters.convert_embedding(opened, options, target, dtype), target, events)
-    if family := checkpoint.family_of(opened, options.vae):
+    if family := checkpoint.family_of(opened, options.vae, options.config):
         found = checkpoint.of_file(opened, family, options.config, options.ema, options.vae)
         return _whole(found, options, _target(options, "checkpoint", stem), events)
     return _net(net_of_file(opened, options.config), options, stem, events)

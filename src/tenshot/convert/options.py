@@ -32,11 +32,12 @@ class ConvertOptions(Options):
     dtype: Dtype = Field("keep", description="numbers in the result")
     ema: bool = Field(False, description="take the running average of the UNet's weights, where there is one")
     config: ModelPath | None = Field(
-        None, description="a model folder whose configurations and tokenizer are those of SRC"
+        None, description="a model folder that tells what SRC cannot, and has the nets that SRC, part of a model, lacks"
     )
     vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     form: Literal["kohya", "diffusers"] | None = Field(
-        None, description="a LoRA's names, default: the other ones; diffusers, of an SDXL word: two files in a folder"
+        None,
+        description="a LoRA's names, default: the other ones; diffusers, of a word of two text encoders: two files",
     )
     to: list[str] = Field(
         [], description="webui DIR or comfyui DIR: the result goes where that user interface, in DIR, looks for it"

@@ -24,7 +24,7 @@ FOLDERS = {
         "embedding": "models/embeddings",
         "vae": "models/vae",
         "controlnet": "models/controlnet",
-        "unet": "models/diffusion_models",
+        **dict.fromkeys(("unet", "transformer"), "models/diffusion_models"),
     },
 }
 PREVIEW = 512  # pixels along the longer side, at most

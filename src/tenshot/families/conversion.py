@@ -34,12 +34,14 @@ Configs = Mapping[str, Config]
 class Dialect:
     """lines: of a part's (configuration, names). config: what shapes say. landmark: a name that no other has.
 
+    today: landmark and config of the same net under diffusers' own names, where it comes as a file of its own.
     silent: the tensors of ours that the layout does not have -> what they have to be, by the configuration.
     """
 
     lines: Callable[[Config, Iterable[str]], list[Line]]
     config: Callable[[Shapes], dict[str, object]]
     landmark: str
+    today: tuple[str, Callable[[Shapes], dict[str, object]]] | None = None
     silent: Mapping[str, Callable[[Config], torch.Tensor]] = field(default_factory=dict)
 
 
@@ -52,7 +54,12 @@ def _unprojected(config: Config) -> torch.Tensor:
 
 
 DIALECTS = {
-    "unet": Dialect(keymaps.unet, config_from_shapes.unet, "input_blocks.0.0.weight"),
+    "unet": Dialect(
+        keymaps.unet,
+        config_from_shapes.unet,
+        "input_blocks.0.0.weight",
+        ("up_blocks.0.resnets.0.norm1.weight", config_from_shapes.unet_today),
+    ),
     "vae": Dialect(keymaps.vae, config_from_shapes.vae, "encoder.conv_in.weight"),
     "clip": Dialect(
         lambda _, names: keymaps.clip(names),
@@ -63,11 +70,16 @@ DIALECTS = {
         lambda _, names: [line for line in keymaps.clip(names) if line.ours != ("text_projection.weight",)],
         config_from_shapes.clip,
         _CLIP,
-        {"text_projection.weight": _unprojected},
+        silent={"text_projection.weight": _unprojected},
     ),
     "clip_g": Dialect(lambda _, names: keymaps.clip(names), config_from_shapes.clip_g, _CLIP),
     "t5": Dialect(lambda _, names: keymaps.t5(names), config_from_shapes.t5, "transformer.shared.weight"),
-    "mmdit": Dialect(mmdit.lines, mmdit.config, "joint_blocks.0.x_block.attn.qkv.weight"),
+    "mmdit": Dialect(
+        mmdit.lines,
+        mmdit.config,
+        "joint_blocks.0.x_block.attn.qkv.weight",
+        ("pos_embed.pos_embed", mmdit.config_today),
+    ),
     "open_clip": Dialect(
         lambda _, names: keymaps.open_clip(names), config_from_shapes.open_clip, "model.token_embedding.weight"
     ),
@@ -115,13 +127,13 @@ class Ledger:
 def recognised(tensors: Tensors, families: Iterable[Family], besides: Collection[str] = ()) -> Family | None:
     """The family of an original checkpoint: the one whose every part is there, but for those `besides`.
 
-    It is the family without such parts as it can do without.
+    It is the family without such parts as it can do without, unless they are among those `besides`.
     """
     for family in families:
         marks = landmarks(family)
         missing = {part for part, mark in marks.items() if mark not in tensors}
         if missing.difference(besides) <= family.optional:
-            return family.without(*missing & family.optional)
+            return family.without(*missing.difference(besides) & family.optional)
     return None
 
 
@@ -136,7 +148,7 @@ def configured(family: Family, tensors: Tensors, told: Configs) -> dict[str, dic
     for part, (root, dialect) in family.original.items():
         inner = {name.removeprefix(root): lazy.shape for name, lazy in tensors.items() if name.startswith(root)}
         found[part] = by_shapes(DIALECTS[dialect].config, inner, f"{family.title}: {part}") | dict(told.get(part, {}))
-    if "text_encoder" not in told and family.original["text_encoder"][1] == "open_clip":
+    if "text_encoder" not in told and family.original.get("text_encoder", ("", ""))[1] == "open_clip":
         layers = found["text_encoder"]["num_hidden_layers"]
         found["text_encoder"]["num_hidden_layers"] = 23 if layers == 24 else layers  # it reads the last but one
     if "vae" in found and "vae" not in told:

@@ -53,6 +53,7 @@ WORDS = (
     r"joint_blocks|x_block|context_block|adaLN_modulation|(?:x|context|t|y|timestep|text)_embedder|final_layer"
     r"|add_[qkv]_proj|to_add_out|ff_context|norm1_context|norm_added_[qk]|norm_[qk]|norm_out|time_text_embed|pos_embed"
 )
+NORM = "x_block.attn.ln_q.weight"
 HEAD = 64  # channels of an attention head in every released size
 
 
@@ -101,22 +102,38 @@ def _lines(config: Config, names: list[str]) -> Iterator[Line]:
 
 def config(shapes: Shapes) -> dict[str, object]:
     """The configuration of an SD3Transformer2DModel from original names without their prefix."""
-    width, channels, patch = shapes["x_embedder.proj.weight"][:3]
-    projected, text = shapes["context_embedder.weight"]
-    norm = shapes.get("joint_blocks.0.x_block.attn.ln_q.weight")
-    head = norm[0] if norm else min(HEAD, width)
     dual = sorted(int(name.split(".")[1]) for name in shapes if name.endswith(".x_block.attn2.qkv.weight"))
+    layers = count(shapes, r"joint_blocks\.(\d+)\.")
+    known = {f"{ours}.weight": shapes.get(f"{theirs}.weight", ()) for ours, theirs in OUTER.items()}
+    known["pos_embed.pos_embed"] = shapes["pos_embed"]
+    return _config(
+        {name: shape for name, shape in known.items() if shape}, layers, dual, shapes.get(f"{theirs(0)}.{NORM}")
+    )
+
+
+def config_today(shapes: Shapes) -> dict[str, object]:
+    """The same from diffusers' own names."""
+    dual = sorted(int(name.split(".")[1]) for name in shapes if name.endswith(".attn2.to_q.weight"))
+    layers = count(shapes, r"transformer_blocks\.(\d+)\.")
+    return _config(shapes, layers, dual, shapes.get(f"{ours(0)}.attn.norm_q.weight"))
+
+
+def _config(shapes: Shapes, layers: int, dual: list[int], norm: tuple[int, ...] | None) -> dict[str, object]:
+    """norm: the shape of the first queries' norm, where there is one."""
+    width, channels, patch = shapes["pos_embed.proj.weight"][:3]
+    projected, text = shapes["context_embedder.weight"]
+    head = norm[0] if norm else min(HEAD, width)
     return {
         "patch_size": patch,
         "in_channels": channels,
-        "out_channels": shapes["final_layer.linear.weight"][0] // patch**2,
-        "num_layers": count(shapes, r"joint_blocks\.(\d+)\."),
+        "out_channels": shapes["proj_out.weight"][0] // patch**2,
+        "num_layers": layers,
         "attention_head_dim": head,
         "num_attention_heads": width // head,
         "joint_attention_dim": text,
         "caption_projection_dim": projected,
-        "pooled_projection_dim": shapes["y_embedder.mlp.0.weight"][1],
-        "pos_embed_max_size": math.isqrt(shapes["pos_embed"][1]),
+        "pooled_projection_dim": shapes["time_text_embed.text_embedder.linear_1.weight"][1],
+        "pos_embed_max_size": math.isqrt(shapes["pos_embed.pos_embed"][1]),
         "dual_attention_layers": dual,
         "qk_norm": "rms_norm" if norm else None,
     }

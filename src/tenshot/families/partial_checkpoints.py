@@ -22,9 +22,11 @@ OTHERS = {
     "cap_embedder.": "Lumina",
     "distilled_guidance_layer.": "Chroma",
     "down_blocks.0.1.channelwise.": "Stable Cascade",
-    "transformer_blocks.0.norm1_context.": "Stable Diffusion 3 or Flux, in diffusers' names",
+    "joint_transformer_blocks.0.": "AuraFlow, in diffusers' names",
     "single_transformer_blocks.0.": "Flux, in diffusers' names",
 }
+LACKS = "--config MODEL gives it those of that model folder; or take the whole checkpoint"
+VAE_LACKS = "--vae FILE|FOLDER gives it one; or take the whole checkpoint"
 WHOLE = "a whole checkpoint of Stable Diffusion 1.x, 2.x, XL or 3"
 
 
@@ -72,10 +74,11 @@ def _of_transformer(named: Mapping[str, Lazy]) -> Nature | None:
         marks = conversion.landmarks(family)
         if family.denoiser != "unet" and marks[family.denoiser] in named:
             has = tuple(part for part, mark in marks.items() if mark in named)
+            if has == (family.denoiser,):
+                return None  # it alone
             lacks = tuple(part for part in marks if part not in has and part not in family.optional)
-            do = "--vae FILE|FOLDER gives it one; or " if lacks == ("vae",) else ""
-            what = f"a checkpoint of {family.title}, without {' and '.join(lacks)}"
-            return Nature(what, has, lacks, f"{do}take the whole checkpoint")
+            do = VAE_LACKS if lacks == ("vae",) else LACKS
+            return Nature(f"a checkpoint of {family.title}, without {' and '.join(lacks)}", has, lacks, do)
     return None
 
 
@@ -89,9 +92,9 @@ def _lacking(named: Mapping[str, Lazy], has: tuple[str, ...]) -> Nature:
     texts = [part for part in has if part.startswith("text encoder")]
     wanted = 2 if title.endswith("XL") else 1
     lacks += ["text encoder" if wanted == 1 else "text encoders"] if len(texts) < wanted else []
-    do = "take the whole checkpoint"
+    do = LACKS if "UNet" in has else "take the whole checkpoint"
     if lacks == ["VAE"]:
-        do = "--vae FILE|FOLDER gives it one; or take the whole checkpoint"
+        do = VAE_LACKS
     elif "UNet" in lacks and EMA and "running average of the UNet" in has:
         do = "it holds the average of the weights alone: take the file with the weights themselves"
     without = f", without {' and '.join(lacks)}" if lacks else ""

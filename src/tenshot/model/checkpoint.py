@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def read(place: Path, config: Path | None = None, ema: bool = False, vae: Path |
         found = of_folder(folders.find(str(place)))
         return with_vae(found, vae) if vae else found
     source = tensor_files.opened(place)
-    family = family_of(source, vae)
+    family = family_of(source, vae, config)
     if family is None:
         partial_checkpoints.refuse(place, source.tensors)
         names = ", ".join(sorted(source.tensors)[:3]) or "no tensor"
@@ -88,9 +88,20 @@ def read(place: Path, config: Path | None = None, ema: bool = False, vae: Path |
     return of_file(source, family, config, ema, vae)
 
 
-def family_of(source: Container, vae: Path | None = None) -> Family | None:
-    """Of a checkpoint whose every part is there; with another `vae`, but for its own."""
-    return conversion.recognised(source.tensors, registry.FAMILIES, besides=("vae",) if vae else ())
+def family_of(source: Container, vae: Path | None = None, config: Path | None = None) -> Family | None:
+    """Of a checkpoint whose every part is there; with another `vae`, but for its own.
+
+    With `config` a part of a checkpoint is one, too, if it has a denoiser as that model's: that gives what is lacking.
+    """
+    named = source.tensors
+    if found := conversion.recognised(named, registry.FAMILIES, besides=("vae",) if vae else ()):
+        return found
+    if config is None:
+        return None
+    family = validate.family_of(folders.find(str(config)))
+    others = [part for part in family.original if part != family.denoiser]
+    alone = not vae and not any(conversion.landmarks(family)[part] in named for part in others)
+    return None if alone else conversion.recognised(named, [family], besides=others)
 
 
 def with_vae(whole: Whole, vae: Path) -> Whole:
@@ -141,6 +152,8 @@ def of_file(
         return with_vae(replace(bare, family=family), vae)
     if config:
         other = of_folder(folders.find(str(config)))
+        if lacking := [part for part, mark in conversion.landmarks(family).items() if mark not in source.tensors]:
+            return _completed(source, family, other, lacking, config, ema)
         if other.family.name != family.name:
             found, fits = f"{config} is {other.family.title}", f"{family.title}, as {source.place} is"
             raise Refusal(Fault("--config", found, fits, "leave it out, or name a model folder of that family"))
@@ -152,6 +165,19 @@ def of_file(
     schedule = told.get("schedule") or schedule_of(source, family)
     words = {name: told.get("tokenizers", {}).get(name, {}) for name in family.paddings}
     return Whole(family, parts, configs, schedule, words, source.place, told.get(ZEROS), ledger)
+
+
+def _completed(
+    source: Container, family: Family, other: Whole, lacking: Sequence[str], config: Path, ema: bool
+) -> Whole:
+    """A part of a checkpoint, with the nets of another model for those that it lacks."""
+    original = {part: place for part, place in family.original.items() if part not in lacking}
+    part = of_file(source, replace(family, original=original), config, ema)
+    contents, configs = (
+        {**theirs, **ours} for theirs, ours in ((other.parts, part.parts), (other.configs, part.configs))
+    )
+    parts = {name: contents[name] for name in family.original}
+    return replace(part, family=family, parts=parts, configs={name: configs[name] for name in parts})
 
 
 def schedule_of(source: Container, family: Family) -> dict[str, object]:

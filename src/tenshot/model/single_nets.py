@@ -1,17 +1,26 @@
-"""One net alone, a UNet, an autoencoder or a ControlNet: a folder, or a file of original names or of diffusers' own."""
+"""One net alone, a denoiser, a VAE or a ControlNet: a folder, or a file of original names or of diffusers' own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel
 
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.json_types import Config
-from tenshot.families import components, config_from_shapes, conversion, keymaps, partial_checkpoints, validate
+from tenshot.families import (
+    components,
+    config_from_shapes,
+    conversion,
+    keymaps,
+    partial_checkpoints,
+    registry,
+    validate,
+)
+from tenshot.families.base import Family
 from tenshot.families.conversion import Ledger
 from tenshot.families.keymaps import Line
 from tenshot.io import tensor_files, tensors
@@ -44,14 +53,27 @@ class Net:
         return self.lines is not _today
 
 
-_ENCODER, _HINT, _INPUT = "encoder.down.0.block.0.norm1.weight", "input_hint_block.0.weight", "input_blocks.0.0.weight"
+_ENCODER, _HINT = "encoder.down.0.block.0.norm1.weight", "input_hint_block.0.weight"
+_ALONE = {family.denoiser: family for family in registry.FAMILIES}  # one of each denoiser: they have the same names
+
+
+def _denoisers(family: Family) -> Iterator[Net]:
+    """A family's denoiser: under its original names, behind their root or bare, and under diffusers' own."""
+    root, dialect = family.original[family.denoiser]
+    known, kind = conversion.DIALECTS[dialect], family.parts[family.denoiser]
+    yield Net(family.denoiser, kind, root, known.landmark, known.lines, known.config)
+    yield Net(family.denoiser, kind, "", known.landmark, known.lines, known.config)
+    if known.today:
+        landmark, config = known.today
+        yield Net(family.denoiser, kind, "", landmark, _today, config)
+
+
 NETS = (
     Net("vae", AutoencoderKL, "", _ENCODER, keymaps.vae, config_from_shapes.vae),
     Net("vae", AutoencoderKL, "first_stage_model.", _ENCODER, keymaps.vae, config_from_shapes.vae),
     Net("controlnet", ControlNetModel, "control_model.", _HINT, keymaps.controlnet, config_from_shapes.controlnet),
     Net("controlnet", ControlNetModel, "", _HINT, keymaps.controlnet, config_from_shapes.controlnet),
-    Net("unet", UNet2DConditionModel, "model.diffusion_model.", _INPUT, keymaps.unet, config_from_shapes.unet),
-    Net("unet", UNet2DConditionModel, "", _INPUT, keymaps.unet, config_from_shapes.unet),
+    *(each for family in _ALONE.values() for each in _denoisers(family)),
     Net("vae", AutoencoderKL, "", "encoder.down_blocks.0.resnets.0.norm1.weight", _today, config_from_shapes.vae_today),
     Net(
         "controlnet",
@@ -61,7 +83,6 @@ NETS = (
         _today,
         config_from_shapes.controlnet_today,
     ),
-    Net("unet", UNet2DConditionModel, "", "up_blocks.0.resnets.0.norm1.weight", _today, config_from_shapes.unet_today),
 )
 
 
@@ -115,7 +136,7 @@ def of_file(source: Container, config: Path | None = None) -> Read:
     net = recognised(source)
     if net is None:
         names = ", ".join(sorted(source.tensors)[:3]) or "none"
-        fits = "a checkpoint, a UNet, a VAE, a ControlNet, a LoRA or an embedding"
+        fits = "a checkpoint, a UNet, a transformer, a VAE, a ControlNet, a LoRA or an embedding"
         do = "where it is part of a model folder, name that folder"
         raise Refusal(Fault(str(source.place), f"tensors of no known kind ({names}, ...)", fits, do))
     inner = {validate.today(name.removeprefix(net.root)): lazy for name, lazy in source.tensors.items()}
