@@ -25,7 +25,8 @@ import tenshot
 from tenshot import pipeline
 from tenshot.cli import main
 from tenshot.core.errors import Refusal, Slow
-from tenshot.io.tensors import read_json, write_json
+from tenshot.io.tensors import write_json
+from tenshot.io.text_files import read_json
 from tenshot.model import model
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings

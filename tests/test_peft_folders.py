@@ -90,6 +90,16 @@ def test_a_folder_with_one_for_each_part(sd1: Path, tmp_path: Path):
     assert torch.equal(answers(adapted(sd1, (tmp_path / "both", 1.0))), answers(adapted(sd1, *apart)))
 
 
+@pytest.mark.parametrize("text", ["[", "[1]", "[" * 99_999])
+def test_a_header_that_is_damaged_in_one_part_is_refused(text: str, sd1: Path, tmp_path: Path):
+    for part in ("unet", "text_encoder"):
+        saved(sd1, tmp_path / "both" / part, part)
+    file = tmp_path / "both" / "text_encoder" / "adapter_model.safetensors"
+    save_file(load_file(file), file, {"lora_adapter_metadata": text})
+    with pytest.raises(Refusal, match=r"text_encoder.*no JSON object"):
+        lora.read(tmp_path / "both")
+
+
 def test_other_verbs_take_the_folder(sd1: Path, tmp_path: Path):
     saved(sd1, tmp_path / "it", **SETTINGS["patterns"])
     expected = answers(adapted(sd1, (tmp_path / "it", 1.0)))

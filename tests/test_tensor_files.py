@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tenshot.core.errors import Fault, Refusal
 from tenshot.families import validate
-from tenshot.io import tensor_files, tensors
+from tenshot.io import tensor_files, tensors, text_files
 from tenshot.model import checkpoint
 from tests.test_checkpoints import run
 from tests.test_reading import THINGS
@@ -46,7 +47,7 @@ def test_what_is_no_file_is_refused_by_name(thing: str, name: str, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     THINGS[thing](tmp_path / name)
     with pytest.raises(Refusal, match=name):
-        tensors.read_json(tmp_path / name)
+        text_files.read_json(tmp_path / name)
     assert name in fault(tmp_path / name).where
     if "device" in thing:
         assert fault(tmp_path / name).found == "not a file, but a device"  # and not, too many bytes
@@ -64,6 +65,22 @@ def test_shapes_that_no_tensor_can_have(sides: tuple[int, ...], tmp_path: Path):
 def test_an_empty_tensor_is_read(tmp_path: Path):
     found = tensor_files.opened(headed(tmp_path / "x.safetensors", a_shape(0, 7)))
     assert found.tensors["a"].read().shape == (0, 7)
+
+
+def test_what_is_written_is_what_the_library_writes(tmp_path: Path):
+    generator = torch.Generator().manual_seed(0)
+    kinds = dict(sorted(tensor_files.DTYPES.items()))
+    named = {f"b {name}": torch.randint(0, 2, (3, 5), generator=generator).to(kind) for name, kind in kinds.items()}
+    named |= {"a": torch.zeros(0, 7), "c": torch.ones(()), "turned": torch.arange(6.0).reshape(2, 3).T}
+    digest = tensors.write(tmp_path / "ours.safetensors", named, {"format": "pt"})
+    save_file({name: each.contiguous() for name, each in named.items()}, tmp_path / "theirs", {"format": "pt"})
+    written = (tmp_path / "ours.safetensors").read_bytes()
+    assert written == (tmp_path / "theirs").read_bytes()
+    data = written[8 + int.from_bytes(written[:8], "little") :]
+    assert digest == tensors.data_hash(named) == hashlib.sha256(data).hexdigest()
+    found = tensors.read(tmp_path / "ours.safetensors")
+    assert {name: each.dtype for name, each in found.items()} == {name: each.dtype for name, each in named.items()}
+    assert all(torch.equal(found[name].float(), named[name].float()) for name in named)
 
 
 @pytest.mark.parametrize("start", ["<", "<!"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tenshot.cli.main import main
-from tenshot.io import streaming, tensors
+from tenshot.io import tensors
 from tenshot.train.data import image_latents
 from tenshot.train.engine import loop
 from tests.dreambooth_runs import Bench
@@ -94,13 +94,13 @@ def test_a_file_too_large_for_the_disk_is_refused_and_leaves_nothing(line: str, 
 
 @pytest.mark.parametrize("target", ("out/result", "out/result.safetensors"))
 def test_a_folder_removed_meanwhile_is_said(target: str, place: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
-    real = streaming._put
+    real = tensors._put
 
     def removing(*given: object) -> memoryview:
         shutil.rmtree(place / "out", ignore_errors=True)
         return real(*given)
 
-    monkeypatch.setattr(streaming, "_put", removing)
+    monkeypatch.setattr(tensors, "_put", removing)
     assert main(["convert", "m", target]) == 2
     assert "was removed while it was being written" in capfd.readouterr().err
     assert not (place / "out").exists()

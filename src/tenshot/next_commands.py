@@ -29,7 +29,7 @@ def taught(folder: Path) -> str:
     """A prompt for what a training taught the model in `folder`; TEXT where its manifest says none."""
     file, told = folder / "manifest.json", {}
     with suppress(Refusal):
-        told = text_files.json_value(text_files.text(file, "a manifest", text_files.JSON), str(file), "a manifest")
+        told = text_files.read_json(file, "a manifest")
     given = told.get("arguments") if isinstance(told, dict) else None
     said = [given.get(name) for name in ("validation_prompt", "instance_prompt")] if isinstance(given, dict) else []
     return next((each for each in said if each and isinstance(each, str)), TEXT)

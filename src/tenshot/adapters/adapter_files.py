@@ -12,7 +12,7 @@ from tenshot.adapters.factors import METADATA
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.json_types import Config
 from tenshot.families import registry
-from tenshot.io import tensor_files, tensors
+from tenshot.io import tensor_files, text_files
 from tenshot.io.tensor_files import Container
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -58,7 +58,13 @@ def opened(place: Path) -> Container:
     if len(found) == 1:
         return found[0]
     everything = {name: lazy for each in found for name, lazy in each.tensors.items()}
-    settings = {key: value for each in found for key, value in json.loads(each.about[METADATA]).items()}
+    settings: dict[str, object] = {}
+    for each in found:
+        said = tensor_files.said(each.about, METADATA)
+        if METADATA in each.about and not said:
+            strange = f"{METADATA} in its header is no JSON object"
+            raise Refusal(Fault(str(each.place), strange, "the settings that peft wrote there", "copy it again"))
+        settings |= said
     return Container(place, "folder", everything, {METADATA: json.dumps(settings)})
 
 
@@ -88,7 +94,7 @@ def told(source: Container) -> Container:
 
 def _config(file: Path) -> Config:
     """Raises Refusal where it tells of something that factors alone do not say."""
-    config: Config = tensors.read_json(file)
+    config: Config = text_files.read_json(file)
     kind = config.get("peft_type", "LORA") if isinstance(config, dict) else None
     if kind not in TYPES:
         found = f"peft_type {kind}" if kind else "no settings of an adapter"

@@ -31,7 +31,7 @@ from tenshot.core.options import as_words
 from tenshot.core.size import Size
 from tenshot.evaluate import metrics
 from tenshot.families import validate
-from tenshot.io.tensors import read_json
+from tenshot.io.text_files import read_json
 from tenshot.model import model, resolve
 from tenshot.model.model import Model
 from tenshot.pipeline import SamplingSettings

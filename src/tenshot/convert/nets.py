@@ -11,7 +11,7 @@ from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
 from tenshot.core.results import Written
 from tenshot.families import conversion
-from tenshot.io import streaming, tensors
+from tenshot.io import tensors
 from tenshot.model import checkpoint
 from tenshot.model.header import TOLD
 from tenshot.model.single_nets import NETS, Read
@@ -34,7 +34,7 @@ def write(found: Read, dtype: torch.dtype | None, target: Path, events: Events, 
     about = {"format": "pt", TOLD: json.dumps({"configs": {"net": dict(found.config)}}, sort_keys=True)}
     made = conversion.cast(made, dtype)
     if target.suffix == ".ckpt":
-        streaming.write_pickle(target, made, {TOLD: about[TOLD]})
+        tensors.write_pickle(target, made, {TOLD: about[TOLD]})
     else:
-        streaming.write(target, made, about, events)
+        tensors.write(target, made, about, events)
     return {"what": kind, "written": str(target), "ledger": {"used": len(found.content)}}

@@ -16,7 +16,7 @@ from tenshot.core.json_types import Config
 from tenshot.core.results import WrittenLora
 from tenshot.families import released, validate
 from tenshot.families.base import Family
-from tenshot.io import hashes, tensors
+from tenshot.io import tensors
 from tenshot.io.tensor_files import Container
 from tenshot.model import checkpoint, model
 
@@ -142,7 +142,7 @@ def _about(
     """The file's metadata, with what `about` said of the training."""
     family = made_for.family
     told = {key: value for key, value in about.items() if key.startswith(KEPT)}
-    digest = data_hash(named)
+    digest = tensors.data_hash(named)
     return {
         "format": "pt",
         **told,
@@ -159,11 +159,3 @@ def _about(
         "modelspec.resolution": f"{family.resolution}x{family.resolution}",
         "modelspec.hash_sha256": f"0x{digest}",
     }
-
-
-def data_hash(named: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of what follows a safetensors file's header, in the order in which the library writes it."""
-    from safetensors.torch import save
-
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
-    return hashes.of_bytes(data[8 + int.from_bytes(data[:8], "little") :])

@@ -94,7 +94,7 @@ def _is_meant(place: Path, part: str, index: Mapping[str, object]) -> bool:
 
 def denoiser_config(place: Path) -> Config:
     """What config.json says of a folder's denoiser."""
-    config: Config = tensors.read_json(place / _denoiser(place, {}) / "config.json")
+    config: Config = text_files.read_json(place / _denoiser(place, {}) / "config.json")
     return config
 
 
@@ -133,7 +133,7 @@ def contents(part: Path) -> dict[str, Lazy]:
 def _object(path: Path, faults: list[Fault]) -> dict[str, object] | None:
     """The mapping in a JSON file; None, and a fault more, where it cannot be had."""
     try:
-        found = tensors.read_json(path)
+        found = text_files.read_json(path)
     except Refusal as refusal:
         faults += [Fault(each.where, each.found, each.fits, AGAIN) for each in refusal.faults]
         return None

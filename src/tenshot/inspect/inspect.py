@@ -15,7 +15,7 @@ from tenshot.core.results import Inspected
 from tenshot.export import compatibility
 from tenshot.families import conversion, partial_checkpoints, registry, validate
 from tenshot.inspect.options import InspectOptions
-from tenshot.io import hashes, tensor_files, tensors
+from tenshot.io import hashes, tensor_files, text_files
 from tenshot.io.tensor_files import Container
 from tenshot.model import checkpoint, model, single_nets
 
@@ -77,7 +77,7 @@ def _file(place: Path) -> Inspected:
 
 def _folder(place: Path) -> Inspected:
     family = validate.examine(place)
-    schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
+    schedule = text_files.read_json(place / "scheduler" / "scheduler_config.json")
     one = dict.fromkeys((compatibility.WEBUI, compatibility.COMFY), "wants one file: tenshot convert FOLDER FILE")
     told: Inspected = {
         "file": str(place),

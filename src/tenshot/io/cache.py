@@ -6,11 +6,12 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from tenshot.core.errors import Refusal
-from tenshot.io import hashes, tensors
+from tenshot.io import hashes, tensors, text_files
 
 
 class Seen(TypedDict):
@@ -52,6 +53,19 @@ def clear(place: Path) -> None:
         place.unlink(missing_ok=True)
 
 
+def trim(used: Mapping[Path, float], limit: int) -> None:
+    """Remove the files and folders that were not used for longest, until `limit` bytes are left.
+
+    used: when each was.
+    """
+    total = 0
+    for place in sorted(used, key=lambda each: used[each], reverse=True):
+        with suppress(OSError):
+            total += sum(each.lstat().st_size for each in (place, *place.rglob("*")))
+        if total > limit:
+            clear(place)
+
+
 def write_json(path: Path, value: object) -> None:
     if not path.is_file():
         clear(path)
@@ -61,9 +75,9 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> Any:
     """What `write_json` wrote; None where it is missing or altered."""
     try:
-        told: Any = tensors.read_json(path) if path.is_file() else None
+        told: Any = text_files.read_json(path) if path.is_file() else None
         return told["content"] if told["sha256"] == hashes.of_json(told["content"]) else None
-    except (Refusal, LookupError, TypeError, RecursionError):
+    except (Refusal, LookupError, TypeError):
         return None
 
 

@@ -106,7 +106,7 @@ def _of_kohya(file: Path) -> bool:
 
 def _kohya(file: Path) -> Config:
     fits = '{"NAME": {"caption": ...}, ...}'
-    value = text_files.json_value(text_files.text(file, fits, text_files.TABLE), str(file), fits)
+    value = text_files.read_json(file, fits, text_files.TABLE)
     return value if isinstance(value, dict) else {}
 
 

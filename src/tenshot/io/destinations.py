@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tenshot.core.errors import Fault
+from tenshot.core.errors import Fault, Refusal
+from tenshot.io import text_files
 
 _WEIGHTS = r"(diffusion_pytorch_)?model[^/]*\.safetensors(\.index\.json)?"
 _NET = rf"config\.json|{_WEIGHTS}"
@@ -138,8 +138,8 @@ def _strange_in(folder: Path, kinds: Sequence[str]) -> str:
 
 def _listed(folder: Path) -> set[str]:
     """What a compiled model's manifest names: it may hold more of a model than Tenshot itself would write."""
-    with suppress(OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+    with suppress(Refusal, KeyError, TypeError, AttributeError):
+        told = text_files.read_json(folder / "manifest.json")["files"]
         return {name for name in told if name.startswith(("model/", "controlnet/", "parts/"))}
     return set()
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 
 from tenshot.core.results import Hashes
-from tenshot.io import tensors
+from tenshot.io import tensor_files, text_files
 
 Data: TypeAlias = bytes | memoryview
 MODEL_FILES = {".safetensors", ".bin", ".json"}  # suffixes of what a model's parts are read from
@@ -41,7 +41,7 @@ def of_values(*values: object) -> str:
 
 def of_json(value: object) -> str:
     """Of settings, whatever the order of their keys; the same before they are written as JSON and after reading."""
-    return of_bytes(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode())
+    return of_bytes(json.dumps(text_files.parsed(json.dumps(value)), sort_keys=True).encode())
 
 
 def of_tensors(named: Mapping[str, torch.Tensor], key: str = "") -> str:
@@ -89,7 +89,7 @@ def of_lora(path: Path) -> str:
     """What AUTOMATIC1111 lists under `Lora hashes`: what the file says itself, AutoV3, or a pickle's SHA-256."""
     if path.suffix != ".safetensors":
         return of_file(path)[:12]
-    said = tensors.metadata(path).get("sshs_model_hash", "")
+    said = tensor_files.opened_safetensors(path).about.get("sshs_model_hash", "")
     return said[:12] or of_file(path, data_start(path))[:12]
 
 

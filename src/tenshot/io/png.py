@@ -11,6 +11,7 @@ from typing import cast
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from tenshot.io import text_files
 from tenshot.io.images import as_rgb, load, pillow_silent
 from tenshot.io.tensors import replacing
 
@@ -171,7 +172,7 @@ def _unquoted(value: str) -> str:
     if not value.startswith('"'):
         return value.strip()
     try:
-        return str(json.loads(value))
+        return str(text_files.parsed(value))
     except ValueError:
         return value
 

@@ -5,9 +5,7 @@ What a file is, its first bytes say, not its name.
 
 from __future__ import annotations
 
-import json
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -81,7 +79,7 @@ def opened(path: Path) -> Container:
 
 
 def _opened(path: Path) -> Container:
-    return _pickle(path) if pickles.is_one(_starts(path)) else _safetensors(path)
+    return _pickle(path) if pickles.is_one(_starts(path)) else opened_safetensors(path)
 
 
 def _starts(path: Path) -> bytes:
@@ -104,20 +102,22 @@ def said(about: Mapping[str, object], key: str) -> dict[str, Any]:
     """The JSON object that a header holds under `key`; empty where there is none, as others write anything there."""
     try:
         text = about.get(key, "{}")
-        found = json.loads(text) if isinstance(text, str | bytes) else {}
-    except (ValueError, TypeError, RecursionError):
+        found = text_files.parsed(text) if isinstance(text, str | bytes) else {}
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _safetensors(path: Path) -> Container:
+def opened_safetensors(path: Path) -> Container:
+    """A safetensors file as it is, eight-bit weights and their scales apart. Raises Refusal."""
     header = read_header(path)
     about = header.pop("__metadata__", None) or {}
     try:
         with safe_open(path, "pt"):  # it checks that the offsets fit the dtypes, the shapes and each other
             pass
     except (SafetensorError, OSError) as error:
-        raise Refusal(_damaged(path, str(error))) from None
+        size = path.stat().st_size if path.is_file() else 0
+        raise Refusal(_damaged(path, f"{size} bytes: {error}")) from None
     with text_files.opened(path, FITS, text_files.TENSORS) as file:
         data = 8 + int.from_bytes(file.read(8), "little")
     tensors = {}
@@ -157,22 +157,14 @@ def read_header(path: Path) -> dict[str, Any]:
             raise Refusal(_damaged(path, f"{size} bytes, of which the header would be {length}"))
         text = file.read(length)
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(_damaged(path, f"its header is no JSON: {error}")) from None
+        header = text_files.parsed(text, once=True)
+    except ValueError as error:
+        raise Refusal(_damaged(path, f"its header is {error}")) from None
     if not isinstance(header, dict) or not all(map(_is_entry, header.items())):
         raise Refusal(_damaged(path, "its header does not describe tensors"))
     if len(header) > NAMES:
         raise Refusal(_damaged(path, f"its header names {len(header):,} tensors, more than {NAMES:,}"))
     return header
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-        raise ValueError(f"{twice!r} is in it twice")
-    return found
 
 
 def _is_entry(item: tuple[str, object]) -> bool:
@@ -196,7 +188,7 @@ def _damaged(path: Path, what: str) -> Fault:
 def _shards(index: Path) -> Container:
     """All shards that an index names, as one. Only files beside the index are looked at."""
     fits = "model.safetensors.index.json"
-    told = text_files.json_value(text_files.text(index, fits, text_files.JSON), str(index), fits)
+    told = text_files.read_json(index, fits)
     names = told.get("weight_map") if isinstance(told, dict) else None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise Refusal(Fault(str(index), "is no index of shards: it has no weight_map of names", fits, AGAIN))

@@ -9,55 +9,38 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, TypeAlias
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from tenshot.core.errors import Fault, Refusal
-from tenshot.io import tensor_files, text_files
+from tenshot.core.events import Events, track
+from tenshot.io import hashes, tensor_files
 from tenshot.io.locks import LOCK
+from tenshot.io.tensor_files import DTYPES, Lazy
 
+Content: TypeAlias = Mapping[str, torch.Tensor] | Mapping[str, Lazy]
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+#: Of a file's tensors, the widest first, as the safetensors library has them.
+ORDER = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
 NEW, OLD = "new", "old"
 WINDOWS = os.name == "nt"
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a safetensors file. Raises Refusal where the file is missing, truncated or malformed."""
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}
+    return {name: lazy.read() for name, lazy in tensor_files.opened_safetensors(path).tensors.items()}
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a safetensors file; no tensor is read."""
-    with _opened(path) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    return {name: lazy.shape for name, lazy in tensor_files.opened_safetensors(path).tensors.items()}
 
 
 def metadata(path: Path) -> dict[str, str]:
     """The metadata in a safetensors file's header."""
-    with _opened(path) as file:
-        return dict(file.metadata() or {})
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[safe_open]:
-    tensor_files.read_header(path)
-    try:
-        with safe_open(path, "pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        size = path.stat().st_size if path.is_file() else 0
-        raise Refusal(
-            Fault(
-                str(path),
-                f"not a whole safetensors file ({size} bytes: {error})",
-                "an untruncated safetensors file",
-                "copy or download it again",
-            )
-        ) from None
+    return dict(tensor_files.opened_safetensors(path).about)
 
 
 def finite(tensor: torch.Tensor) -> bool:
@@ -75,36 +58,73 @@ def rounded(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor
     return made
 
 
-def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file atomically: it appears under its name only when it is whole and on disk."""
+def write(
+    path: Path,
+    content: Content,
+    about: Mapping[str, str] | None = None,
+    events: Events | None = None,
+    lasting: bool = True,
+) -> str:
+    """Write a safetensors file, whole or not at all. The SHA-256 of its data section comes back, in hex.
+
+    Never more than one tensor is in memory that was not before. lasting: as in `replacing`.
+    """
+    ordered = _ordered(content)
+    header: dict[str, object] = {"__metadata__": dict(sorted(about.items()))} if about else {}
+    end = 0
+    for name, lazy in ordered.items():
+        start, end = end, end + lazy.nbytes
+        header[name] = {"dtype": NAMES[lazy.dtype], "shape": list(lazy.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-len(text) % 8 + len(text))
+    with replacing(path, lasting) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        names = track(ordered, f"writing {path.name}", len(ordered), events or Events())
+        return hashes.of_chunks(_put(file, name, ordered[name]) for name in names)
+
+
+def data_hash(content: Content) -> str:
+    """The SHA-256 of the data section that `write` would write."""
+    return hashes.of_chunks(_data(name, lazy) for name, lazy in _ordered(content).items())
+
+
+def _ordered(content: Content) -> dict[str, Lazy]:
+    """As they stand in the file: every tensor begins where its dtype may."""
+    lazy = {
+        name: each if isinstance(each, Lazy) else Lazy(tuple(each.shape), each.dtype, each.detach)
+        for name, each in content.items()
+    }
+    return dict(sorted(lazy.items(), key=lambda item: (ORDER.index(NAMES[item[1].dtype]), item[0])))
+
+
+def _put(file: IO[bytes], name: str, lazy: Lazy) -> memoryview:
+    data = _data(name, lazy)
+    file.write(data)
+    return data
+
+
+def _data(name: str, lazy: Lazy) -> memoryview:
+    found = lazy.read().detach().cpu()
+    if tuple(found.shape) != lazy.shape or found.dtype != lazy.dtype:
+        raise Refusal(Fault(name, f"is {found.dtype} {list(found.shape)}", f"{lazy.dtype} {list(lazy.shape)}"))
+    return found.contiguous().reshape(-1).view(torch.uint8).numpy().data if found.numel() else memoryview(b"")
+
+
+def write_pickle(path: Path, content: Mapping[str, Lazy], rest: Mapping[str, object] | None = None) -> None:
+    """Write a .ckpt that the oldest reader opens: torch's former zip layout, tensors under `state_dict`.
+
+    The whole of it is in memory meanwhile.
+    """
+    value = {"state_dict": {name: lazy.read().clone() for name, lazy in content.items()}, **(rest or {})}
     with replacing(path) as temporary:
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, temporary, dict(metadata) if metadata else None)  # without tensors {} is no JSON
-        _settle(temporary)
-
-
-def _settle(path: Path) -> None:
-    """Sort the metadata in a file's header, which safetensors leaves in any order: equal content, equal bytes."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        if len(header.get("__metadata__", ())) > 1:
-            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-            settled = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-            assert len(settled) <= length
-            file.seek(8)
-            file.write(settled.ljust(length))
+        torch.save(value, temporary, _use_new_zipfile_serialization=False)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises Refusal where it is missing or no JSON."""
-    return text_files.json_value(text_files.text(path, "a JSON file", text_files.JSON), str(path), "a JSON file")
 
 
 def write_json(path: Path, value: object) -> None:

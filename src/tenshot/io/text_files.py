@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -73,14 +74,16 @@ def text(path: Path, fits: str, most: int) -> str:
     return found
 
 
+def read_json(path: Path, fits: str = "a JSON file", most: int = JSON) -> Any:
+    """The value in a JSON file. Raises Refusal as `text` and `json_value`."""
+    return json_value(text(path, fits, most), str(path), fits)
+
+
 def json_value(written: str, where: str, fits: str) -> Any:
     """What a JSON text says. Raises Refusal where it is none, or says what no text can hold."""
     do = "correct it, or write it again"
-    deep = Refusal(Fault(where, "no JSON that can be read: nested too deeply", fits, do))
     try:
-        value = json.loads(written)
-        if _deeper(value, DEPTH):
-            raise deep
+        value = parsed(written)
         if _SURROGATE.search(written) or "\\u0000" in written:
             plain = json.dumps(value, ensure_ascii=False)
             plain.encode()
@@ -88,11 +91,35 @@ def json_value(written: str, where: str, fits: str) -> Any:
                 raise Refusal(Fault(where, "it holds the character NUL", fits, do))
     except UnicodeEncodeError:
         raise Refusal(Fault(where, "half a surrogate pair, which is no character", fits, do)) from None
-    except RecursionError:
-        raise deep from None
-    except ValueError as error:  # also a number of more digits than Python reads
-        raise Refusal(Fault(where, f"no JSON: {error}", fits, do)) from None
+    except ValueError as error:
+        raise Refusal(Fault(where, str(error), fits, do)) from None
     return value
+
+
+def parsed(written: str | bytes, once: bool = False) -> Any:
+    """What a JSON text says. once: no name may stand in an object twice. Raises ValueError, which says why it is none.
+
+    For what nobody has to correct; for all else there is `json_value`.
+    """
+    try:
+        text = written.decode() if isinstance(written, bytes) else written
+        value = json.loads(text, object_pairs_hook=_once if once else None)
+        deep = _deeper(value, DEPTH)
+    except RecursionError:
+        deep = True
+    except ValueError as error:  # also a number of more digits than Python reads
+        raise ValueError(f"no JSON: {error}") from None
+    if deep:
+        raise ValueError("no JSON that can be read: nested too deeply")
+    return value
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f"{twice!r} is in it twice")
+    return found
 
 
 def _deeper(value: object, depth: int) -> bool:

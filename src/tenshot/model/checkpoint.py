@@ -20,7 +20,7 @@ from tenshot.families import conversion, partial_checkpoints, registry, text_mod
 from tenshot.families.base import ZEROS, Family
 from tenshot.families.components import Net
 from tenshot.families.conversion import Ledger
-from tenshot.io import streaming, tensor_files, tensors
+from tenshot.io import tensor_files, tensors, text_files
 from tenshot.io.tensor_files import Container, Lazy
 from tenshot.model import folders, single_nets, tokenizers
 from tenshot.model.header import TOLD, said
@@ -130,15 +130,17 @@ def of_folder(place: Path) -> Whole:
         family,
         parts,
         configs,
-        tensors.read_json(place / "scheduler" / "scheduler_config.json"),
+        text_files.read_json(place / "scheduler" / "scheduler_config.json"),
         {name: tokenizers.told(place / name, padding, family.parts[name]) for name, padding in family.paddings.items()},
         place,
-        tensors.read_json(place / "model_index.json").get(ZEROS),
+        text_files.read_json(place / "model_index.json").get(ZEROS),
     )
 
 
 def _config(part: Path) -> dict[str, object]:
-    return {name: value for name, value in tensors.read_json(part / "config.json").items() if name != "_name_or_path"}
+    return {
+        name: value for name, value in text_files.read_json(part / "config.json").items() if name != "_name_or_path"
+    }
 
 
 def of_file(
@@ -251,9 +253,9 @@ def write_file(
         TOLD: json.dumps(_told(whole), sort_keys=True, ensure_ascii=False),
     }
     if pickle:
-        streaming.write_pickle(target, content, {TOLD: told[TOLD]})
+        tensors.write_pickle(target, content, {TOLD: told[TOLD]})
     else:
-        streaming.write(target, content, told, events)
+        tensors.write(target, content, told, events)
     return ledger
 
 
@@ -286,4 +288,4 @@ def write_net(folder: Path, kind: type[Net], config: Config, content: Mapping[st
     else:
         with torch.device("meta"):
             kind.from_config(dict(config)).save_config(folder)
-    streaming.write(folder / name, content, {"format": "pt"}, events)
+    tensors.write(folder / name, content, {"format": "pt"}, events)

@@ -13,7 +13,7 @@ from tenshot.core.errors import Fault, Refusal
 from tenshot.families import text_model
 from tenshot.families.base import ZEROS, Family
 from tenshot.families.components import Component
-from tenshot.io import tensors
+from tenshot.io import tensors, text_files
 
 ASSETS = Path(tenshot.__file__).parent / "assets"
 DTYPE = "float32"  # in which transformers opens text encoders, however they are stored: in float16 none can learn
@@ -38,7 +38,7 @@ def save_part(part: Component, folder: Path) -> None:
             part.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
         return
     part.save_pretrained(folder, max_shard_size=ONE_FILE)
-    config = tensors.read_json(folder / "config.json")
+    config = text_files.read_json(folder / "config.json")
     config.pop("_name_or_path", None)  # a path of this machine
     if isinstance(part, transformers.PreTrainedModel):
         config["dtype"] = DTYPE

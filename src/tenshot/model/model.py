@@ -23,7 +23,7 @@ from tenshot.diffusion.process import Process
 from tenshot.families import latents, validate
 from tenshot.families.base import ZEROS, Conditioning, Family, MicroConditioning
 from tenshot.families.components import VAE, Component, Denoiser, Net
-from tenshot.io import tensors
+from tenshot.io import tensors, text_files
 from tenshot.model import folders
 from tenshot.model.folders import ASSETS as ASSETS
 from tenshot.model.resolve import find as find
@@ -197,8 +197,8 @@ def load(
     """
     place = find(name)
     family = validate.examine(place)
-    index = tensors.read_json(place / "model_index.json")
-    schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
+    index = text_files.read_json(place / "model_index.json")
+    schedule = text_files.read_json(place / "scheduler" / "scheduler_config.json")
     dtypes = dict.fromkeys(family.nets, DTYPES[precision]) | ({"vae": torch.float32} if precision == "fp16" else {})
     makers = {part: partial(_open, place / part, kind, dtypes.get(part), device) for part, kind in family.parts.items()}
     parts = Components(makers)

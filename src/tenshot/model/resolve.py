@@ -112,11 +112,12 @@ def _here(path: Path, fault: Fault) -> Fault:
 def _trim(home: Path, used: Path) -> None:
     """Let the folders go whose file is gone, and those that were not used for longest."""
     others = [each for each in home.iterdir() if OURS.fullmatch(each.name) and each != used]
-    total = 0
-    for folder in sorted(others, key=_last_use, reverse=True):
-        total += sum(each.lstat().st_size for each in folder.rglob("*"))
-        if total > LIMIT or not os.path.exists(_stamp(folder / "any").get("file", "")):
+    for folder in others:
+        if not os.path.exists(_stamp(folder / "any").get("file", "")):
             cache.clear(folder)
+    cache.trim({folder: _last_use(folder) for folder in others}, LIMIT)
+    for folder in others:
+        if not folder.exists():
             cache.clear(stamp_file(folder / "any"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from functools import cache
 from pathlib import Path
 from typing import Final, TypedDict
@@ -12,6 +11,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from tenshot.core.errors import Fault, Refusal
+from tenshot.io import text_files
 from tenshot.model.folders import ASSETS
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -54,7 +54,7 @@ def told(part: Path, padding: str, kind: type[PreTrainedTokenizerBase] = CLIPTok
     tokenizer = kind.from_pretrained(part)
     if kind is not CLIPTokenizer:
         return {WHOLE: tokenizer.backend_tokenizer.to_str(), "length": tokenizer.model_max_length}
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    model = text_files.parsed(tokenizer.backend_tokenizer.to_str())["model"]
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     words: Words = {} if tuple(merges) == clip_merges() else {"vocab": model["vocab"], "merges": merges}
     return words if tokenizer.pad_token == padding else {**words, "padding": tokenizer.pad_token}

@@ -16,7 +16,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
-from tenshot.io import hashes, tensors
+from tenshot.io import hashes, tensors, text_files
 from tenshot.runtime.backend import Candidate
 from tenshot.runtime.flat_modules import SECTIONS
 
@@ -93,7 +93,7 @@ def read(folder: Path) -> Manifest:
     """Raises Refusal where the manifest, or what it lists, is missing, truncated, altered, or more than was written."""
     file = folder / MANIFEST
     try:
-        told = tensors.read_json(file)
+        told = text_files.read_json(file)
     except Refusal as refusal:
         raise Refusal(*(replace(fault, do=AGAIN) for fault in refusal.faults)) from None
     if isinstance(told, Mapping) and told.get("format") != FORMAT:

@@ -18,7 +18,7 @@ from tenshot.diffusion.process import PROCESSES, Process
 from tenshot.export import install
 from tenshot.export.install import Result
 from tenshot.families import validate
-from tenshot.io import dataset, hashes, tensors
+from tenshot.io import dataset, hashes, tensors, text_files
 from tenshot.io.cache import root
 from tenshot.io.image_folder import Example
 from tenshot.model import model
@@ -341,7 +341,7 @@ def _split_faults(method: TrainingMethod[Options], options: Options) -> Iterator
 def _model_folder(options: FineTuneOptions, events: Events) -> Path:
     place = model.find(options.pretrained_model_name_or_path, events, options.vae)
     process = validate.examine(place).process
-    schedule = tensors.read_json(place / "scheduler" / "scheduler_config.json")
+    schedule = text_files.read_json(place / "scheduler" / "scheduler_config.json")
     refuse_if((*_foreign(options, process), *process.training_faults(schedule, options)))
     return place
 

@@ -8,7 +8,6 @@ the constant is the tensor that was given.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 
 from tenshot.core import device
 from tenshot.core.errors import Fault, Refusal
-from tenshot.io import hashes
+from tenshot.io import hashes, text_files
 from tenshot.io.tensors import write_json
 from tenshot.runtime.backend import Candidate, Job
 from tenshot.runtime.backends.int8_weights import Int8Weight
@@ -136,7 +135,7 @@ class OpenVINO:
     """A compiled graph."""
 
     def __init__(self, folder: Path, candidate: Candidate) -> None:
-        told = json.loads((folder / PLACES).read_text())
+        told = text_files.read_json(folder / PLACES)
         eights = [Int8Weight(**each) for each in told["eights"]]
         self.places = Places(told["size"], told["weights"], [(a, b) for a, b in told["rest"]], eights)
         self.graph = (folder / GRAPH).read_bytes()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
@@ -51,9 +50,7 @@ class TensorCache:
     def write(self, key: str, named: Mapping[str, torch.Tensor]) -> None:
         path = self.path(key)
         cache.folder(path.parent)
-        whole = {name: tensor.contiguous() for name, tensor in named.items()}
-        with tensors.replacing(path, lasting=False) as temporary:
-            save_file(whole, temporary, {DIGEST: hashes.of_tensors(whole, key)})
+        tensors.write(path, named, {DIGEST: hashes.of_tensors(named, key)}, lasting=False)
 
     def use(self, key: str) -> None:
         """Note that it was wanted: what was wanted last is trimmed last."""
@@ -61,19 +58,12 @@ class TensorCache:
             os.utime(self.path(key))
 
     def trim(self, wanted: Collection[str]) -> None:
-        """Remove what was not used for longest, but nothing `wanted`, until `limit` holds."""
-        kept = []
+        """Remove what was not used for longest, but nothing `wanted`, until the rest holds `limit`."""
+        used = {}
         for path in self.folder.glob("*/[!.]*"):
             with contextlib.suppress(OSError):
-                found = path.lstat()
-                kept.append((found.st_mtime, found.st_size, path))
-        spare = self.limit - sum(size for _, size, _ in kept)
-        for _, size, path in sorted(kept):
-            if spare >= 0:
-                return
-            if path.stem not in wanted:
-                cache.clear(path)
-                spare += size
+                used[path] = path.lstat().st_mtime
+        cache.trim({path: when for path, when in used.items() if path.stem not in wanted}, self.limit)
 
 
 def named(posterior: Posterior) -> dict[str, torch.Tensor]:

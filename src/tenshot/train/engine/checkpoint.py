@@ -12,7 +12,7 @@ import torch
 
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
-from tenshot.io import hashes, tensors
+from tenshot.io import hashes, tensors, text_files
 
 PREFIX, FACTS = "checkpoint-", "checkpoint.json"
 DAMAGED = ".damaged"  # the suffix of one that was put aside
@@ -96,7 +96,7 @@ def heal(folder: Path, events: Events) -> None:
 
 def _checked(place: Path) -> dict[str, Any]:
     """What checkpoint.json says, once everything in `place` has been found to be as it was written."""
-    facts = tensors.read_json(place / FACTS)
+    facts = text_files.read_json(place / FACTS)
     if not isinstance(facts, dict) or facts.pop("digest", None) != hashes.of_json(facts):
         raise _other(place / FACTS, "is not what was written: a part of it was lost or changed")
     if facts["step"] != steps(place):

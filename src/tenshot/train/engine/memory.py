@@ -9,7 +9,7 @@ from typing import Protocol
 from tenshot.core import device
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
-from tenshot.io import tensors
+from tenshot.io import tensors, text_files
 from tenshot.train.engine import loop
 from tenshot.train.options import FineTuneOptions
 
@@ -72,7 +72,7 @@ def again(options: FineTuneOptions) -> FineTuneOptions:
     file = options.output_dir / FITTED
     if not file.is_file():
         return options
-    found = tensors.read_json(file)
+    found = text_files.read_json(file)
     try:
         return type(options).model_validate({**dict(options), **found})
     except (TypeError, ValueError):

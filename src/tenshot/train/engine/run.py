@@ -22,7 +22,7 @@ from tenshot.core.events import EventGroup, Events, track
 from tenshot.core.options import as_recipe
 from tenshot.core.results import Forecast, Trained
 from tenshot.core.size import Size
-from tenshot.io import destinations, tensors
+from tenshot.io import destinations, tensors, text_files
 from tenshot.pipeline import SamplingSettings
 from tenshot.train.engine import checkpoint, eta, loop, memory
 from tenshot.train.engine.eta import GUESSED, MEASURED
@@ -112,7 +112,7 @@ def folder_faults(options: LoopOptions, wanted: Mapping[str, object]) -> Iterato
 def _claimed(file: Path) -> dict[str, object] | None:
     """The identity of the run that owns a folder; None where the file says none."""
     try:
-        found = tensors.read_json(file)
+        found = text_files.read_json(file)
     except Refusal:
         return None
     return found if isinstance(found, dict) and found.keys() == {"method", "options", "inputs"} else None

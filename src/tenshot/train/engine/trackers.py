@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tenshot.core.events import Events
-from tenshot.io import hashes, tensors
+from tenshot.io import hashes, tensors, text_files
 
 
 class LossLog(Events):
@@ -37,11 +37,13 @@ def read(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    with text_files.opened(path, "a loss log", text_files.TABLE) as file:
+        text = file.read().decode(errors="replace")
+    for line in text.splitlines():
         try:
-            figures = json.loads(line)
+            figures = text_files.parsed(line)
             found.append({name: float(value) for name, value in figures.items()} | {"step": int(figures["step"])})
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             break
     return found
 

@@ -15,7 +15,7 @@ from tenshot.core.events import Events
 from tenshot.core.results import Best
 from tenshot.core.size import Size
 from tenshot.evaluate import judge
-from tenshot.io import tensors
+from tenshot.io import tensors, text_files
 from tenshot.io.images import open_picture
 from tenshot.io.png import infotext, write_png
 from tenshot.pipeline import Request, SamplingSettings
@@ -93,7 +93,7 @@ class ValidationImages:
 def score(folder: Path) -> Best | None:
     """Step and likeness of what is kept as the best in an output folder; None where nothing whole is."""
     try:
-        found = tensors.read_json(folder / BEST / SCORE)
+        found = text_files.read_json(folder / BEST / SCORE)
         return {"step": int(found["step"]), "likeness": float(found["likeness"])}
     except (Refusal, ValueError, TypeError, KeyError):
         return None

@@ -16,7 +16,7 @@ from tenshot.core.events import Events
 from tenshot.core.results import Trained
 from tenshot.export.install import Result
 from tenshot.families import validate
-from tenshot.io import tensors
+from tenshot.io import text_files
 from tenshot.io.image_folder import Example
 from tenshot.model import model
 from tenshot.model.model import Model
@@ -161,7 +161,7 @@ def _unsaid(options: TextualInversionOptions, examples: Sequence[Example]) -> It
 def trained(options: TextualInversionOptions, place: Path) -> int:
     """How many numbers train."""
     encoders = validate.family_of(place).encoders
-    widths = [int(tensors.read_json(place / part / "config.json")["hidden_size"]) for part in encoders]
+    widths = [int(text_files.read_json(place / part / "config.json")["hidden_size"]) for part in encoders]
     return sum(widths) * options.num_vectors * len(options.placeholder_token)
 
 
