@@ -15,6 +15,7 @@ import ast
 import difflib
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -29,7 +30,8 @@ from tests.equivalent import EQUIVALENT
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src/tenshot"
-LIMIT = 8.0  # times what the tests of a target take unchanged, and as many seconds more: an endless loop
+LIMIT = 6.0  # times what the tests of a target take unchanged, and as many seconds more: an endless loop
+MEMORY = 10 * 2**30  # bytes of addresses that the tests of a mutant may have: a size gone wrong must not take all
 TARGETS = {  # module -> tests that have to notice, those first that are likeliest to
     "diffusion/losses": "losses",
     "diffusion/process": "process losses",
@@ -172,6 +174,7 @@ def run(source: Path, tests: list[str], log: Path) -> int:
     if child:
         return child
     os.setpgid(0, 0)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with log.open("w") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
@@ -281,7 +284,7 @@ def main() -> int:
                 sys.exit(f"the tests of {mutant.target} could not be run:\n{said[-3000:]}")
             if code == 0:
                 survivors.append(mutant)
-            words = "survived" if code == 0 else "killed"
+            words = {0: "survived", -signal.SIGKILL: "killed after too long"}.get(code, "killed")
             print(f"{number}/{len(todo)} {words} {mutant.target}:{mutant.line}", flush=True)
 
         pool.start(mutant, tests_of(mutant.target), LIMIT * (1 + took[mutant.target]), done)
