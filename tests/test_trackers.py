@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.dreambooth_runs import Bench
+from tests.dreambooth_runs import Bench, losses
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
@@ -35,11 +35,24 @@ def test_a_service_hears_every_step_and_sees_every_picture(name: str, bench: Ben
     assert last == ("finish", None)
 
 
-def test_a_service_that_is_not_installed_is_said_and_tensorboard_stands_in(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "package"), [
+    ("wandb", "wandb"), ("trackio", "trackio"), ("tensorboard", '"tenshot[tensorboard]"'),
+])  # fmt: skip
+def test_a_tracker_that_is_not_installed_is_said_and_the_losses_are_kept(
+    name: str, package: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    options = bench.options("out", report_to="wandb")
-    (said,) = options.notes()
-    assert "pip install wandb" in said
-    assert list((bench.run("out", report_to="wandb") / "logs").glob("events*"))
+    monkeypatch.setitem(sys.modules, name, None)
+    (said,) = bench.options("out", report_to=name).notes()
+    assert f"pip install {package})" in said
+    folder = bench.run("out", report_to=name)
+    assert len(losses(folder)) == 3
+    assert not (folder / "logs").exists()
+
+
+def test_without_tensorboard_the_default_is_silent(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    del bench.base["report_to"]
+    options = bench.options("out")
+    assert (options.tracker, [*options.notes()]) == ("none", [])
+    monkeypatch.undo()
+    assert bench.options("out").tracker == "tensorboard"

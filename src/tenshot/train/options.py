@@ -125,7 +125,7 @@ class WatchOptions(Options):
         50, ge=1, le=1_000_000, description="or: rounds through the pictures between drawings"
     )
     keep_best: bool = Field(False, description="keep what was learned when drawings were most like your pictures")
-    report_to: Tracker = Field("tensorboard", description="where loss and pictures are shown")
+    report_to: Tracker = Field("tensorboard", description="where loss and pictures are shown, if it is installed")
     tracker_project_name: str = Field("tenshot", min_length=1, description="the project's name at a tracking service")
 
 
@@ -158,13 +158,13 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
     @property
     def tracker(self) -> Tracker:
         """--report_to, where that is installed."""
-        missing = self.report_to in ("wandb", "trackio") and find_spec(self.report_to) is None
-        return "tensorboard" if missing else self.report_to
+        return self.report_to if self.report_to == "none" or find_spec(self.report_to) else "none"
 
     def notes(self) -> Iterator[str]:
-        if self.tracker != self.report_to:
+        if self.tracker != self.report_to and "report_to" in self.model_fields_set:
             name = self.report_to
-            yield f"{name} is not installed (pip install {name}): TensorBoard's files tell the same"
+            package = '"tenshot[tensorboard]"' if name == "tensorboard" else name
+            yield f"{name} is not installed (pip install {package}): loss.jsonl has every step's figures"
         if self.pretrained_model_name_or_path == "pocket":
             yield POCKET
 
