@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 TIED = "TENSHOT_TIED"  # set in processes whose standard input ends when their launcher does
 PATIENCE = timedelta(days=1)  # with the first process, while it alone draws, encodes or writes
-BUCKET = 25_000_000  # numbers summed in one message
 
 
 def world_size() -> int:
@@ -81,29 +80,16 @@ def wait_for_everyone() -> None:
         dist.barrier()
 
 
-def all_reduce(tensors: Sequence[torch.Tensor]) -> None:
-    """Replace every tensor by its sum over the processes."""
+def mean(value: float, where: torch.device) -> float:
+    """Over the processes, so that all decide alike. where: what they compute on."""
     if world_size() == 1:
-        return
+        return value
     import torch
     import torch.distributed as dist
 
-    for group in _groups(tensors):
-        flat = torch.cat([tensor.flatten() for tensor in group])
-        dist.all_reduce(flat)
-        for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
-            tensor.copy_(part.view_as(tensor))
-
-
-def _groups(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Tensors of one type, together not much more than BUCKET numbers."""
-    waiting: dict[Any, list[torch.Tensor]] = {}
-    for tensor in tensors:
-        group = waiting.setdefault(tensor.dtype, [])
-        group.append(tensor)
-        if sum(each.numel() for each in group) >= BUCKET:
-            yield waiting.pop(tensor.dtype)
-    yield from waiting.values()
+    total = torch.tensor(value, dtype=torch.float64, device=where)
+    dist.all_reduce(total)
+    return total.item() / world_size()
 
 
 def launch(words: Sequence[str], processes: int) -> int:

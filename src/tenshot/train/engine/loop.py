@@ -21,6 +21,7 @@ from tenshot.core.events import Events
 from tenshot.io import tensors
 from tenshot.train.engine import checkpoint, early_stopping, optimizers, sharding
 from tenshot.train.engine.checkpoint import Checkpoint
+from tenshot.train.engine.data_parallel import AveragedLoss
 from tenshot.train.engine.rng import CounterRNG
 from tenshot.train.options import LoopOptions
 
@@ -94,7 +95,7 @@ def fit(task: TrainingTask, options: LoopOptions, events: Events, validator: Val
             events.step(step, **figures)
             events.advance(step, **figures)
             run.record_fixed_loss(step)
-            stop = run.any_process(events.cancelled()) and not run.finished(step)
+            stop = distributed.mean(events.cancelled(), run.device) > 0 and not run.finished(step)  # whoever wants to
             shown = validator if validator and (validator.due(step) or run.finished(step)) else None
             if stop or shown or run.finished(step) or step % options.checkpointing_steps == 0:
                 run.save_checkpoint(step, events)
@@ -171,6 +172,7 @@ class _Trainer:
         self.ema: dict[str, dict[str, torch.Tensor]] = {}
         if options.use_ema:
             self.ema = {part: {n: p.detach().clone() for n, p in ps.items()} for part, ps in self.named.items()}
+        self.loss = AveragedLoss(task.loss, self.parameters)
         self.nonfinite = 0
         self.fixed_losses: list[float] = []  # losses on fixed inputs
 
@@ -188,25 +190,20 @@ class _Trainer:
         torch.manual_seed(device.seed_of(self.options.seed, "step", step))  # for nets with dropout
         batch = self.options.train_batch_size
         pieces = self.options.gradient_accumulation_steps * distributed.world_size()
+        own = range(distributed.rank(), pieces, distributed.world_size())
         loss = 0.0
-        for piece in range(distributed.rank(), pieces, distributed.world_size()):
+        for piece in own:
             first = (step * pieces + piece) * batch
             rng = CounterRNG(self.options.seed, range(first, first + batch))
-            with device.autocast(self.device, self.precision):
-                part = self.task.loss(rng) / pieces
-            self.scaler.scale(part).backward()
+            with self.loss.accumulating(more=piece != own[-1]):
+                with device.autocast(self.device, self.precision):
+                    part = self.loss(rng) / len(own)
+                self.scaler.scale(part).backward()
             loss += part.item()
-        loss = self._together(loss)
+        loss = distributed.mean(loss, self.device)
         rate = self.optimizer.param_groups[0]["lr"]
         norm = self._apply(step, loss)
         return {"loss": loss, "rate": rate, "norm": norm, "seconds": time.perf_counter() - start}
-
-    def _together(self, loss: float) -> float:
-        """The gradients and the loss of all processes' pieces."""
-        total = torch.tensor([loss], device=self.device)
-        gradients = [p.grad for p in self.parameters if p.grad is not None and not sharding.is_split(p)]
-        distributed.all_reduce([total, *gradients])
-        return total.item() if distributed.world_size() > 1 else loss
 
     def _apply(self, step: int, loss: float) -> float:
         self.scaler.unscale_(self.optimizer)
@@ -240,15 +237,7 @@ class _Trainer:
         if self.options.stop_when_learned and step % early_stopping.EVERY == 0:
             fixed = CounterRNG(device.seed_of(self.options.seed, "fixed inputs"), range(early_stopping.SAMPLES))
             with device.autocast(self.device, self.precision):
-                self.fixed_losses.append(self._mean(self.task.loss(fixed).item()))
-
-    def _mean(self, value: float) -> float:
-        """Over the processes, so that all decide alike."""
-        if distributed.world_size() == 1:
-            return value
-        total = torch.tensor([value], dtype=torch.float64, device=self.device)
-        distributed.all_reduce([total])
-        return total.item() / distributed.world_size()
+                self.fixed_losses.append(distributed.mean(self.task.loss(fixed).item(), self.device))
 
     def learned(self) -> bool:
         return self.options.stop_when_learned and early_stopping.converged(self.fixed_losses)
@@ -264,10 +253,6 @@ class _Trainer:
 
     def finished(self, step: int) -> bool:
         return step >= self.options.max_train_steps or self.learned()
-
-    def any_process(self, stop: bool) -> bool:
-        """Does any of the processes want to stop?"""
-        return self._mean(float(stop)) > 0
 
     @contextmanager
     def as_saved(self) -> Iterator[None]:

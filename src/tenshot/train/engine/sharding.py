@@ -17,7 +17,7 @@ from tenshot.core import distributed
 
 
 def shard(net: nn.Module) -> None:
-    """Split `net`, in place, block by block: a block is whole only while it computes. Gradients are summed."""
+    """Split `net`, in place, block by block: a block is whole only while it computes. Gradients are averaged."""
     where = next(net.parameters()).device
     mesh = init_device_mesh(where.type, (distributed.world_size(),))
     for block in _blocks(net):
@@ -25,7 +25,6 @@ def shard(net: nn.Module) -> None:
     fully_shard(net, mesh=mesh)
     for module in net.modules():
         if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 
 
