@@ -5,12 +5,10 @@ A launcher (`--num_processes`, `accelerate launch`, torchrun) says through the e
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +21,8 @@ import psutil
 if TYPE_CHECKING:
     import torch
 
-TIED = "TENSHOT_TIED"  # set in processes whose standard input ends when their launcher does
+STOPPED = 130  # the exit code after Ctrl-C
+TIED = "TENSHOT_TIED"  # the launcher's process, for those that end with it
 PATIENCE = timedelta(days=1)  # with the first process, while it alone draws, encodes or writes
 
 
@@ -48,8 +47,8 @@ def is_main_process() -> bool:
 def join(cpu: bool) -> None:
     """Meet the others. cpu: compute on CPUs, where there are GPUs too."""
     if world_size() > 1:
-        if os.environ.pop(TIED, ""):
-            tie(lambda: os.read(0, 1))
+        if launcher := os.environ.pop(TIED, ""):
+            tie(psutil.Process(int(launcher)).wait)
         _state(cpu)
 
 
@@ -93,58 +92,28 @@ def mean(value: float, where: torch.device) -> float:
 
 
 def launch(words: Sequence[str], processes: int) -> int:
-    """Run `tenshot WORDS` in as many processes on this machine; the worst exit code comes back."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    running = []
-    for number in range(processes):
-        own = {"OMP_NUM_THREADS": threads} | shared | {"RANK": number, "LOCAL_RANK": number, TIED: 1}
-        environment = os.environ | {name: str(value) for name, value in own.items()}
-        command = [sys.executable, "-m", "tenshot", *words]
-        running.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE))
-    # Each of them hears Ctrl-C and a closing terminal and stops in its own good time; SIGTERM may reach only this one.
-    everyones = [getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
-    before = {each: signal.signal(each, signal.SIG_IGN) for each in everyones}
-    before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: _terminate(running))
+    """Run `tenshot WORDS` in as many processes on this machine, by torchrun; the exit code of one that failed, or 0.
+
+    A Ctrl-C, and the end that a service manager or a closing terminal asks for, reach each of them: they stop in their
+    own good time. When one fails, the others would wait for it in vain: they are asked to stop, too.
+    """
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    os.environ |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), TIED: str(os.getpid())}
+    known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGHUP")]
+    heard = ",".join(each.name for each in known if each and signal.getsignal(each) != signal.SIG_IGN)  # nohup means it
+    patience = f"--shutdown_timeout={int(PATIENCE.total_seconds())}"
+    given = ["--standalone", f"--nproc_per_node={processes}", f"--signals_to_handle={heard}", patience]
+    logging.disable()  # the processes say themselves what is wrong
     try:
-        return _worst(running)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _terminate(running: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in running:
-        process.terminate()
-
-
-def _worst(running: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all. When one fails, the others would wait for it in vain: they are ended, and its exit code counts."""
-    waiting = list(running)
-    while waiting:
-        for process in list(waiting):
-            try:
-                code = process.wait(0.2)
-            except subprocess.TimeoutExpired:
-                continue
-            waiting.remove(process)
-            if code != 0:
-                for other in waiting:
-                    _end(other)
-                return code if code > 0 else 1
+        run.run(run.parse_args([*given, "--module", "tenshot", *words]))
+    except ChildFailedError as error:
+        return next((each.exitcode for each in error.failures.values() if each.exitcode > 0), 1)
+    except SignalException:
+        return STOPPED
     return 0
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Give it a moment to finish by itself: all refuse for the same reason."""
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def tie(parent: Callable[[], object] | None = None) -> None:

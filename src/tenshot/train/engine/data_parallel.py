@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -35,9 +34,10 @@ class AveragedLoss:
         self.loss = loss
         self.ddp: DistributedDataParallel | None = None
         if distributed.world_size() > 1 and not any(map(sharding.is_split, parameters)):
-            # Layers whose answer nothing reads get no gradients, such as the last ones of SDXL's text encoders.
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-            module = _Module(loss, parameters)
+            unread = torch.zeros(1, device=parameters[0].device)  # without any, DDP warns that all are read
+            module = _Module(loss, [*parameters, unread])
+            # Some layers get no gradients, where nothing reads their answer: the last ones of SDXL's text encoders.
+            # As DDP then keeps its buckets, a resumed run sums in the same order.
             self.ddp = DistributedDataParallel(module, init_sync=False, find_unused_parameters=True)
 
     def accumulating(self, more: bool) -> AbstractContextManager[None]:
