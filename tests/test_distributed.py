@@ -13,7 +13,7 @@ import torch
 
 from tenshot.io import tensors
 from tests import tiny
-from tests.dreambooth_runs import PRIOR, TEXT, UNET, Bench, losses
+from tests.dreambooth_runs import PRIOR, TEXT, UNET, Bench, losses, same_weights
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,6 +53,17 @@ def test_two_processes_are_one_with_accumulation(bench: Bench):
     close(one, two)
     bench.run("two", **given, gradient_accumulation_steps="2", max_train_steps="4")  # alone, the same run goes on
     assert len(losses(two)) == 4
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_stopped_go_on_to_the_bit(bench: Bench):
+    given = {"num_processes": 2, "gradient_accumulation_steps": "2", "train_text_encoder": True}
+    for name, steps in (("whole", 4), ("cut", 2), ("cut", 4)):
+        ran = run(*words(bench, name, **given, max_train_steps=steps))
+        assert ran.returncode == 0, ran.stderr
+    for file in (UNET, TEXT):
+        assert same_weights(bench.folder / "cut", bench.folder / "whole", file)
+    assert losses(bench.folder / "cut") == losses(bench.folder / "whole")
 
 
 @pytest.mark.slow
