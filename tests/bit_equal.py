@@ -194,7 +194,7 @@ def record(file: Path, source: Path, formerly: bool = False) -> int:
     import torch
     import transformers
 
-    for name in ("accelerate", "pydantic", "rich.console", "rich.table", "typer"):
+    for name in ("accelerate", "pydantic", "rich.console", "rich.table"):
         with suppress(ImportError):
             import_module(name)
     torch.set_num_threads(1)

@@ -371,29 +371,8 @@ def test_clock() -> None:
     assert [clock(0), clock(59.6), clock(3725)] == ["0:00", "1:00", "1:02:05"]
 
 
-@pytest.mark.parametrize(
-    ("words", "completed"),
-    [
-        ("tenshot t", {"train"}),
-        ("tenshot train ", {"work", "absent"}),
-        ("tenshot train work --st", {"--steps"}),
-        ("tenshot train work --output_dir x --kind l", {"large"}),
-        ("tenshot nonsense ", {"generate", "hang", "train"}),
-    ],
-)
-def test_completion(
-    words: str, completed: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COMP_WORDS", words)
-    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
-    monkeypatch.setenv("_TENSHOT_COMPLETE", "complete_bash")
-    with pytest.raises(SystemExit):
-        main([])
-    assert completed == set(capsys.readouterr().out.split())
-
-
 def test_nothing_is_imported_before_ctrl_c_is_answered():
     source = str(Path(tenshot.__file__).parent.parent)
     program = f"import sys; sys.path.insert(0, {source!r}); import tenshot.cli.main; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True)
-    assert not {"typing", "contextlib", "inspect", "typer"} & set(found.stdout.split())
+    assert not {"typing", "contextlib", "inspect", "pathlib"} & set(found.stdout.split())

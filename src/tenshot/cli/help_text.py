@@ -54,8 +54,8 @@ def of_group(path: Name) -> str:
     usage = " ".join(["Usage: tenshot", *path, "VERB [OPTIONS]"])
     common = [("--help, -h", "Show this, or a verb's options.")]
     if not path:
-        shells = "Let the shell complete verbs and options; --show-completion prints how."
-        common += [("--version", "Show the version."), ("--json", JSON), ("--install-completion", shells)]
+        shells = "Print what lets the shell complete verbs and options, and where to put it."
+        common += [("--version", "Show the version."), ("--json", JSON), ("--show-completion", shells)]
     return _text(
         usage, verbs.GROUPS.get(path, tenshot.__doc__ or ""), [("Verbs", list(rows.items())), ("Options", common)], []
     )

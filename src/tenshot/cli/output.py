@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 
 from tenshot.core.errors import Refusal
 
@@ -68,16 +67,9 @@ class Outlet:
         told = "".join(traceback.format_exception(error)).rstrip()
         self._answer({"error": "failed", "message": f"{type(error).__name__}: {error}"}, told)
 
-    @contextmanager
-    def hearing(self) -> Iterator[None]:
-        """What is printed meanwhile is told as a whole. Raises Unheard where it cannot be."""
-        printed = io.StringIO()
-        try:
-            with redirect_stdout(printed):
-                yield
-        finally:
-            if printed.getvalue():
-                self._tell(printed.getvalue().rstrip())
+    def text(self, text: str) -> None:
+        """Raises Unheard where it cannot be told."""
+        self._tell(text)
 
     def _answer(self, answer: Mapping[str, object], text: str) -> None:
         if not self.talks:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 Name = tuple[str, ...]  #: a verb as typed: ("train", "dreambooth")
 
@@ -78,3 +81,19 @@ GROUPS: dict[Name, str] = {
     ("bench",): "Measure what this machine can do.",
     ("train",): "Teach a model, by one of several methods.",
 }
+
+
+def find(words: Sequence[str]) -> tuple[Name, Sequence[str]]:
+    """The verb, or the level of the table, that `words` begin with, and the words after it."""
+    path: Name = ()
+    for word in words:
+        if path in VERBS or not any(each[: len(path) + 1] == (*path, word) for each in VERBS):
+            break
+        path = (*path, word)
+    return path, words[len(path) :]
+
+
+def load(place: str) -> Any:
+    """What a row names as "module:name"."""
+    module, name = place.split(":")
+    return getattr(import_module(module), name)
