@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
+from transformers import T5Tokenizer
 
 from tenshot import pipeline
 from tenshot.cli.main import main
@@ -109,6 +110,20 @@ def test_clips_tokenizer_is_clips():
         49406, 320, 1125, 539, 550, 18376, 6765, 320, 4558, 49407,
     ]  # fmt: skip
     assert (made.pad_token_id, made.eos_token_id, len(made)) == (0, 49407, 49408)
+
+
+def test_t5s_tokenizer_is_t5s(tmp_path: Path):
+    """The numbers are those of the documentation of transformers (T5, training)."""
+    made = tokenizers.made({}, "<pad>", tokenizers.T5_TOKENS, "file", T5Tokenizer)
+    assert made("translate English to German: The house is wonderful.").input_ids == [
+        13959, 1566, 12, 2968, 10, 37, 629, 19, 1627, 5, 1,
+    ]  # fmt: skip
+    assert (made.pad_token_id, made.eos_token_id, len(made), made.model_max_length) == (0, 1, 32100, 512)
+    assert made("  lead and trail ").input_ids == made("lead and trail").input_ids  # as sentencepiece has it
+    made.save_pretrained(tmp_path / "tokenizer_3")
+    assert tokenizers.told(tmp_path / "tokenizer_3", "<pad>", T5Tokenizer) == {}
+    with pytest.raises(Refusal, match="an encoder of 97 tokens"):
+        tokenizers.made({}, "<pad>", 97, "file", T5Tokenizer)
 
 
 def test_halves_only_what_is_floating(sd1: Path, tmp_path: Path):

@@ -16,6 +16,7 @@ from tenshot.adapters import adapter_files, base_model, lora, lora_keys, parsing
 from tenshot.adapters.base_model import ARCHITECTURE, BASE
 from tenshot.convert.convert import convert
 from tenshot.convert.options import ConvertOptions
+from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import gather
 from tenshot.families import conversion
@@ -190,3 +191,74 @@ def test_what_is_said_of_a_lora(file: Path, tmp_path: Path):
     for place in (file, tmp_path / "kohya.safetensors"):
         told = inspect(InspectOptions(file=place), Events())
         assert told["family"] == "Stable Diffusion 3" and "left_out" not in told
+
+
+KINDS = {
+    "loha": {"hada_w1_a": (0, 2), "hada_w1_b": (2, 1), "hada_w2_a": (0, 2), "hada_w2_b": (2, 1)},
+    "lokr": {"lokr_w1": (4, 4), "lokr_w2": (-4, -4)},
+    "diff": {"diff": (0, 1)},
+}  # the sides of each tensor: 0 the layer's outputs, 1 its inputs, -4 a quarter of them, 2 and 4 themselves
+
+
+def lycoris(named: dict[str, torch.Tensor], kind: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A file of that kind for some layers of a single file's transformer; and what it adds to which tensor."""
+    dice, start = torch.Generator().manual_seed(0), "model.diffusion_model."
+    layers = ("joint_blocks.0.x_block.attn.qkv", "joint_blocks.1.x_block.mlp.fc1", "final_layer.adaLN_modulation.1")
+    file, added = {}, {}
+    for layer in layers:
+        sides = named[f"{start}{layer}.weight"].shape
+        found = {}
+        for name, shape in KINDS[kind].items():
+            given = [side if side > 1 else sides[place] // (4 if side < 0 else 1) for place, side in enumerate(shape)]
+            if kind == "loha":
+                given = [2 if side == 2 else sides[side] for side in shape]
+            found[name] = torch.randn(given, generator=dice) / 4
+        if kind == "loha":
+            change = (found["hada_w1_a"] @ found["hada_w1_b"]) * (found["hada_w2_a"] @ found["hada_w2_b"])
+        else:
+            change = torch.kron(found["lokr_w1"], found["lokr_w2"]) if kind == "lokr" else found["diff"]
+        added[f"{start}{layer}.weight"] = change
+        file |= {f"lora_unet_{layer.replace('.', '_')}.{name}": tensor for name, tensor in found.items()}
+    return file, added
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_under_kohyas_names(kind: str, folder: Path, tmp_path: Path):
+    """LyCORIS' formulas at alpha = rank, on the tensors of a single file."""
+    run(folder, tmp_path / "one.safetensors")
+    plain = load_file(tmp_path / "one.safetensors")
+    named, added = lycoris(plain, kind)
+    save_file(named, tmp_path / "it.safetensors", {"ss_network_module": "lycoris.kohya"})
+    words = ["--sd_model", folder, "--models", tmp_path / "it.safetensors", "--save_to", tmp_path / "two.safetensors"]
+    merge(gather(MergeOptions, [str(word) for word in words]), Events())
+    merged = load_file(tmp_path / "two.safetensors")
+    for name, tensor in plain.items():
+        expected = tensor + added[name] if name in added else tensor
+        assert torch.allclose(merged[name], expected, atol=1e-6), name
+    again = tmp_path / "again.safetensors"
+    run(tmp_path / "it.safetensors", again, "--form", "kohya")
+    found = load_file(again)
+    assert found.keys() == named.keys() and all(torch.equal(tensor, found[name]) for name, tensor in named.items())
+
+
+def test_other_kinds_under_our_names_are_called_as_comfyui_knows_them(tmp_path: Path):
+    """ComfyUI takes `lora_transformer_` and diffusers' names for the rows of what lies together there."""
+    layer = "transformer_blocks.0.attn.to_k"
+    pairs = {"hada_w1_a": (32, 2), "hada_w1_b": (2, 32), "hada_w2_a": (32, 2), "hada_w2_b": (2, 32)}
+    named = {f"transformer.{layer}.{name}": torch.ones(shape) for name, shape in pairs.items()}
+    save_file(named, tmp_path / "it.safetensors")
+    run(tmp_path / "it.safetensors", tmp_path / "kohya.safetensors", "--form", "kohya")
+    found = load_file(tmp_path / "kohya.safetensors")
+    assert {name.partition(".")[0] for name in found} == {"lora_transformer_transformer_blocks_0_attn_to_k"}
+    before, after = (parsing.layers(tensor_files.opened(tmp_path / f"{each}.safetensors")) for each in ("it", "kohya"))
+    assert before.keys() == after.keys() == {("transformer", layer)}
+
+
+def test_loras_for_models_of_other_sizes_are_not_merged(file: Path, tmp_path: Path):
+    """Stable Diffusion 3 has several sizes, and the same names for them."""
+    longer = {name: torch.cat([each, each], int("lora_A" in name)) for name, each in load_file(file).items()}
+    save_file(longer, tmp_path / "longer.safetensors", {"format": "pt"})
+    words = ["--models", file, tmp_path / "longer.safetensors", "--save_to", tmp_path / "two.safetensors"]
+    with pytest.raises(Refusal, match="have other shapes"):
+        merge(gather(MergeOptions, [str(word) for word in words]), Events())
+    assert not (tmp_path / "two.safetensors").exists()

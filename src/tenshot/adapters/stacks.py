@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
 
 from tenshot.adapters.factors import Factors
-from tenshot.adapters.weight_delta import Addition, Layer
+from tenshot.adapters.weight_delta import Addition, Difference, Layer
 from tenshot.core.errors import Fault, Refusal
 from tenshot.families import keymaps, registry
 from tenshot.families.keymaps import Form
 from tenshot.families.programs import OriginalLayers
+
+
+@dataclass(frozen=True)
+class Rows(Difference):
+    """A layer's part of what is added to an original layer, where factors cannot say it: LoHa, LoKr, differences.
+
+    whole: the original layer's; place: which of its `parts`.
+    """
+
+    whole: Difference
+    form: Form
+    place: int
+    parts: int
+    alpha: float
+    magnitude: torch.Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.whole.shape[0] // self.parts, *self.whole.shape[1:])
+
+    @property
+    def rank(self) -> int:
+        return self.whole.rank
+
+    def difference(self) -> torch.Tensor:
+        return keymaps.ours_of(self.form, self.whole.difference(), self.parts)[self.place]
 
 
 def theirs(form: Form, ours: Sequence[Factors | None], rows: Sequence[int]) -> Factors | None:
@@ -43,17 +69,20 @@ def theirs(form: Form, ours: Sequence[Factors | None], rows: Sequence[int]) -> F
     return Factors(down, up, there[0].scale * rank, torch.cat(magnitudes) if magnitudes else None)
 
 
-def ours(form: Form, each: Factors, parts: int) -> list[Factors]:
-    """The original layout's factors as ours, without the ranks that have no part in a layer."""
-    if form == "swapped":
-        return [_swapped(each)]
-    if form != "stacked":
+def ours(form: Form, each: Difference, parts: int) -> list[Difference]:
+    """The original layout's additions as ours; factors without the ranks that have no part in a layer."""
+    if form not in ("swapped", "stacked"):
         return [each]
-    magnitudes = [None] * parts if each.magnitude is None else each.magnitude.flatten().chunk(parts)
-    return [
-        _needed(Factors(each.down, up, each.alpha, magnitude))
-        for up, magnitude in zip(each.up.chunk(parts), magnitudes, strict=True)
-    ]
+    if isinstance(each, Factors) and form == "swapped":
+        return [_swapped(each)]
+    magnitudes: Sequence[torch.Tensor | None] = [None] * parts
+    if each.magnitude is not None:
+        turned = _halves(each.magnitude) if form == "swapped" and not each.by_input else each.magnitude
+        magnitudes = [turned] if form == "swapped" else turned.flatten().chunk(parts)
+    if isinstance(each, Factors):
+        ups = zip(each.up.chunk(parts), magnitudes, strict=True)
+        return [_needed(Factors(each.down, up, each.alpha, magnitude)) for up, magnitude in ups]
+    return [Rows(each, form, place, parts, each.alpha, magnitude) for place, magnitude in enumerate(magnitudes)]
 
 
 def _swapped(each: Factors) -> Factors:
@@ -98,11 +127,24 @@ def by_original_names(found: Mapping[Layer, Factors], denoiser: str, original: O
 def by_our_names(found: Mapping[Layer, Addition]) -> dict[Layer, Addition]:
     """The same back; what is called otherwise stays as it is."""
     made: dict[Layer, Addition] = {}
-    originals = {each.denoiser: each.kohya.original for each in registry.FAMILIES}
+    originals = _originals()
     for (part, layer), each in found.items():
         names: tuple[str, ...] = ()
-        if isinstance(each, Factors) and (original := originals.get(part)):
-            names, form = original.layers(layer, each.up.shape[0], each.shape[1])
-        split = ours(form, each, len(names)) if names and isinstance(each, Factors) else [each]
+        if isinstance(each, Difference) and len(each.shape) > 1 and (original := originals.get(part)):
+            names, form = original.layers(layer, *each.shape[:2])
+        split = ours(form, each, len(names)) if names and isinstance(each, Difference) else [each]
         made |= {(part, name): one for name, one in zip(names or (layer,), split, strict=True)}
     return made
+
+
+def lying_in(layer: Layer) -> set[Layer]:
+    """Our layers of one that may have an original name; that layer itself where it has none."""
+    part, name = layer
+    original = _originals().get(part)
+    names = original.layers(name, 0, 1)[0] if original else ()
+    return {(part, each) for each in names or (name,)}
+
+
+def _originals() -> dict[str, OriginalLayers | None]:
+    """By denoiser."""
+    return {each.denoiser: each.kohya.original for each in registry.FAMILIES}

@@ -40,6 +40,7 @@ NAMED = "tenshot convert FILE gives its layers the names that it knows"
 _COMFY = re.compile(
     r"(lora_unet|lycoris)_.+|lora_te[12]?_text_model_encoder_layers_.+|lora_te2_text_projection|diffusion_model\..+"
     r"|(unet\.)?(?!base_model|text_encoder)(?:(?!\.to_).)+|(unet\.)?.+\.processor\.to_([qkv]|out)"
+    r"|lora_transformer_.+|(transformer|base_model\.model\.transformer_blocks)\..+"
     r"|text_encoder(_2)?\.text_model\.encoder\.layers\..+"
 )
 _WEBUI = re.compile(r"lora_(unet|te[12]?)_.+")

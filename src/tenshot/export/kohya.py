@@ -64,7 +64,7 @@ def write(
     low_rank = {layer: cast(each, dtype) for layer, each in found.items() if isinstance(each, Factors)}
     made_for = origin(base, source, found)
     others = {layer for layer in found if layer not in low_rank}
-    as_they_are = _as_they_are(source, unet, others, made_for.originals, dtype) if others else {}
+    as_they_are = _as_they_are(source, unet, others, made_for, dtype) if others else {}
     as_they_are |= bundled_embeddings.kept(source, dtype)
     return write_found({**found, **low_rank}, target, made_for, {**source.about, **(about or {})}, as_they_are)
 
@@ -115,20 +115,25 @@ def _as_they_are(
     source: Container,
     unet: Config | None,
     layers: set[Layer],
-    originals: Mapping[str, str] | None,
+    made_for: Origin,
     dtype: torch.dtype | None,
 ) -> dict[str, torch.Tensor]:
-    """The tensors of LoHa and LoKr, whose own names are the same everywhere; those of the layers are kohya's."""
+    """The tensors of LoHa and LoKr, whose own names are the same everywhere; those of the layers are kohya's.
+
+    Where those are of the original layout, in which some lie together, ours are called as OneTrainer calls them.
+    """
     named = {}
+    original = made_for.family.kohya.original
     for name, lazy in source.tensors.items():
         place = lora_keys.place_of(name, unet)
-        if place and parsing.key(place) in layers:
+        if place and not layers.isdisjoint(stacks.lying_in(parsing.key(place))):
             kind = "dora_scale" if place.kind == "magnitude" else place.kind
             tensor = lazy.read()
             kept = dtype if tensor.is_floating_point() else None
-            named[f"{lora_keys.kohya(place.part, place.layer, originals)}.{kind}"] = tensors.rounded(
-                tensor, kept or tensor.dtype, name
-            )
+            start = lora_keys.kohya(place.part, place.layer, made_for.originals)
+            if original and place.part == made_for.family.denoiser and not original.layers(place.layer, 0, 1)[0]:
+                start = f"lora_{place.part}_{place.layer.replace('.', '_')}"
+            named[f"{start}.{kind}"] = tensors.rounded(tensor, kept or tensor.dtype, name)
     return named
 
 

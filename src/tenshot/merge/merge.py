@@ -13,7 +13,7 @@ import torch
 
 from tenshot.adapters import adapter_files, bundled_embeddings, factors, parsing
 from tenshot.adapters.factors import Factors
-from tenshot.adapters.weight_delta import INSPECT, Addition, Layer, misfits, parameter, summed
+from tenshot.adapters.weight_delta import INSPECT, Addition, Layer, alike, misfits, parameter, summed
 from tenshot.core.device import DTYPES
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
@@ -200,6 +200,7 @@ def _loras(options: MergeOptions, sources: Sequence[Container | None], ratios: S
     unet = kohya.config_of(options.config)
     found = all_or_refuse(*(partial(parsing.low_rank, each, unet) for each in files))
     made_for = _one_family(options, files, found)
+    refuse_if(_of_other_sizes(files, found))
     shares = list(zip(found, ratios, strict=True))
     layers = list(dict.fromkeys(layer for each in found for layer in each))
     refuse_if(_idle_blocks(options, layers))
@@ -231,6 +232,17 @@ def _one_family(options: MergeOptions, files: Sequence[Container], found: Sequen
         if other is not first
     )
     return origins[0]
+
+
+def _of_other_sizes(files: Sequence[Container], found: Sequence[Mapping[Layer, Addition]]) -> Iterator[Fault]:
+    """Stable Diffusion 3 has several, and so have models that people made."""
+    known: dict[Layer, tuple[int, ...]] = {}
+    for file, layers in zip(files, found, strict=True):
+        wrong = [layer for layer, each in layers.items() if not alike(each.shape, known.setdefault(layer, each.shape))]
+        if wrong:
+            first = f"{' '.join(wrong[0])}: {list(layers[wrong[0]].shape)}, before it {list(known[wrong[0]])}"
+            told = f"{len(wrong)} of its {len(layers)} layers have other shapes: {first}"
+            yield Fault(str(file.place), told, "LoRAs for models of one size", INSPECT)
 
 
 def _together(layer: Layer, shares: Sequence[tuple[dict[Layer, Factors], float]], options: MergeOptions) -> Factors:

@@ -1,4 +1,4 @@
-"""Tokenizers, which no checkpoint carries: CLIP's from Tenshot's own copy, any from the metadata of Tenshot's files."""
+"""Tokenizers, which no checkpoint carries: CLIP's and T5's from own copies, any from the metadata of own files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from tokenizers import Tokenizer, pre_tokenizers
-from transformers import CLIPTokenizer, PreTrainedTokenizerBase
+from transformers import CLIPTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 
 from tenshot.core.errors import Fault, Refusal
 from tenshot.io import text_files
@@ -16,6 +16,7 @@ from tenshot.model.folders import ASSETS
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77
+T5_TOKENS = 32128  # that its encoder knows: the pieces, and some that are never said
 WHOLE: Final = "tokenizer.json"  # how a tokenizer that is not CLIP's is told: by all that its file of that name says
 FOLDER = "--config FOLDER: a model folder with its tokenizer"
 
@@ -32,6 +33,13 @@ Words = TypedDict(
 def clip_merges() -> tuple[str, ...]:
     """The 48,894 merges of OpenAI's CLIP (MIT licence), which all of its successors kept."""
     return tuple(gzip.decompress((ASSETS / "clip" / "merges.txt.gz").read_bytes()).decode().splitlines())
+
+
+@cache
+def t5_words() -> Words:
+    """The 32,100 pieces of Google's T5 (Apache licence), and how it reads them, as Stable Diffusion 3 has it."""
+    told = gzip.decompress((ASSETS / "t5" / "tokenizer.json.gz").read_bytes()).decode()
+    return {WHOLE: Tokenizer.from_str(told).to_str(), "length": 512}
 
 
 def vocabulary(merges: tuple[str, ...]) -> dict[str, int]:
@@ -53,10 +61,11 @@ def told(part: Path, padding: str, kind: type[PreTrainedTokenizerBase] = CLIPTok
     """What a file has to carry so that a folder's tokenizer comes back; nothing where it is as the family has it."""
     tokenizer = kind.from_pretrained(part)
     if kind is not CLIPTokenizer:
-        return {WHOLE: tokenizer.backend_tokenizer.to_str(), "length": tokenizer.model_max_length}
+        words: Words = {WHOLE: tokenizer.backend_tokenizer.to_str(), "length": tokenizer.model_max_length}
+        return {} if kind is T5Tokenizer and words == t5_words() else words
     model = text_files.parsed(tokenizer.backend_tokenizer.to_str())["model"]
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
-    words: Words = {} if tuple(merges) == clip_merges() else {"vocab": model["vocab"], "merges": merges}
+    words = {} if tuple(merges) == clip_merges() else {"vocab": model["vocab"], "merges": merges}
     return words if tokenizer.pad_token == padding else {**words, "padding": tokenizer.pad_token}
 
 
@@ -65,7 +74,8 @@ def made(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that `told` spoke of, or CLIP's. Raises Refusal where it does not fit `words` tokens."""
     if kind is not CLIPTokenizer:
-        return _whole(known, padding, kind, where)
+        own = kind is T5Tokenizer and words == T5_TOKENS and WHOLE not in known
+        return _whole(t5_words() if own else known, padding, kind, where, words)
     merges = known.get("merges", clip_merges())
     vocab = known["vocab"] if "vocab" in known else vocabulary(clip_merges())
     if len(vocab) > words:
@@ -77,10 +87,12 @@ def made(
     )
 
 
-def _whole(known: Words, padding: str, kind: type[PreTrainedTokenizerBase], where: str) -> PreTrainedTokenizerBase:
+def _whole(
+    known: Words, padding: str, kind: type[PreTrainedTokenizerBase], where: str, words: int
+) -> PreTrainedTokenizerBase:
     if WHOLE not in known:
-        told = f"no {kind.__name__} in the file, and none comes with Tenshot"
-        raise Refusal(Fault(where, told, "a file that Tenshot wrote, which has it", FOLDER))
+        told = f"an encoder of {words} tokens, and no {kind.__name__} beside it"
+        raise Refusal(Fault(where, told, f"T5's {T5_TOKENS}, or a file that Tenshot wrote, which has it", FOLDER))
     try:
         backend = Tokenizer.from_str(known[WHOLE])
         length = int(known["length"])
