@@ -76,7 +76,7 @@ def killed_at(call: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], obj
 
     with monkeypatch.context() as patch:
         for owner, name in (
-            (os, "fsync"), (tensors, "save_file"), (Path, "write_text"), (Path, "replace"), (Path, "rename"),
+            (os, "fsync"), (tensors, "_put"), (Path, "write_text"), (Path, "replace"), (Path, "rename"),
             (Path, "chmod"), (Path, "unlink"), (shutil, "rmtree"), (os, "close"),
         ):  # fmt: skip
             patch.setattr(owner, name, touched(getattr(owner, name)))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from tenshot.adapters.factors import Factors
-from tenshot.adapters.weight_delta import BIAS, Addition, Layer
+from tenshot.adapters.weight_delta import BIAS, Addition, Layer, misfits
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.json_types import Config
 from tenshot.families import registry, released
@@ -108,8 +108,7 @@ def _said(about: Mapping[str, str]) -> list[str]:
 
 
 def _has(family: Family, found: Mapping[Layer, Addition]) -> bool:
-    layers = released.layers(family.name)
-    return all(layer in layers and each.fits(layers[layer]) for layer, each in found.items())
+    return not any(misfits("", found, released.layers(family.name)))
 
 
 def _reads(family: Family, found: Mapping[Layer, Addition]) -> bool:

@@ -115,7 +115,7 @@ def _ours(part: str, layer: str, unet: Config | None) -> str:
     if not re.match(r"(input|output|middle)_block|time_embed\.|label_emb\.|out\.", layer):
         return layer
     back = {theirs: ours for ours, theirs in keymaps.unet_modules(unet).items()} if unet else released.modules()
-    return _renamed(layer, back)
+    return keymaps.renamed(layer, back, layer)
 
 
 def kohya(part: str, layer: str, originals: Mapping[str, str] | None) -> str:
@@ -124,16 +124,7 @@ def kohya(part: str, layer: str, originals: Mapping[str, str] | None) -> str:
     originals: how the names of the denoiser's modules differ, in families with two text encoders; None for one.
     """
     if not part.startswith("text_encoder"):
-        name = _renamed(layer, originals or {})
+        name = keymaps.renamed(layer, originals or {}, layer)
         return f"lora_unet_{name.replace('.', '_')}"
     start = {"text_encoder": "lora_te1" if originals is not None else "lora_te", "text_encoder_2": "lora_te2"}[part]
     return f"{start}_{text_model.stored(layer).replace('.', '_')}"
-
-
-def _renamed(layer: str, modules: Mapping[str, str]) -> str:
-    """The name with the longest of its beginnings that `modules` knows replaced."""
-    words = layer.split(".")
-    for end in range(len(words), 0, -1):
-        if (start := ".".join(words[:end])) in modules:
-            return ".".join([modules[start], *words[end:]])
-    return layer

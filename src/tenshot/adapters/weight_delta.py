@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tenshot.core.errors import Fault
+from tenshot.families.shapes import as_matrix
 
 INSPECT = "tenshot inspect FILE says which family it is for"
 BIAS = ".bias"
@@ -81,8 +82,7 @@ class Difference(Addition):
 
 def alike(mine: Sequence[int], weight: Sequence[int]) -> bool:
     """Is it the same shape, where a 1x1 kernel counts for nothing and a larger one may be flat, [out, in x 3 x 3]?"""
-    one, other = (tuple(shape[:2] if tuple(shape[2:]) == (1, 1) else shape) for shape in (mine, weight))
-    return one == other or one == (weight[0], prod(weight[1:]))
+    return as_matrix(mine) in (as_matrix(weight), (weight[0], prod(weight[1:])))
 
 
 def summed(weight: torch.Tensor, shares: Iterable[tuple[Addition, float]]) -> torch.Tensor:

@@ -82,12 +82,9 @@ def _taken(options: RankOptions) -> Iterator[Fault]:
 
 
 def _strangers(tuned: Whole, base: Whole) -> Iterator[Fault]:
-    one, other = tuned.shapes, base.shapes
-    if strange := sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key)):
-        found = f"{len(strange)} tensors are not the same as in {base.place}: {strange[0]}, ..."
-        do = f"give the model that {tuned.place} was trained from as --base"
-        yield Fault(str(tuned.place), found, "two models of one architecture", do)
-    elif tuned.place.resolve() == base.place.resolve():
+    do = f"give the model that {tuned.place} was trained from as --base"
+    yield from checkpoint.differences(base, tuned, "two models of one architecture", do)
+    if tuned.place.resolve() == base.place.resolve():
         yield _same(tuned, base)
 
 

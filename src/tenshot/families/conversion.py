@@ -17,7 +17,7 @@ import torch
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
 from tenshot.core.json_types import Config
-from tenshot.families import config_from_shapes, keymaps, mmdit, text_model, unused_tensors
+from tenshot.families import config_from_shapes, keymaps, mmdit, shapes, text_model, unused_tensors
 from tenshot.families.base import Family
 from tenshot.families.components import Net
 from tenshot.families.keymaps import Line
@@ -267,27 +267,27 @@ def from_table(
 ) -> tuple[dict[str, Lazy], Ledger]:
     """Our tensors from original ones. Raises Refusal where any is missing, of another shape, or unaccounted."""
     found: dict[str, Lazy] = {}
-    used: set[str] = set()
-    missing: list[str] = []
-    wrong: list[str] = []
     packed: list[str] = []
+    table = list(table)
+    theirs = {line.theirs: keymaps.shape_of(line.form, [wanted[name] for name in line.ours]) for line in table}
+    used = theirs.keys() & tensors.keys()
+    differences = shapes.differences(
+        {name: shapes.as_matrix(shape) for name, shape in theirs.items()},
+        {name: shapes.as_matrix(tensors[name].shape) for name in used},
+    )
+    wrong = [f"{name} {list(tensors[name].shape)} instead of {list(theirs[name])}" for name in differences.wrong]
     for line in table:
-        if line.theirs not in tensors:
-            missing.append(line.theirs)
+        if line.theirs not in used:
             continue
         source = tensors[line.theirs]
-        shape = keymaps.shape_of(line.form, [wanted[name] for name in line.ours])
-        used.add(line.theirs)
         if not source.dtype.is_floating_point:
             packed.append(f"{line.theirs} {str(source.dtype).removeprefix('torch.')}")
-        if _bare(source.shape) != _bare(shape):
-            wrong.append(f"{line.theirs} {list(source.shape)} instead of {list(shape)}")
         for place, name in enumerate(line.ours):
             found[name] = Lazy(wanted[name], source.dtype, partial(_taken, line, source, place, wanted[name]))
     left = {name: _reason(name, ema) for name in tensors if name not in used}
     strange = [name for name, reason in left.items() if not reason]
     counts = (
-        (missing, "are missing", f"a whole {title}", OTHER),
+        (differences.missing, "are missing", f"a whole {title}", OTHER),
         (wrong, "have another shape", "shapes that belong together", OTHER),
         (packed, "hold whole numbers", "floats of 8, 16 or 32 bits", "take the same model in fp16 or bf16"),
         (strange, f"have no place in {title}", "only what it has", OTHER),
@@ -302,11 +302,6 @@ def from_table(
 
 def _taken(line: Line, source: Lazy, place: int, shape: tuple[int, ...]) -> torch.Tensor:
     return keymaps.ours_of(line.form, source.read(), len(line.ours))[place].reshape(shape)
-
-
-def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape in which a 1x1 convolution is a matrix."""
-    return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 def _averaged(name: str) -> str:

@@ -125,13 +125,15 @@ def unet(config: Config, names: Iterable[str]) -> list[Line]:
     return [Line(renamed(name, modules), (name,)) for name in names]
 
 
-def renamed(name: str, modules: Mapping[str, str]) -> str:
-    """The name with the longest of its beginnings that `modules` knows replaced."""
+def renamed(name: str, modules: Mapping[str, str], otherwise: str = "") -> str:
+    """The name with the longest of its beginnings that `modules` knows replaced; KeyError or `otherwise` if none is."""
     words = name.split(".")
     for end in range(len(words), 0, -1):
         if (start := ".".join(words[:end])) in modules:
             return ".".join([modules[start], *words[end:]])
-    raise KeyError(name)
+    if not otherwise:
+        raise KeyError(name)
+    return otherwise
 
 
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}

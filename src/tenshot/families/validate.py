@@ -17,7 +17,7 @@ from tenshot.core.errors import Fault, Refusal, refuse_if
 from tenshot.core.json_types import Config
 from tenshot.diffusion import samplers
 from tenshot.diffusion.process import Process, RectifiedFlow
-from tenshot.families import config_values, conversion, registry, text_model
+from tenshot.families import config_values, conversion, registry, shapes, text_model
 from tenshot.families.base import Family
 from tenshot.families.components import Net, Tokenizer
 from tenshot.families.sd import SD1
@@ -117,8 +117,8 @@ def weights(part: Path) -> tuple[str | None, list[Path]]:
 
 def numbers(part: Path, counted: Callable[[str], bool] = lambda name: True) -> int:
     """How many numbers a part's weights are, or those of them that are counted; 0 where the part is not there."""
-    shapes = (each for path in weights(part)[1] for each in tensors.shapes(path).items())
-    return sum(math.prod(shape) for name, shape in shapes if counted(name))
+    found = (each for path in weights(part)[1] for each in tensors.shapes(path).items())
+    return sum(math.prod(shape) for name, shape in found if counted(name))
 
 
 def contents(part: Path) -> dict[str, Lazy]:
@@ -238,17 +238,15 @@ def today(name: str) -> str:
 
 
 def _shape_faults(part: Path, want: Shapes, have: Shapes) -> Iterator[Fault]:
-    missing = [name for name in want if name not in have]
+    missing, wrong, unknown = shapes.differences(want, have)
     if missing:
         found = f"{len(missing)} of {len(want)} tensors are missing: {_some(missing)}"
         yield Fault(str(part), found, "all of them", AGAIN)
-    wrong = [name for name, shape in want.items() if have.get(name, shape) != shape]
     if wrong:
-        shapes = [f"{name} {list(have[name])} instead of {list(want[name])}" for name in wrong]
-        found = f"{len(wrong)} of {len(want)} tensors have another shape: {_some(shapes)}"
+        told = [f"{name} {list(have[name])} instead of {list(want[name])}" for name in wrong]
+        found = f"{len(wrong)} of {len(want)} tensors have another shape: {_some(told)}"
         yield Fault(str(part), found, "weights and config.json that belong together", AGAIN)
-    strange = [name for name in have if name not in want and not _IDLE.match(name)]
-    if strange:
+    if strange := [name for name in unknown if not _IDLE.match(name)]:
         found = f"{len(strange)} tensors beside the {len(want)} that its config.json speaks of: {_some(strange)}"
         do = "they would be without effect: copy the folder again, or take them out of the file"
         yield Fault(str(part), found, "weights and config.json that belong together", do)

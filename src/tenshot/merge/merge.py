@@ -147,7 +147,8 @@ def _added(name: str, before: Lazy, shares: Sequence[tuple[Addition, float]], dt
 
 def of_models(base: Whole, others: Sequence[Whole], ratios: Sequence[float], options: MergeOptions) -> Whole:
     """Weighted sum or added difference. Raises Refusal where the models do not have the same tensors."""
-    refuse_if(_strangers(base, others))
+    fits, do = f"another {base.family.title} of the same architecture", "tenshot inspect FILE says what each is"
+    refuse_if(chain.from_iterable(checkpoint.differences(base, each, fits, do) for each in others))
     shares = [1.0, ratios[0], -ratios[0]] if options.method == "difference" else [1 - sum(ratios), *ratios]
     parts = {
         part: {
@@ -157,17 +158,6 @@ def of_models(base: Whole, others: Sequence[Whole], ratios: Sequence[float], opt
         for part, content in base.cast(_dtype(options)).parts.items()
     }
     return replace(base, parts=parts)
-
-
-def _strangers(base: Whole, others: Sequence[Whole]) -> Iterator[Fault]:
-    mine = base.shapes
-    for other in others:
-        theirs = other.shapes
-        different = [name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)]
-        if different:
-            found = f"{len(different)} tensors are not the same as in {base.place}: {', '.join(sorted(different)[:3])}"
-            fits, do = f"another {base.family.title} of the same architecture", "tenshot inspect FILE says what each is"
-            yield Fault(str(other.place), found, fits, do)
 
 
 def _mixed(part: str, name: str, models: Sequence[Whole], shares: Sequence[float], dtype: torch.dtype) -> torch.Tensor:

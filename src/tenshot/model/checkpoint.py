@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
 from tenshot.core.json_types import Config
 from tenshot.diffusion.process import DDPM
-from tenshot.families import conversion, partial_checkpoints, registry, text_model, validate
+from tenshot.families import conversion, partial_checkpoints, registry, shapes, text_model, validate
 from tenshot.families.base import ZEROS, Family
 from tenshot.families.components import Net
 from tenshot.families.conversion import Ledger
@@ -67,6 +67,13 @@ class Whole:
 
     def cast(self, dtype: torch.dtype | None) -> Whole:
         return replace(self, parts={part: conversion.cast(content, dtype) for part, content in self.parts.items()})
+
+
+def differences(base: Whole, other: Whole, fits: str, do: str) -> Iterator[Fault]:
+    """What keeps another model from being compared with `base`, tensor by tensor."""
+    if names := shapes.differences(base.shapes, other.shapes).names:
+        found = f"{len(names)} tensors are not the same as in {base.place}: {', '.join(names[:3])}"
+        yield Fault(str(other.place), found, fits, do)
 
 
 def read(place: Path, config: Path | None = None, ema: bool = False, vae: Path | None = None) -> Whole:

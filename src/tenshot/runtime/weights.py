@@ -15,7 +15,7 @@ import torch
 
 from tenshot.adapters.weight_delta import BIAS, Addition, Layer, parameter, summed
 from tenshot.core.errors import Fault, Refusal, refuse_if
-from tenshot.families import text_model
+from tenshot.families import shapes, text_model
 from tenshot.families.components import Net, Parts
 from tenshot.io.tensor_files import Lazy
 from tenshot.model import checkpoint
@@ -132,9 +132,10 @@ def unexpected(parts: Parts, base: Whole) -> Iterator[Fault]:
     """What keeps `base` from taking the place of the weights of `parts`: names, shapes, kinds of numbers."""
     for part, content in base.parts.items():
         wanted = {name: tuple(tensor.shape) for name, tensor in own(parts[part]).items()} if part in parts else {}
-        odd = [name for name, shape in wanted.items() if name not in content or content[name].shape != shape]
+        missing, odd, unknown = shapes.differences(wanted, {name: lazy.shape for name, lazy in content.items()})
         held = dict(parts[part].named_buffers()) if part in parts else {}
-        beside = {name for name in content.keys() - wanted.keys() if content[name].dtype.is_floating_point}
+        beside = [name for name in unknown if content[name].dtype.is_floating_point]
+        odd += [*missing]
         odd += [name for name in beside if name not in held or not _equal(held[name], content[name])]
         odd += [name for name in wanted.keys() & content.keys() if not content[name].dtype.is_floating_point]
         if odd:

@@ -16,6 +16,7 @@ import torch
 from tenshot.core import device
 from tenshot.core.device import DTYPES
 from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.families import shapes
 from tenshot.runtime.backend import Candidate, Job
 from tenshot.runtime.backends.eager import CHANNELS_LAST
 from tenshot.runtime.flat_modules import Cast, Flat
@@ -101,11 +102,9 @@ def load_program(folder: Path, candidate: Candidate, net: Flat, where: torch.dev
 
 
 def _misfits(wanted: Constants, weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[Fault]:
-    odd = [
-        name
-        for name, each in wanted.items()
-        if name not in weights or weights[name].shape != each.shape or each.dtype != dtype
-    ]
+    reads, has = ({name: each.shape for name, each in of.items()} for of in (wanted, weights))
+    missing, wrong, _ = shapes.differences(reads, has)
+    odd = [*missing, *wrong, *(name for name, each in wanted.items() if each.dtype != dtype)]
     found = f"{len(odd)} weights are not as the library reads them: {', '.join(odd[:3])}"
     return [Fault("aotinductor", found, "a model of the same architecture")] if odd else []
 
