@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import math
 import os
 import random
 import resource
@@ -30,7 +31,8 @@ from tests.equivalent import EQUIVALENT
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src/tenshot"
-LIMIT = 6.0  # times what the tests of a target take unchanged, and as many seconds more: an endless loop
+LIMIT = 6.0  # times the processor's seconds that the tests of a target take unchanged, and as many more: endless loops
+PATIENCE = 3600.0  # seconds after which tests that wait for something are ended
 MEMORY = 10 * 2**30  # bytes of addresses that the tests of a mutant may have: a size gone wrong must not take all
 TARGETS = {  # module -> tests that have to notice, those first that are likeliest to
     "diffusion/losses": "losses",
@@ -168,13 +170,18 @@ def _abstract(node: ast.AST) -> bool:
     )
 
 
-def run(source: Path, tests: list[str], log: Path) -> int:
-    """Start the tests against the package in `source`, in a process that has the libraries loaded. Its number."""
+def run(source: Path, tests: list[str], log: Path, limit: float | None) -> int:
+    """Start the tests against the package in `source`, in a process that has the libraries loaded. Its number.
+
+    limit: seconds of the processor that it may use.
+    """
     child = os.fork()
     if child:
         return child
     os.setpgid(0, 0)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    if limit:
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), math.ceil(limit)))
     with log.open("w") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
@@ -202,25 +209,31 @@ def tests_of(target: str) -> list[str]:
     return [str(ROOT / f"tests/test_{name}.py") for name in TARGETS[target].split()]
 
 
+Done = Callable[[int, float, str], None]
+
+
 class Pool:
-    """Runs several at a time: `start` waits for a free place, `finish` for all. done: called with each exit code."""
+    """Runs several at a time: `start` waits for a free place, `finish` for all.
+
+    done: called with the exit code, the seconds of the processor, and what was printed.
+    """
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
-        self.running: dict[int, tuple[tempfile.TemporaryDirectory, float, Callable[[int, str], None]]] = {}
+        self.running: dict[int, tuple[tempfile.TemporaryDirectory, float, Done]] = {}
 
-    def start(self, mutant: Mutant | None, tests: list[str], limit: float, done: Callable[[int, str], None]) -> None:
+    def start(self, mutant: Mutant | None, tests: list[str], limit: float | None, done: Done) -> None:
         while len(self.running) >= self.jobs:
             self.look()
         folder = tempfile.TemporaryDirectory(prefix="mutant-")
         place = Path(folder.name)
         source = copied(place, mutant.target, mutant.source) if mutant else copied(place)
-        self.running[run(source, tests, place / "log")] = folder, time.monotonic() + limit, done
+        self.running[run(source, tests, place / "log", limit)] = folder, time.monotonic() + PATIENCE, done
 
     def look(self) -> None:
         """See who has ended; end who takes too long."""
         for child, (folder, until, done) in list(self.running.items()):
-            ended, status = os.waitpid(child, os.WNOHANG)
+            ended, status, used = os.wait4(child, os.WNOHANG)
             code = os.waitstatus_to_exitcode(status) if ended else None
             if not ended and time.monotonic() > until:
                 os.killpg(child, signal.SIGKILL)
@@ -230,7 +243,7 @@ class Pool:
                 said = (Path(folder.name) / "log").read_text(errors="replace")
                 del self.running[child]
                 folder.cleanup()
-                done(code, said)
+                done(code, used.ru_utime + used.ru_stime, said)
         time.sleep(0.05)
 
     def finish(self) -> None:
@@ -245,17 +258,16 @@ def chosen(only: str, count: int | None, seed: int) -> list[Mutant]:
 
 
 def unchanged(targets: list[str], pool: Pool) -> dict[str, float]:
-    """Seconds that the tests of each target take while nothing is changed. They have to pass."""
+    """The processor's seconds that the tests of each target take while nothing is changed. They have to pass."""
     took: dict[str, float] = {}
     for target in targets:
-        started = time.monotonic()
 
-        def done(code: int, said: str, target: str = target, started: float = started) -> None:
+        def done(code: int, seconds: float, said: str, target: str = target) -> None:
             if code:
                 sys.exit(f"the tests of {target} fail unchanged:\n{said[-3000:]}")
-            took[target] = time.monotonic() - started
+            took[target] = seconds
 
-        pool.start(None, tests_of(target), 600, done)
+        pool.start(None, tests_of(target), None, done)
     pool.finish()
     return took
 
@@ -279,12 +291,12 @@ def main() -> int:
     survivors: list[Mutant] = []
     for number, mutant in enumerate(todo, 1):
 
-        def done(code: int, said: str, mutant: Mutant = mutant, number: int = number) -> None:
+        def done(code: int, seconds: float, said: str, mutant: Mutant = mutant, number: int = number) -> None:
             if code in (4, 5):
                 sys.exit(f"the tests of {mutant.target} could not be run:\n{said[-3000:]}")
             if code == 0:
                 survivors.append(mutant)
-            words = {0: "survived", -signal.SIGKILL: "killed after too long"}.get(code, "killed")
+            words = {0: "survived", -signal.SIGKILL: "ended after too long"}.get(code, "killed")
             print(f"{number}/{len(todo)} {words} {mutant.target}:{mutant.line}", flush=True)
 
         pool.start(mutant, tests_of(mutant.target), LIMIT * (1 + took[mutant.target]), done)
