@@ -40,11 +40,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "errors are the same both ways, and so are their gradients",
     (
         "train/engine/denoising",
-        "channels = latents.each[rows[0]][0].shape[0]",
-        "channels = latents.each[rows[0]][1].shape[0]",
-    ): "mean and std have one shape",
-    (
-        "train/engine/denoising",
         "mean, std = (torch.stack(part).float() for part in zip(*(self.each[row] for row in rows), strict=True))",
         "mean, std = (torch.stack(part).float() for part in zip(*(self.each[row] for row in rows), strict=False))",
     ): "every row is a pair",

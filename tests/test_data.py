@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from tenshot.core.errors import Refusal
+from tenshot.core import distributed
+from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events, track
 from tenshot.core.size import Size
 from tenshot.families.base import MicroConditioning
@@ -24,11 +26,11 @@ from tenshot.io.image_folder import read_folder
 from tenshot.io.images import as_tensor
 from tenshot.model import model
 from tenshot.model.model import Model
-from tenshot.train.data import image_latents
+from tenshot.train.data import image_latents, latents_cache
 from tenshot.train.data.captions import Captions
 from tenshot.train.data.latents_cache import TensorCache
 from tenshot.train.data.text_embeddings import TextEmbeddingCache
-from tenshot.train.engine.denoising import Latents
+from tenshot.train.engine.denoising import Latents, Objective
 from tenshot.train.engine.rng import CounterRNG
 from tests import tiny
 from tests.dreambooth_runs import Bench, Ear, losses, same_weights
@@ -255,3 +257,63 @@ def test_a_job_without_work_is_none():
     ear = Ear()
     assert list(track([], "resting", 0, ear)) == [] and ear.jobs == []
     assert list(track("ab", "working", 2, ear)) == ["a", "b"] and ear.jobs == ["working"]
+
+
+def test_what_the_next_step_wants_is_read_while_this_one_is_made(
+    base: Model, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(latents_cache, "IN_MEMORY", 0)
+    examples, views = read_folder(pictures), image_latents.squares(64)
+    cache = TensorCache(tmp_path)
+    latents, _ = image_latents.encode(base, examples, views, Events(), cache)
+    plain, _ = image_latents.encode(base, examples, views, Events())
+    readers: list[bool] = []
+    read = cache.read
+
+    def noted(key: str):
+        readers.append(threading.current_thread() is threading.main_thread())
+        return read(key)
+
+    monkeypatch.setattr(cache, "read", noted)
+    aim = Objective(base.process)
+    for step in range(10):
+        rng = CounterRNG(3, [step])
+        one, other = aim.draw(latents, rng), aim.draw(plain, rng)
+        assert one.rows == other.rows and torch.equal(one.clean, other.clean)
+    assert readers[:10] == [True] + [False] * 9  # all but the first step's
+
+
+def test_pictures_are_opened_while_the_vae_looks_at_others_and_faults_come_through():
+    opened: list[int] = []
+
+    def make(row: int) -> torch.Tensor:
+        if row == 9:
+            raise Refusal(Fault("picture 9", "has changed"))
+        opened.append(row)
+        return torch.full((), row)
+
+    for row, made in (ahead := image_latents.made_ahead(make, range(30))):
+        assert made == row
+        if row == 8:
+            break
+    with pytest.raises(Refusal, match="picture 9"):
+        next(ahead)
+    assert set(range(9)) <= {*opened}
+    assert max(opened) <= 9 + image_latents.AHEAD
+
+
+def test_every_process_encodes_its_share(base: Model, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    examples, views, encoded = read_folder(pictures), image_latents.squares(64), []
+    encode = image_latents._encoded
+    monkeypatch.setattr(image_latents, "_encoded", lambda *given: encoded.append(1) or encode(*given))
+    plain, _ = image_latents.encode(base, examples, views, Events())
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "wait_for_everyone", lambda: None)
+    for number, share in enumerate((3, 2)):
+        encoded.clear()
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
+        latents, _ = image_latents.encode(base, examples, views, Events(), TensorCache(tmp_path))
+        assert len(encoded) == share
+    for one, other in zip(latents.each, plain.each, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert len(encoded) == 2

@@ -45,13 +45,12 @@ def test_latents_of_whole_pictures():
         Latents.of(mean, std[:1])
 
 
-def test_a_sample_is_drawn_in_float32():
-    mean, std, noise = some(2, 4, 2, 2).half(), some(2, 4, 2, 2, seed=1).abs().half(), some(2, 4, 2, 2, seed=2)
-    found = Latents.of(mean, std).sample([1, 0], noise.double())
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found, mean[[1, 0]].double() + std[[1, 0]].double() * noise.double())
-    found = Latents.of(mean.double(), std.double()).sample([1], noise[:1])
-    assert found.dtype == torch.float32
+def test_posteriors_are_float32():
+    mean, std = some(2, 4, 2, 2).half(), some(2, 4, 2, 2, seed=1).abs().half()
+    for told in (Latents.of(mean, std), Latents.of(mean.double(), std.double())):
+        found = told.posteriors([1, 0])
+        assert [part.dtype for part in found] == [torch.float32] * 2
+        assert torch.equal(found[0], mean[[1, 0]].float()) and torch.equal(found[1], std[[1, 0]].float())
 
 
 class TestBuckets:

@@ -28,7 +28,7 @@ examples = dataset.read(Path(sys.argv[2]), option="")
 cache = latents_cache.TensorCache(Path(sys.argv[3]))
 latents, _ = image_latents.encode(base, examples, image_latents.squares(128), Events(), cache)
 for step in range(len(latents)):
-    latents.sample(latents.pick(CounterRNG(0, [step]), "picture"), 0)
+    latents.posteriors(latents.pick(CounterRNG(0, [step]), "picture"))
 print(json.dumps([len(latents), device.max_memory_allocated()]))
 """
 

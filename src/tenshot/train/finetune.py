@@ -176,8 +176,7 @@ def _train(
         tensors.write_json(options.output_dir / run.CLAIM, claim)
         if ahead := _ahead(base, prepared, options, side, events):
             events.say(eta.words(ahead, "the whole") + "; more exactly once it trains")
-    with distributed.main_process_first():
-        pictures, shown = image_latents.encode(base, examples, views(options, side), events, TensorCache(events=events))
+    pictures, shown = image_latents.encode(base, examples, views(options, side), events, TensorCache(events=events))
     own = [examples[number].caption or prompt for number in shown]
     captions = Captions(own, options.proportion_empty_prompts, options.shuffle_tags, options.keep_tags)
     kept = None

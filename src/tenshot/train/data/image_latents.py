@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from PIL import Image, ImageOps
 
+from tenshot.core import distributed
 from tenshot.core.events import Events, track
 from tenshot.core.size import Size
 from tenshot.families.base import MicroConditioning
@@ -20,6 +22,8 @@ from tenshot.train.data.latents_cache import CachedPosteriors, TensorCache, name
 from tenshot.train.engine.denoising import Latents, Posterior
 
 SEEN = 2  # counts up where the same file comes to be seen as other pixels
+JOB = "encoding pictures"
+AHEAD = 4  # pictures that are opened and cut while the VAE looks at others
 CROPS = (0.0, 0.5, 1.0)  # where an oblong picture is cropped when it is not cropped at the centre
 
 
@@ -90,49 +94,59 @@ def encode(
     frames = [view.frame(examples[number].size) for number, view in shown]
     factor = base.vae_scale_factor
     sizes = [Size(view.size.height // factor, view.size.width // factor) for _, view in shown]
-    again = partial(_again, base, examples, shown)
+
+    def pixels(row: int) -> torch.Tensor:
+        number, view = shown[row]
+        return as_tensor(view.of(unchanged(examples[number])))
+
+    def posteriors(rows: Sequence[int]) -> Iterator[tuple[int, Posterior]]:
+        for row, each in track(made_ahead(pixels, rows), JOB, len(rows), events):
+            yield row, _encoded(base, each)
+
     if cache is None:
-        each: Sequence[Posterior] = [again(row) for row in track(range(len(shown)), JOB, len(shown), events)]
+        found: Sequence[Posterior] = [posterior for _, posterior in posteriors(range(len(shown)))]
     else:
-        each = _kept(base, examples, shown, cache, again, events)
+        facts = hashes.of_model(base.place, "vae"), base["vae"].dtype
+        keys = [hashes.of_values(examples[number].digest, SEEN, view, *facts) for number, view in shown]
+        # Every process its share. One by one: in batches the VAE's answers would differ in their last bits.
+        share = range(distributed.rank(), len(keys), distributed.world_size())
+        for row, posterior in posteriors([row for row in share if cache.read(keys[row]) is None]):
+            cache.write(keys[row], named(posterior))
+        distributed.wait_for_everyone()
+        if distributed.is_main_process():
+            for name in keys:
+                cache.use(name)
+            cache.trim(set(keys))
+        found = CachedPosteriors(cache, keys, lambda row: _encoded(base, pixels(row)))
     masks = [_mask(examples[number], view, factor) for number, view in shown]
     repeats = [examples[number].repeats for number, _ in shown]
     masks = masks if any(mask is not None for mask in masks) else []
-    return Latents(each, sizes, frames, masks, repeats), [number for number, _ in shown]
-
-
-JOB = "encoding pictures"
-
-
-def _kept(
-    base: Model,
-    examples: Sequence[Example],
-    shown: Sequence[tuple[int, View]],
-    cache: TensorCache,
-    again: Callable[[int], Posterior],
-    events: Events,
-) -> CachedPosteriors:
-    """Everything that is shown, in the cache; what is not yet there is encoded."""
-    coder = hashes.of_model(base.place, "vae")
-    keys = [hashes.of_values(examples[number].digest, SEEN, view, coder, base["vae"].dtype) for number, view in shown]
-    kept = CachedPosteriors(cache, keys, again)
-    missing = [row for row, each in enumerate(keys) if cache.read(each) is None]
-    for row in track(missing, JOB, len(missing), events):
-        cache.write(keys[row], named(again(row)))
-    for each in keys:
-        cache.use(each)
-    cache.trim(set(keys))
-    return kept
+    ahead = found.read_ahead if isinstance(found, CachedPosteriors) else None
+    return Latents(found, sizes, frames, masks, repeats, ahead), [number for number, _ in shown]
 
 
 @torch.no_grad()
-def _again(base: Model, examples: Sequence[Example], shown: Sequence[tuple[int, View]], row: int) -> Posterior:
-    """Encode one view, as the denoiser knows it, float32 on the CPU."""
-    number, view = shown[row]
-    pixels = as_tensor(view.of(unchanged(examples[number])))
+def _encoded(base: Model, pixels: torch.Tensor) -> Posterior:
+    """One view as the denoiser knows it, float32 on the CPU."""
     with torch.autocast(base.device.type, enabled=False):  # it may be asked for in the middle of a training step
         mean, std = base.encode(pixels[None])
     return mean[0], std[0]
+
+
+def made_ahead(make: Callable[[int], torch.Tensor], rows: Iterable[int]) -> Iterator[tuple[int, torch.Tensor]]:
+    """Each row with what `make` makes of it; a thread makes the next few while one is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming: deque[tuple[int, Future[torch.Tensor]]] = deque()
+        try:
+            for row in rows:
+                coming.append((row, thread.submit(make, row)))
+                if len(coming) > AHEAD:
+                    first, made = coming.popleft()
+                    yield first, made.result()
+            for first, made in coming:
+                yield first, made.result()
+        finally:
+            thread.shutdown(cancel_futures=True)
 
 
 def _mask(example: Example, view: View, factor: int) -> torch.Tensor | None:

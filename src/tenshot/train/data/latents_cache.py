@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -78,14 +79,22 @@ class CachedPosteriors(Sequence[Posterior]):
         self.cache, self.keys, self.again = cache, list(keys), again
         self.near: dict[int, Posterior] = {}
         self.room = IN_MEMORY
+        self.reader = ThreadPoolExecutor(1)
+        self.coming: dict[int, Future[dict[str, torch.Tensor] | None]] = {}
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    def read_ahead(self, rows: Sequence[int]) -> None:
+        """Begin to read those that are wanted next, unless they are in memory."""
+        for row in rows:
+            if row not in self.near and row not in self.coming:
+                self.coming[row] = self.reader.submit(self.cache.read, self.keys[row])
+
     def __getitem__(self, row: int) -> Posterior:  # type: ignore[override]  # one row at a time
         if row in self.near:
             return self.near[row]
-        kept = self.cache.read(self.keys[row])
+        kept = self.coming.pop(row).result() if row in self.coming else self.cache.read(self.keys[row])
         found = (kept["mean"], kept["std"]) if kept else self.again(row)
         if not kept:
             self.cache.write(self.keys[row], named(found))

@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 
 import torch
 
+from tenshot.core import distributed
 from tenshot.core.device import generator
 from tenshot.core.size import Size
 from tenshot.diffusion import losses
@@ -25,7 +26,7 @@ class Latents:
 
     each: for every row its mean and std [c, h/8, w/8]; in memory, or read when asked for.
     sizes: for every row its (h/8, w/8). frames: for every row what it is a part of. masks: for every row what counts in
-    it, [1, h/8, w/8], or None for all of it. repeats: how often a row comes in an epoch.
+    it, [1, h/8, w/8], or None for all of it. repeats: how often a row comes in an epoch. ahead: begins to read rows.
     """
 
     each: Sequence[Posterior]
@@ -33,6 +34,7 @@ class Latents:
     frames: Sequence[MicroConditioning]
     masks: Sequence[torch.Tensor | None] = ()
     repeats: Sequence[int] = ()
+    ahead: Callable[[Sequence[int]], None] | None = None
 
     @classmethod
     def of(cls, mean: torch.Tensor, std: torch.Tensor, factor: int = 8) -> Latents:
@@ -66,10 +68,10 @@ class Latents:
         count = sum(-(-len(rows) // batch) for rows in self.buckets)
         return list(_batches(rng.seed, purpose, number // count, self.buckets, batch)[number % count])
 
-    def sample(self, rows: Sequence[int], noise: torch.Tensor) -> torch.Tensor:
-        """A draw from the posterior of `rows`: float32 [len(rows), c, h/8, w/8]."""
+    def posteriors(self, rows: Sequence[int]) -> Posterior:
+        """Mean and std of `rows`: float32 [len(rows), c, h/8, w/8]."""
         mean, std = (torch.stack(part).float() for part in zip(*(self.each[row] for row in rows), strict=True))
-        return mean + std * noise
+        return mean, std
 
     def mask(self, rows: Sequence[int]) -> torch.Tensor | None:
         """What counts in `rows`: float32 [len(rows), 1, h/8, w/8], or None for all of it."""
@@ -125,12 +127,13 @@ class Objective:
     def draw(self, latents: Latents, rng: CounterRNG, purpose: str = "") -> Batch:
         """Pictures, noise and timesteps for one batch; `purpose` tells several sets in one step apart."""
         rows = latents.pick(rng, f"{purpose}picture")
-        channels = latents.each[rows[0]][0].shape[0]
-        shape = (channels, *latents.sizes[rows[0]])
-        clean = latents.sample(rows, rng.noise(f"{purpose}posterior", shape))
-        noise = rng.noise(f"{purpose}noise", shape)
+        mean, std = latents.posteriors(rows)
+        if latents.ahead:
+            latents.ahead(latents.pick(rng.next(distributed.world_size()), f"{purpose}picture"))
+        clean = mean + std * rng.noise(f"{purpose}posterior", mean.shape[1:])
+        noise = rng.noise(f"{purpose}noise", mean.shape[1:])
         if self.noise_offset:
-            noise = noise + self.noise_offset * rng.noise(f"{purpose}offset", (channels, 1, 1))
+            noise = noise + self.noise_offset * rng.noise(f"{purpose}offset", (mean.shape[1], 1, 1))
         steps = self.process.sample_t(rng, f"{purpose}timestep")
         return Batch(rows, [latents.frames[row] for row in rows], clean, noise, steps, latents.mask(rows))
 

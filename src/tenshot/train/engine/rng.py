@@ -25,6 +25,10 @@ class CounterRNG:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def next(self, batches: int = 1) -> CounterRNG:
+        """The choices for the batch that comes after so many."""
+        return CounterRNG(self.seed, [sample + batches * len(self) for sample in self.samples])
+
     def pick(self, purpose: str, size: int) -> list[int]:
         """For each row, an index below `size`: every epoch is a new permutation of all of them."""
         return [_permutation(self.seed, purpose, sample // size, size)[sample % size] for sample in self.samples]
