@@ -16,6 +16,7 @@ from tenshot.core.events import Events
 from tenshot.core.options import gather
 from tenshot.train import finetune
 from tenshot.train.methods import dreambooth, full_weights
+from tenshot.train.training_method import TrainingMethod
 from tests.dreambooth_runs import UNET, Bench, Ear
 
 PROJECTION = "text_projection.weight"
@@ -26,7 +27,7 @@ def keys_and_values(name: str) -> bool:
     return ".attn2.to_k." in name or ".attn2.to_v." in name
 
 
-def method(trains) -> finetune.TrainingMethod:
+def method(trains) -> TrainingMethod:
     return replace(
         dreambooth.METHOD,
         trainable=lambda base, options: full_weights.FullWeightsTrainable(base, options, trains),

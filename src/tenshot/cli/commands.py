@@ -82,8 +82,11 @@ def execute(path: Name, words: Sequence[str], outlet: Outlet) -> int:
 
     Raises Refusal, also where memory or disk ran out; Cancelled after Ctrl-C; whatever else the verb raises.
     """
+    from tenshot.cli.console import Console, Interrupt, LogFile
     from tenshot.core import distributed
+    from tenshot.core.events import EventGroup
     from tenshot.core.options import gather
+    from tenshot.core.os_errors import in_our_words
 
     verb = verbs.VERBS[path]
     notes: list[str] = []
@@ -92,30 +95,21 @@ def execute(path: Name, words: Sequence[str], outlet: Outlet) -> int:
     if wanted > 1 and distributed.world_size() == 1:
         return distributed.launch([*path, *words, *(["--json"] if outlet.as_json else [])], wanted)
     work: Work = verbs.load(verb.run)  # while Ctrl-C still ends everything at once
-    result = dict(_followed(work, options, notes, shlex.join(["tenshot", *path, *words])))
+    folder = options.home if distributed.is_main_process() else None
+    log = LogFile(
+        folder and folder / "tenshot.log", f"{shlex.join(['tenshot', *path, *words])}  [tenshot {tenshot.__version__}]"
+    )
+    # What a library prints must not get between the result and its reader.
+    with log, in_our_words(options), Interrupt() as interrupt, Console() as console, redirect_stdout(sys.stderr):
+        events = EventGroup(*((console, log, interrupt) if distributed.is_main_process() else (interrupt,)))
+        for note in notes:
+            events.say(note)
+        with _warnings_told(events):
+            result = dict(work(options, events))
     own = result.pop("next", None)
     onward = [*own] if isinstance(own, list | tuple) else [*options.next_commands()]
     outlet.result({**result, "next": onward} if onward else result)
     return DONE
-
-
-def _followed(work: Work, options: Options, notes: Sequence[str], title: str) -> Mapping[str, object]:
-    """The work with its log, its progress and its answer to Ctrl-C; what came of it."""
-    from tenshot.cli.console import Console, Interrupt, LogFile
-    from tenshot.core import distributed
-    from tenshot.core.events import EventGroup
-    from tenshot.core.os_errors import in_our_words
-
-    folder = options.home if distributed.is_main_process() else None
-    log = LogFile(folder and folder / "tenshot.log", f"{title}  [tenshot {tenshot.__version__}]")
-    # What a library prints must not get between the result and its reader.
-    with log, in_our_words(options), Interrupt() as interrupt, Console() as console, redirect_stdout(sys.stderr):
-        listeners = (console, log, interrupt) if distributed.is_main_process() else (interrupt,)
-        events = EventGroup(*listeners)
-        for note in notes:
-            events.say(note)
-        with _warnings_told(events):
-            return work(options, events)
 
 
 @contextmanager

@@ -117,7 +117,8 @@ class Bars(Events):
 
     def advance(self, done: int, **figures: float) -> None:
         if self.jobs:
-            self.bars.update(self.jobs[-1], completed=done, figures=self._figures(figures))
+            fitting = figures if self.out.width >= 110 else dict(list(figures.items())[:1])
+            self.bars.update(self.jobs[-1], completed=done, figures=named(fitting))
 
     def end(self) -> None:
         if not self.jobs:
@@ -127,10 +128,6 @@ class Bars(Events):
             self.bars.remove_task(job)
         else:
             self.bars.stop()
-
-    def _figures(self, figures: Mapping[str, float]) -> str:
-        """All of them where there is room, else the first."""
-        return named(figures if self.out.width >= 110 else dict(list(figures.items())[:1]))
 
 
 class _Pace(ProgressColumn):

@@ -100,11 +100,8 @@ def _sections(
     for section in dict.fromkeys([kind, *(entry.section for entry in rest)]):
         rows = [_row(entry, others.get(entry.name, ())) for entry in rest if entry.section is section]
         if rows:
-            yield "Options" if section is kind else _title(section), rows
-
-
-def _title(section: type[Options]) -> str:
-    return (section.__doc__ or section.__name__).strip().splitlines()[0].rstrip(".")
+            title = (section.__doc__ or section.__name__).strip().splitlines()[0].rstrip(".")
+            yield "Options" if section is kind else title, rows
 
 
 def _row(entry: Entry, others: Sequence[str]) -> Row:

@@ -179,17 +179,12 @@ def _resolved(
     faults += [_fault(known, each, places) for each in found.values() if not unspeakable.keys() & set(each["loc"])]
     right = {name: value for name, value in given.items() if name not in wrong}
     likely = []
+    needed = [entry for name, entry in known.items() if entry.needed and name not in right]
     with suppress(ValidationError):
-        for count in (1, 2):
-            likely.append(kind.model_validate({**_stand_ins(known, right, count), **right}))
+        for values in (["to be given 0"], ["to be given 0", "to be given 1"]):
+            stand_ins = {entry.name: values if entry.many else values[-1] for entry in needed}
+            likely.append(kind.model_validate({**stand_ins, **right}))
     return likely, faults, wrong
-
-
-def _stand_ins(known: Mapping[str, Entry], given: Container[str], count: int) -> dict[str, Any]:
-    """Something for every option that is needed and not given."""
-    values = [f"to be given {number}" for number in range(count)]
-    needed = [entry for name, entry in known.items() if entry.needed and name not in given]
-    return {entry.name: values if entry.many else values[-1] for entry in needed}
 
 
 def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] = lambda text: None) -> Record:
@@ -198,7 +193,9 @@ def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] 
     say: hears what is to be known of options that are taken without effect. Raises Refusal with every fault of the
     words, the recipe, the values and the files that they name together.
     """
-    given, faults = _parse(kind, _with_names(kind.words, words))
+    alone = min(next((place for place, word in enumerate(words) if word.startswith("--")), len(words)), len(kind.words))
+    first = [f"--{name}={word}" for name, word in zip(kind.words, words[:alone], strict=False)]
+    given, faults = _parse(kind, [*first, *words[alone:]])
     recipe: dict[str, object] = {}
     places: dict[str, str] = {}
     for path in given.pop("recipe", []):
@@ -280,20 +277,10 @@ def as_recipe(options: Options) -> str:
     return yaml.safe_dump(options.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _plain(name: str) -> str:
-    return name.replace("-", "_")
-
-
 def _named(kind: type[Options], name: str) -> str:
     """An option's name here, however it was written."""
-    return kind.also.get(_plain(name), _plain(name))
-
-
-def _with_names(order: Sequence[str], words: Sequence[str]) -> list[str]:
-    """The words with the first ones, which stand alone, as options."""
-    alone = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
-    count = min(alone, len(order))
-    return [f"--{name}={word}" for name, word in zip(order, words[:count], strict=False)] + list(words[count:])
+    plain = name.replace("-", "_")
+    return kind.also.get(plain, plain)
 
 
 def _parse(kind: type[Options], words: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
@@ -339,7 +326,7 @@ def _grouped(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            groups.append((_plain(name), [value] if equals else []))
+            groups.append((name.replace("-", "_"), [value] if equals else []))
         else:
             groups[-1][1].append(word)
     return (group for group in groups if group != ("", []))

@@ -28,7 +28,8 @@ class TextEmbeddingCache:
     def __init__(self, base: Model, cache: TensorCache | None = None) -> None:
         self.base = base
         self.cache = cache if not base.placeholder_tokens else None
-        self.encoders = [hashes.of_model(base.place, part) for part in _parts(base)] if self.cache else []
+        named = [part for part in base.parts if part.startswith(("text_encoder", "tokenizer"))]
+        self.encoders = [hashes.of_model(base.place, part) for part in named] if self.cache else []
         self.near: dict[str, Conditioning] = {}
         self.room = IN_MEMORY
 
@@ -73,10 +74,6 @@ class TextEmbeddingCache:
     def _asked(self, text: str) -> Conditioning:
         with autocast(self.base.device, "no"):  # it may be asked for in the middle of a training step
             return base.moved(self.base.encode_prompt([text]), "cpu")
-
-
-def _parts(base: Model) -> list[str]:
-    return [part for part in base.parts if part.startswith(("text_encoder", "tokenizer"))]
 
 
 def _bytes(conditioning: Conditioning) -> int:

@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 CAST = (nn.Linear, nn.Conv2d)  # whose weights autocast casts
+MAGNITUDE = "lora_magnitude_vector"  # what a layer under DoRA has
 
 
 def cast_frozen(net: nn.Module, dtype: torch.dtype) -> None:
@@ -16,7 +17,7 @@ def cast_frozen(net: nn.Module, dtype: torch.dtype) -> None:
 
     Under DoRA they stay: it measures them.
     """
-    measured = {inner for layer in net.modules() if _has_dora(layer) for inner in layer.modules()}
+    measured = {inner for layer in net.modules() if len(getattr(layer, MAGNITUDE, ())) for inner in layer.modules()}
     for layer in net.modules():
         if layer in measured:
             continue
@@ -27,7 +28,3 @@ def cast_frozen(net: nn.Module, dtype: torch.dtype) -> None:
         elif isinstance(layer, BaseTunerLayer):
             peft: Any = layer
             peft.cast_input_dtype_enabled = False  # to float32, from which autocast would cast back
-
-
-def _has_dora(layer: nn.Module) -> bool:
-    return bool(len(getattr(layer, "lora_magnitude_vector", ())))

@@ -222,12 +222,13 @@ def train_job(job: Job, options: FineTuneOptions, events: Events) -> Trained:
     if distributed.is_main_process():
         tensors.write_text(folder / RECIPE, as_recipe(options))
     started = time.perf_counter()
+    every = _every(job, options) if options.validation_prompt else None
     if whole:
-        every = _every(job, options) if options.validation_prompt else None
         after = 2 * job.saved / eta.DISK
         events = EventGroup(events, eta.Revised(events, options.max_train_steps, whole, every, after))
     trackers = EventGroup(*_trackers(options), events) if distributed.is_main_process() else events
-    fit = loop.fit(job.task, options, trackers, _previews(job, options, trackers))
+    drawings = ValidationImages(job.trainable, options, every, trackers, job.given) if every else None
+    fit = loop.fit(job.task, options, trackers, drawings)
     seconds = time.perf_counter() - started
     job.task.gather()
     if distributed.is_main_process():
@@ -280,7 +281,9 @@ def _forecast(
     if options.fit_memory:
         options, expected = memory.fit_memory(job.task, options, events)
     else:
-        expected = loop.forecast(job.task, options, job.task.heaviest_step(*_batches(options)), events)
+        pieces = options.gradient_accumulation_steps * distributed.world_size()
+        heaviest = job.task.heaviest_step(options.train_batch_size, pieces)
+        expected = loop.forecast(job.task, options, heaviest, events)
     kept = job.trained * 4 * (4 if options.use_ema else 3)
     sizes = f"{_bytes(expected.peak_bytes)} of memory at the peak, {_bytes(kept)} on disk for a checkpoint"
     parts = _parts(job, options, expected, kept, events)
@@ -309,11 +312,6 @@ def _every(job: Job, options: FineTuneOptions) -> int:
     return options.validation_steps or options.validation_epochs * job.per_epoch
 
 
-def _batches(options: FineTuneOptions) -> tuple[int, int]:
-    """Pictures in a batch, and batches in an optimizer step."""
-    return options.train_batch_size, options.gradient_accumulation_steps * distributed.world_size()
-
-
 def _bytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
@@ -324,9 +322,3 @@ def _trackers(options: FineTuneOptions) -> Iterator[Events]:
         yield TensorBoard(options.output_dir / LOGS)
     elif options.tracker != "none":
         yield Service(options.tracker, options.tracker_project_name, options.model_dump(mode="json"))
-
-
-def _previews(job: Job, options: FineTuneOptions, shown: Events) -> ValidationImages | None:
-    if not options.validation_prompt:
-        return None
-    return ValidationImages(job.trainable, options, _every(job, options), shown, job.given)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from tenshot.core.events import Events
 from tenshot.core.results import Trained
-from tenshot.train import finetune
+from tenshot.train import checks, finetune
 from tenshot.train.methods import full_weights
 from tenshot.train.options import DreamBoothOptions
+from tenshot.train.training_method import Source, TrainingMethod
 
-METHOD = finetune.TrainingMethod[DreamBoothOptions](
+METHOD = TrainingMethod[DreamBoothOptions](
     name="dreambooth",
-    source=lambda options: finetune.Source(options.instance_data_dir, "--instance_data_dir", options.instance_prompt),
+    source=lambda options: Source(options.instance_data_dir, "--instance_data_dir", options.instance_prompt),
     faults=lambda options: iter(()),
     trainable=full_weights.FullWeightsTrainable,
     trained=full_weights.trained,
@@ -21,7 +22,7 @@ METHOD = finetune.TrainingMethod[DreamBoothOptions](
 
 def check(options: DreamBoothOptions, events: Events) -> None:
     """Raise a Refusal with everything for which `train` would raise one now."""
-    finetune.check(METHOD, options, events)
+    checks.check(METHOD, options, events)
 
 
 def train(options: DreamBoothOptions, events: Events, *, foretold: bool = False) -> Trained:

@@ -7,10 +7,11 @@ from tenshot.core.results import Trained
 from tenshot.train import finetune
 from tenshot.train.methods import full_weights
 from tenshot.train.options import FullOptions
+from tenshot.train.training_method import Source, TrainingMethod
 
-METHOD = finetune.TrainingMethod[FullOptions](
+METHOD = TrainingMethod[FullOptions](
     name="full",
-    source=lambda options: finetune.Source(options.train_data_dir, "--train_data_dir", None),
+    source=lambda options: Source(options.train_data_dir, "--train_data_dir", None),
     faults=lambda options: iter(()),
     trainable=full_weights.FullWeightsTrainable,
     trained=full_weights.trained,

@@ -23,6 +23,7 @@ from tenshot.model.model import Model
 from tenshot.train import finetune
 from tenshot.train.engine import quantize
 from tenshot.train.options import LoraOptions
+from tenshot.train.training_method import Source, TrainingMethod
 
 SHAPES = ("rank", "lora_alpha", "layers", "block_ranks", "use_dora", "use_rslora")  # given by a file to start from
 
@@ -108,10 +109,10 @@ def inside(key: str, name: str) -> bool:
     return wanted in bare
 
 
-def _source(options: LoraOptions) -> finetune.Source:
+def _source(options: LoraOptions) -> Source:
     if options.train_data_dir and not options.instance_data_dir:
-        return finetune.Source(options.train_data_dir, "--train_data_dir", None)
-    return finetune.Source(options.instance_data_dir or Path(), "--instance_data_dir", options.instance_prompt)
+        return Source(options.train_data_dir, "--train_data_dir", None)
+    return Source(options.instance_data_dir or Path(), "--instance_data_dir", options.instance_prompt)
 
 
 def _faults(options: LoraOptions) -> Iterator[Fault]:
@@ -197,7 +198,7 @@ def _results(options: LoraOptions) -> list[Result]:
     return [Result("lora", folder / lora.FILE, folder.resolve().name, options.instance_prompt or "")]
 
 
-METHOD = finetune.TrainingMethod(
+METHOD = TrainingMethod(
     name="lora",
     source=_source,
     faults=_faults,

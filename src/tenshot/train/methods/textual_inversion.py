@@ -24,6 +24,7 @@ from tenshot.train import finetune
 from tenshot.train.data.captions import Captions
 from tenshot.train.engine.rng import CounterRNG
 from tenshot.train.options import TextualInversionOptions
+from tenshot.train.training_method import Source, TrainingMethod
 
 #: What is said of a picture that has no caption.
 SAYINGS = {
@@ -170,9 +171,9 @@ def _results(options: TextualInversionOptions) -> list[Result]:
     return [Result("embedding", file, file.stem, file.stem) for file in sorted(files)]
 
 
-METHOD = finetune.TrainingMethod(
+METHOD = TrainingMethod(
     name="textual-inversion",
-    source=lambda options: finetune.Source(options.train_data_dir, "--train_data_dir", ""),
+    source=lambda options: Source(options.train_data_dir, "--train_data_dir", ""),
     faults=_faults,
     trainable=EmbeddingTrainable,
     trained=trained,
