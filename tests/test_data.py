@@ -76,7 +76,7 @@ def test_another_vae_another_cut_or_other_bytes_are_never_found(
 
 
 def test_a_cache_is_bounded_and_keeps_what_was_used_last(tmp_path: Path):
-    cache = TensorCache(tmp_path, limit=3000)
+    cache = TensorCache(tmp_path, limit=5000)
     one = {"mean": torch.zeros(4, 8, 8), "std": torch.zeros(4, 8, 8)}  # 2 KiB
     for when, name in enumerate("abcd"):
         cache.write(of_values(name), one)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -53,16 +53,16 @@ def clear(place: Path) -> None:
         place.unlink(missing_ok=True)
 
 
-def trim(used: Mapping[Path, float], limit: int) -> None:
-    """Remove the files and folders that were not used for longest, until `limit` bytes are left.
+def trim(used: Mapping[Path, float], limit: int, wanted: Collection[Path] = ()) -> None:
+    """Remove the files and folders that were not used for longest, but none `wanted`, until `limit` bytes are left.
 
     used: when each was.
     """
     total = 0
-    for place in sorted(used, key=lambda each: used[each], reverse=True):
+    for place in sorted(used, key=lambda each: (each in wanted, used[each]), reverse=True):
         with suppress(OSError):
             total += sum(each.lstat().st_size for each in (place, *place.rglob("*")))
-        if total > limit:
+        if total > limit and place not in wanted:
             clear(place)
 
 

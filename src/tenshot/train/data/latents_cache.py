@@ -20,7 +20,7 @@ from tenshot.io import cache, hashes, tensors
 from tenshot.train.engine.denoising import Posterior
 
 DIGEST = "sha256"  # the name in an entry's metadata
-LIMIT = 20_000_000_000  # bytes kept on disk, besides what the running job needs
+LIMIT = 20_000_000_000  # bytes kept on disk; what the running job needs stays however much it is
 IN_MEMORY = 1_000_000_000  # bytes of latents that a job keeps in memory; more are read when their turn comes
 
 
@@ -59,12 +59,12 @@ class TensorCache:
             os.utime(self.path(key))
 
     def trim(self, wanted: Collection[str]) -> None:
-        """Remove what was not used for longest, but nothing `wanted`, until the rest holds `limit`."""
+        """Remove what was not used for longest, but nothing `wanted`, until `limit` holds."""
         used = {}
         for path in self.folder.glob("*/[!.]*"):
             with contextlib.suppress(OSError):
                 used[path] = path.lstat().st_mtime
-        cache.trim({path: when for path, when in used.items() if path.stem not in wanted}, self.limit)
+        cache.trim(used, self.limit, {path for path in used if path.stem in wanted})
 
 
 def named(posterior: Posterior) -> dict[str, torch.Tensor]:
