@@ -130,7 +130,7 @@ def test_kohyas_names_are_as_user_interfaces_know_them(sdxl: Path, sd1: Path, tm
     assert "lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_q.lora_down.weight" in found
     assert "lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha" in found
     assert "lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha" in found
-    about = tensor_files.opened(tmp_path / "sdxl.safetensors").about
+    about = tensor_files.opened(tmp_path / "sdxl.safetensors").metadata
     assert about["ss_base_model_version"] == "sdxl_base_v1-0"
     assert about["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
 
@@ -139,9 +139,9 @@ def test_every_full_size_name_comes_back():
     originals = keymaps.unet_modules(FULL)
     for layer in originals:
         theirs = lora_keys.kohya("unet", layer, originals)
-        assert lora_keys.place_of(f"{theirs}.alpha") == ("unet", layer, "alpha")
+        assert lora_keys.parse(f"{theirs}.alpha") == ("unet", layer, "alpha")
         plain = lora_keys.kohya("unet", layer, None)
-        assert lora_keys.place_of(f"{plain}.alpha") == ("unet", layer, "alpha")
+        assert lora_keys.parse(f"{plain}.alpha") == ("unet", layer, "alpha")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_names_of_every_age_are_known(written: str, place: str, sd1: Path):
     layer, kind = place.split()
     unet = {**model.load(str(sd1))["unet"].config}
     start = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
-    assert lora_keys.place_of(written, unet) == ("unet", f"{start}.{layer}", kind)
+    assert lora_keys.parse(written, unet) == ("unet", f"{start}.{layer}", kind)
 
 
 def test_the_guides_bin_of_2023(sd1: Path, tmp_path: Path):

@@ -82,7 +82,7 @@ def test_every_sign_is_used(case: str, tmp_path: Path):
     file = file_of(named(), tmp_path / "a.safetensors", about)
     resize(file, "--rank", 1, "--out", tmp_path / "b.safetensors")
     found = tensor_files.opened(tmp_path / "b.safetensors")
-    assert found.about[BASE] == {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}[family]
+    assert found.metadata[BASE] == {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}[family]
     layers = parsing.read(found)
     assert layers.keys() == parsing.read(tensor_files.opened(file)).keys() <= released.layers(family).keys()
     start = {"sd1": "lora_unet_down_blocks_0", "sd2": "lora_unet_down_blocks_0", "sdxl": "lora_unet_input_blocks_4_1"}
@@ -144,7 +144,7 @@ def test_a_model_settles_what_stays_open(sd2_v: Path, sdxl: Path, tmp_path: Path
     file = a_lora(sd2_v, tmp_path / "a.safetensors")
     unsaid = file_of(load_file(file), tmp_path / "unsaid.safetensors")
     resize(unsaid, "--rank", 2, "--config", sd2_v, "--out", tmp_path / "b.safetensors")
-    assert tensor_files.opened(tmp_path / "b.safetensors").about[BASE] == "sd_v2"
+    assert tensor_files.opened(tmp_path / "b.safetensors").metadata[BASE] == "sd_v2"
     with pytest.raises(Refusal, match="are not in the model"):
         resize(unsaid, "--rank", 2, "--config", sdxl, "--out", tmp_path / "c.safetensors")
     with pytest.raises(Refusal, match=r"is for Stable Diffusion 2\.x, as its header says"):

@@ -105,7 +105,7 @@ def test_the_names_are_the_original_ones(sdxl: Path, tmp_path: Path):
 
 
 def test_clips_tokenizer_is_clips():
-    made = tokenizers.made({}, "!", 49408, "file")
+    made = tokenizers.from_metadata({}, "!", 49408, "file")
     assert made("a photo of an astronaut riding a horse").input_ids == [
         49406, 320, 1125, 539, 550, 18376, 6765, 320, 4558, 49407,
     ]  # fmt: skip

@@ -26,14 +26,12 @@ def nested(rows: int, seed: int) -> dict[str, Any]:
     return {"a": some(rows, 3, seed=seed), "more": {"b": some(rows, 2, 2, seed=seed + 1)}}
 
 
-def test_conditionings_are_cut_and_put_together_by_rows():
+def test_conditionings_are_put_together_by_rows():
     one, other = nested(3, 0), nested(2, 5)
     both = base.joined(one, other)
     for name, part in (("a", both), ("b", both["more"])):
         wanted = torch.cat([(each if name == "a" else each["more"])[name] for each in (one, other)])
         assert torch.equal(part[name], wanted)
-    back = base.batched(both, torch.tensor([3, 0]))
-    assert torch.equal(back["a"], both["a"][[3, 0]]) and torch.equal(back["more"]["b"], both["more"]["b"][[3, 0]])
     away = base.moved(both, "meta")
     assert away["a"].is_meta and away["more"]["b"].is_meta and away["more"]["b"].shape == (5, 2, 2)
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from tenshot.core.errors import Refusal
-from tenshot.io.png import contact_sheet, infotext, parse_infotext, read_infotext, write_png
+from tenshot.io.png import contact_sheet, infotext, read_infotext, write_png
+from tests.infotext import parse_infotext
 
 FACTS = {
     "Steps": "20",
@@ -115,20 +116,6 @@ def test_others_read_our_line():
     line = infotext("", "", FACTS | {"Lora hashes": "az: 12, b: 34"})
     found = re.findall(r'([A-Za-z][A-Za-z /-]*): ("[^"]*"|[^,]*)', line)
     assert dict(found) == FACTS | {"Lora hashes": '"az: 12, b: 34"'}
-
-
-def test_long_hostile_texts_are_read_in_time():
-    """Each would take minutes if its characters were scanned more than a few times."""
-    for text in (
-        "a" * 300_000,
-        "a: " * 100_000,
-        'a: "' * 80_000,
-        "a: " + " " * 300_000 + "x",
-        "\\" * 300_000,
-        "," * 300_000,
-    ):
-        parse_infotext(text)
-        parse_infotext("Steps: 20, " + text)
 
 
 # --- files

@@ -104,7 +104,7 @@ def test_it_goes_to_user_interfaces_as_it_is(shape: str, sd1: Path, tmp_path: Pa
     before, after = load_file(file), load_file(told["written"])
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert tensor_files.opened(Path(told["written"])).about["ss_network_module"] == "lycoris.kohya"
+    assert tensor_files.opened(Path(told["written"])).metadata["ss_network_module"] == "lycoris.kohya"
     with pytest.raises(Refusal, match="tenshot resize"):
         convert(file, tmp_path / "out.safetensors", "--form", "diffusers")
     with pytest.raises(Refusal, match="tenshot resize"):

@@ -58,7 +58,7 @@ def test_it_is_made_once_and_again_when_the_file_changes(sd1: Path, tmp_path: Pa
     assert model.find(os.path.relpath(file)) == place and mark.exists()
     found = load_file(file)
     found["model.diffusion_model.out.2.bias"] += 1
-    save_file(found, file, {"tenshot": resolve.checkpoint.tensor_files.opened(file).about["tenshot"]})
+    save_file(found, file, {"tenshot": resolve.checkpoint.tensor_files.opened(file).metadata["tenshot"]})
     assert model.find(str(file)) == place and not mark.exists()
     assert (model.load(str(file))["unet"].conv_out.bias - model.load(str(sd1))["unet"].conv_out.bias).mean() == 1
     assert len(list(own_cache.iterdir())) == 3  # the folder, what is known of it, and the lock

@@ -131,7 +131,7 @@ def test_kohyas_names_of_released_sizes(name: str):
         rows = sum(wanted[each][0] for each in line.ours)
         called = f"lora_unet_{line.theirs.removesuffix('.weight').replace('.', '_')}"
         listed.append(f"{called} {wanted[line.ours[0]][1]} {rows}")
-        place = lora_keys.place_of(f"{called}.lora_down.weight")
+        place = lora_keys.parse(f"{called}.lora_down.weight")
         assert place == ("transformer", line.theirs.removesuffix(".weight"), "down")
     digest = hashlib.sha256("\n".join(sorted(listed)).encode()).hexdigest()
     assert (len(listed), digest) == KOHYA[name]
@@ -145,7 +145,7 @@ def test_other_programs_names(start: str):
         layer = "joint_blocks.3.context_block.attn.qkv"
     name = layer.replace(".", "_") if start.endswith("_") else layer
     end = ".lora_A.weight" if start.endswith("model.") or start == "transformer." else ".lora_down.weight"
-    assert lora_keys.place_of(f"{start}{name}{end}") == ("transformer", layer, "down")
+    assert lora_keys.parse(f"{start}{name}{end}") == ("transformer", layer, "down")
 
 
 @pytest.mark.parametrize(("layer", "part"), [
@@ -180,7 +180,7 @@ def test_what_becomes_of_a_lora_names_the_variant(folder: Path, file: Path, tmp_
     run(tmp_path / "kohya.safetensors", tmp_path / "back.safetensors", "--form", "diffusers")
     for name in ("kohya", "back"):
         assert (
-            tensor_files.opened(tmp_path / f"{name}.safetensors").about[BASE]
+            tensor_files.opened(tmp_path / f"{name}.safetensors").metadata[BASE]
             == {"sd3": "medium", "sd35": "5-medium"}[folder.name]
         )
 

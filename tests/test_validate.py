@@ -129,7 +129,7 @@ def test_parts_of_different_models(folder: Path, sd2_v: Path):
     shutil.rmtree(folder / "text_encoder")
     shutil.copytree(sd2_v / "text_encoder", folder / "text_encoder")
     (fault,) = faults(folder)
-    assert fault.found == "text encoders give states of width 32, the UNet wants 16"
+    assert fault.found == "text encoders give states of width 32, the denoiser wants 16"
 
 
 @pytest.mark.parametrize("channels", [9, 8, 5])
@@ -139,7 +139,7 @@ def test_models_that_see_more_than_a_latent(folder: Path, channels: int):
     unet.save_pretrained(folder / "unet")
     if channels == 5:
         (fault,) = faults(folder)
-        assert fault.found == "the UNet takes 5 channels, the VAE gives 4"
+        assert fault.found == "the denoiser takes 5 channels, the VAE gives 4"
     else:
         assert validate.examine(folder).name == "sd1"
 

@@ -89,7 +89,7 @@ def decode(model: Model, latents: torch.Tensor, batch: int = 4) -> list[Image.Im
     """Latents [n, 4, h/8, w/8] as pictures. Raises Refusal where they came out as no numbers."""
     drawn = [tensor for part in latents.split(batch) for tensor in model.decode(part)]
     if broken := sum(not tensor.isfinite().all() for tensor in drawn):
-        what = "the VAE's answer" if latents.isfinite().all() else "the UNet's answer"
+        what = "the VAE's answer" if latents.isfinite().all() else "the denoiser's answer"
         found = f"{broken} of {len(drawn)} pictures would be black: {what} holds NaN or infinite numbers"
         do = "draw in fp32, lower the strengths of LoRAs, or give another --vae"
         raise Refusal(Fault(str(model.place), found, "finite numbers", do))

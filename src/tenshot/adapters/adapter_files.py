@@ -54,25 +54,25 @@ def opened(place: Path) -> Container:
 
     Raises Refusal.
     """
-    found = [told(tensor_files.opened(file)) for file in files(place) or [place]]
+    found = [with_settings(tensor_files.opened(file)) for file in files(place) or [place]]
     if len(found) == 1:
         return found[0]
     everything = {name: lazy for each in found for name, lazy in each.tensors.items()}
     settings: dict[str, object] = {}
     for each in found:
-        said = tensor_files.said(each.about, METADATA)
-        if METADATA in each.about and not said:
+        said = tensor_files.json_metadata(each.metadata, METADATA)
+        if METADATA in each.metadata and not said:
             strange = f"{METADATA} in its header is no JSON object"
             raise Refusal(Fault(str(each.place), strange, "the settings that peft wrote there", "copy it again"))
         settings |= said
     return Container(place, "folder", everything, {METADATA: json.dumps(settings)})
 
 
-def told(source: Container) -> Container:
+def with_settings(source: Container) -> Container:
     """The same with its settings, where peft keeps them beside it."""
     names = list(source.tensors)
     from_peft = source.place.name in FILES[2:] or any(name.startswith(PREFIX) for name in names)
-    if not from_peft or METADATA in source.about:
+    if not from_peft or METADATA in source.metadata:
         return source
     file = source.place.with_name(CONFIG)
     if not file.is_file():
@@ -89,7 +89,7 @@ def told(source: Container) -> Container:
     mine = {"r": 8} | {key: value for key, value in config.items() if key in STRENGTH}
     settings = {f"{part}.{key}": value for part in parts for key, value in mine.items()}
     named = {here[old]: lazy for old, lazy in source.tensors.items()}
-    return replace(source, tensors=named, about={**source.about, METADATA: json.dumps(settings)})
+    return replace(source, tensors=named, metadata={**source.metadata, METADATA: json.dumps(settings)})
 
 
 def _config(file: Path) -> Config:
@@ -118,5 +118,5 @@ def _part(config: Config, file: Path, names: Iterable[str]) -> str:
     said = CLASSES.get(mapping.get("base_model_class", "")) if isinstance(mapping, dict) else None
     if file.resolve().parent.name in PARTS:
         return file.resolve().parent.name
-    placed = (lora_keys.place_of(name) for name in names)
+    placed = (lora_keys.parse(name) for name in names)
     return said or next((place.part for place in placed if place), registry.FAMILIES[0].denoiser)

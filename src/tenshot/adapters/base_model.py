@@ -40,7 +40,7 @@ def family_of(source: Container, found: Mapping[Layer, Addition]) -> Family:
     if len(named) == 1:
         return named[0]
     possible = [family for family in named or registry.FAMILIES if _has(family, found)]
-    said = claimed(source.about)
+    said = claimed(source.metadata)
     if said and (said in possible or not possible):
         return said
     if blocks := [layer for layer in found if re.match(_BLOCKS, layer[1])]:
@@ -62,26 +62,26 @@ def family_of(source: Container, found: Mapping[Layer, Addition]) -> Family:
 def claimed(about: Mapping[str, str]) -> Family | None:
     """The family of the model that it was trained on, as a file's header says it."""
     for family in registry.FAMILIES:
-        if any(re.match(family.claims, each) for each in _said(about)):
+        if any(re.match(family.named_as, each) for each in _said(about)):
             return family
     return None
 
 
 def contradiction(source: Container, found: Mapping[Layer, Addition], family: Family | None) -> Iterator[Fault]:
     """What the header says against a model of that family, unless the layers are that family's and no other's."""
-    said = claimed(source.about)
+    said = claimed(source.metadata)
     if said and family and said is not family and (_has(said, found) or not _has(family, found)):
-        told = f"is for {said.title}, as its header says ({_said(source.about)[0]})"
+        told = f"is for {said.title}, as its header says ({_said(source.metadata)[0]})"
         yield Fault(str(source.place), told, f"an adapter for {family.title}", "choose a model that it is for")
 
 
 def stranger(source: Container, found: Iterable[Layer]) -> None:
     """Raises Refusal where an adapter is for another kind of model than all that Tenshot knows."""
-    named = (title for title, says in _OTHERS.items() if any(re.match(says, each) for each in _said(source.about)))
+    named = (title for title, says in _OTHERS.items() if any(re.match(says, each) for each in _said(source.metadata)))
     called = (title for title, has in _STRANGE.items() if any(re.search(has, name) for name in source.tensors))
     strange = [(part, name) for part, name in found if not _is_known(part, name)]
     if title := next(named, None) or next(called, None) or ("another model" if strange else None):
-        told = f"is for {title}: {', '.join(_said(source.about)) or _some(strange or found)}"
+        told = f"is for {title}: {', '.join(_said(source.metadata)) or _some(strange or found)}"
         raise Refusal(Fault(str(source.place), told, FITS, "use it in a program for that model"))
 
 

@@ -195,7 +195,7 @@ def partner(file: Path) -> Path | None:
 def alone(source: Container) -> tuple[str, Rows]:
     """The same of this file only."""
     found = {name: lazy for name, lazy in source.tensors.items() if not name.startswith("string_to_token")}
-    word = source.about.get("word") or str(source.rest.get("name") or source.place.stem)
+    word = source.metadata.get("word") or str(source.rest.get("name") or source.place.stem)
     if set(found) == set(TWO.values()):
         return word, {part: found[name].read() for part, name in TWO.items()}
     if is_embedding(source):

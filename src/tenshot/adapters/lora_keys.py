@@ -17,7 +17,7 @@ from tenshot.families import keymaps, registry, released, text_model
 Kind = str  #: down, up, mid, alpha, magnitude, or LyCORIS' own: hada_w1_a, lokr_t2, diff_b, w_norm
 
 
-class Place(NamedTuple):
+class LoraKey(NamedTuple):
     """Where a tensor belongs."""
 
     part: str
@@ -63,7 +63,7 @@ _WORDS = re.compile(
 )
 
 
-def place_of(name: str, unet: Config | None = None) -> Place | None:
+def parse(name: str, unet: Config | None = None) -> LoraKey | None:
     """The place of the tensor called `name`; None where it belongs to no LoRA.
 
     unet: the configuration whose blocks original names count; default: the released ones.
@@ -72,17 +72,17 @@ def place_of(name: str, unet: Config | None = None) -> Place | None:
         dotted = _dotted(match[2])
         part = "text_encoder" if match[1] == "lycoris" and dotted.startswith(_TEXT) else _KOHYA_PARTS.get(match[1])
         part = part or _denoiser(dotted)
-        return Place(part, _ours(part, dotted, unet), _KINDS.get(match[3], match[3])) if dotted else None
+        return LoraKey(part, _ours(part, dotted, unet), _KINDS.get(match[3], match[3])) if dotted else None
     part, bare = _part(name.removeprefix("base_model.model."))
     if match := _PROCESSOR.fullmatch(bare):
-        return Place(
+        return LoraKey(
             part, f"{match[1]}.{match[2].replace('to_out', 'to_out.0')}", "down" if match[3] == "down" else "up"
         )
     if match := re.fullmatch(rf"(.+?)\.({_LYCORIS})", bare):
-        return Place(part, _ours(part, match[1], unet), match[2])
+        return LoraKey(part, _ours(part, match[1], unet), match[2])
     for pattern, kind in _DOTTED:
         if match := re.fullmatch(f"(.+?){pattern}", bare):
-            return Place(part, _ours(part, match[1], unet), kind)
+            return LoraKey(part, _ours(part, match[1], unet), kind)
     return None
 
 

@@ -72,7 +72,7 @@ def is_lora(tensors: Iterable[str]) -> bool:
 
 def kinds(tensors: Iterable[str]) -> dict[str, int]:
     """What the layers have, by the names alone: {"LoRA": 192}."""
-    places = (lora_keys.place_of(name) for name in tensors)
+    places = (lora_keys.parse(name) for name in tensors)
     return dict(Counter(KINDS[place.kind].title for place in places if place and place.kind in KINDS))
 
 
@@ -97,16 +97,14 @@ def broken(source: Container) -> list[str]:
     return [name for name, lazy in source.tensors.items() if not tensors.finite(lazy.read())]
 
 
-def key(place: lora_keys.Place) -> Layer:
+def key(place: lora_keys.LoraKey) -> Layer:
     """What a tensor is about: a layer, or the bias of one."""
     return place.part, place.layer + (BIAS if place.kind in BIASES else "")
 
 
 def layers(source: Container, unet: Config | None = None) -> dict[Layer, Addition]:
     """The same, whatever its numbers are."""
-    places = {
-        name: lora_keys.place_of(name, unet) for name in source.tensors if not bundled_embeddings.is_of_word(name)
-    }
+    places = {name: lora_keys.parse(name, unet) for name in source.tensors if not bundled_embeddings.is_of_word(name)}
     strange = [name for name, place in places.items() if place is None]
     if strange or not places:
         found = f"{len(strange)} tensors of another kind: {', '.join(strange[:3])}" if strange else "no tensor"
@@ -216,13 +214,13 @@ def _matching(patterns: Mapping[str, float], layer: str, otherwise: float) -> fl
 
 def settings(source: Container) -> Mapping[str, Config]:
     """part -> what the header tells of it, in peft's words; empty where a file has none. Raises Refusal."""
-    told = tensor_files.said(source.about, METADATA)
+    told = tensor_files.json_metadata(source.metadata, METADATA)
     parts: dict[str, dict[str, object]] = {}
     for name, value in told.items():
         part, _, name = name.partition(".")
         parts.setdefault(part, {})[name] = value
     try:
-        if source.about.get(METADATA) and not told:
+        if source.metadata.get(METADATA) and not told:
             Settings.model_validate("no JSON object")
         for each in parts.values():
             valid = Settings.model_validate(each)

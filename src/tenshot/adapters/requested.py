@@ -19,7 +19,7 @@ STRONGEST = 1000  # more is a slip of the finger
 
 
 @dataclass(frozen=True)
-class GivenLora:
+class RequestedLora:
     """name: what a prompt calls it. place: a file, or a folder. strength: how much it counts."""
 
     name: str
@@ -33,7 +33,7 @@ class GivenLora:
 
 
 @dataclass(frozen=True)
-class GivenWord:
+class RequestedEmbedding:
     """file: its own, or the LoRA's that has it within."""
 
     word: str
@@ -43,9 +43,9 @@ class GivenWord:
 
 
 @dataclass(frozen=True)
-class Given:
-    loras: Sequence[GivenLora] = ()
-    words: Sequence[GivenWord] = ()
+class RequestedAdapters:
+    loras: Sequence[RequestedLora] = ()
+    words: Sequence[RequestedEmbedding] = ()
 
     def prompt(self, prompt: str) -> str:
         """As one writes it in AUTOMATIC1111, with the LoRAs that were active."""
@@ -62,15 +62,17 @@ class Given:
         return {name: ", ".join(each) for name, each in found.items() if each}
 
 
-def read(loras: Sequence[str], words: Sequence[Path], unet: Config | None = None) -> Given:
+def read(loras: Sequence[str], words: Sequence[Path], unet: Config | None = None) -> RequestedAdapters:
     """loras: FILE, FOLDER, or FILE=0.8. unet: the model's configuration. Raises Refusal with the faults of all."""
     *found, said = all_or_refuse(*(partial(_lora, each, unet) for each in loras), lambda: embedding.read_all(words))
-    within = [GivenWord(word, each.place, rows, True) for each in found for word, rows in each.content.words.items()]
-    words_of = {(each.word, each.file): each for each in [*(GivenWord(*each) for each in said), *within]}
-    return Given(found, [*words_of.values()])  # of a file that is given twice, once
+    within = [
+        RequestedEmbedding(word, each.place, rows, True) for each in found for word, rows in each.content.words.items()
+    ]
+    words_of = {(each.word, each.file): each for each in [*(RequestedEmbedding(*each) for each in said), *within]}
+    return RequestedAdapters(found, [*words_of.values()])  # of a file that is given twice, once
 
 
-def _lora(given: str, unet: Config | None) -> GivenLora:
+def _lora(given: str, unet: Config | None) -> RequestedLora:
     place, strength = _strength(given)
     if not place.exists():
         do = "write FILE=0.8 for a strength" if ":" in given else "tenshot train lora makes one"
@@ -78,7 +80,7 @@ def _lora(given: str, unet: Config | None) -> GivenLora:
     name = place.stem
     if place.is_dir() or place.name in adapter_files.FILES:
         name = (place if place.is_dir() else place.parent).resolve().name
-    return GivenLora(name, place, strength, lora.read(place, unet))
+    return RequestedLora(name, place, strength, lora.read(place, unet))
 
 
 def _strength(given: str) -> tuple[Path, float]:

@@ -127,7 +127,7 @@ def _opened(folder: Path, where: torch.device, events: Events) -> Model:
 
 
 def _wanted(section: str, options: CompileOptions) -> bool:
-    """The UNet comes with and without a ControlNet's answers."""
+    """The denoiser comes with and without a ControlNet's answers."""
     return not options.parts or section in options.parts or section.removesuffix("_controlled") in options.parts
 
 

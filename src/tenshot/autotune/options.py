@@ -36,7 +36,7 @@ class CompileOptions(Options):
     height: Side | None = Field(None, description="pixels; default: the model's own")
     width: Side | None = Field(None, description="pixels; default: the model's own")
     also_sizes: list[str] = Field([], description="further sizes, each as WIDTHxHEIGHT; they share the weights")
-    batch: Few = Field(1, description="pictures drawn at once; with guidance the UNet sees twice as many")
+    batch: Few = Field(1, description="pictures drawn at once; with guidance the denoiser sees twice as many")
     lossless: bool = Field(False, description="only what rounds: float32, bfloat16, float16; nothing quantised")
     precision: list[Precision] = Field([], description="which may be used (default: all that this machine has)")
     max_error: float = Field(

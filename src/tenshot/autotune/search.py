@@ -25,7 +25,7 @@ from tenshot.runtime.registry import BACKENDS
 PLAIN = Candidate("eager", "fp32")  # what everything is measured against
 SHARE = 0.6
 SPENT = "not tried: the budget is spent (--budget)"
-LEAST = 300.0  # seconds that a trial gets at least, while there is budget: full-size UNets take minutes
+LEAST = 300.0  # seconds that a trial gets at least, while there is budget: full-size denoisers take minutes
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def search(
 ) -> Iterator[SectionSearch]:
     """One section after the other; each may take SHARE of the time that is left until `end`, the last one all of it.
 
-    What is far behind in the first one, the UNet, is not built for the others.
+    What is far behind in the first one, the denoiser, is not built for the others.
     """
     tried = list(candidates(options, where))
     total = len(recorded) * len(tried)

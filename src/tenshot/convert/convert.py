@@ -74,7 +74,7 @@ def _net(found: Read, options: ConvertOptions, usual: str, events: Events) -> Wr
     return _told(options, nets.write(found, options.torch_dtype, target, events, file), target, events)
 
 
-def _whole(found: checkpoint.Whole, options: ConvertOptions, target: Path, events: Events) -> Written:
+def _whole(found: checkpoint.LazyModel, options: ConvertOptions, target: Path, events: Events) -> Written:
     found = found.cast(options.torch_dtype)
     if options.use_safetensors or options.to:
         made = checkpoint.write_file(found, target, events, about=phrase(options.trigger))

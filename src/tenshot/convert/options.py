@@ -11,7 +11,7 @@ from pydantic import Field
 
 from tenshot.core.errors import Fault
 from tenshot.core.options import Options
-from tenshot.export.ui_folders import FOLDERS, Place, places
+from tenshot.export.ui_folders import FOLDERS, UIFolder, places
 from tenshot.io import destinations
 from tenshot.option_types import FilePath, ModelPath, Rank, SomePath
 
@@ -30,7 +30,7 @@ class ConvertOptions(Options):
     src: ModelPath = Field(description="what to translate: a folder or a file; what it is, its content says")
     dst: Path | None = Field(None, description="the result: a .safetensors or .ckpt file, or else a folder")
     dtype: Dtype = Field("keep", description="numbers in the result")
-    ema: bool = Field(False, description="take the running average of the UNet's weights, where there is one")
+    ema: bool = Field(False, description="take the running average of the denoiser's weights, where there is one")
     config: ModelPath | None = Field(
         None, description="a model folder that tells what SRC cannot, and has the nets that SRC, part of a model, lacks"
     )
@@ -59,7 +59,7 @@ class ConvertOptions(Options):
         return ":".join(self.to)
 
     @property
-    def place(self) -> Place | None:
+    def place(self) -> UIFolder | None:
         """The user interface that --to names."""
         return next(iter(places([self.export])), None)
 

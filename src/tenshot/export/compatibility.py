@@ -116,7 +116,7 @@ def of_lora(source: Container, found: Mapping[Layer, Addition], family: Family |
     for program, known in ((WEBUI, _WEBUI), (COMFY, _COMFY)):
         if lost := _lost(source, known):
             reasons.setdefault(program, lost)
-    if family and source.about and not source.about.get(base_model.BASE, "").startswith(family.webui.lists):
+    if family and source.metadata and not source.metadata.get(base_model.BASE, "").startswith(family.webui.lists):
         reasons.setdefault(WEBUI, HIDDEN)
     released = (widths for family in registry.FAMILIES for widths in family.known_widths)
     if strange := sorted(_widths(found).difference(*released)):
@@ -141,7 +141,7 @@ def _lost(source: Container, known: re.Pattern[str]) -> str:
     """What a program makes of the layers' names: "" where it knows all of them."""
     layers: dict[Layer, bool] = {}
     for name in source.tensors:
-        place = lora_keys.place_of(name)
+        place = lora_keys.parse(name)
         if place and place.kind != "alpha":
             layers[place.part, place.layer] = bool(known.fullmatch(_stem(name)))
     parts = dict.fromkeys(part for part, _ in layers)

@@ -10,7 +10,7 @@ from tenshot.adapters import embedding
 from tenshot.core.errors import refuse_if
 from tenshot.core.events import Events
 from tenshot.export import compatibility, kohya, webui_config
-from tenshot.export.ui_folders import Place, Shown, accompany, faults, phrase, places
+from tenshot.export.ui_folders import Shown, UIFolder, accompany, faults, phrase, places
 from tenshot.families import validate
 from tenshot.io import tensor_files
 from tenshot.model import checkpoint
@@ -48,7 +48,7 @@ def put(
 
 
 def _put(
-    result: Result, place: Place, preview: Path | None, base: Path | None, about: Mapping[str, str], events: Events
+    result: Result, place: UIFolder, preview: Path | None, base: Path | None, about: Mapping[str, str], events: Events
 ) -> str:
     target = place.file(result.kind, result.name)
     about = {**about, **phrase(result.trigger)}

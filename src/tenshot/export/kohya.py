@@ -66,7 +66,7 @@ def write(
     others = {layer for layer in found if layer not in low_rank}
     as_they_are = _as_they_are(source, unet, others, made_for, dtype) if others else {}
     as_they_are |= bundled_embeddings.kept(source, dtype)
-    return write_found({**found, **low_rank}, target, made_for, {**source.about, **(about or {})}, as_they_are)
+    return write_found({**found, **low_rank}, target, made_for, {**source.metadata, **(about or {})}, as_they_are)
 
 
 def write_found(
@@ -95,7 +95,7 @@ def config_of(base: Path | None) -> Config | None:
 def origin(base: Path | None, source: Container, found: Mapping[Layer, Addition]) -> Origin:
     """By the model it belongs to, or by all that the file says of it. Raises Refusal where that leaves it open."""
     if base is None:
-        return Origin(base_model.family_of(source, found), said=source.about.get(base_model.BASE, ""))
+        return Origin(base_model.family_of(source, found), said=source.metadata.get(base_model.BASE, ""))
     whole_base = checkpoint.of_folder(model.find(str(base)))
     refuse_if(misfits(str(source.place), found, whole_base.layers))
     return Origin(whole_base.family, whole_base.denoiser)
@@ -125,7 +125,7 @@ def _as_they_are(
     named = {}
     original = made_for.family.kohya.original
     for name, lazy in source.tensors.items():
-        place = lora_keys.place_of(name, unet)
+        place = lora_keys.parse(name, unet)
         if place and not layers.isdisjoint(stacks.lying_in(parsing.key(place))):
             kind = "dora_scale" if place.kind == "magnitude" else place.kind
             tensor = lazy.read()

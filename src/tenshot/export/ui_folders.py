@@ -31,7 +31,7 @@ PREVIEW = 512  # pixels along the longer side, at most
 
 
 @dataclass(frozen=True)
-class Place:
+class UIFolder:
     """The folder in which a user interface is installed. program: a key of FOLDERS."""
 
     program: str
@@ -60,10 +60,12 @@ class Shown:
     preview: Path | None = None
 
 
-def places(export: Sequence[str]) -> list[Place]:
+def places(export: Sequence[str]) -> list[UIFolder]:
     """`webui:DIR` and `comfyui:DIR`, as far as they are that."""
     pairs = (each.partition(":") for each in export)
-    return [Place(program, Path(folder).expanduser()) for program, _, folder in pairs if program in FOLDERS and folder]
+    return [
+        UIFolder(program, Path(folder).expanduser()) for program, _, folder in pairs if program in FOLDERS and folder
+    ]
 
 
 def faults(export: Sequence[str], results: Sequence[tuple[str, str]]) -> Iterator[Fault]:
@@ -92,7 +94,7 @@ def phrase(trigger: str) -> dict[str, str]:
     return {"modelspec.trigger_phrase": trigger} if trigger else {}
 
 
-def accompany(place: Place, target: Path, shown: Shown, family: str) -> Written:
+def accompany(place: UIFolder, target: Path, shown: Shown, family: str) -> Written:
     """Write the picture and the facts that the user interface shows with a file. How it is used comes back."""
     from tenshot.io import tensors
     from tenshot.io.images import open_picture

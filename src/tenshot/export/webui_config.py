@@ -13,12 +13,12 @@ import yaml
 
 from tenshot.core.json_types import Config
 from tenshot.io import tensors
-from tenshot.model.checkpoint import Whole
+from tenshot.model.checkpoint import LazyModel
 
 LDM, SGM = "ldm.modules", "sgm.modules"
 
 
-def write(whole: Whole, checkpoint: Path) -> Path | None:
+def write(whole: LazyModel, checkpoint: Path) -> Path | None:
     """Beside a checkpoint that predicts v; others need none, and None comes back."""
     if whole.scheduler_config.get("prediction_type") != "v_prediction":
         return None
@@ -28,7 +28,7 @@ def write(whole: Whole, checkpoint: Path) -> Path | None:
     return target
 
 
-def _latent(whole: Whole) -> dict[str, object]:
+def _latent(whole: LazyModel) -> dict[str, object]:
     schedule, ((embedder, text),) = whole.scheduler_config, whole.family.webui.embedders
     unet = {"image_size": whole.denoiser.get("sample_size", 64), **_unet(whole.denoiser)}
     return _made(
@@ -52,7 +52,7 @@ def _latent(whole: Whole) -> dict[str, object]:
     )
 
 
-def _generative(whole: Whole) -> dict[str, object]:
+def _generative(whole: LazyModel) -> dict[str, object]:
     denoiser = f"{SGM}.diffusionmodules"
     return _made(
         "sgm.models.diffusion.DiffusionEngine",
@@ -71,7 +71,7 @@ def _generative(whole: Whole) -> dict[str, object]:
     )
 
 
-def _embedders(whole: Whole) -> list[dict[str, object]]:
+def _embedders(whole: LazyModel) -> list[dict[str, object]]:
     """The text encoders; then the picture's first size, its crop and its size as numbers."""
     place = f"{SGM}.encoders.modules"
     found = [

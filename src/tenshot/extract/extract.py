@@ -18,7 +18,7 @@ from tenshot.export.kohya import Origin
 from tenshot.extract.options import ExtractOptions, RankOptions, ResizeOptions
 from tenshot.io import destinations, tensors
 from tenshot.model import checkpoint
-from tenshot.model.checkpoint import Whole
+from tenshot.model.checkpoint import LazyModel
 
 SAME = 1e-6  # a layer whose weights differ by less, relative to their size, was not trained
 
@@ -61,7 +61,7 @@ def resize(options: ResizeOptions, events: Events) -> WrittenLora:
     before = {layer: each for layer, each in found.items() if isinstance(each, Difference)}
     made_for = kohya.origin(options.config, source, before)
     after = {layer: _smaller(each, options) for layer, each in before.items()}
-    told = kohya.write_found(after, options.out, made_for, source.about, bundled_embeddings.kept(source))
+    told = kohya.write_found(after, options.out, made_for, source.metadata, bundled_embeddings.kept(source))
     return {**told, "relative_error": factors.apart(before, after)}
 
 
@@ -81,14 +81,14 @@ def _taken(options: RankOptions) -> Iterator[Fault]:
     yield from destinations.faults("--out", options.out, options.overwrite, options.sources)
 
 
-def _strangers(tuned: Whole, base: Whole) -> Iterator[Fault]:
+def _strangers(tuned: LazyModel, base: LazyModel) -> Iterator[Fault]:
     do = f"give the model that {tuned.place} was trained from as --base"
     yield from checkpoint.differences(base, tuned, "two models of one architecture", do)
     if tuned.place.resolve() == base.place.resolve():
         yield _same(tuned, base)
 
 
-def _same(tuned: Whole, base: Whole) -> Fault:
+def _same(tuned: LazyModel, base: LazyModel) -> Fault:
     do = "give the result of the training, and as --base the model before it"
     return Fault(str(tuned.place), f"is the same as {base.place}", "a fine-tuned model", do)
 

@@ -78,7 +78,7 @@ class Family:
     spec: its name in the Stability AI model metadata specification, with {} for its variant.
     variants: those that were released; variant: which of them a denoiser is, by its configuration.
     lora_targets: attention, transformer, all -> how the names of the denoiser's layers end that get additions (LoRA).
-    kohya, webui: what kohya's scripts and AUTOMATIC1111 know of it. claims: how headers name it, as a pattern.
+    kohya, webui: what kohya's scripts and AUTOMATIC1111 know of it. named_as: how headers name it, as a pattern.
     v_sign: by what ComfyUI tells that a checkpoint predicts v. v_schedule: what the schedule is then besides.
     layers: how its denoiser's layers are called, as a pattern. widths: of its blocks, by the denoiser's configuration.
     sizes: the widths that were released, where there is more than one.
@@ -100,7 +100,7 @@ class Family:
     spec: str
     kohya: Kohya
     webui: WebUI
-    claims: str
+    named_as: str
     released: Mapping[str, Config]
     without_words: Callable[[Conditioning], Conditioning] | None = None
     micro_conditioned: Callable[[Conditioning, Sequence[MicroConditioning]], Conditioning] = lambda conditioning, _: {
@@ -159,11 +159,6 @@ def overlong(tokenizer: Tokenizer, prompt: str) -> str:
     whole = tokenizer(prompt, truncation=False, verbose=False).input_ids
     lost = whole[tokenizer.model_max_length - 1 : -1]
     return tokenizer.decode(lost).strip() if lost else ""
-
-
-def batched(conditioning: Conditioning, rows: torch.Tensor) -> Conditioning:
-    """The given rows of a conditioning."""
-    return nested({name: tensor[rows] for name, tensor in flattened(conditioning).items()})
 
 
 def moved(conditioning: Conditioning, where: torch.device | str) -> Conditioning:

@@ -85,7 +85,7 @@ SD1 = Family(
     spec="stable-diffusion-v1",
     kohya=Kohya("sd_v1"),
     webui=WebUI("SD1", [("FrozenCLIPEmbedder", {})]),
-    claims=r"sd[ _-]?v?1|stable[ -]diffusion[ -]v?1",
+    named_as=r"sd[ _-]?v?1|stable[ -]diffusion[ -]v?1",
     released={"unet": NET | {"cross_attention_dim": 768}, "text_encoder": CLIP_L},
 )
 SD2 = Family(
@@ -106,7 +106,7 @@ SD2 = Family(
     webui=WebUI("SD2", [("FrozenOpenCLIPEmbedder", {"freeze": True, "layer": "penultimate"})], tells_v=True),
     v_sign="norm",
     v_schedule={"_class_name": "DDIMScheduler"},
-    claims=r"sd[ _-]?v?2|stable[ -]diffusion[ -]v?2",
+    named_as=r"sd[ _-]?v?2|stable[ -]diffusion[ -]v?2",
     released={
         "unet": NET | {"cross_attention_dim": 1024, "use_linear_projection": True},
         "text_encoder": CLIP_H,  # its last layer is not read, and not in every file

@@ -129,7 +129,7 @@ SD3 = Family(
         words=mmdit.WORDS,
     ),
     webui=WebUI("Unknown", lacks=WEBUI_LACKS),
-    claims=r"sd[ _-]?v?3|stable[ -]diffusion[ -]v?3|(5-)?(medium|large)$",
+    named_as=r"sd[ _-]?v?3|stable[ -]diffusion[ -]v?3|(5-)?(medium|large)$",
     released={
         "transformer": MEDIUM,
         "text_encoder": sd.CLIP_L | {"projection_dim": 768},

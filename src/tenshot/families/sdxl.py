@@ -113,7 +113,7 @@ SDXL = Family(
     kohya=Kohya("sdxl_base_v1-0", blocks=keymaps.unet_modules),  # by its original blocks
     webui=WebUI("SDXL", EMBEDDERS, generative=True, lists="sdxl_"),
     v_sign="tensor",
-    claims=r"(sdxl|stable[ -]diffusion[ -]xl)(?!.*refiner)",
+    named_as=r"(sdxl|stable[ -]diffusion[ -]xl)(?!.*refiner)",
     released={"unet": FULL, "text_encoder": sd.CLIP_L, "text_encoder_2": CLIP_G},
     inputs=(*UNET_INPUTS, "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids"),
     without_words=without_words,

@@ -302,8 +302,8 @@ def _mismatches(place: Path, family: Family, configs: Mapping[str, Config | None
     denoiser = known[family.denoiser]
     wanted = denoiser.get(family.text_width)
     if known.keys() >= set(family.encoders) and (width := family.width(known)) != wanted:
-        yield Fault(str(place), f"text encoders give states of width {width}, the UNet wants {wanted}", fits, do)
+        yield Fault(str(place), f"text encoders give states of width {width}, the denoiser wants {wanted}", fits, do)
     channels, given = denoiser.get("in_channels", 4), known.get("vae", {}).get("latent_channels")
     if given is not None and channels not in (given, 2 * given, 2 * given + 1):
-        found = f"the UNet takes {channels} channels, the VAE gives {given}"
+        found = f"the denoiser takes {channels} channels, the VAE gives {given}"
         yield Fault(str(place), found, fits, "upscaling models are not for drawing from a prompt")

@@ -28,7 +28,7 @@ from tenshot.pipeline import Request, SamplingSettings
 from tenshot.runtime import compiled_model
 
 if TYPE_CHECKING:
-    from tenshot.adapters.requested import Given
+    from tenshot.adapters.requested import RequestedAdapters
 
 
 def generate(options: GenerateOptions, events: Events) -> Generated:
@@ -75,7 +75,7 @@ def _found(options: GenerateOptions, events: Events) -> Path:
     return place
 
 
-def _given(options: GenerateOptions) -> Given | None:
+def _given(options: GenerateOptions) -> RequestedAdapters | None:
     """The LoRAs and learned words that `options` name; None without, as peft is slow to import."""
     if not options.lora and not options.embedding:
         return None
@@ -87,7 +87,7 @@ def _given(options: GenerateOptions) -> Given | None:
     return requested.read(options.lora, options.embedding, config)
 
 
-def _attached(opened: compiled_model.CompiledModel, given: Given) -> compiled_model.CompiledModel:
+def _attached(opened: compiled_model.CompiledModel, given: RequestedAdapters) -> compiled_model.CompiledModel:
     for word in given.words:
         opened = opened.with_word(word.word, word.rows)
     strengths: dict[str | Path, float] = {}
@@ -97,7 +97,7 @@ def _attached(opened: compiled_model.CompiledModel, given: Given) -> compiled_mo
     return opened
 
 
-def _text(opened: Model, request: Request, settings: SamplingSettings, given: Given | None) -> str:
+def _text(opened: Model, request: Request, settings: SamplingSettings, given: RequestedAdapters | None) -> str:
     """The picture's infotext."""
     told = facts(opened, request, settings)
     if not given:

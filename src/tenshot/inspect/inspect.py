@@ -70,7 +70,7 @@ def _file(place: Path) -> Inspected:
         "container": source.kind,
         "tensors": len(source.tensors),
         **({"dtypes": dict(dtypes)} if source.kind != "pickle" else {}),
-        **_told(source.about),
+        **_told(source.metadata),
         **hashes.shown(file),
     }
 
@@ -131,12 +131,12 @@ def _word(source: Container) -> Inspected:
 def _lora(source: Container) -> Inspected:
     kohya = any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
     try:
-        source = adapter_files.told(source)
+        source = adapter_files.with_settings(source)
     except Refusal as refusal:
         return {"what": "lora", "strength_unknown": refusal.faults[0].found, "loads_in": []}
     kinds = parsing.kinds(source.tensors)
     found: Inspected = {"what": "lora", "kinds": kinds, "names": "kohya" if kohya else "diffusers or peft"}
-    layers = {(place.part, place.layer) for name in source.tensors if (place := lora_keys.place_of(name))}
+    layers = {(place.part, place.layer) for name in source.tensors if (place := lora_keys.parse(name))}
     found["layers"] = dict(Counter(part for part, _ in sorted(layers)))
     if words := bundled_embeddings.names(source):
         found["words"] = words
@@ -167,7 +167,7 @@ def _told(about: Mapping[str, str]) -> Inspected:
     if training := {name: about[name] for name in TRAINING if name in about}:
         found["training"] = training
     tags: Counter[str] = Counter()
-    for each in tensor_files.said(about, "ss_tag_frequency").values():
+    for each in tensor_files.json_metadata(about, "ss_tag_frequency").values():
         for tag, count in each.items() if isinstance(each, dict) else ():
             tags[tag.strip()] += count if isinstance(count, int) else 0
     words = [about.get("modelspec.trigger_phrase", ""), *(tag for tag, _ in tags.most_common(TAGS))]

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.json_types import Config
 from tenshot.io import captions, text_files
-from tenshot.io.image_folder import claims, listed
+from tenshot.io.image_folder import is_picture, listed
 
 NAMES = ("metadata.jsonl", "metadata.csv")
 COLUMN = "text"  # where captions stand unless another column is named
@@ -113,7 +113,7 @@ def _kohya(file: Path) -> Config:
 def _kohya_rows(table: Path, faults: list[Fault]) -> Iterator[Row]:
     """A key is the path of a picture, on the machine that wrote the table, or its name without the suffix."""
     files, _ = listed(table.parent, str(table.parent))
-    exact, alike = captions.by_name({file: file for file in files if claims(file)})
+    exact, alike = captions.by_name({file: file for file in files if is_picture(file)})
     for key, said in _kohya(table).items():
         name = PureWindowsPath(key).name if "\\" in key else PurePosixPath(key).name
         pictures = exact.get(name) or alike.get(captions.folded(name), [])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
 from tenshot.io import caption_tables, captions
-from tenshot.io.image_folder import MASK, REPEATED, Example, Say, claims, listed, read_folder, read_picture, tell
+from tenshot.io.image_folder import MASK, REPEATED, Example, Say, is_picture, listed, read_folder, read_picture, tell
 from tenshot.io.images import open_mask
 
 TRAIN = "train"  # the split that the imagefolder layout calls so
@@ -55,7 +55,7 @@ def read(
 def _split(folder: Path, option: str, say: Say) -> Path:
     """The folder that the pictures lie in: `train`, where there are none beside it."""
     files, folders = listed(folder, option)
-    if not (folder / TRAIN).is_dir() or any(map(claims, files)):
+    if not (folder / TRAIN).is_dir() or any(map(is_picture, files)):
         return folder
     tell(say, "beside train, not learned from", [each for each in folders if each.name != TRAIN])
     return folder / TRAIN
@@ -98,7 +98,7 @@ def _from_folders(repeated: Sequence[tuple[Path, str, str]], place: Path, option
 
 def _counts(entry: Path) -> bool:
     """Would someone expect this to be learned?"""
-    return any(map(claims, listed(entry, str(entry))[0])) if entry.is_dir() else claims(entry)
+    return any(map(is_picture, listed(entry, str(entry))[0])) if entry.is_dir() else is_picture(entry)
 
 
 def _beside(entry: Path) -> Fault:
@@ -129,7 +129,7 @@ def _from_table(table: Path, column: str, say: Say) -> list[Example]:
 def _below(folder: Path) -> tuple[list[Path], list[Path]]:
     """All pictures in and below `folder`, and all text files."""
     found = [each for each in sorted(folder.rglob("*")) if not _hidden(each.relative_to(folder))]
-    return [each for each in found if claims(each)], [e for e in found if e.suffix.lower() in captions.SUFFIXES]
+    return [each for each in found if is_picture(each)], [e for e in found if e.suffix.lower() in captions.SUFFIXES]
 
 
 def _hidden(path: Path) -> bool:

@@ -89,7 +89,7 @@ def of_lora(path: Path) -> str:
     """What AUTOMATIC1111 lists under `Lora hashes`: what the file says itself, AutoV3, or a pickle's SHA-256."""
     if path.suffix != ".safetensors":
         return of_file(path)[:12]
-    said = tensor_files.opened_safetensors(path).about.get("sshs_model_hash", "")
+    said = tensor_files.opened_safetensors(path).metadata.get("sshs_model_hash", "")
     return said[:12] or of_file(path, data_start(path))[:12]
 
 

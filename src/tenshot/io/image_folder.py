@@ -70,7 +70,7 @@ def read_folder(
     """
     files, folders = listed(folder, option)
     files = [file for file in files if file.name not in without]
-    pictures = [file for file in files if claims(file)]
+    pictures = [file for file in files if is_picture(file)]
     if not pictures:
         raise Refusal(_no_pictures(folder, files, folders, option))
     said: dict[Path, Path] = {}
@@ -119,7 +119,7 @@ def unchanged(example: Example) -> Image.Image:
     return image
 
 
-def claims(file: Path) -> bool:
+def is_picture(file: Path) -> bool:
     """Does its suffix say that it is a picture?"""
     return file.suffix.lower() in SUFFIXES
 
@@ -178,7 +178,7 @@ def _deeper(folders: Sequence[Path]) -> list[tuple[Path, int]]:
                 continue
             if any(file.name == RUN for file in files):
                 continue
-            counted.append((folder, sum(map(claims, files))))
+            counted.append((folder, sum(map(is_picture, files))))
             below += inner
         level = below
     return [(folder, count) for folder, count in counted if count]

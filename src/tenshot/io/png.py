@@ -11,14 +11,11 @@ from typing import cast
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from tenshot.io import text_files
 from tenshot.io.images import as_rgb, load, pillow_silent
 from tenshot.io.tensors import replacing
 
 _NEGATIVE = "Negative prompt:"
 _KEY = r"\w[^,:\"\n]*"
-_VALUE = r"\"(?:\\.|[^\\\"])*\"|[^,\n]*"
-_PAIR = re.compile(rf"\s*({_KEY}):\s*({_VALUE})(?:,|$)")
 
 _INK, _FAINT, _EMPTY = "#222222", "#d8d8d8", "#f3f3f3"
 
@@ -34,20 +31,6 @@ def infotext(prompt: str, negative_prompt: str, facts: Mapping[str, object]) -> 
     last = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in facts.items() if value is not None)
     negative = f"{_NEGATIVE} {negative_prompt}" if negative_prompt else ""
     return "\n".join(part for part in (prompt, negative, last) if part)
-
-
-def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
-    """Prompt, negative prompt and facts of an infotext; the inverse of `infotext`.
-
-    As in every reader of this format, the last line holds the facts if it starts with `Steps: <number>` or is made of
-    three facts or more, and the negative prompt starts at the first line that says so.
-    """
-    lines = text.split("\n")
-    facts = _facts(lines[-1])
-    lines = lines[:-1] if facts else lines
-    start = next((number for number, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
-    negative = "\n".join(lines[start:])[len(_NEGATIVE) :]
-    return "\n".join(lines[:start]), negative.removeprefix(" "), facts
 
 
 def write_png(path: Path, image: Image.Image, text: str) -> None:
@@ -166,29 +149,6 @@ def _height(text: str, font: ImageFont.FreeTypeFont, below: int = 0) -> int:
 def _quoted(value: str) -> str:
     plain = not re.search(r"[,:\n]", value) and not value.startswith('"') and value == value.strip()
     return value if plain else json.dumps(value, ensure_ascii=False)
-
-
-def _unquoted(value: str) -> str:
-    if not value.startswith('"'):
-        return value.strip()
-    try:
-        return str(text_files.parsed(value))
-    except ValueError:
-        return value
-
-
-def _facts(line: str) -> dict[str, str]:
-    """The facts that `line` holds, none where it reads like a prompt. Never scans a character twice, however long."""
-    facts: dict[str, str] = {}
-    at, whole = 0, True
-    while at < len(line):
-        pair = _PAIR.match(line, at)
-        if pair:
-            facts[pair[1].rstrip()] = _unquoted(pair[2])
-        whole = whole and pair is not None
-        at = pair.end() if pair else (line.find(",", at) + 1 or len(line))
-    certain = re.match(r"Steps: \d+(,|$)", line) is not None
-    return facts if certain or (whole and len(facts) >= 3) else {}
 
 
 def _user_comment(comment: bytes) -> str | None:

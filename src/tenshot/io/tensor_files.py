@@ -59,7 +59,7 @@ class Lazy:
 
 @dataclass(frozen=True)
 class Container:
-    """The tensors of one file or of several shards. about: what the header says beside them.
+    """The tensors of one file or of several shards. metadata: what the header says beside them.
 
     rest: whatever a pickle holds beside tensors that is plain: numbers, text, lists of them.
     """
@@ -67,7 +67,7 @@ class Container:
     place: Path
     kind: str
     tensors: Mapping[str, Lazy]
-    about: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     rest: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -98,10 +98,10 @@ def looked_into(path: Path) -> Container:
     return Container(path, "pickle", dict.fromkeys(texts, nothing), {}, {"calls": calls})
 
 
-def said(about: Mapping[str, object], key: str) -> dict[str, Any]:
+def json_metadata(metadata: Mapping[str, object], key: str) -> dict[str, Any]:
     """The JSON object that a header holds under `key`; empty where there is none, as others write anything there."""
     try:
-        text = about.get(key, "{}")
+        text = metadata.get(key, "{}")
         found = text_files.parsed(text) if isinstance(text, str | bytes) else {}
     except ValueError:
         return {}
@@ -111,7 +111,7 @@ def said(about: Mapping[str, object], key: str) -> dict[str, Any]:
 def opened_safetensors(path: Path) -> Container:
     """A safetensors file as it is, eight-bit weights and their scales apart. Raises Refusal."""
     header = read_header(path)
-    about = header.pop("__metadata__", None) or {}
+    metadata = header.pop("__metadata__", None) or {}
     try:
         with safe_open(path, "pt"):  # it checks that the offsets fit the dtypes, the shapes and each other
             pass
@@ -127,7 +127,7 @@ def opened_safetensors(path: Path) -> Container:
             raise Refusal(Fault(str(path), found, ", ".join(DTYPES), do))
         shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
         tensors[name] = Lazy(shape, dtype, partial(_read, path, data + entry["data_offsets"][0], shape, dtype))
-    return Container(path, "safetensors", tensors, about)
+    return Container(path, "safetensors", tensors, metadata)
 
 
 def _read(path: Path, start: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -209,7 +209,7 @@ def _shards(index: Path) -> Container:
     missing = sorted(names.keys() - tensors.keys())
     if missing:
         raise Refusal(Fault(str(index), f"{len(missing)} tensors are in no shard: {missing[0]}, ...", "all", AGAIN))
-    return Container(index, "shards", tensors, next(iter(shards.values())).about if shards else {})
+    return Container(index, "shards", tensors, next(iter(shards.values())).metadata if shards else {})
 
 
 def _multiplied(found: Container) -> Container:
@@ -242,12 +242,12 @@ def _multiplied(found: Container) -> Container:
 
 def _formats(found: Container) -> dict[str, dict[str, object]]:
     """How each layer is packed, as ComfyUI has it written: beside the layer, or in the header."""
-    told = said(found.about, "_quantization_metadata").get("layers")
+    told = json_metadata(found.metadata, "_quantization_metadata").get("layers")
     formats = dict(told) if isinstance(told, dict) else {}
     for name, lazy in found.tensors.items():
         if name.endswith(f".{COMFY}"):
             text = bytes(lazy.read().flatten().tolist()) if lazy.dtype == torch.uint8 and lazy.nbytes < 4096 else b""
-            formats[name.removesuffix(f".{COMFY}")] = said({COMFY: text}, COMFY)
+            formats[name.removesuffix(f".{COMFY}")] = json_metadata({COMFY: text}, COMFY)
     return {layer: each if isinstance(each, dict) else {} for layer, each in formats.items()}
 
 

@@ -40,7 +40,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def metadata(path: Path) -> dict[str, str]:
     """The metadata in a safetensors file's header."""
-    return dict(tensor_files.opened_safetensors(path).about)
+    return dict(tensor_files.opened_safetensors(path).metadata)
 
 
 def finite(tensor: torch.Tensor) -> bool:

@@ -25,7 +25,7 @@ from tenshot.io import destinations, tensors
 from tenshot.io.tensor_files import Container, Lazy
 from tenshot.merge.options import MergeOptions
 from tenshot.model import checkpoint
-from tenshot.model.checkpoint import Whole
+from tenshot.model.checkpoint import LazyModel
 
 Shares = Sequence[tuple[dict[Layer, Addition], float]]
 
@@ -57,7 +57,7 @@ def _opened(path: Path) -> Container | None:
 
 
 def _into(
-    options: MergeOptions, base: Whole, sources: Sequence[Container | None], ratios: Sequence[float], events: Events
+    options: MergeOptions, base: LazyModel, sources: Sequence[Container | None], ratios: Sequence[float], events: Events
 ) -> Merged:
     files = [each for each in sources if each and parsing.is_lora(each.tensors)]
     words: bundled_embeddings.Words = {}
@@ -121,7 +121,7 @@ def _idle_blocks(options: MergeOptions, layers: Sequence[Layer]) -> Iterator[Fau
             )
 
 
-def into_model(base: Whole, shares: Shares, options: MergeOptions) -> Whole:
+def into_model(base: LazyModel, shares: Shares, options: MergeOptions) -> LazyModel:
     """W + sum of ratio x difference, layer by layer. Raises Refusal where a LoRA has layers that the model has not."""
     loras = zip(options.models, (found for found, _ in shares), strict=True)
     refuse_if(chain.from_iterable(misfits(str(place), found, base.layers) for place, found in loras))
@@ -145,7 +145,9 @@ def _added(name: str, before: Lazy, shares: Sequence[tuple[Addition, float]], dt
     return _finite(summed(before.read(), shares).to(dtype), name)
 
 
-def of_models(base: Whole, others: Sequence[Whole], ratios: Sequence[float], options: MergeOptions) -> Whole:
+def of_models(
+    base: LazyModel, others: Sequence[LazyModel], ratios: Sequence[float], options: MergeOptions
+) -> LazyModel:
     """Weighted sum or added difference. Raises Refusal where the models do not have the same tensors."""
     fits, do = f"another {base.family.title} of the same architecture", "tenshot inspect FILE says what each is"
     refuse_if(chain.from_iterable(checkpoint.differences(base, each, fits, do) for each in others))
@@ -160,7 +162,9 @@ def of_models(base: Whole, others: Sequence[Whole], ratios: Sequence[float], opt
     return replace(base, parts=parts)
 
 
-def _mixed(part: str, name: str, models: Sequence[Whole], shares: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+def _mixed(
+    part: str, name: str, models: Sequence[LazyModel], shares: Sequence[float], dtype: torch.dtype
+) -> torch.Tensor:
     first = models[0].parts[part][name].read()
     if not first.dtype.is_floating_point:
         return first

@@ -22,8 +22,8 @@ from tenshot.families.components import Net
 from tenshot.families.conversion import Ledger
 from tenshot.io import tensor_files, tensors, text_files
 from tenshot.io.tensor_files import Container, Lazy
-from tenshot.model import folders, single_nets, tokenizers
-from tenshot.model.header import TOLD, said
+from tenshot.model import folders, header, single_nets, tokenizers
+from tenshot.model.header import TOLD
 from tenshot.model.tokenizers import Words
 
 V_PREDICTION = 0.09  # above it lies the spread of a norm's bias in Stable Diffusion 2 models that predict v
@@ -31,8 +31,8 @@ NORM = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias
 
 
 @dataclass(frozen=True)
-class Whole:
-    """parts: part -> its tensors under our names. words: tokenizer -> what `tokenizers.made` has to know.
+class LazyModel:
+    """parts: part -> its tensors under our names. words: tokenizer -> what `tokenizers.from_metadata` has to know.
 
     zeros: no negative prompt means zeros; None: as the family has it.
     """
@@ -65,18 +65,18 @@ class Whole:
             if name.endswith((".weight", ".bias"))
         }
 
-    def cast(self, dtype: torch.dtype | None) -> Whole:
+    def cast(self, dtype: torch.dtype | None) -> LazyModel:
         return replace(self, parts={part: conversion.cast(content, dtype) for part, content in self.parts.items()})
 
 
-def differences(base: Whole, other: Whole, fits: str, do: str) -> Iterator[Fault]:
+def differences(base: LazyModel, other: LazyModel, fits: str, do: str) -> Iterator[Fault]:
     """What keeps another model from being compared with `base`, tensor by tensor."""
     if names := shapes.differences(base.shapes, other.shapes).names:
         found = f"{len(names)} tensors are not the same as in {base.place}: {', '.join(names[:3])}"
         yield Fault(str(other.place), found, fits, do)
 
 
-def read(place: Path, config: Path | None = None, ema: bool = False, vae: Path | None = None) -> Whole:
+def read(place: Path, config: Path | None = None, ema: bool = False, vae: Path | None = None) -> LazyModel:
     """A model folder, or one file. Raises Refusal.
 
     config: a model folder that tells what a file cannot. vae: a file or folder whose VAE takes the place of its own,
@@ -111,12 +111,12 @@ def family_of(source: Container, vae: Path | None = None, config: Path | None = 
     return None if alone else conversion.recognised(named, [family], besides=others)
 
 
-def with_vae(whole: Whole, vae: Path) -> Whole:
+def with_vae(whole: LazyModel, vae: Path) -> LazyModel:
     """The same model with another VAE. Raises Refusal where it is none, or of another kind of latents."""
     found = single_nets.read(vae, kind=whole.family.parts["vae"])
     channels, wanted = found.config.get("latent_channels", 4), whole.denoiser.get("out_channels", 4)
     if channels != wanted:
-        told = f"has latents of {channels} channels, the UNet has {wanted}"
+        told = f"has latents of {channels} channels, the denoiser takes {wanted}"
         raise Refusal(Fault(f"--vae {vae}", told, f"a VAE of {whole.family.title}", "name another"))
     own = whole.configs.get("vae", {})
     latents = {name: own.get(name, usual) for name, usual in whole.family.latents.items()}
@@ -126,19 +126,22 @@ def with_vae(whole: Whole, vae: Path) -> Whole:
     return replace(whole, parts=parts, configs={part: configs[part] for part in parts})
 
 
-def of_folder(place: Path) -> Whole:
+def of_folder(place: Path) -> LazyModel:
     family = validate.examine(place)
     configs = {part: _config(place / part) for part in family.original}
     parts = {}
     for part, config in configs.items():
         wanted = conversion.skeleton(family.parts[part], config)
         parts[part] = {name: lazy for name, lazy in validate.contents(place / part).items() if name in wanted}
-    return Whole(
+    return LazyModel(
         family,
         parts,
         configs,
         text_files.read_json(place / "scheduler" / "scheduler_config.json"),
-        {name: tokenizers.told(place / name, padding, family.parts[name]) for name, padding in family.paddings.items()},
+        {
+            name: tokenizers.as_metadata(place / name, padding, family.parts[name])
+            for name, padding in family.paddings.items()
+        },
         place,
         text_files.read_json(place / "model_index.json").get(ZEROS),
     )
@@ -152,7 +155,7 @@ def _config(part: Path) -> dict[str, object]:
 
 def of_file(
     source: Container, family: Family, config: Path | None = None, ema: bool = False, vae: Path | None = None
-) -> Whole:
+) -> LazyModel:
     if vae:
         root, _ = family.original["vae"]
         original = {part: place for part, place in family.original.items() if part != "vae"}
@@ -168,17 +171,17 @@ def of_file(
             raise Refusal(Fault("--config", found, fits, "leave it out, or name a model folder of that family"))
         told = _told(other)
     else:
-        told = said(source)
+        told = header.read(source)
     configs = conversion.configured(family, source.tensors, told.get("configs", {}))
     parts, ledger = conversion.to_parts(family, source.tensors, configs, ema)
     schedule = told.get("schedule") or schedule_of(source, family)
     words = {name: told.get("tokenizers", {}).get(name, {}) for name in family.paddings}
-    return Whole(family, parts, configs, schedule, words, source.place, told.get(ZEROS), ledger)
+    return LazyModel(family, parts, configs, schedule, words, source.place, told.get(ZEROS), ledger)
 
 
 def _completed(
-    source: Container, family: Family, other: Whole, lacking: Sequence[str], config: Path, ema: bool
-) -> Whole:
+    source: Container, family: Family, other: LazyModel, lacking: Sequence[str], config: Path, ema: bool
+) -> LazyModel:
     """A part of a checkpoint, with the nets of another model for those that it lacks."""
     original = {part: place for part, place in family.original.items() if part not in lacking}
     part = of_file(source, replace(family, original=original), config, ema)
@@ -201,7 +204,7 @@ def schedule_of(source: Container, family: Family) -> dict[str, object]:
     return found
 
 
-def _told(whole: Whole) -> dict[str, Any]:
+def _told(whole: LazyModel) -> dict[str, Any]:
     """What the original layout cannot say."""
     return {
         "version": __version__,
@@ -213,11 +216,11 @@ def _told(whole: Whole) -> dict[str, Any]:
 
 
 def prediction(source: Container, family: Family) -> str:
-    """What a checkpoint's UNet answers, by all its signs."""
+    """What a checkpoint's denoiser answers, by all its signs."""
     known = family.process.predictions()
     if len(known) == 1:
         return known[0]
-    said = source.about.get("modelspec.prediction_type", "")
+    said = source.metadata.get("modelspec.prediction_type", "")
     if "v_pred" in source.tensors or said.startswith("v"):
         return "v_prediction"
     if said or family.v_sign != "norm" or (found := spread(source)) is None:
@@ -231,7 +234,7 @@ def spread(source: Container) -> float | None:
     return None if norm is None else float(norm.read().float().std(correction=0))
 
 
-def write(whole: Whole, target: Path, events: Events, pickle: bool = False) -> Ledger:
+def write(whole: LazyModel, target: Path, events: Events, pickle: bool = False) -> Ledger:
     """A file of the original layout where the name ends like one, or else a model folder."""
     if target.suffix in (".safetensors", ".ckpt"):
         return write_file(whole, target, events, pickle or target.suffix == ".ckpt")
@@ -240,7 +243,7 @@ def write(whole: Whole, target: Path, events: Events, pickle: bool = False) -> L
 
 
 def write_file(
-    whole: Whole, target: Path, events: Events, pickle: bool = False, about: Mapping[str, str] | None = None
+    whole: LazyModel, target: Path, events: Events, pickle: bool = False, about: Mapping[str, str] | None = None
 ) -> Ledger:
     """A file of the original layout. about: further metadata."""
     content, ledger = conversion.to_original(whole.family, whole.parts, whole.configs)
@@ -266,14 +269,14 @@ def write_file(
     return ledger
 
 
-def write_folder(whole: Whole, target: Path, events: Events) -> None:
+def write_folder(whole: LazyModel, target: Path, events: Events) -> None:
     family = whole.family
     with tensors.replacing_folder(target) as folder:
         for part, content in whole.parts.items():
             write_net(folder / part, family.parts[part], whole.configs[part], content, events)
         for name, padding in family.paddings.items():
             size = whole.configs[name.replace("tokenizer", "text_encoder")]["vocab_size"]
-            made = tokenizers.made(whole.words[name], padding, size, str(whole.place), family.parts[name])
+            made = tokenizers.from_metadata(whole.words[name], padding, size, str(whole.place), family.parts[name])
             folders.save_part(made, folder / name)
         tensors.write_json(folder / "scheduler" / "scheduler_config.json", dict(whole.scheduler_config))
         channels = whole.denoiser.get("in_channels", 4)

@@ -54,7 +54,7 @@ def index(
 ) -> dict[str, object]:
     """What model_index.json says. zeros: no negative prompt means zeros, in families that know the difference.
 
-    channels: that the UNet takes, which tell inpainting and editing models.
+    channels: that the denoiser takes, which tell inpainting and editing models.
     """
     parts = {name: [kind.__module__.split(".")[0], kind.__name__] for name, kind in family.parts.items()}
     scheduler = ["diffusers", schedule.get("_class_name", "PNDMScheduler")]

@@ -11,10 +11,10 @@ from tenshot.io.tensor_files import Container
 TOLD = "tenshot"  # the metadata's key, with JSON behind it
 
 
-def said(source: Container) -> dict[str, Any]:
+def read(source: Container) -> dict[str, Any]:
     """What our own files say beside their tensors. Raises Refusal where that is damaged."""
-    text = source.about.get(TOLD) or source.rest.get(TOLD) or "{}"
-    found = tensor_files.said({TOLD: text}, TOLD)
+    text = source.metadata.get(TOLD) or source.rest.get(TOLD) or "{}"
+    found = tensor_files.json_metadata({TOLD: text}, TOLD)
     mappings = [found, *(found.get(name, {}) for name in ("configs", "schedule", "tokenizers"))]
     mappings += [each for outer in mappings[1::2] if isinstance(outer, dict) for each in outer.values()]
     if (text != "{}" and not found) or not all(isinstance(each, dict) for each in mappings):

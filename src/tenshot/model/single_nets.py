@@ -152,7 +152,7 @@ def _config(source: Container, net: Net, config: Path | None, inner: Mapping[str
         own = config / net.place / "config.json"
         return dict(text_files.read_json(own if own.is_file() else config / "config.json"))
     beside = source.place.parent / "config.json"
-    told = header.said(source).get("configs", {}).get("net", {})
+    told = header.read(source).get("configs", {}).get("net", {})
     if not told and not net.original and beside.is_file():
         said = text_files.read_json(beside)
         told = said if isinstance(said, dict) and said.get("_class_name") == net.kind.__name__ else {}

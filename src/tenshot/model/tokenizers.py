@@ -57,7 +57,7 @@ def _bytes() -> list[int]:
     return found
 
 
-def told(part: Path, padding: str, kind: type[PreTrainedTokenizerBase] = CLIPTokenizer) -> Words:
+def as_metadata(part: Path, padding: str, kind: type[PreTrainedTokenizerBase] = CLIPTokenizer) -> Words:
     """What a file has to carry so that a folder's tokenizer comes back; nothing where it is as the family has it."""
     tokenizer = kind.from_pretrained(part)
     if kind is not CLIPTokenizer:
@@ -69,10 +69,10 @@ def told(part: Path, padding: str, kind: type[PreTrainedTokenizerBase] = CLIPTok
     return words if tokenizer.pad_token == padding else {**words, "padding": tokenizer.pad_token}
 
 
-def made(
+def from_metadata(
     known: Words, padding: str, words: int, where: str, kind: type[PreTrainedTokenizerBase] = CLIPTokenizer
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that `told` spoke of, or CLIP's. Raises Refusal where it does not fit `words` tokens."""
+    """The tokenizer that `as_metadata` spoke of, or CLIP's. Raises Refusal where it does not fit `words` tokens."""
     if kind is not CLIPTokenizer:
         own = kind is T5Tokenizer and words == T5_TOKENS and WHOLE not in known
         return _whole(t5_words() if own else known, padding, kind, where, words)

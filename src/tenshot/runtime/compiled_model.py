@@ -121,7 +121,7 @@ class CompiledModel(Model):
     def load_weights(self, place: str | Path) -> None:
         """Run another fine-tune of the same architecture, a folder or a file, with no LoRA.
 
-        Raises Refusal, with nothing changed, where a name, a shape, a kind of numbers or what the UNet predicts is
+        Raises Refusal, with nothing changed, where a name, a shape, a kind of numbers or what the denoiser predicts is
         another.
         """
         with self.state.turn:

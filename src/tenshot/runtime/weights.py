@@ -19,7 +19,7 @@ from tenshot.families import shapes, text_model
 from tenshot.families.components import Net, Parts
 from tenshot.io.tensor_files import Lazy
 from tenshot.model import checkpoint
-from tenshot.model.checkpoint import Whole
+from tenshot.model.checkpoint import LazyModel
 
 Share = tuple[Mapping[Layer, Addition], float]  #: what a LoRA adds, and how strongly it counts
 Changes = dict[str, dict[str, torch.Tensor]]  #: part -> its weights that become others
@@ -59,7 +59,7 @@ def layers(parts: Parts) -> dict[Layer, tuple[int, ...]]:
 def with_base(parts: Parts, place: Path, prediction: str) -> tuple[Changes, Stack]:
     """All weights of `parts` as another model has them.
 
-    Raises Refusal where it is of another architecture, or its UNet was not trained for `prediction`.
+    Raises Refusal where it is of another architecture, or its denoiser was not trained for `prediction`.
     """
     with steady(place):
         base = checkpoint.read(place)
@@ -113,7 +113,7 @@ class _Numbers:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self.base: Whole | None = None
+        self.base: LazyModel | None = None
 
     def of(self, part: str, name: str, pristine: torch.Tensor) -> torch.Tensor:
         """float32. Raises Refusal where the files are no longer what the model was opened from."""
@@ -128,7 +128,7 @@ class _Numbers:
         return read.float()
 
 
-def unexpected(parts: Parts, base: Whole) -> Iterator[Fault]:
+def unexpected(parts: Parts, base: LazyModel) -> Iterator[Fault]:
     """What keeps `base` from taking the place of the weights of `parts`: names, shapes, kinds of numbers."""
     for part, content in base.parts.items():
         wanted = {name: tuple(tensor.shape) for name, tensor in own(parts[part]).items()} if part in parts else {}
@@ -148,10 +148,12 @@ def _equal(held: torch.Tensor, lazy: Lazy) -> bool:
     return tuple(held.shape) == lazy.shape and torch.equal(held.cpu(), lazy.read().to(held.dtype))
 
 
-def _other_prediction(base: Whole, wanted: str) -> Iterator[Fault]:
+def _other_prediction(base: LazyModel, wanted: str) -> Iterator[Fault]:
     found = base.family.process.from_config(base.scheduler_config).prediction
     if found != wanted:
-        yield Fault(str(base.place), f"its UNet predicts {found}", f"{wanted}, as in this model", "open it by itself")
+        yield Fault(
+            str(base.place), f"its denoiser predicts {found}", f"{wanted}, as in this model", "open it by itself"
+        )
 
 
 Stamp = Mapping[Path, tuple[int, ...]]

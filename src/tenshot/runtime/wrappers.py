@@ -28,7 +28,6 @@ from tenshot.families.components import Net
 from tenshot.runtime.sections import CompiledSection
 from tenshot.runtime.weights import own
 
-States = tuple[torch.Tensor, ...] | None
 Programs = Mapping[str, CompiledSection]  #: section -> its programs
 
 

@@ -137,7 +137,7 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
 
     pretrained_model_name_or_path: Model = Field("pocket", description="pocket, a model folder, or a checkpoint file")
     vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
-    train_text_encoder: bool = Field(False, description="train the text encoder along with the UNet")
+    train_text_encoder: bool = Field(False, description="train the text encoder along with the denoiser")
     text_encoder_lr: float | None = Field(None, gt=0, le=100, description="its own learning rate; default: the same")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     fit_memory: bool = Field(False, description="if it does not fit: checkpoint, accumulate, then another optimizer")
@@ -198,7 +198,7 @@ class DreamBoothOptions(FineTuneOptions):
 
 
 class FullOptions(FineTuneOptions):
-    """Teach a model from captioned pictures, all of its UNet."""
+    """Teach a model from captioned pictures, all of its denoiser (UNet or transformer)."""
 
     train_data_dir: FolderPath = Field(description="folder of pictures with captions")
     output_dir: Path = Field(Path("out/full"), description="folder for the result, its checkpoints and its log")
@@ -224,7 +224,9 @@ class LoraOptions(FineTuneOptions):
     )
     use_dora: bool = Field(False, description="train magnitude and direction apart (DoRA)")
     use_rslora: bool = Field(False, description="strength is alpha / sqrt(rank) (rank-stabilised)")
-    quantize_base: Literal["nf4", "int8"] | None = Field(None, description="keep the UNet's matrices in 4 or 8 bits")
+    quantize_base: Literal["nf4", "int8"] | None = Field(
+        None, description="keep the denoiser's matrices in 4 or 8 bits"
+    )
     start_from: SomePath | None = Field(None, description="a LoRA file to train further")
     embeddings: list[SomePath] = Field([], description="files with learned words that the captions say")
 

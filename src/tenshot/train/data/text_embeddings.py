@@ -8,8 +8,7 @@ import torch
 
 from tenshot.core.device import autocast
 from tenshot.core.events import Events, track
-from tenshot.families import base
-from tenshot.families.base import Conditioning
+from tenshot.families.base import Conditioning, flattened, joined, moved, nested
 from tenshot.io import hashes
 from tenshot.model.model import Model
 from tenshot.train.data.latents_cache import TensorCache
@@ -34,8 +33,8 @@ class TextEmbeddingCache:
         self.room = IN_MEMORY
 
     def of(self, texts: Sequence[str]) -> Conditioning:
-        """What the UNet is told of the texts of a batch, on the model's device."""
-        return base.moved(base.joined(*map(self._one, texts)), self.base.device)
+        """What the denoiser is told of the texts of a batch, on the model's device."""
+        return moved(joined(*map(self._one, texts)), self.base.device)
 
     def learn(self, said: Collection[str], events: Events) -> None:
         """Ask for all of them now, where they are few enough to be kept."""
@@ -63,9 +62,9 @@ class TextEmbeddingCache:
         name = self._key(text)
         found = self.cache.read(name)
         if found is None:
-            found = base.flattened(self._asked(text))
+            found = flattened(self._asked(text))
             self.cache.write(name, found)
-        return base.nested(found)
+        return nested(found)
 
     def _key(self, text: str) -> str:
         return hashes.of_values(repr(text), *self.encoders)
@@ -73,8 +72,8 @@ class TextEmbeddingCache:
     @torch.no_grad()
     def _asked(self, text: str) -> Conditioning:
         with autocast(self.base.device, "no"):  # it may be asked for in the middle of a training step
-            return base.moved(self.base.encode_prompt([text]), "cpu")
+            return moved(self.base.encode_prompt([text]), "cpu")
 
 
 def _bytes(conditioning: Conditioning) -> int:
-    return sum(tensor.nbytes for tensor in base.flattened(conditioning).values())
+    return sum(tensor.nbytes for tensor in flattened(conditioning).values())

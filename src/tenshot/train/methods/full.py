@@ -1,4 +1,4 @@
-"""Full fine-tuning: all of the UNet learns from captioned pictures, as it was trained in the first place."""
+"""Full fine-tuning: all of the denoiser learns from captioned pictures, as it was trained in the first place."""
 
 from __future__ import annotations
 
