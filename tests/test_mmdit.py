@@ -112,3 +112,26 @@ def test_layers_by_their_original_names(name: str):
             expected = tuple(each.removesuffix(".weight") for each in line.ours)
             assert mmdit.layers(line.theirs.removesuffix(".weight"), *shape[:2]) == (expected, line.form)
     assert mmdit.layers("joint_blocks.0.x_block.attn.query", 1, 1)[0] == ()
+
+
+@pytest.mark.parametrize(("layer", "rows", "wanted"), [
+    ("proj_out", 64, ("final_layer.linear", "same", 0)),
+    ("norm_out.linear", 3072, ("final_layer.adaLN_modulation.1", "swapped", 0)),
+    ("context_embedder", 1536, ("context_embedder", "same", 0)),
+    ("transformer_blocks.23.attn.to_q", 1536, ("joint_blocks.23.x_block.attn.qkv", "stacked", 0)),
+    ("transformer_blocks.2.attn.add_v_proj", 1536, ("joint_blocks.2.context_block.attn.qkv", "stacked", 2)),
+    ("transformer_blocks.5.ff.net.0.proj", 6144, ("joint_blocks.5.x_block.mlp.fc1", "same", 0)),
+    ("transformer_blocks.5.ff_context.net.2", 1536, ("joint_blocks.5.context_block.mlp.fc2", "same", 0)),
+    ("transformer_blocks.5.norm1.linear", 3072, ("joint_blocks.5.x_block.adaLN_modulation.1", "same", 0)),
+    ("transformer_blocks.5.norm1_context.linear", 9216, ("joint_blocks.5.context_block.adaLN_modulation.1", "same", 0)),
+    ("transformer_blocks.5.norm1_context.linear", 3072,  # scaled and shifted only, as the last block's is
+     ("joint_blocks.5.context_block.adaLN_modulation.1", "swapped", 0)),
+    ("transformer_blocks.5.nonsense", 1536, None),
+    ("nonsense", 1536, None),
+])  # fmt: skip
+def test_single_layers_by_their_original_names(layer: str, rows: int, wanted: tuple[str, str, int] | None):
+    found = mmdit.module_of(layer, rows, 1536)
+    assert found == wanted
+    if found:
+        back, form = mmdit.layers(found[0], rows, 1536)
+        assert (back[found[2]], form) == (layer, found[1])

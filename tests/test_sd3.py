@@ -169,3 +169,39 @@ def test_released_sizes_are_read_off_their_shapes(part: str):
     found = conversion.DIALECTS[dialect].config(shapes)
     assert conversion.skeleton(kind, found) == wanted
     assert {name: value for name, value in config.items() if found.get(name) != value} == {}
+
+
+def test_sizes_are_those_that_were_released():
+    """Of stabilityai/stable-diffusion-3-medium's and google/t5-v1_1-xxl's config.json, and what kohya's scripts say."""
+    transformer, t5 = SD3.released["transformer"], SD3.released["text_encoder_3"]
+    assert (SD3.name, SD3.title, SD3.resolution) == ("sd3", "Stable Diffusion 3", 1024)
+    heads, layers = transformer["num_attention_heads"], transformer["num_layers"]
+    assert (layers, heads, transformer["caption_projection_dim"]) == (24, 24, 1536)
+    assert (transformer["joint_attention_dim"], transformer["pos_embed_max_size"]) == (4096, 192)
+    assert SD3.widths(transformer) == (1536,) and SD3.widths({"num_attention_heads": 3, "attention_head_dim": 5}) == (
+        15,
+    )
+    assert SD3.known_widths == ((1536,), (2432,))
+    assert [t5[name] for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")] == [
+        32128, 4096, 64, 10240, 24, 64,
+    ]  # fmt: skip
+    assert (SD3.scheduler_config["num_train_timesteps"], SD3.scheduler_config["shift"]) == (1000, 3.0)
+    assert SD3.fits({})
+    variants = [{}, {"qk_norm": "rms_norm", "dual_attention_layers": [0, 1]}, {"qk_norm": "rms_norm"}]
+    assert [SD3.variant(each) for each in variants] == ["medium", "5-medium", "5-large"]
+    assert SD3.kohya.original is not None and SD3.kohya.original.module_of("proj_out", 64, 1536) is not None
+
+
+@torch.no_grad()
+def test_text_encoders_may_be_elsewhere_and_in_another_type(sd35: Path):
+    parts = components(StableDiffusion3Pipeline.from_pretrained(sd35))
+    wanted = family.encode_prompt(parts, PROMPTS)
+    parts["text_encoder_3"] = parts["text_encoder_3"].double()
+    found = family.encode_prompt(parts, PROMPTS)
+    assert {name: tensor.dtype for name, tensor in found.items()} == dict.fromkeys(wanted, torch.float32)
+    torch.testing.assert_close(found, wanted)
+    asked: list[str] = []
+    for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+        parts[name].to("meta").register_forward_pre_hook(lambda net, given: asked.append(given[0].device.type))
+    assert {tensor.device.type for tensor in family.encode_prompt(parts, PROMPTS).values()} == {"meta"}
+    assert asked == ["meta"] * 3
