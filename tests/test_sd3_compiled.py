@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from tenshot import pipeline
+from tenshot.autotune.compile import compile_model
+from tenshot.autotune.options import CompileOptions
+from tenshot.cli.main import main
 from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import gather
 from tenshot.model import model
 from tenshot.pipeline import Request, SamplingSettings
 from tenshot.runtime import compiled_model
@@ -70,3 +75,14 @@ def test_positions_that_no_exchange_reaches_are_refused(folder: Path, tmp_path: 
     fast = compiled_model.load(artifacts.made(folder, tmp_path / "fast", Candidate("eager", "fp32"), ()))
     with pytest.raises(Refusal, match="pos_embed"):
         fast.load_weights(tmp_path / "other")
+
+
+def test_a_controlnet_is_refused_before_anything_is_drawn(folder: Path, tmp_path: Path):
+    (tmp_path / "control").mkdir()
+    (tmp_path / "control" / "config.json").write_text("{}")
+    control = str(tmp_path / "control")
+    words = ["compile", str(folder), "--out", str(tmp_path / "out"), "--controlnet", control, "--json"]
+    assert main(words) == 2
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(Refusal, match="ControlNets for Stable Diffusion 3 are not known here"):
+        compile_model(gather(CompileOptions, words[1:-1]), Events())

@@ -66,7 +66,7 @@ def add(model: Model, word: str, rows: Rows) -> Model:
     vectors = len(next(iter(rows.values())))
     tokens = [word, *(f"{word}_{number}" for number in range(1, vectors))]
     for part, values in rows.items():
-        encoder, tokenizer = model[part], model[part.replace("text_encoder", "tokenizer")]
+        encoder, tokenizer = model[part], model.tokenizer(part)
         before = size(encoder.get_input_embeddings())
         tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=False) for token in tokens])
         # Numbers between the vocabulary's end and the embedding's stay unused, where there are any.
@@ -89,7 +89,7 @@ def rows_of(model: Model, word: str) -> dict[str, torch.Tensor]:
     """The vectors of a word that was added, by text encoder."""
     found = {}
     for part in model.family.encoders:
-        tokenizer = model[part.replace("text_encoder", "tokenizer")]
+        tokenizer = model.tokenizer(part)
         ids = tokenizer.convert_tokens_to_ids(model.placeholder_tokens[word].split(" "))
         encoder = model[part]
         with torch.no_grad():
@@ -101,7 +101,7 @@ def beginning(model: Model, words: str, vectors: int) -> dict[str, torch.Tensor]
     """The vectors of the tokens of `words`, over and over until there are `vectors` of them."""
     found = {}
     for part in model.family.encoders:
-        tokenizer, encoder = model[part.replace("text_encoder", "tokenizer")], model[part]
+        tokenizer, encoder = model.tokenizer(part), model[part]
         ids = tokenizer(words, add_special_tokens=False).input_ids
         turns = torch.tensor([ids[number % len(ids)] for number in range(vectors)], device=encoder.device)
         with torch.no_grad():
@@ -238,7 +238,7 @@ def _misfits(model: Model, word: str, rows: Rows) -> Iterator[Fault]:
         if values.shape[1] != width:
             found = f"width {values.shape[1]} for {part}"
             yield Fault(f"the word {word!r}", found, f"{width}, as this model has", ANOTHER)
-        known = model[part.replace("text_encoder", "tokenizer")].get_vocab()
+        known = model.tokenizer(part).get_vocab()
         if word in known or f"{word.lower()}</w>" in known:
             yield Fault(f"the word {word!r}", "is a token that the model knows", "another word, as in <az>", RENAME)
             return

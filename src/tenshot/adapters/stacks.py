@@ -15,6 +15,8 @@ from tenshot.families import keymaps, registry
 from tenshot.families.keymaps import Form
 from tenshot.families.programs import OriginalLayers
 
+NONE: tuple[tuple[str, ...], Form] = ((), "same")
+
 
 @dataclass(frozen=True)
 class Rows(Difference):
@@ -127,11 +129,10 @@ def by_original_names(found: Mapping[Layer, Factors], denoiser: str, original: O
 def by_our_names(found: Mapping[Layer, Addition]) -> dict[Layer, Addition]:
     """The same back; what is called otherwise stays as it is."""
     made: dict[Layer, Addition] = {}
-    originals = _originals()
     for (part, layer), each in found.items():
-        names: tuple[str, ...] = ()
-        if isinstance(each, Difference) and len(each.shape) > 1 and (original := originals.get(part)):
-            names, form = original.layers(layer, *each.shape[:2])
+        names, form = (
+            _ours(part, layer, *each.shape[:2]) if isinstance(each, Difference) and len(each.shape) > 1 else NONE
+        )
         split = ours(form, each, len(names)) if names and isinstance(each, Difference) else [each]
         made |= {(part, name): one for name, one in zip(names or (layer,), split, strict=True)}
     return made
@@ -140,11 +141,12 @@ def by_our_names(found: Mapping[Layer, Addition]) -> dict[Layer, Addition]:
 def lying_in(layer: Layer) -> set[Layer]:
     """Our layers of one that may have an original name; that layer itself where it has none."""
     part, name = layer
-    original = _originals().get(part)
-    names = original.layers(name, 0, 1)[0] if original else ()
+    names, _ = _ours(part, name, 0, 1)
     return {(part, each) for each in names or (name,)}
 
 
-def _originals() -> dict[str, OriginalLayers | None]:
-    """By denoiser."""
-    return {each.denoiser: each.kohya.original for each in registry.FAMILIES}
+def _ours(part: str, layer: str, rows: int, columns: int) -> tuple[tuple[str, ...], Form]:
+    """Our layers of an original one in the denoiser of that name, of whatever family; none: it is no such layer."""
+    known = (each.kohya.original for each in registry.FAMILIES if each.denoiser == part)
+    found = (original.layers(layer, rows, columns) for original in known if original)
+    return next((each for each in found if each[0]), NONE)

@@ -20,7 +20,7 @@ from tenshot.io.images import as_tensor
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
 from tenshot.runtime import wrappers
-from tenshot.runtime.flat_modules import SECTIONS, Flat, flat
+from tenshot.runtime.flat_modules import CONTROLLED, SECTIONS, Flat, flat
 
 Tensors = tuple[torch.Tensor, ...]
 MOST = 8  # calls of a section that are kept
@@ -74,7 +74,7 @@ class WithControl:
 def sections(opened: Model) -> list[str]:
     """Every section that this model has."""
     found = [name for name, part in SECTIONS.items() if part in opened.parts]
-    return found if "controlnet" in opened.parts else [name for name in found if name != "unet_controlled"]
+    return found if "controlnet" in opened.parts else [name for name in found if name not in CONTROLLED]
 
 
 def record(
@@ -115,7 +115,7 @@ def _listened(part: Net, name: str, heard: Mapping[str, Any]) -> Net:
 
 def _encode(spoken: Model, pictures: Sequence[Image.Image], batch: int) -> None:
     pixels = torch.stack([as_tensor(image) for image in pictures])
-    vae = spoken["vae"]
+    vae = spoken.vae
     with torch.no_grad():
         for part in pixels.split(batch):
             vae.encode(part.to(vae.device, vae.dtype))

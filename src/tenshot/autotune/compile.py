@@ -25,7 +25,7 @@ from tenshot.core.options import as_words
 from tenshot.core.results import Compiled
 from tenshot.core.size import Size
 from tenshot.evaluate import metrics
-from tenshot.families import validate
+from tenshot.families import registry, validate
 from tenshot.families.base import Family
 from tenshot.io import destinations, tensors
 from tenshot.model import model, resolve
@@ -68,6 +68,9 @@ def _faults(options: CompileOptions) -> Iterator[Fault]:
 
 
 def _part_faults(options: CompileOptions, family: Family) -> Iterator[Fault]:
+    if options.controlnet is not None and not family.takes_controlnet:
+        fits = ", ".join(each.title for each in registry.FAMILIES if each.takes_controlnet)
+        yield Fault("--controlnet", f"ControlNets for {family.title} are not known here", fits, "leave it out")
     for part in options.parts:
         if SECTIONS[part] not in family.parts and (part != "controlnet" or options.controlnet is None):
             do = "add --controlnet FOLDER" if part == "controlnet" else "leave it out"

@@ -120,7 +120,7 @@ def _opened(turn: Turn, where: torch.device) -> Model:
             opened[part].to(memory_format=torch.channels_last)
     if who.way == "torch.compile":  # as diffusers' documentation advises
         opened.denoiser.compile(mode="max-autotune" if where.type == "cuda" else None, fullgraph=True)
-        opened["vae"].decoder.compile(fullgraph=True)
+        opened.vae.decoder.compile(fullgraph=True)
     return opened
 
 

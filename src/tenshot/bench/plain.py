@@ -29,7 +29,7 @@ def steps(
     base: Model, options: DreamBoothOptions | LoraOptions, pictures: Sequence[Path], classes: Sequence[Path]
 ) -> Iterator[float]:
     """The loss of one optimizer step after the other."""
-    unet, vae = base.denoiser, base["vae"]
+    unet, vae = base.denoiser, base.vae
     schedule = DDPMScheduler.from_config(dict(base.scheduler_config))
     for part in ("vae", *base.family.encoders):
         base[part].requires_grad_(False)

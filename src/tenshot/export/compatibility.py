@@ -131,7 +131,9 @@ def of_lora(source: Container, found: Mapping[Layer, Addition], family: Family |
 
 def without_module(layers: Iterable[Layer]) -> list[str]:
     """Those that kohya's scripts leave out in silence: they make modules in blocks and text layers only."""
-    inside = {family.denoiser: family.kohya.modules for family in registry.FAMILIES}
+    inside: dict[str, str] = {}
+    for family in registry.FAMILIES:
+        inside[family.denoiser] = "|".join(filter(None, (inside.get(family.denoiser), family.kohya.modules)))
     return sorted(
         f"{part}.{layer}" for part, layer in layers if not re.fullmatch(inside.get(part, r"encoder\.layers\..+"), layer)
     )

@@ -80,6 +80,7 @@ class Family:
     lora_targets: attention, transformer, all -> how the names of the denoiser's layers end that get additions (LoRA).
     kohya, webui: what kohya's scripts and AUTOMATIC1111 know of it. named_as: how headers name it, as a pattern.
     v_sign: by what ComfyUI tells that a checkpoint predicts v. v_schedule: what the schedule is then besides.
+    takes_controlnet: is there any for it here?
     layers: how its denoiser's layers are called, as a pattern. widths: of its blocks, by the denoiser's configuration.
     sizes: the widths that were released, where there is more than one.
     released: part -> its configuration as it was released. optional: nets that a model of the family may lack.
@@ -111,6 +112,7 @@ class Family:
     v_sign: VSign = "nothing"
     v_schedule: Config = field(default_factory=dict)
     denoiser: str = "unet"
+    takes_controlnet: bool = True
     layers: str = _UNET
     widths: Callable[[Config], tuple[int, ...]] = lambda unet: tuple(unet["block_out_channels"])
     sizes: tuple[tuple[int, ...], ...] = ()

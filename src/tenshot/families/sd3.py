@@ -6,6 +6,7 @@ pooled text both CLIPs' projections. T5 is large, and may be absent: then zeros 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,7 +17,7 @@ from tenshot.core.json_types import Config
 from tenshot.diffusion.process import RectifiedFlow
 from tenshot.families import mmdit, sd, sdxl
 from tenshot.families.base import Conditioning, Family, tokens
-from tenshot.families.components import Denoiser, Parts
+from tenshot.families.components import Denoiser, Parts, Tokenizer
 from tenshot.families.programs import Kohya, OriginalLayers, WebUI
 
 MEDIUM = {
@@ -58,7 +59,8 @@ def encode_prompt(parts: Parts, prompts: Sequence[str]) -> Conditioning:
     clip = torch.cat(states, dim=-1)
     if "text_encoder_3" in parts:
         encoder = parts["text_encoder_3"]
-        ids = tokens(parts["tokenizer_3"], prompts, T5_TOKENS).to(encoder.device)
+        said = said_to_t5(parts["tokenizer"], prompts)
+        ids = tokens(parts["tokenizer_3"], said, T5_TOKENS).to(encoder.device)
         t5 = encoder(ids).last_hidden_state
     else:
         t5 = clip.new_zeros(len(prompts), T5_TOKENS, parts["transformer"].config.joint_attention_dim)
@@ -67,6 +69,15 @@ def encode_prompt(parts: Parts, prompts: Sequence[str]) -> Conditioning:
         "encoder_hidden_states": torch.cat([clip, t5.to(clip.device, clip.dtype)], dim=1),
         "pooled_projections": torch.cat(pooled, dim=-1),
     }
+
+
+def said_to_t5(clip: Tokenizer, prompts: Sequence[str]) -> list[str]:
+    """The prompts without the words that CLIP has learned: T5 has no vectors for them, and would spell them."""
+    learned = set(clip.get_added_vocab()).difference(clip.all_special_tokens)
+    if not learned:
+        return list(prompts)
+    any_of = "|".join(re.escape(word) for word in sorted(learned, key=len, reverse=True))
+    return [re.sub(rf"(?:{any_of})\s*", "", prompt) for prompt in prompts]
 
 
 def predict(transformer: Denoiser, x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
@@ -137,6 +148,7 @@ SD3 = Family(
         "text_encoder_3": T5_XXL,
     },
     denoiser="transformer",
+    takes_controlnet=False,
     layers=r"transformer_blocks\.\d+\..+|(pos_embed|context_embedder|time_text_embed|norm_out|proj_out)(\..+)?"
     r"|joint_blocks\.\d+\..+|((x|t|y)_embedder|final_layer)\..+",  # the original ones
     widths=lambda transformer: (transformer["num_attention_heads"] * transformer.get("attention_head_dim", 64),),

@@ -139,8 +139,8 @@ def _drawn_here(file: Path) -> bool:
 
 def _say_what_is_cut(opened: Model, options: GenerateOptions, events: Events) -> None:
     for prompt in dict.fromkeys([*options.prompt, options.negative_prompt]):
-        if lost := overlong(opened["tokenizer"], prompt):
-            most = opened["tokenizer"].model_max_length
+        if lost := overlong(opened.tokenizer(), prompt):
+            most = opened.tokenizer().model_max_length
             events.say(f"the text encoder takes {most} tokens; it does not see the end of the prompt: {lost!r}")
 
 

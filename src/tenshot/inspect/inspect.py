@@ -120,7 +120,7 @@ def _word(source: Container) -> Inspected:
         word, rows = embedding.alone(source)
         widths = [values.shape[1] for values in rows.values()]
         fits = [each for each in registry.FAMILIES if compatibility.WORDS[each.name] == widths]
-        found |= {"word": word, "family": fits[0].title if fits else None}
+        found |= {"word": word, "family": " or ".join(each.title for each in fits) or None}
         found["vectors"] = {name: list(lazy.shape) for name, lazy in source.tensors.items()}
     stem = source.place.stem
     said = {compatibility.WEBUI: stem, compatibility.COMFY: f"embedding:{stem}"}

@@ -22,7 +22,7 @@ from tenshot.core.size import Size
 from tenshot.diffusion.process import Process
 from tenshot.families import latents, validate
 from tenshot.families.base import ZEROS, Conditioning, Family, MicroConditioning
-from tenshot.families.components import VAE, Component, Denoiser, Net
+from tenshot.families.components import VAE, Component, Denoiser, Net, TextEncoder, Tokenizer
 from tenshot.io import tensors, text_files
 from tenshot.model import folders
 from tenshot.model.folders import ASSETS as ASSETS
@@ -62,7 +62,7 @@ class Components(Mapping[str, Component]):
 
 @dataclass(frozen=True)
 class Model:
-    """parts: unet, vae, text_encoder(s), tokenizer(s). scheduler_config: of its noise schedule.
+    """parts: by their names in a model folder. scheduler_config: of its noise schedule.
 
     place: the folder that it was opened from.
     force_zeros_for_empty_prompt: no negative prompt means zeros, not the states of "".
@@ -80,6 +80,19 @@ class Model:
         return self.parts[part]
 
     @property
+    def vae(self) -> VAE:
+        return self["vae"]
+
+    @property
+    def text_encoders(self) -> dict[str, TextEncoder]:
+        """By their names in a model folder; those that can learn and those that cannot."""
+        return {part: self[part] for part in self.parts if part.startswith("text_encoder")}
+
+    def tokenizer(self, encoder: str = "text_encoder") -> Tokenizer:
+        """That of a text encoder."""
+        return self[encoder.replace("text_encoder", "tokenizer")]
+
+    @property
     def device(self) -> torch.device:
         where: torch.device = self.denoiser.device
         return where
@@ -92,11 +105,11 @@ class Model:
     @property
     def vae_scale_factor(self) -> int:
         """Pixels a latent stands for, along one side."""
-        return _factor(self["vae"])
+        return _factor(self.vae)
 
     @property
     def latent_channels(self) -> int:
-        return int(self["vae"].config.latent_channels)
+        return int(self.vae.config.latent_channels)
 
     @property
     def resolution(self) -> int:
@@ -122,13 +135,13 @@ class Model:
 
         Float32, on the CPU.
         """
-        posterior = self["vae"].encode(pixels.to(self["vae"].device, self["vae"].dtype)).latent_dist
-        return latents.normalized(self["vae"], posterior.mean), latents.scaled(self["vae"], posterior.std)
+        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
+        return latents.normalized(self.vae, posterior.mean), latents.scaled(self.vae, posterior.std)
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:
         """Latents as the denoiser knows them as pictures [batch, 3, h, w] in -1..1, float32 on the CPU."""
-        plain = latents.restored(self["vae"], x.to(self["vae"].device, self["vae"].dtype))
-        pictures: torch.Tensor = self["vae"].decode(plain).sample
+        plain = latents.restored(self.vae, x.to(self.vae.device, self.vae.dtype))
+        pictures: torch.Tensor = self.vae.decode(plain).sample
         return pictures.float().cpu()
 
     def with_parts(self, **parts: Component) -> Model:

@@ -54,7 +54,8 @@ class Net:
 
 
 _ENCODER, _HINT = "encoder.down.0.block.0.norm1.weight", "input_hint_block.0.weight"
-_ALONE = {family.denoiser: family for family in registry.FAMILIES}  # one of each denoiser: they have the same names
+#: One of each kind of denoiser, whose tensors all have the same names.
+_ALONE = {family.parts[family.denoiser]: family for family in registry.FAMILIES}
 
 
 def _denoisers(family: Family) -> Iterator[Net]:

@@ -132,10 +132,14 @@ class Text(Flat):
         return (out.last_hidden_state, pooled, *out.hidden_states)
 
 
+#: Denoisers that are told a ControlNet's answers, and without.
+CONTROLLED = {
+    f"{family.denoiser}_controlled": family.denoiser for family in registry.FAMILIES if family.takes_controlnet
+}
 #: Section of an artifact -> the model's part it speaks for.
 SECTIONS = {
     **{family.denoiser: family.denoiser for family in registry.FAMILIES},
-    "unet_controlled": "unet",
+    **CONTROLLED,
     "controlnet": "controlnet",
     "decoder": "vae",
     "encoder": "vae",
@@ -146,7 +150,7 @@ SECTIONS = {
 
 KINDS: dict[str, type[Flat]] = {
     **{family.denoiser: Denoiser for family in registry.FAMILIES},
-    "unet_controlled": Denoiser,
+    **dict.fromkeys(CONTROLLED, Denoiser),
     "controlnet": ControlNet,
     "decoder": Decoder,
     "encoder": Encoder,

@@ -111,9 +111,9 @@ def captions(given: FineTuneOptions, prompt: str, examples: Sequence[Example], b
         yield "--learnable_property has no effect: each picture has a caption of its own"
     if given.with_prior_preservation:
         texts.append(given.class_prompt or "")
-    cut = {text: end for text in texts[:MOST] if (end := overlong(base["tokenizer"], base.expand_tokens(text)))}
+    cut = {text: end for text in texts[:MOST] if (end := overlong(base.tokenizer(), base.expand_tokens(text)))}
     if cut:
-        most, end = base["tokenizer"].model_max_length, next(iter(cut.values()))
+        most, end = base.tokenizer().model_max_length, next(iter(cut.values()))
         many = f"{len(cut)} captions are" if len(cut) > 1 else "a caption is"
         yield f"{many} longer than the text encoder's {most} tokens; it does not see the end: {end[:200]!r}"
 
