@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from tenshot.adapters.factors import Factors
 from tenshot.adapters.weight_delta import BIAS, Addition, Layer, misfits
-from tenshot.core.errors import Fault, Refusal
+from tenshot.core.errors import Fault, Refusal, some
 from tenshot.core.json_types import Config
 from tenshot.families import registry, released
 from tenshot.families.base import Family
@@ -44,7 +44,7 @@ def family_of(source: Container, found: Mapping[Layer, Addition]) -> Family:
     if said and (said in possible or not possible):
         return said
     if blocks := [layer for layer in found if re.match(_BLOCKS, layer[1])]:
-        told = f"its blocks are numbered as in no model that was ever released: {_some(blocks)}"
+        told = f"its blocks are numbered as in no model that was ever released: {_layers(blocks)}"
         raise Refusal(Fault(str(source.place), told, FITS, TELL))
     possible = possible or [family for family in named or registry.FAMILIES if _reads(family, found)]
     narrowed = [family for family in possible if not _by_prefix(source.tensors, family)] or possible
@@ -55,7 +55,7 @@ def family_of(source: Container, found: Mapping[Layer, Addition]) -> Family:
         return narrowed[0]
     told = f"its layers are those of {' and of '.join(each.title for each in narrowed)}, and it does not say which"
     if not possible:
-        told = f"its layers are of no model that was ever released: {_some(found)}"
+        told = f"its layers are of no model that was ever released: {_layers(found)}"
     raise Refusal(Fault(str(source.place), told, FITS, TELL))
 
 
@@ -81,7 +81,7 @@ def stranger(source: Container, found: Iterable[Layer]) -> None:
     called = (title for title, has in _STRANGE.items() if any(re.search(has, name) for name in source.tensors))
     strange = [(part, name) for part, name in found if not _is_known(part, name)]
     if title := next(named, None) or next(called, None) or ("another model" if strange else None):
-        told = f"is for {title}: {', '.join(_said(source.metadata)) or _some(strange or found)}"
+        told = f"is for {title}: {', '.join(_said(source.metadata)) or _layers(strange or found)}"
         raise Refusal(Fault(str(source.place), told, FITS, "use it in a program for that model"))
 
 
@@ -136,6 +136,5 @@ def _by_prefix(names: Iterable[str], family: Family) -> bool:
     return any(name.startswith(starts) for name in names)
 
 
-def _some(layers: Iterable[Layer]) -> str:
-    listed = [f"{part} {layer}" for part, layer in layers]
-    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
+def _layers(layers: Iterable[Layer]) -> str:
+    return some([f"{part} {layer}" for part, layer in layers])

@@ -109,7 +109,10 @@ def read(place: Path, unet: Config | None = None) -> Lora:
     source = adapter_files.opened(place)
     found = parsing.read(source, unet)
     low_rank = {layer: each for layer, each in found.items() if isinstance(each, Factors)}
-    told = {part: _known(each) for part, each in parsing.settings(source).items()}
+    told = {  # without what only other versions of peft have
+        part: {key: value for key, value in each.items() if key in SETTINGS}
+        for part, each in parsing.settings(source).items()
+    }
     settings = settings_of(low_rank)
     said = {part: told[part] for part in settings if told.get(part, {}).keys() >= {"r", "target_modules"}}
     return Lora(settings | said, _as_peft(low_rank), found, bundled_embeddings.words(source))
@@ -125,11 +128,6 @@ def _as_peft(found: Mapping[Layer, Factors]) -> dict[str, dict[str, torch.Tensor
         if (magnitude := each.magnitude_vector) is not None:
             kept[f"{layer}.lora_magnitude_vector"] = magnitude
     return weights
-
-
-def _known(settings: Config) -> Config:
-    """Without what only other versions of peft have."""
-    return {key: value for key, value in settings.items() if key in SETTINGS}
 
 
 def settings_of(found: Mapping[Layer, Factors]) -> dict[str, Config]:

@@ -104,7 +104,9 @@ def _compiled(options: CompileOptions, folder: Path, family: Family, where: torc
             programs, failed = _further(options, folder, contest.section, kept, other, where, end)
             sections[contest.section] = replace(kept, programs=programs)
             notes += failed
-    _tidy(folder)
+    shutil.rmtree(folder / "trials", ignore_errors=True)
+    for path in (*folder.glob("*.calls"), *(folder / artifact.PARTS).glob("*.log")):
+        path.unlink()
     again = command(options)
     prints = fingerprint.here(artifact.backends(sections), where)
     artifact.write(folder, Manifest(family.name, again, prints, sections, version=__version__))
@@ -164,12 +166,6 @@ def _further(
         else:
             programs.append(found)
     return tuple(programs), notes
-
-
-def _tidy(folder: Path) -> None:
-    shutil.rmtree(folder / "trials", ignore_errors=True)
-    for path in (*folder.glob("*.calls"), *(folder / artifact.PARTS).glob("*.log")):
-        path.unlink()
 
 
 def _proof(

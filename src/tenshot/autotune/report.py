@@ -184,7 +184,8 @@ _HEADS = ("how", "seconds", "times as fast", "error", "build", "load", "swap", "
 
 
 def _section(contest: SectionSearch, report: Report) -> Html:
-    rows = [el("tr", *_cells(contest, outcome, report.max_error)) for outcome in _sorted(contest)]
+    best_first = sorted(contest.outcomes, key=lambda each: (bool(each.failed), -each.speedup))
+    rows = [el("tr", *_cells(contest, outcome, report.max_error)) for outcome in best_first]
     table = el(
         "table", el("thead", el("tr", *(el("th", name) for name in _HEADS))), el("tbody", *rows), class_="trials"
     )
@@ -195,10 +196,6 @@ def _section(contest: SectionSearch, report: Report) -> Html:
     return el("section", side, el("div", table, class_="scroll"))
 
 
-def _sorted(contest: SectionSearch) -> list[TrialResult]:
-    return sorted(contest.outcomes, key=lambda each: (bool(each.failed), -each.speedup))
-
-
 def _cells(contest: SectionSearch, each: TrialResult, max_error: float) -> list[Html]:
     mark = [el("span", "chosen", class_="best")] if _chosen(contest, each) else []
     name = el("th", str(each.candidate), *mark)
@@ -206,12 +203,13 @@ def _cells(contest: SectionSearch, each: TrialResult, max_error: float) -> list[
         return [name, el("td", each.failed, colspan=len(_HEADS) - 1, class_="dim")]
     error = f"{each.error:.1e}" + (" too much" if each.error > max_error else "")
     span = f" ({each.spread[0]:.2f} to {each.spread[1]:.2f})" if each.spread else ""
-    figures = (f"{each.seconds:.4f} s", f"{each.speedup:.2f}{span}", error, *(f"{t:.1f} s" for t in _times(each)))
+    figures = (
+        f"{each.seconds:.4f} s",
+        f"{each.speedup:.2f}{span}",
+        error,
+        *(f"{t:.1f} s" for t in (each.build, each.load, each.swap)),
+    )
     return [name, *(el("td", figure) for figure in figures), el("td", f"{each.peak / 1e9:.1f} GB")]
-
-
-def _times(each: TrialResult) -> tuple[float, float, float]:
-    return each.build, each.load, each.swap
 
 
 def _foot(report: Report) -> Html:

@@ -40,7 +40,8 @@ def convert_lora(
         ):  # there it is told of the result
             events.say(f"{program}: {why}")
     plain = all(isinstance(each, Factors) for each in found.values())
-    other = "diffusers" if _is_kohya(source) and plain and not baked else "kohya"
+    from_kohya = any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
+    other = "diffusers" if from_kohya and plain and not baked else "kohya"
     as_kohya = options.to or (options.form or other) == "kohya"
     apart = target.parent if not as_kohya else None
     if options.place and options.place.program == "comfyui":
@@ -73,10 +74,6 @@ def _by_inputs(source: Container, found: Mapping[Layer, Factors]) -> Iterator[Fa
         told = f"{len(layers)} layers have magnitudes of inputs: {' '.join(layers[0])}, ..."
         do = "--form kohya keeps them; --bake_dora MODEL makes a plain LoRA"
         yield Fault(str(source.place), told, "magnitudes of outputs, as diffusers has them", do)
-
-
-def _is_kohya(source: Container) -> bool:
-    return any(name.startswith(("lora_unet_", "lora_te")) for name in source.tensors)
 
 
 def convert_embedding(source: Container, options: ConvertOptions, target: Path, dtype: torch.dtype | None) -> Written:

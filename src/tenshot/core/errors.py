@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,6 +47,11 @@ class Slow(UserWarning):
 
 class Noted(UserWarning):
     """Something in a file is read in a way that whoever gave it should know."""
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three, and whether there are more."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def refuse_if(faults: Iterable[Fault]) -> None:

@@ -114,7 +114,10 @@ def demo(options: DemoOptions, events: Events) -> Demonstrated:
         class_pictures=_class_pictures(options, runs[WITH_PRIOR])[:12],
         contexts=_contexts(options, ways, drawn),
         class_word=_class_row(options, drawn),
-        losses={row: _losses(run) for row, run in runs.items()},
+        losses={
+            row: [(int(line["step"]), line["loss"]) for line in trackers.read(Path(run["result"]) / "loss.jsonl")]
+            for row, run in runs.items()
+        },
         measures=measures,
         measure_help=HELP,
         forecast=_forecast(runs),
@@ -284,10 +287,6 @@ def _class_row(options: DemoOptions, drawn: Mapping[str, Drawn]) -> Row:
 def _class_pictures(options: DemoOptions, run: Trained) -> list[Image.Image]:
     folder = options.out / CLASS
     return [open_picture(example.path) for example in read_folder(folder, option=prior_images.OPTION)]
-
-
-def _losses(run: Trained) -> list[tuple[int, float]]:
-    return [(int(line["step"]), line["loss"]) for line in trackers.read(Path(run["result"]) / "loss.jsonl")]
 
 
 def _forecast(runs: Mapping[str, Trained]) -> dict[str, float]:

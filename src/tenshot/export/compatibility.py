@@ -119,7 +119,8 @@ def of_lora(source: Container, found: Mapping[Layer, Addition], family: Family |
     if family and source.metadata and not source.metadata.get(base_model.BASE, "").startswith(family.webui.lists):
         reasons.setdefault(WEBUI, HIDDEN)
     released = (widths for family in registry.FAMILIES for widths in family.known_widths)
-    if strange := sorted(_widths(found).difference(*released)):
+    queries = {each.shape[0] for (_, layer), each in found.items() if layer.endswith(".to_q")}
+    if strange := sorted(queries.difference(*released)):
         wide = f"its layers are {', '.join(map(str, strange))} wide: of no model that was ever released"
         reasons |= dict.fromkeys((WEBUI, COMFY), wide)
     if source.kind != "pickle" and (broken := parsing.broken(source)):
@@ -145,7 +146,7 @@ def _lost(source: Container, known: re.Pattern[str]) -> str:
     for name in source.tensors:
         place = lora_keys.parse(name)
         if place and place.kind != "alpha":
-            layers[place.part, place.layer] = bool(known.fullmatch(_stem(name)))
+            layers[place.part, place.layer] = bool(known.fullmatch(_FACTOR.sub("", name)))
     parts = dict.fromkeys(part for part, _ in layers)
     counts = {part: [ok for (where, _), ok in layers.items() if where == part] for part in parts}
     if all(layers.values()):
@@ -162,11 +163,6 @@ _FACTOR = re.compile(
 )
 
 
-def _stem(name: str) -> str:
-    """A tensor's name without what says which factor it is."""
-    return _FACTOR.sub("", name)
-
-
 def decomposed(source: Container, found: Mapping[Layer, Addition]) -> Iterator[tuple[str, str]]:
     """What programs make of DoRA's magnitudes, which stand for rows here, or, as LyCORIS has them, for columns."""
     differences = [each for each in found.values() if isinstance(each, Difference)]
@@ -181,11 +177,6 @@ def decomposed(source: Container, found: Mapping[Layer, Addition]) -> Iterator[t
         yield DIFFUSERS, f"leaves out magnitudes called dora_scale: tenshot convert FILE --form diffusers; {bake}"
     yield WEBUI, f"AUTOMATIC1111 takes DoRA's magnitudes for those of columns, Forge divides by the norms of W: {bake}"
     yield COMFY, f"divides DoRA's magnitudes by the norms of W, not of W + dW; interpolates at other strengths: {bake}"
-
-
-def _widths(found: Mapping[Layer, Addition]) -> set[int]:
-    """How wide the layers of the UNet are that make queries."""
-    return {each.shape[0] for (part, layer), each in found.items() if layer.endswith(".to_q")}
 
 
 def of_embedding(source: Container) -> Loads:

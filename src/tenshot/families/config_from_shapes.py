@@ -68,8 +68,8 @@ def _unet(
         "out_channels": channels[1],
         "block_out_channels": widths,
         "layers_per_block": _one_or_all([len(each) for _, each in blocks]),
-        "down_block_types": [_down(depth) for depth in depths],
-        "up_block_types": [_up(depth) for depth in depths[::-1]],
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
+        "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in depths[::-1]],
         "cross_attention_dim": text,
         "use_linear_projection": linear,
         "norm_num_groups": GROUPS,
@@ -118,14 +118,6 @@ def _controlled(half: dict[str, object], widths: list[int], channels: int) -> di
 
 def _one_or_all(values: list[int]) -> int | list[int]:
     return values[0] if len(set(values)) == 1 else values
-
-
-def _down(depth: int) -> str:
-    return "CrossAttnDownBlock2D" if depth else "DownBlock2D"
-
-
-def _up(depth: int) -> str:
-    return "CrossAttnUpBlock2D" if depth else "UpBlock2D"
 
 
 def vae(shapes: Shapes) -> dict[str, object]:

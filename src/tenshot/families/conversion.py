@@ -15,7 +15,7 @@ from typing import Any
 import diffusers
 import torch
 
-from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.core.errors import Fault, Refusal, refuse_if, some
 from tenshot.core.json_types import Config
 from tenshot.families import config_from_shapes, keymaps, mmdit, shapes, text_model, unused_tensors
 from tenshot.families.base import Family
@@ -293,7 +293,7 @@ def from_table(
         (strange, f"have no place in {title}", "only what it has", OTHER),
     )
     refuse_if(
-        Fault(title, f"{len(names)} tensors {what}: {_some(names)}", fits, do)
+        Fault(title, f"{len(names)} tensors {what}: {some(names)}", fits, do)
         for names, what, fits, do in counts
         if names
     )
@@ -313,10 +313,6 @@ def _reason(name: str, ema: bool) -> str:
     if ema and name.startswith("model.diffusion_model."):
         return "the running average was asked for"
     return next((reason for pattern, reason in REASONS.items() if re.match(pattern, name)), "")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _as(lazy: Lazy, dtype: torch.dtype, name: str) -> torch.Tensor:

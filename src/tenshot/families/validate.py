@@ -13,7 +13,7 @@ import diffusers
 import torch
 import transformers
 
-from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.core.errors import Fault, Refusal, refuse_if, some
 from tenshot.core.json_types import Config
 from tenshot.diffusion import samplers
 from tenshot.diffusion.process import Process, RectifiedFlow
@@ -240,20 +240,16 @@ def today(name: str) -> str:
 def _shape_faults(part: Path, want: Shapes, have: Shapes) -> Iterator[Fault]:
     missing, wrong, unknown = shapes.differences(want, have)
     if missing:
-        found = f"{len(missing)} of {len(want)} tensors are missing: {_some(missing)}"
+        found = f"{len(missing)} of {len(want)} tensors are missing: {some(missing)}"
         yield Fault(str(part), found, "all of them", AGAIN)
     if wrong:
         told = [f"{name} {list(have[name])} instead of {list(want[name])}" for name in wrong]
-        found = f"{len(wrong)} of {len(want)} tensors have another shape: {_some(told)}"
+        found = f"{len(wrong)} of {len(want)} tensors have another shape: {some(told)}"
         yield Fault(str(part), found, "weights and config.json that belong together", AGAIN)
     if strange := [name for name in unknown if not _IDLE.match(name)]:
-        found = f"{len(strange)} tensors beside the {len(want)} that its config.json speaks of: {_some(strange)}"
+        found = f"{len(strange)} tensors beside the {len(want)} that its config.json speaks of: {some(strange)}"
         do = "they would be without effect: copy the folder again, or take them out of the file"
         yield Fault(str(part), found, "weights and config.json that belong together", do)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _schedule_faults(path: Path, process: type[Process]) -> Iterator[Fault]:

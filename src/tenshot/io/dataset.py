@@ -128,12 +128,9 @@ def _from_table(table: Path, column: str, say: Say) -> list[Example]:
 
 def _below(folder: Path) -> tuple[list[Path], list[Path]]:
     """All pictures in and below `folder`, and all text files."""
-    found = [each for each in sorted(folder.rglob("*")) if not _hidden(each.relative_to(folder))]
+    paths = ((path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")))
+    found = [path for path, parts in paths if not any(part.startswith(".") for part in parts)]
     return [each for each in found if is_picture(each)], [e for e in found if e.suffix.lower() in captions.SUFFIXES]
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _unlisted(pictures: Sequence[Path], listed: set[Path]) -> Iterator[Fault]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tenshot.core.errors import Fault, Refusal
+from tenshot.core.errors import Fault, Refusal, some
 from tenshot.io import text_files
 
 _WEIGHTS = r"(diffusion_pytorch_)?model[^/]*\.safetensors(\.index\.json)?"
@@ -133,7 +133,7 @@ def _strange_in(folder: Path, kinds: Sequence[str]) -> str:
     names = (path.relative_to(folder).as_posix() for path in held)
     listed = _listed(folder) if "manifest.json" in kinds else set()
     strange = [name for name in names if known is None or not (known.fullmatch(name) or name in listed)]
-    return f"holds {', '.join(strange[:3])}{', ...' if len(strange) > 3 else ''}" if strange else ""
+    return f"holds {some(strange)}" if strange else ""
 
 
 def _listed(folder: Path) -> set[str]:

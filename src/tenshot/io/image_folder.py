@@ -74,7 +74,11 @@ def read_folder(
     if not pictures:
         raise Refusal(_no_pictures(folder, files, folders, option))
     said: dict[Path, Path] = {}
-    faults = [_stray(file) for file in files if file.suffix.lower() not in SUFFIXES | captions.SUFFIXES | COMPANIONS]
+    faults = [
+        Fault(str(file), "not a picture", FITS, "move it out of the folder")
+        for file in files
+        if file.suffix.lower() not in SUFFIXES | captions.SUFFIXES | COMPANIONS
+    ]
     faults += [_passed_over(inner, count) for inner, count in _deeper(folders)]
     faults += _masks(pictures)
     try:
@@ -214,10 +218,6 @@ def _no_pictures(folder: Path, files: Sequence[Path], folders: Sequence[Path], o
     named = f" ({', '.join(file.name for file in files[:5])}{', ...' if len(files) > 5 else ''})" if files else ""
     do = "put the pictures there, or name their folder"
     return Fault(option, f"no pictures in {folder}: {found}{named}", f"files with {' '.join(sorted(SUFFIXES))}", do)
-
-
-def _stray(file: Path) -> Fault:
-    return Fault(str(file), "not a picture", FITS, "move it out of the folder")
 
 
 def _masks(pictures: Sequence[Path]) -> Iterator[Fault]:

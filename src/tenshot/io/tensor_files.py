@@ -219,7 +219,11 @@ def _multiplied(found: Container) -> Container:
     """
     formats = _formats(found)
     tensors = {name: lazy for name, lazy in found.tensors.items() if not name.endswith(f".{COMFY}")}
-    packed = {layer: str(each.get("format")) for layer, each in formats.items() if not _is_plain(each)}
+    packed = {
+        layer: str(each.get("format"))
+        for layer, each in formats.items()
+        if each.get("format") not in EIGHT.values() or each.get("convrot")
+    }
     for name in found.tensors:
         layer, _, last = name.rpartition(".")
         weight = found.tensors.get(f"{layer}.weight")
@@ -249,10 +253,6 @@ def _formats(found: Container) -> dict[str, dict[str, object]]:
             text = bytes(lazy.read().flatten().tolist()) if lazy.dtype == torch.uint8 and lazy.nbytes < 4096 else b""
             formats[name.removesuffix(f".{COMFY}")] = json_metadata({COMFY: text}, COMFY)
     return {layer: each if isinstance(each, dict) else {} for layer, each in formats.items()}
-
-
-def _is_plain(told: Mapping[str, object]) -> bool:
-    return told.get("format") in EIGHT.values() and not told.get("convrot")
 
 
 def _by_row(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:

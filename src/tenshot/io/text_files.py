@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -126,9 +126,6 @@ def _deeper(value: object, depth: int) -> bool:
     """Are there lists and objects more than `depth` within each other?"""
     level = [value]
     for _ in range(depth):
-        level = [part for each in level if isinstance(each, dict | list) for part in _parts(each)]
+        lists = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [part for each in lists for part in each]
     return any(isinstance(each, dict | list) for each in level)
-
-
-def _parts(value: dict[str, object] | list[Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
