@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tenshot.autotune import PARENT
 from tenshot.core import distributed
 
 SRC = Path(distributed.__file__).parents[2]
@@ -71,6 +72,25 @@ def test_what_a_process_made_ends_with_it(method: str, number: signal.Signals, t
         parent.send_signal(number)
         assert parent.wait() == -number
         assert psutil.wait_procs(family, timeout=20)[1] == []
+
+
+PRELOADING = """
+import sys, time
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tenshot.autotune.trial":
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+import tenshot.autotune.forkserver
+"""
+
+
+def test_a_fork_server_whose_parent_died_before_it_looked_ends() -> None:
+    """While it imports torch, which takes its time where the machine is busy."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    environment = os.environ | {"PYTHONPATH": str(SRC), PARENT: str(gone.pid)}
+    assert subprocess.run([sys.executable, "-c", PRELOADING], env=environment, timeout=40).returncode == 1
 
 
 def test_what_a_launcher_started_ends_with_it(tmp_path: Path) -> None:

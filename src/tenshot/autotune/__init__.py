@@ -1,0 +1,1 @@
+PARENT = "TENSHOT_PARENT"  # an environment variable: for which process id a fork server works, however early that ends

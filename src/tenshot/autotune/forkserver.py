@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import threading
 
+from tenshot.autotune import PARENT
+
 _over = threading.Event()
 
 
@@ -17,7 +19,7 @@ def _watch(parent: int) -> None:
             os._exit(1)
 
 
-_thread = threading.Thread(target=_watch, args=(os.getppid(),), daemon=True)
+_thread = threading.Thread(target=_watch, args=(int(os.environ.get(PARENT, os.getppid())),), daemon=True)
 _thread.start()
 
 import tenshot.autotune.trial  # noqa: E402, F401

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from tenshot.autotune import timing
+from tenshot.autotune import PARENT, timing
 from tenshot.autotune.calibration import Tensors
 from tenshot.autotune.timing import Spread
 from tenshot.core import device, distributed
@@ -82,6 +82,7 @@ def run(trial: Trial, limit: float, cancelled: Callable[[], bool] = lambda: Fals
     context = _context()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(there, trial, torch.get_num_threads()))
+    os.environ[PARENT] = str(os.getpid())
     try:
         process.start()
         there.close()
