@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import tenshot
 from tenshot.core.errors import Refusal
@@ -138,6 +140,39 @@ def test_an_error_leaves_the_old(
     assert same(state(opened), before)
     opened.clear_loras()
     assert same(state(opened), base)
+
+
+def test_two_swaps_at_once_are_made_one_after_the_other(
+    sd1: Path, sd1_lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each LoRA changes other weights: what the one has put there must not be the other's base."""
+    opened, real, begun = tenshot.load(sd1), fast_weights.with_loras, threading.Semaphore(0)
+    base = weights(opened)
+    for part in ("unet", "text_encoder"):
+        named = {name: tensor for name, tensor in load_file(sd1_lora).items() if name.startswith(f"{part}.")}
+        save_file(named, tmp_path / f"{part}.safetensors")
+
+    def slow(*given: Any) -> Any:
+        made = real(*given)
+        begun.release()
+        time.sleep(0.5)  # in which the other one would come in
+        return made
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fast_weights, "with_loras", slow)
+        swaps = [
+            threading.Thread(target=opened.set_loras, args=({tmp_path / f"{part}.safetensors": 1},))
+            for part in ("unet", "text_encoder")
+        ]
+        swaps[0].start()
+        begun.acquire()
+        swaps[1].start()
+        for each in swaps:
+            each.join()
+    changed = {name for name, each in weights(opened).items() if not torch.equal(each, base[name])}
+    assert changed and all(name.startswith("text_encoder.") for name in changed)  # the later one's, and no other's
+    opened.clear_loras()
+    assert same(weights(opened), base)
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf"), "much", None, True, 1e39, 10**400])

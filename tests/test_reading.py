@@ -27,8 +27,7 @@ def _loop(path: Path) -> None:
 
 
 def _long(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(5_000_000)
+    path.write_bytes(b"x" * 5_000_000)
 
 
 THINGS: dict[str, Callable[[Path], object]] = {
@@ -39,6 +38,7 @@ THINGS: dict[str, Callable[[Path], object]] = {
     "a loop": _loop,
     "a folder": Path.mkdir,
     "a long file": _long,
+    "a long file that does not know its length": lambda path: path.symlink_to("/proc/self/smaps"),
 }
 
 

@@ -175,6 +175,17 @@ PARTIAL: dict[str, tuple[str, Callable[[Named], Named], str]] = {
     "XL with one of them": ("sdxl", lambda n: without(n, "conditioner.embedders.1."), "XL, without text encoders"),
     "without UNet": ("sd1", lambda n: without(n, "model.diffusion_model."), "without UNet"),
     "the average alone": ("sd1", averaged, "without UNet"),
+    "the average and nothing else": (
+        "sd1",
+        lambda n: without(averaged(n), "first_stage_model.", "cond_stage_model."),
+        "without UNet and VAE and text encoder",
+    ),
+    "a refiner without its text encoder": (
+        "sdxl",
+        lambda n: without(n, "conditioner.") | {"model.diffusion_model.label_emb.0.0.weight": torch.zeros(8, 2560)},
+        "Stable Diffusion XL refiner",
+    ),
+    "3 without a VAE": ("sd3", lambda n: without(n, "first_stage_model."), "Stable Diffusion 3, without vae"),
     "refiner": (
         "sdxl",
         lambda n: renamed(
@@ -183,7 +194,6 @@ PARTIAL: dict[str, tuple[str, Callable[[Named], Named], str]] = {
         "Stable Diffusion XL refiner",
     ),
     "3 without text encoders": ("sd3", lambda n: without(n, "text_encoders."), "3, without text_encoder and"),
-    "3 without a VAE": ("sd3", lambda n: without(n, "first_stage_model."), "Stable Diffusion 3, without vae"),
     "Flux": (
         "sd1",
         lambda n: without(n, "cond_stage_model.", "model.") | {"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)},

@@ -79,7 +79,7 @@ def _from_folders(repeated: Sequence[tuple[Path, str, str]], place: Path, option
     files, folders = listed(place, option)
     faults = [_beside(each) for each in (*files, *folders) if each not in known and _counts(each)]
     for inner, number, words in repeated:
-        repeats = int(number) if len(number) < 10 else MOST_REPEATS + 1
+        repeats = int(number)
         if not 1 <= repeats <= MOST_REPEATS:
             found = "0 repeats: its pictures would never be used" if not repeats else f"{number[:20]} repeats"
             faults.append(Fault(str(inner), found, f"1 to {MOST_REPEATS}", "rename it"))
