@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tenshot.adapters import lora, parsing
 from tenshot.adapters.adapter_files import opened as source
+from tenshot.cli.main import main
 from tenshot.core import device
 from tenshot.core.errors import Refusal
 from tenshot.model import model
@@ -70,6 +71,26 @@ def test_products_with_magnitudes(shape: str, sd1: Path, tmp_path: Path):
     assert any("dora_scale" in name for name in named)
     save_file(named, file)
     agrees(sd1, file)
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr", "full"])
+def test_what_adds_nothing_is_said_to(kind: str, sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """One factor of each layer is zero, as in a LoRA that never learned; once one is not, nothing is said."""
+    file, zero = tmp_path / "it.safetensors", {"LoRA": "lora_up", "LoHa": "w2_b", "LoKr": "w1", "full": "diff"}[kind]
+    if kind == "full":
+        named = {"lora_unet_mid_block_resnets_0_conv1.diff": torch.ones(64, 64, 3, 3)}
+    else:
+        named = kohya(sd1, file) if kind == "LoRA" else load_file(kohyas(sd1, kind.lower(), file))
+    idle = {name: torch.zeros_like(tensor) if zero in name else tensor for name, tensor in named.items()}
+    first = next(name for name in idle if zero in name)
+    draw = f"--prompt cat --steps 1 --device cpu --out {tmp_path} --model {sd1}".split()
+    for found, times in ((idle, 1), (idle | {first: named[first]}, 0)):
+        save_file(found, file)
+        into = ["--sd_model", str(sd1), "--models", str(file), "--save_to", str(tmp_path / f"merged-{times}")]
+        verbs = [["inspect", str(file)], ["merge", *into], ["generate", *draw, "--lora", str(file)]]
+        for words in verbs if kind == "LoRA" else verbs[:1]:
+            assert main(words) == 0
+            assert capsys.readouterr().err.count(f"{file}: a factor of every layer is zero") == times
 
 
 def test_a_ratio_of_zero_is_nothing_also_of_a_dora(sd1: Path, tmp_path: Path):

@@ -123,7 +123,11 @@ def layers(source: Container, unet: Config | None = None) -> dict[Layer, Additio
         raise Refusal(Fault(str(source.place), found, "down [rank, in] and up [out, rank] for each", "copy it again"))
     _say_zeros(source, by_layer, told)
     whole = {layer: each for layer, each in made.items() if each is not None}
-    return stacks.by_our_names(whole | _biases(by_layer, whole))
+    whole |= _biases(by_layer, whole)
+    if all(each.idle for each in whole.values()):
+        text = f"{source.place}: a factor of every layer is zero throughout: it has no effect"
+        warnings.warn(text, Noted, stacklevel=2)
+    return stacks.by_our_names(whole)
 
 
 NO_WEIGHTS = ("alpha", "on_input")  # a number, and IA3's flag

@@ -46,6 +46,11 @@ class Addition(ABC):
     def change(self, weight: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
         """What it adds to a float32 `weight`, at `ratio`. Its own tensors are where the weight is."""
 
+    @property
+    def idle(self) -> bool:
+        """Can it be told without a weight that it adds nothing?"""
+        return False
+
 
 class Difference(Addition):
     """An addition that does not depend on the weight, unless it has a magnitude.
@@ -59,6 +64,11 @@ class Difference(Addition):
     @abstractmethod
     def difference(self) -> torch.Tensor:
         """What it adds to the layer's weight, float32, in its own shape."""
+
+    @property
+    def idle(self) -> bool:
+        """Is it a product in which a factor is zero?"""
+        return self.magnitude is None and any(not bool(each.any()) for each in tensors(self))
 
     @property
     def by_input(self) -> bool:
@@ -93,6 +103,16 @@ def summed(weight: torch.Tensor, shares: Iterable[tuple[Addition, float]]) -> to
         if ratio:
             total = total + on(weight.device, each).change(before, ratio)
     return total
+
+
+def tensors(part: Any) -> Iterator[torch.Tensor]:
+    """Those of an addition, and of what it is made of."""
+    for each in fields(part):
+        value = getattr(part, each.name)
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif hasattr(value, "__dataclass_fields__"):
+            yield from tensors(value)
 
 
 def on(device: torch.device, part: Any) -> Any:
