@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -264,6 +265,14 @@ def test_what_samplers_are_by_their_papers():
     x, sigma = some(1, 4, 2, 2), made["Euler"].scheduler.sigmas.max()
     torch.testing.assert_close(made["Euler"].begin(x), x * sigma)
     assert torch.equal(made["DDIM"].begin(x), x)
+
+
+@pytest.mark.skipif(find_spec("torchsde") is not None, reason="torchsde is installed")
+def test_a_sampler_that_wants_a_package_says_which(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(SAMPLERS, "DPM++ SDE", {"ddpm": samplers.Row("DPMSolverSDEScheduler")})
+    with pytest.raises(Refusal, match="pip install torchsde") as refusal:
+        samplers.sampler("DPM++ SDE", 4, CONFIG, DDPM)
+    assert "scheduler_config.json" not in str(refusal.value) and "install it" in refusal.value.faults[0].do
 
 
 @pytest.mark.parametrize("name", [name for name, rows in SAMPLERS.items() if "flow" not in rows])

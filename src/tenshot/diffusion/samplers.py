@@ -99,6 +99,11 @@ def sampler(name: str | None, steps: int, config: Config, process: type[Process]
     renamed = {theirs: own.pop(ours) for theirs, ours in found.named.items() if ours in own}
     try:
         made = getattr(diffusers, found.kind).from_config({**own, **renamed, **found.changes})
+    except ImportError as error:  # it has to do with a package that diffusers does not bring along
+        told = " ".join(str(error).split())
+        raise Refusal(
+            Fault(f"sampler {name}", told, ", ".join(names(process.name)), f"install it, or {OTHER}")
+        ) from None
     except Exception as error:  # what a configuration says can be wrong for one sampler alone, in any way
         told = f"the model's scheduler_config.json makes no {found.kind}: {str(error)[:200] or type(error).__name__}"
         raise Refusal(Fault(f"sampler {name}", told, ", ".join(names(process.name)), OTHER)) from None
