@@ -11,11 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tenshot.core.errors import Cancelled
 from tenshot.diffusion.process import DDPM
 from tenshot.io import cache, hashes, tensors
 from tenshot.model import model, resolve
+from tenshot.train import checks
 from tenshot.train.data import prior_images
 from tenshot.train.data.latents_cache import TensorCache
+from tenshot.train.methods.dreambooth import METHOD
 from tests import tiny
 from tests.dreambooth_runs import PRIOR, Bench, Ear, files, same_weights
 from tests.test_checkpoints import run
@@ -138,6 +141,18 @@ def test_a_file_changed_in_its_old_size_and_time_is_noticed(file: Path) -> None:
     model.find(str(file), ear)
     assert hashes.of_model(place) != before
     assert "has changed" in ear.said[0]
+
+
+def test_a_large_model_is_checked_in_sight(bench: Bench, sd1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, ear = hashes.of_model(sd1), Ear()
+    checks.check(METHOD, bench.options("out"), ear)
+    assert "checking the model" not in ear.jobs
+    monkeypatch.setattr(hashes, "BLOCK", 10_000)
+    assert hashes.of_model(sd1) == small
+    checks.check(METHOD, bench.options("out"), ear)
+    assert ear.jobs.count("checking the model") == 1
+    with pytest.raises(Cancelled):
+        checks.check(METHOD, bench.options("out"), Ear("checking the model"))
 
 
 def test_a_file_is_hashed_again_only_where_something_says_that_it_changed(file: Path, monkeypatch) -> None:

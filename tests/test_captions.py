@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
 from tenshot.io import dataset
 from tenshot.train import checks
 from tests import tiny
@@ -154,7 +155,7 @@ def test_a_picture_may_stand_in_several_lines(one: Path, sd1: Path, tmp_path: Pa
         (one / "metadata.csv").write_text(f"file_name,text\npicture-0.png,{said}\npicture-0.png,a pet\n")
         examples = dataset.read(one, option="")
         assert [each.caption for each in examples] == [said, "a pet"]
-        claim = checks._inputs(bench.options("out"), one, sd1, examples, [])
+        claim = checks._inputs(bench.options("out"), one, sd1, examples, [], Events())
         assert claim["captions"] == {"picture-0.png": [said, "a pet"]}
 
 

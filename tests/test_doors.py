@@ -7,19 +7,23 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console as RichConsole
+from safetensors.torch import load_file, save_file
 
 from tenshot.cli import help_text, verbs
-from tenshot.cli.commands import _load
 from tenshot.cli.console import Console, Steady
+from tenshot.cli.main import main
 from tenshot.cli.output import Outlet
 from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
 from tenshot.core.options import MISSING, entries, gather
 from tenshot.train.options import FineTuneOptions, LoraOptions
 from tests.dreambooth_runs import METHOD_OPTIONS
@@ -33,7 +37,7 @@ def test_no_name_is_cut_and_what_is_needed_comes_first(
     path: verbs.Name, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    kind = _load(verbs.VERBS[path].options)
+    kind = verbs.load(verbs.VERBS[path].options)
     lines = help_text.of_verb(path, kind).splitlines()
     assert max(map(len, lines)) <= width
     shown = [match[1] for line in lines if (match := re.match(r"  --(\w+)( |$)", line))]
@@ -70,6 +74,20 @@ def test_a_reader_that_went_away_is_no_failure(words: list[str]) -> None:
         os.close(writer)
     assert done.returncode == 141
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no shell")
+@pytest.mark.parametrize("words", [["--version"], ["train", "lora", "--help"], ["generate", "--nothing", "--json"]])
+def test_a_closed_stdout_is_said(words: list[str]) -> None:
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *TENSHOT, *words], stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 1
+    assert b"could not be written to stdout: it is closed" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_work_done_for_a_closed_stdout_stands(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["convert", str(sd1), str(tmp_path / "it.safetensors")]) == 1
+    assert (tmp_path / "it.safetensors").stat().st_size > 1_000_000
 
 
 @pytest.mark.parametrize("json_too", [True, False])
@@ -147,6 +165,68 @@ def test_everything_wrong_with_a_copied_command_is_told_at_once() -> None:
     assert "--learning_rate" in faults["--lerning_rate"].fits
     assert "not downloaded" in faults["--pretrained_model_name_or_path"].do
     assert "newest whole checkpoint" in faults["--resume_from_checkpoint"].fits
+
+
+JUNK = ("lora", "word", "vae", "model", "second")
+
+
+@pytest.fixture
+def junk(pictures: Path, tmp_path: Path) -> Path:
+    """Files that hold nothing of what their names say, a folder with a picture that is none, and a recipe."""
+    for name in JUNK:
+        (tmp_path / f"{name}.safetensors").write_bytes(b"no tensors at all, " * 9)
+    shutil.copytree(pictures, tmp_path / "own")
+    (tmp_path / "own" / "cut.png").write_bytes(b"no picture")
+    (tmp_path / "recipe.yaml").write_text("seed: -5\n")
+    return tmp_path
+
+
+IN_FILES = {
+    "train lora": "--instance_data_dir {0}/own --instance_prompt az --start_from {0}/lora.safetensors"
+    " --embeddings {0}/word.safetensors --vae {0}/vae.safetensors --output_dir {0}/word.safetensors"
+    " --pretrained_model_name_or_path {0}/model.safetensors",
+    "train textual-inversion": "--train_data_dir {0}/own --placeholder_token az --initializer_token a"
+    " --with_prior_preservation --class_prompt cat --class_data_dir {0}/own",
+    "generate": "--prompt cat --model {0}/model.safetensors --lora {0}/lora.safetensors=0.5 --embedding"
+    " {0}/word.safetensors --lora {0}/second.safetensors",
+    "merge": "--sd_model {0}/model.safetensors --models {0}/lora.safetensors {0}/second.safetensors --save_to {0}/m",
+}
+
+
+@pytest.mark.parametrize("verb", IN_FILES)
+def test_faults_within_files_are_told_with_those_of_the_words(verb: str, junk: Path) -> None:
+    """All that the verb itself would refuse, once the words are right, is told beside what is wrong with the words."""
+    row, words = verbs.VERBS[tuple(verb.split())], IN_FILES[verb].format(junk).split()
+    kind = verbs.load(row.options)
+    wrong = ["--nothing", "1", *(["--recipe", str(junk / "recipe.yaml")] if "seed" in kind.model_fields else [])]
+    with pytest.raises(Refusal) as together:
+        gather(kind, [*words, *wrong])
+    with pytest.raises(Refusal) as apart:
+        verbs.load(row.run)(gather(kind, words), Events())
+    told, later = ({(fault.where, fault.found) for fault in each.value.faults} for each in (together, apart))
+    assert later <= told
+    assert {where for where, _ in told - later} >= {"--nothing"}
+    named = [str(junk / f"{name}.safetensors") for name in JUNK if f"{name}.safetensors" in IN_FILES[verb]]
+    assert all(any(where.endswith(name) for where, _ in told) for name in named)
+    assert any("seed" in where for where, _ in told) == ("seed" in kind.model_fields)
+
+
+def test_files_are_looked_at_as_right_options_say(junk: Path, sd1: Path) -> None:
+    """A column that is not known cannot be missed; a checkpoint may lack the VAE that another option gives."""
+    (junk / "own" / "cut.png").unlink()
+    (junk / "own" / "metadata.csv").write_text("file_name,said\npicture-0.png,a cat\n")
+    bare = {name: each for name, each in _tensors(sd1, junk).items() if not name.startswith("first_stage_model.")}
+    save_file(bare, junk / "bare.safetensors")
+    model = "--pretrained_model_name_or_path"
+    words = f"--instance_data_dir {junk}/own --instance_prompt az {model} {junk}/bare.safetensors".split()
+    with pytest.raises(Refusal) as caught:
+        gather(LoraOptions, [*words, "--caption_column=", "--vae", str(junk / "vae.safetensors")])
+    assert {fault.where for fault in caught.value.faults} == {"--caption_column", str(junk / "vae.safetensors")}
+
+
+def _tensors(folder: Path, place: Path) -> dict[str, torch.Tensor]:
+    assert main(["convert", str(folder), str(place / "whole.safetensors")]) == 0
+    return load_file(place / "whole.safetensors")
 
 
 @pytest.mark.parametrize("kind", METHOD_OPTIONS)

@@ -142,6 +142,12 @@ def test_a_file_can_be_trained_further(bench: Bench):
     assert one.settings == other.settings
     for name, tensor in one.weights["unet"].items():
         torch.testing.assert_close(tensor, other.weights["unet"][name], rtol=0, atol=1e-7)
+    again = bench.run("again", start_from=str(first), learning_rate="1e-9", adam_weight_decay="0")
+    assert same_weights(again, folder, lora.FILE)  # from the folder that it lies in
+    (bench.folder / "other").mkdir()
+    tensors.write(bench.folder / "other" / lora.FILE, {n: 2 * t for n, t in tensors.read(first / lora.FILE).items()})
+    given = {"learning_rate": "1e-9", "adam_weight_decay": "0", "start_from": str(bench.folder / "other")}
+    assert bench.refused("again", **given) == ["--output_dir"]  # another run
     refused = bench.refused("more", start_from=str(first / lora.FILE), rank="8", train_text_encoder=True)
     assert refused == ["--rank", "--start_from"]
 

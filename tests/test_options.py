@@ -267,7 +267,7 @@ ROUNDS = {  # words of a command that lacks an option and has another fault -> a
     "merge --ratios x --save_to taken.safetensors": "--models --ratios --save_to",
     "merge --save_to taken.safetensors --method difference": "--models --save_to",
     "merge --ratios 1 2 --save_to new.safetensors": "--models",  # there might be two
-    "merge --ratios 1 2 --models taken.txt": "--ratios --save_to",
+    "merge --ratios 1 2 --models taken.txt": "--ratios --save_to taken.txt",
     "convert --dst taken.txt --name x --overwrite": "--src dst --name",
     "extract --out taken.safetensors": "--tuned --base --out",
     "resize --out taken.txt": "--file --out",

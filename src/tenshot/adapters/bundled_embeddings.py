@@ -66,7 +66,7 @@ def kept(source: Container, dtype: torch.dtype | None = None) -> dict[str, torch
 
 def files(words: Words, folder: Path) -> dict[str, Path]:
     """word -> the file of its own that it gets, where what is written cannot hold words."""
-    return {word: folder / embedding.file_name(word) for word in words}
+    return {word: folder / destinations.file_name(word) for word in words}
 
 
 def faults(option: str, words: Words, folder: Path, overwrite: bool) -> Iterator[Fault]:

@@ -109,12 +109,6 @@ def beginning(model: Model, words: str, vectors: int) -> dict[str, torch.Tensor]
     return found
 
 
-def file_name(word: str) -> str:
-    """`<my cat>` -> my-cat.safetensors."""
-    stem = re.sub(r"[^\w.-]+", "-", word).strip("-.")
-    return f"{stem or 'word'}.safetensors"
-
-
 def write(file: Path, word: str, rows: Rows) -> None:
     """One file, which every program reads: user interfaces by its name, diffusers by the tensor's."""
     name = ONE if word in TAKEN else word

@@ -14,7 +14,7 @@ from tenshot.core.errors import Fault
 from tenshot.core.options import Options
 from tenshot.core.size import Size
 from tenshot.io import destinations
-from tenshot.option_types import Backend, Device, Few, FolderPath, Model, Side, SomePath
+from tenshot.option_types import Backend, Device, Few, FolderPath, Model, Side, VaePath
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 QUANTISED = ("int8",)
@@ -28,7 +28,7 @@ class CompileOptions(Options):
     also: ClassVar[Mapping[str, str]] = {"output_dir": "out"}
 
     model: Model = Field(description="pocket, or a model folder in the diffusers layout")
-    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
+    vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     out: Path = Field(description="the folder to write; generate --model takes it")
     parts: list[Part] = Field([], description="what to compile (default: everything there is)")
     backend: list[Backend] = Field([], description="which may be used (default: all that this machine has)")

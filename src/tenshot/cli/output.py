@@ -30,7 +30,7 @@ class Outlet:
     """
 
     def __init__(self, as_json: bool, talks: bool = True) -> None:
-        self.as_json, self.talks = as_json, talks
+        self.as_json, self.talks, self.closed = as_json, talks, sys.stdout is None
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:  # closed, as `>&-` leaves it
                 setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
@@ -81,6 +81,8 @@ class Outlet:
 
     def _tell(self, text: str) -> None:
         with _listened_to():
+            if self.closed:
+                raise OSError(errno.EBADF, "it is closed")
             print(text, flush=True)
 
 

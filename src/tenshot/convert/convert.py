@@ -58,7 +58,7 @@ def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | No
         return _told(options, adapters.convert_lora(opened, options, target, dtype, events), target, events)
     if embedding.is_embedding(opened):
         unnamed = stem.startswith(embedding.PAIR["text_encoder"])  # as diffusers' scripts call every word's file
-        usual = embedding.file_name(embedding.of(opened)[0]) if unnamed else f"{stem}.safetensors"
+        usual = destinations.file_name(embedding.of(opened)[0]) if unnamed else f"{stem}.safetensors"
         target = _target(options, "embedding", usual)
         return _told(options, adapters.convert_embedding(opened, options, target, dtype), target, events)
     if family := checkpoint.family_of(opened, options.vae, options.config):

@@ -13,7 +13,7 @@ from tenshot.core.errors import Fault
 from tenshot.core.options import Options
 from tenshot.export.ui_folders import FOLDERS, UIFolder, places
 from tenshot.io import destinations
-from tenshot.option_types import FilePath, ModelPath, Rank, SomePath
+from tenshot.option_types import FilePath, ModelPath, Rank, VaePath
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ class ConvertOptions(Options):
     config: ModelPath | None = Field(
         None, description="a model folder that tells what SRC cannot, and has the nets that SRC, part of a model, lacks"
     )
-    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
+    vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     form: Literal["kohya", "diffusers"] | None = Field(
         None,
         description="a LoRA's names, default: the other ones; diffusers, of a word of two text encoders: two files",

@@ -61,6 +61,15 @@ def refuse_if(faults: Iterable[Fault]) -> None:
         raise Refusal(*faults)
 
 
+def faults_of(check: Callable[[], object]) -> tuple[Fault, ...]:
+    """What a check refuses; nothing where it does not."""
+    try:
+        check()
+    except Refusal as refusal:
+        return refusal.faults
+    return ()
+
+
 def all_or_refuse(*checks: Callable[[], object]) -> list[Any]:
     """Make every check; the results of all, or one Refusal with the faults of all."""
     results: list[Any] = []

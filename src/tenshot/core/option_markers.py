@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from functools import partial
 from os.path import exists, isdir, isfile
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from tenshot.core import gpus
-from tenshot.core.errors import Fault
+from tenshot.core.errors import Fault, faults_of
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+Mark = TypeVar("Mark")
+Asked = Callable[[Mark, str, str, str], Iterator[Fault]]  #: of an option's name, its value, and what that is for
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,14 @@ class Elsewhere:
 class There:
     """Marks an option whose value must be there: "file", "folder", "file or folder", or "model".
 
-    besides: words that are no paths. strength: a number may follow, as in FILE=0.8.
+    besides: words that are no paths. strength: a number may follow, as in FILE=0.8. reader: opens what is there, and
+    raises Refusal where it is of no use.
     """
 
     kind: str
     besides: tuple[str, ...] = ()
     strength: bool = False
+    reader: Callable[[Path], object] | None = None
 
     def path(self, value: str) -> str:
         """The path in a value; empty where it is a word."""
@@ -67,6 +77,12 @@ class There:
             kind = "a folder" if self.kind == "file" else "a file"
             yield Fault(option, f"{path} is {kind}", f"a {self.kind}: {description}", do)
 
+    def contents(self, option: str, value: str, description: str) -> Iterator[Fault]:
+        """What is wrong within it, where it is there."""
+        path = self.path(value)
+        if self.reader and path and exists(path):
+            yield from faults_of(partial(self.reader, Path(path)))
+
 
 @dataclass(frozen=True)
 class Computes:
@@ -76,3 +92,18 @@ class Computes:
         if why := gpus.hurdle(value):
             do = "leave it out: a GPU is taken where there is one"
             yield Fault(option, f"{value!r} cannot be used: {why}", description, do)
+
+
+def marked(field: FieldInfo, value: object, kind: type[Mark]) -> Iterator[tuple[Mark, str]]:
+    """The texts in an option's value that bear a mark of this kind, each with it."""
+    for mark in (*field.metadata, *_marks(field.annotation)):
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(mark, kind) and isinstance(each, str | Path):
+                yield mark, str(each)
+
+
+def _marks(annotation: Any) -> Iterator[Any]:
+    """What is marked about the parts of a type: about Path in list[Annotated[Path, ...]]."""
+    yield from getattr(annotation, "__metadata__", ())
+    for part in get_args(annotation):
+        yield from _marks(part)

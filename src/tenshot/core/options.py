@@ -10,13 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
 from tenshot.core.json_types import Schema
-from tenshot.core.option_markers import Computes, Elsewhere, There
+from tenshot.core.option_markers import Asked, Computes, Elsewhere, Mark, There, marked
 from tenshot.core.option_text import brief, choices_of, form, inline, limits, spell, words_of
 from tenshot.core.recipes import read_recipe
 
@@ -38,6 +38,13 @@ class Options(BaseModel):
         """What is in the way of the result: told with what the files hold, or beside other faults of the words."""
         return iter(())
 
+    def contents(self, wrong: Container[str] = ()) -> Iterator[Fault]:
+        """What is wrong in folders that are looked at as other options say; told like `obstacles`.
+
+        wrong: the names of options that are not to be trusted.
+        """
+        return iter(())
+
     def notes(self) -> Iterator[str]:
         """What whoever chose these options should know beforehand."""
         return iter(())
@@ -49,8 +56,9 @@ class Options(BaseModel):
     @property
     def sources(self) -> list[Path]:
         """Every file and folder that is to be read."""
-        marked = (each for name in type(self).model_fields for each in _marked(type(self), name, getattr(self, name)))
-        return [Path(mark.path(value)) for mark, value in marked if mark.path(value)]
+        fields = type(self).model_fields
+        found = (each for name, field in fields.items() for each in marked(field, getattr(self, name), There))
+        return [Path(mark.path(value)) for mark, value in found if mark.path(value)]
 
     @property
     def home(self) -> Path | None:
@@ -218,11 +226,12 @@ def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] 
     faults += [each for each in wrong if each.where not in {fault.where for fault in faults}]
     faults += _held([each.faults() for each in likely], names)
     right = [name for name in kind.model_fields if name in chosen and name not in names]
-    for name in right:
-        faults += _absent(kind, name, chosen[name], There)
+    faults += _told_of(kind, right, chosen, There, There.faults)
     if faults:
         faults += _held([each.obstacles() for each in likely], names)
-        faults += [fault for name in right for fault in _absent(kind, name, chosen[name], Computes)]
+        faults += _told_of(kind, right, chosen, Computes, Computes.faults)
+        faults += _told_of(kind, right, chosen, There, There.contents)
+        faults += _held([each.contents(names) for each in likely[:1]], names)
     refuse_if(faults)
     (options,) = likely
     for note in (*notes, *options.notes()):
@@ -248,26 +257,17 @@ def _held(told: Sequence[Iterable[Fault]], wrong: Container[str]) -> list[Fault]
     return [each for each in held if each.where.removeprefix("--") not in wrong]
 
 
-def _absent(kind: type[Options], name: str, value: object, marks: Any) -> Iterator[Fault]:
-    """What an option names and is not there."""
-    for mark, each in _marked(kind, name, value, marks):
-        yield from mark.faults(f"--{name}", each, kind.model_fields[name].description or "")
-
-
-def _marked(kind: type[Options], name: str, value: object, marks: Any = There) -> Iterator[tuple[Any, str]]:
-    """The texts in an option's value that name what has to be there, each with its mark."""
-    field = kind.model_fields[name]
-    for mark in (*field.metadata, *_marks(field.annotation)):
-        for each in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(mark, marks) and isinstance(each, str | Path):
-                yield mark, str(each)
-
-
-def _marks(annotation: Any) -> Iterator[Any]:
-    """What is marked about the parts of a type: about Path in list[Annotated[Path, ...]]."""
-    yield from getattr(annotation, "__metadata__", ())
-    for part in get_args(annotation):
-        yield from _marks(part)
+def _told_of(
+    kind: type[Options], names: Iterable[str], chosen: Mapping[str, object], mark: type[Mark], ask: Asked[Mark]
+) -> list[Fault]:
+    """What marks have against the values of these options."""
+    fields = kind.model_fields
+    return [
+        fault
+        for name in names
+        for each, value in marked(fields[name], chosen[name], mark)
+        for fault in ask(each, f"--{name}", value, fields[name].description or "")
+    ]
 
 
 def as_recipe(options: Options) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tenshot import next_commands
 from tenshot.core.options import Options
-from tenshot.option_types import POCKET, Device, Few, FolderPath, Model, SomePath
+from tenshot.option_types import POCKET, Device, Few, FolderPath, Model, VaePath
 
 
 class DemoOptions(Options):
@@ -20,7 +20,7 @@ class DemoOptions(Options):
     )
     subject: str = Field("animal", min_length=1, description="the class word of what the pictures show")
     model: Model = Field("pocket", description="pocket, a model folder in the diffusers layout, or a checkpoint file")
-    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
+    vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     identifier: str = Field("az", min_length=1, description="the rare word that becomes the subject's name")
     max_train_steps: int | None = Field(
         None, ge=1, le=100_000_000, description="optimizer steps; default: by the model"

@@ -12,7 +12,7 @@ from tenshot import next_commands
 from tenshot.core.errors import Fault
 from tenshot.core.options import Options
 from tenshot.io import destinations
-from tenshot.option_types import ModelPath, Rank, SomePath
+from tenshot.option_types import LoraFile, ModelPath, Rank, VaePath
 
 
 class RankOptions(Options):
@@ -45,7 +45,7 @@ class ExtractOptions(RankOptions):
 
     tuned: ModelPath = Field(description="the fine-tuned model: a folder or a file")
     base: ModelPath = Field(description="the model it was made of")
-    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of both models' own")
+    vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of both models' own")
     config: ModelPath | None = Field(None, description="a model folder that tells what a file cannot")
 
 
@@ -55,5 +55,5 @@ class ResizeOptions(RankOptions):
     words: ClassVar[tuple[str, ...]] = ("file",)
     also: ClassVar[Mapping[str, str]] = {"model": "file", "save_to": "out", "new_rank": "rank"}
 
-    file: SomePath = Field(description="the LoRA, LoHa or LoKr")
+    file: LoraFile = Field(description="the LoRA, LoHa or LoKr")
     config: ModelPath | None = Field(None, description="the model that it belongs to, where it does not say it")

@@ -14,7 +14,7 @@ from tenshot.core.option_text import command
 from tenshot.core.options import Options, as_words
 from tenshot.diffusion.samplers import SAMPLERS, names
 from tenshot.io import destinations
-from tenshot.option_types import Device, Few, LoraPath, Model, Side, SomePath
+from tenshot.option_types import Device, Few, LoraPath, Model, Side, VaePath, WordPath
 
 
 def _sampler(name: str) -> str:
@@ -30,10 +30,10 @@ class GenerateOptions(Options):
     """Make pictures from a prompt. The same seed gives the same picture, to the bit with --batch_size 1."""
 
     model: Model = Field("pocket", description="pocket, a model folder, a checkpoint file, or what compile made")
-    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
+    vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     prompt: list[str] = Field(min_length=1, description="what to draw; give it again for more prompts")
     lora: list[LoraPath] = Field([], description="a LoRA (LoHa, LoKr) file or its folder; FILE=0.8: at that strength")
-    embedding: list[SomePath] = Field(
+    embedding: list[WordPath] = Field(
         [], description="a learned word, as the prompt says it: a file, or diffusers' folder"
     )
     negative_prompt: str = Field("", description="what to keep away from")

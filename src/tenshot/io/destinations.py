@@ -154,3 +154,9 @@ def _hurt(target: Path, sources: list[Path]) -> Path | None:
         if read.is_relative_to(place) or (source.is_dir() and place.is_relative_to(read)):
             return source
     return None
+
+
+def file_name(word: str) -> str:
+    """Of a learned word: `<my cat>` -> my-cat.safetensors."""
+    stem = re.sub(r"[^\w.-]+", "-", word).strip("-.")
+    return f"{stem or 'word'}.safetensors"

@@ -14,10 +14,12 @@ from typing import TypeAlias
 
 import torch
 
+from tenshot.core.events import Events, track
 from tenshot.core.results import Hashes
 from tenshot.io import tensor_files, text_files
 
 Data: TypeAlias = bytes | memoryview
+BLOCK, MANY = 1_000_000, 200  # bytes, and how many such blocks take noticeably long
 MODEL_FILES = {".safetensors", ".bin", ".json"}  # suffixes of what a model's parts are read from
 
 
@@ -68,15 +70,28 @@ def of_file(path: Path, skip: int = 0) -> str:
         return of_stream(file)
 
 
-def of_model(place: Path, part: str = "*") -> str:
-    """Of the weights and configurations of a model folder, or of one part in it: BLAKE2b, which is quicker, hex."""
+def of_model(place: Path, part: str = "*", events: Events | None = None) -> str:
+    """Of the weights and configurations of a model folder, or of one part in it: BLAKE2b, which is quicker, hex.
+
+    events: hears how far it is, in megabytes, where they are many. Raises Cancelled.
+    """
+    paths = [path for path in sorted(place.glob(f"{part}/*")) if path.suffix in MODEL_FILES]
+    inner = {path: hashlib.blake2b() for path in paths}
+    blocks = ((path, block) for path in paths for block in _blocks(path))
+    count = sum(-(-path.stat().st_size // BLOCK) for path in paths)
+    for path, block in track(blocks, "checking the model", count, events) if events and count >= MANY else blocks:
+        inner[path].update(block)
     found = hashlib.blake2b(digest_size=16)
-    for path in sorted(place.glob(f"{part}/*")):
-        if path.suffix in MODEL_FILES:
-            found.update(str(path.relative_to(place)).encode())
-            with path.open("rb") as file:
-                found.update(hashlib.file_digest(file, "blake2b").digest())
+    for path in paths:
+        found.update(str(path.relative_to(place)).encode())
+        found.update(inner[path].digest())
     return found.hexdigest()
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            yield block
 
 
 def data_start(path: Path) -> int:

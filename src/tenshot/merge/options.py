@@ -13,7 +13,7 @@ from tenshot.core.errors import Fault
 from tenshot.core.option_text import command
 from tenshot.export.options import ExportOptions
 from tenshot.io import destinations
-from tenshot.option_types import ModelPath, Rank, Ratio, SomePath
+from tenshot.option_types import ModelPath, Rank, Ratio, VaePath
 
 
 class MergeOptions(ExportOptions):
@@ -34,7 +34,7 @@ class MergeOptions(ExportOptions):
     rank: Rank | None = Field(None, description="of LoRAs merged into one; default: exact, all ranks together")
     precision: Literal["keep", "fp32", "fp16", "bf16"] = Field("keep", description="numbers in the result")
     config: ModelPath | None = Field(None, description="a model folder that tells what a file cannot")
-    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of every model's own")
+    vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of every model's own")
     save_to: Path = Field(description="the result: a .safetensors or .ckpt file, or else a folder")
     overwrite: bool = Field(False, description="replace the result")
 

@@ -86,13 +86,18 @@ def read(place: Path, config: Path | None = None, ema: bool = False, vae: Path |
         found = of_folder(folders.find(str(place)))
         return with_vae(found, vae) if vae else found
     source = tensor_files.opened(place)
-    family = family_of(source, vae, config)
+    return of_file(source, known(source, vae, config), config, ema, vae)
+
+
+def known(source: Container, vae: Path | None = None, config: Path | None = None) -> Family:
+    """Of which family a file is. Raises Refusal where it is none of a model, or of part of one."""
+    family, place = family_of(source, vae, config), source.place
     if family is None:
         partial_checkpoints.refuse(place, source.tensors)
         names = ", ".join(sorted(source.tensors)[:3]) or "no tensor"
-        found_, do = f"is no checkpoint of a known family ({names}, ...)", f"tenshot inspect {place} says what it is"
-        raise Refusal(Fault(str(place), found_, "a model folder or file", do))
-    return of_file(source, family, config, ema, vae)
+        found, do = f"is no checkpoint of a known family ({names}, ...)", f"tenshot inspect {place} says what it is"
+        raise Refusal(Fault(str(place), found, "a model folder or file", do))
+    return family
 
 
 def family_of(source: Container, vae: Path | None = None, config: Path | None = None) -> Family | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from tenshot.adapters import adapter_files, embedding
 from tenshot.core import device, distributed
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
@@ -47,9 +48,8 @@ def check(method: TrainingMethod[Options], options: Options, events: Events) -> 
     except Refusal as refusal:
         unread = run.identity(method.name, options)
         raise Refusal(*refusal.faults, *run.folder_faults(options, unread)) from None
-    claim = run.identity(
-        method.name, options, _inputs(options, method.source(options).folder, place, examples, brought)
-    )
+    folder = method.source(options).folder
+    claim = run.identity(method.name, options, _inputs(options, folder, place, examples, brought, events))
     trained = method.trained(options, place)
     whole = sum(validate.numbers(place / part) for part in validate.family_of(place).nets)
     stock, *_ = all_or_refuse(
@@ -105,19 +105,6 @@ def _examples(method: TrainingMethod[Options], options: Options, events: Events)
     return found
 
 
-def _class_faults(method: TrainingMethod[Options], options: Options) -> Iterator[Fault]:
-    """What is said to be the class, or a mask, and is the subject itself."""
-    source = method.source(options)
-    for name, fits in (("class_data_dir", "pictures of the class without your subject"), ("mask_dir", "masks alone")):
-        folder = getattr(options, name)
-        if folder and folder.resolve() == source.folder.resolve():
-            yield Fault(f"--{name}", f"{folder} is {source.option}", fits, "name another folder")
-    subject, kind = (" ".join((text or "").split()).casefold() for text in (source.prompt, options.class_prompt))
-    if options.with_prior_preservation and subject == kind != "":
-        found = "is --instance_prompt: what is learned of the one would be unlearned by the other"
-        yield Fault("--class_prompt", found, "the class without your subject", "leave the rare word out of it")
-
-
 def _not_yours(options: FineTuneOptions, own: Sequence[Example], brought: Sequence[Example]) -> Iterator[Fault]:
     mine = {each.digest for each in own}
     same = [each.path.name for each in brought if each.digest in mine]
@@ -128,7 +115,6 @@ def _not_yours(options: FineTuneOptions, own: Sequence[Example], brought: Sequen
 
 
 def _method_faults(method: TrainingMethod[Options], options: Options) -> Iterator[Fault]:
-    yield from _class_faults(method, options)
     if options.rescale_betas_zero_snr and not method.saves_model:
         found = "the noise schedule is part of a model, and what comes out here is none"
         fits, do = "a model whose schedule has it", "leave it out, or make such a model: tenshot train full with it"
@@ -196,13 +182,18 @@ def _stock(options: FineTuneOptions, place: Path, claim: run.Identity) -> Stock 
 
 
 def _inputs(
-    options: FineTuneOptions, folder: Path, place: Path, examples: Sequence[Example], brought: Sequence[Example]
+    options: FineTuneOptions,
+    folder: Path,
+    place: Path,
+    examples: Sequence[Example],
+    brought: Sequence[Example],
+    events: Events,
 ) -> dict[str, object]:
     """Digests of all that is read. folder: the pictures'; place: the model's."""
     names = {each.path: str(each.path.relative_to(folder)) for each in examples}
     return {
         "files": {name: _digests(value) for name, value in options if name in run.FILES and value},
-        "model": hashes.of_model(place),
+        "model": hashes.of_model(place, events=events),
         "pictures": {names[each.path]: each.digest[:16] for each in examples},
         "captions": _captions(names, examples),
         "repeats": {names[each.path]: each.repeats for each in examples if each.repeats != 1},
@@ -220,5 +211,18 @@ def _captions(names: Mapping[Path, str], examples: Sequence[Example]) -> dict[st
     return {name: said if len(said) > 1 else said[0] for name, said in found.items()}
 
 
-def _digests(files: Path | Sequence[Path]) -> list[str]:
-    return [hashes.of_file(each)[:16] for each in ([files] if isinstance(files, Path) else files)]
+def _digests(places: Path | Sequence[Path]) -> list[str]:
+    """Of adapters: files, or folders that hold them."""
+    return [
+        hashes.of_file(file)[:16]
+        for place in ([places] if isinstance(places, Path) else places)
+        for file in (_within(place) if place.is_dir() else [place])
+    ]
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    """What is read in the folder of a LoRA or of a learned word."""
+    for file in adapter_files.files(folder) or [embedding.file_in(folder)]:
+        yield file
+        if (beside := embedding.partner(file) or file.with_name(adapter_files.CONFIG)).is_file():
+            yield beside

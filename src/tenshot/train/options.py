@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
+from os.path import isdir
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from tenshot import next_commands
-from tenshot.core.errors import Fault
+from tenshot.core.errors import Fault, faults_of
 from tenshot.core.option_markers import Elsewhere
 from tenshot.core.option_text import command
 from tenshot.core.options import Options
 from tenshot.export.options import ExportOptions
-from tenshot.option_types import POCKET, Device, Few, FolderPath, Model, Rank, SomePath
+from tenshot.io import destinations
+from tenshot.option_types import POCKET, Device, Few, FolderPath, LoraFile, Model, Rank, VaePath, WordPath
 from tenshot.train import script_options
 
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
@@ -26,6 +29,7 @@ Weighting = Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
 Layers = Literal["attention", "transformer", "all"]
 Word = Annotated[str, Field(min_length=1)]
+PICTURES = ("instance_data_dir", "train_data_dir")  # options that name the folder of what is learned
 MOST_STEPS, MOST_PIXELS = 100_000_000, 4096
 
 
@@ -63,6 +67,10 @@ class LoopOptions(Options):
     checkpoints_total_limit: int | None = Field(
         2, ge=1, le=1_000_000, description="how many checkpoints are kept; null: all"
     )
+
+    def obstacles(self) -> Iterator[Fault]:
+        if hurdle := destinations.obstacle(self.output_dir):
+            yield Fault(f"--output_dir {self.output_dir}", hurdle, "a folder", "name another folder")
 
 
 class PictureOptions(Options):
@@ -136,7 +144,7 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
     elsewhere: ClassVar[Mapping[str, Elsewhere]] = script_options.ELSEWHERE
 
     pretrained_model_name_or_path: Model = Field("pocket", description="pocket, a model folder, or a checkpoint file")
-    vae: SomePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
+    vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     train_text_encoder: bool = Field(False, description="train the text encoder along with the denoiser")
     text_encoder_lr: float | None = Field(None, gt=0, le=100, description="its own learning rate; default: the same")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
@@ -144,6 +152,19 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
     num_processes: Few = Field(1, description="processes on this machine, each with a GPU of its own, or on CPUs")
     fsdp: bool = Field(False, description="split weights, gradients and optimizer over the processes")
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+
+    def contents(self, wrong: Container[str] = ()) -> Iterator[Fault]:
+        for name in PICTURES:
+            folder = getattr(self, name, None)
+            if folder and isdir(folder) and not any(each in wrong for each in ("caption_column", "mask_dir")):
+                from tenshot.io import dataset
+
+                read = partial(dataset.read, option=f"--{name}", column=self.caption_column, masks=self.mask_dir)
+                yield from faults_of(partial(read, folder))
+        if self.class_data_dir and isdir(self.class_data_dir):
+            from tenshot.train.data import prior_images
+
+            yield from faults_of(partial(prior_images.present, self.class_data_dir, self.num_class_images))
 
     def next_commands(self) -> Sequence[str]:
         model, prompt = self.output_dir, self.validation_prompt or getattr(self, "instance_prompt", None) or "TEXT"
@@ -179,6 +200,7 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
         if not self.with_prior_preservation and self.class_data_dir:
             found = "has no effect without --with_prior_preservation"
             yield Fault("--class_data_dir", found, "both or neither", "add --with_prior_preservation")
+        yield from self._subject_faults()
         if self.aspect_ratio_buckets and self.center_crop:
             yield Fault("--center_crop", "has no effect with --aspect_ratio_buckets", "one of the two", "leave it out")
         if self.keep_best and not self.validation_prompt:
@@ -187,6 +209,23 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
         if self.text_encoder_lr and not self.train_text_encoder:
             found = "has no effect without --train_text_encoder"
             yield Fault("--text_encoder_lr", found, "both or neither", "add --train_text_encoder")
+
+    def _subject_faults(self) -> Iterator[Fault]:
+        """What is said to be the class, or a mask, and is the subject itself."""
+        own = {place.resolve(): name for name in PICTURES if (place := getattr(self, name, None))}
+        for name, fits in (
+            ("class_data_dir", "pictures of the class without your subject"),
+            ("mask_dir", "masks alone"),
+        ):
+            folder = getattr(self, name)
+            if folder and folder.resolve() in own:
+                found = f"{folder} is --{own[folder.resolve()]}"
+                yield Fault(f"--{name}", found, fits, "name another folder")
+        told = (getattr(self, "instance_prompt", None), self.class_prompt)
+        subject, kind = (" ".join((text or "").split()).casefold() for text in told)
+        if self.with_prior_preservation and subject == kind != "":
+            found = "is --instance_prompt: what is learned of the one would be unlearned by the other"
+            yield Fault("--class_prompt", found, "the class without your subject", "leave the rare word out of it")
 
 
 class DreamBoothOptions(FineTuneOptions):
@@ -227,8 +266,8 @@ class LoraOptions(FineTuneOptions):
     quantize_base: Literal["nf4", "int8"] | None = Field(
         None, description="keep the denoiser's matrices in 4 or 8 bits"
     )
-    start_from: SomePath | None = Field(None, description="a LoRA file to train further")
-    embeddings: list[SomePath] = Field([], description="files with learned words that the captions say")
+    start_from: LoraFile | None = Field(None, description="a LoRA, file or folder, to train further")
+    embeddings: list[WordPath] = Field([], description="files with learned words that the captions say")
 
     def next_commands(self) -> Sequence[str]:
         base, prompt = self.pretrained_model_name_or_path, self.instance_prompt or self.validation_prompt or "TEXT"
@@ -266,6 +305,37 @@ class TextualInversionOptions(FineTuneOptions):
     adam_weight_decay: float = Field(0.0, ge=0, le=100, description="weight decay, decoupled from the gradient")
 
     def next_commands(self) -> Sequence[str]:
-        stem = re.sub(r"[^\w.-]+", "-", self.placeholder_token[0]).strip("-.") or "word"
-        base, file = self.pretrained_model_name_or_path, self.output_dir / f"{stem}.safetensors"
-        return next_commands.draw("embedding", file, f"a photo of {stem}", base), next_commands.hand_over(file)
+        base = self.pretrained_model_name_or_path
+        file = self.output_dir / destinations.file_name(self.placeholder_token[0])
+        return next_commands.draw("embedding", file, f"a photo of {file.stem}", base), next_commands.hand_over(file)
+
+    def faults(self) -> Iterator[Fault]:
+        yield from super().faults()
+        words, first = self.placeholder_token, self.initializer_token
+        if len(words) != len(first):
+            found = f"{len(first)} for {len(words)} new words"
+            do = f"write {len(words)} after --initializer_token"
+            yield Fault("--initializer_token", found, "one for each --placeholder_token", do)
+        if len(set(words)) != len(words):
+            yield Fault("--placeholder_token", "a word is given twice", "words that differ", "change one of them")
+        if len({destinations.file_name(word) for word in words}) != len(set(words)):
+            found, fits = "two words would be written to one file", "words that differ in letters"
+            yield Fault("--placeholder_token", found, fits, "change one of them")
+        for word in words:
+            if " " in word:
+                do = f"--placeholder_token {shlex.quote('-'.join(word.split()) or '<az>')}"
+                fits = "letters without spaces, as in <az>"
+                yield Fault("--placeholder_token", f"{word!r} is not one word", fits, do)
+        for word in first:
+            if not word.strip():
+                yield Fault("--initializer_token", "is empty", "a word that the model knows", "--initializer_token toy")
+        if self.with_prior_preservation:
+            found = "has no effect: class pictures do not show the new word, and nothing else learns"
+            yield Fault("--with_prior_preservation", found, "no class pictures", "leave it out")
+        if self.train_text_encoder:
+            found = "textual inversion trains new words only"
+            do = "leave it out, or use tenshot train lora"
+            yield Fault("--train_text_encoder", found, "a text encoder that stays as it is", do)
+        if self.proportion_empty_prompts:
+            found = "without its word a caption teaches nothing here"
+            yield Fault("--proportion_empty_prompts", found, "0", "leave it out")

@@ -106,7 +106,7 @@ def encode(
     if cache is None:
         found: Sequence[Posterior] = [posterior for _, posterior in posteriors(range(len(shown)))]
     else:
-        facts = hashes.of_model(base.place, "vae"), base.vae.dtype
+        facts = hashes.of_model(base.place, "vae", events), base.vae.dtype
         keys = [hashes.of_values(examples[number].digest, SEEN, view, *facts) for number, view in shown]
         # Every process its share. One by one: in batches the VAE's answers would differ in their last bits.
         share = range(distributed.rank(), len(keys), distributed.world_size())

@@ -28,7 +28,8 @@ class TextEmbeddingCache:
         self.base = base
         self.cache = cache if not base.placeholder_tokens else None
         named = [part for part in base.parts if part.startswith(("text_encoder", "tokenizer"))]
-        self.encoders = [hashes.of_model(base.place, part) for part in named] if self.cache else []
+        events = cache.events if cache else None
+        self.encoders = [hashes.of_model(base.place, part, events) for part in named] if self.cache else []
         self.near: dict[str, Conditioning] = {}
         self.room = IN_MEMORY
 

@@ -22,7 +22,7 @@ from tenshot.core.events import EventGroup, Events, track
 from tenshot.core.options import as_recipe
 from tenshot.core.results import Forecast, Trained
 from tenshot.core.size import Size
-from tenshot.io import destinations, tensors, text_files
+from tenshot.io import tensors, text_files
 from tenshot.pipeline import SamplingSettings
 from tenshot.train.engine import checkpoint, eta, loop, memory
 from tenshot.train.engine.eta import GUESSED, MEASURED
@@ -86,8 +86,8 @@ def folder_faults(options: LoopOptions, wanted: Mapping[str, object]) -> Iterato
     """An output folder that holds something else than the run of identity `wanted`, or more of it than asked for."""
     folder, steps = options.output_dir, options.max_train_steps
     where, do = f"--output_dir {folder}", "name another folder, or remove this one"
-    if hurdle := destinations.obstacle(folder):
-        yield Fault(where, hurdle, "a folder", "name another folder")
+    if hurdles := list(options.obstacles()):
+        yield from hurdles
     elif (folder / CLAIM).exists():
         found = _claimed(folder / CLAIM)
         if found is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from tenshot.core.events import Events
 from tenshot.core.results import Trained
 from tenshot.export.install import Result
 from tenshot.families import validate
-from tenshot.io import text_files
+from tenshot.io import destinations, text_files
 from tenshot.io.image_folder import Example
 from tenshot.model import model
 from tenshot.model.model import Model
@@ -74,16 +73,16 @@ class EmbeddingTrainable:
             if all(torch.equal(rows, self.begun[word][part]) for part, rows in live.items()):
                 found = f"{word} is as it was in the beginning: nothing was learned"
                 do = "correct the captions, and train into a new --output_dir"
-                file = folder / embedding.file_name(word)
+                file = folder / destinations.file_name(word)
                 raise Refusal(Fault(str(file), found, "pictures whose captions say the word", do))
 
     def save(self, folder: Path) -> None:
         for word in self.words:
-            embedding.write(folder / embedding.file_name(word), word, embedding.rows_of(self.model, word))
+            embedding.write(folder / destinations.file_name(word), word, embedding.rows_of(self.model, word))
 
     def verify(self, folder: Path) -> None:
         for word in self.words:
-            file = folder / embedding.file_name(word)
+            file = folder / destinations.file_name(word)
             read, live = embedding.read(file)[1], embedding.rows_of(self.model, word)
             if any(not torch.equal(read[part], rows) for part, rows in live.items()):
                 raise Refusal(Fault(str(file), "tensors differ after writing", do="check the disk"))
@@ -111,37 +110,6 @@ def _texts(options: TextualInversionOptions, captions: Captions) -> TemplateCapt
     return TemplateCaptions(captions, SAYINGS[options.learnable_property], options.placeholder_token[0])
 
 
-def _faults(options: TextualInversionOptions) -> Iterator[Fault]:
-    words, first = options.placeholder_token, options.initializer_token
-    if len(words) != len(first):
-        found = f"{len(first)} for {len(words)} new words"
-        do = f"write {len(words)} after --initializer_token"
-        yield Fault("--initializer_token", found, "one for each --placeholder_token", do)
-    if len(set(words)) != len(words):
-        yield Fault("--placeholder_token", "a word is given twice", "words that differ", "change one of them")
-    if len({embedding.file_name(word) for word in words}) != len(set(words)):
-        found, fits = "two words would be written to one file", "words that differ in letters"
-        yield Fault("--placeholder_token", found, fits, "change one of them")
-    for word in words:
-        if " " in word:
-            do = f"--placeholder_token {shlex.quote('-'.join(word.split()) or '<az>')}"
-            fits = "letters without spaces, as in <az>"
-            yield Fault("--placeholder_token", f"{word!r} is not one word", fits, do)
-    for word in first:
-        if not word.strip():
-            yield Fault("--initializer_token", "is empty", "a word that the model knows", "--initializer_token toy")
-    if options.with_prior_preservation:
-        found = "has no effect: class pictures do not show the new word, and nothing else learns"
-        yield Fault("--with_prior_preservation", found, "no class pictures", "leave it out")
-    if options.train_text_encoder:
-        found = "textual inversion trains new words only"
-        do = "leave it out, or use tenshot train lora"
-        yield Fault("--train_text_encoder", found, "a text encoder that stays as it is", do)
-    if options.proportion_empty_prompts:
-        found = "without its word a caption teaches nothing here"
-        yield Fault("--proportion_empty_prompts", found, "0", "leave it out")
-
-
 def _unsaid(options: TextualInversionOptions, examples: Sequence[Example]) -> Iterator[Fault]:
     """Captions that say none of the new words teach them nothing."""
     words = sorted(set(options.placeholder_token))
@@ -167,14 +135,14 @@ def trained(options: TextualInversionOptions, place: Path) -> int:
 
 
 def _results(options: TextualInversionOptions) -> list[Result]:
-    files = {options.output_dir / embedding.file_name(word) for word in options.placeholder_token}
+    files = {options.output_dir / destinations.file_name(word) for word in options.placeholder_token}
     return [Result("embedding", file, file.stem, file.stem) for file in sorted(files)]
 
 
 METHOD = TrainingMethod(
     name="textual-inversion",
     source=lambda options: Source(options.train_data_dir, "--train_data_dir", ""),
-    faults=_faults,
+    faults=lambda options: iter(()),
     trainable=EmbeddingTrainable,
     trained=trained,
     results=_results,
