@@ -17,8 +17,9 @@ from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
 from tenshot.generate.generate import GenerateOptions, generate
-from tenshot.io.png import parse_infotext, read_infotext
+from tenshot.io.png import read_infotext
 from tests.dreambooth_runs import Bench, Ear
+from tests.infotext import parse_infotext
 from tests.test_adapter_files import a_lora
 from tests.test_checkpoints import run as run_convert
 

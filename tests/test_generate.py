@@ -20,10 +20,11 @@ from tenshot.core.options import gather, resolve
 from tenshot.diffusion.samplers import SAMPLERS
 from tenshot.generate import generate
 from tenshot.generate.options import GenerateOptions
-from tenshot.io.png import parse_infotext, read_infotext
+from tenshot.io.png import read_infotext
 from tenshot.model import model
 from tenshot.pipeline import Request, SamplingSettings
 from tests.dreambooth_runs import Ear
+from tests.infotext import parse_infotext
 
 Draw = Callable[..., list[dict[str, Any]]]
 
