@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from tenshot.adapters import lora, lora_keys
 from tenshot.bench.sizes import random_model
 from tenshot.cli.main import main as tenshot
-from tenshot.families.sd import NOISE
+from tenshot.families.sd import NOISE, SD1
 from tenshot.model import model
 
 PACKAGE = "stable-diffusion-cpp-python==0.4.7"
@@ -92,7 +92,7 @@ def make(folder: Path) -> None:
     (ui / "models").mkdir(parents=True, exist_ok=True)
     full = random_model("sd15", torch.device("cpu"))
     settings = {
-        part: {"r": 4, "lora_alpha": 2, "target_modules": lora.targets(part, "all"), "init_lora_weights": False}
+        part: {"r": 4, "lora_alpha": 2, "target_modules": full.family.targets(part, "all"), "init_lora_weights": False}
         for part in ("unet", "text_encoder")
     }
     base = {part: full[part] for part in full.parts}
@@ -141,7 +141,7 @@ KINDS = {"loha": loha, "lokr": lokr}
 def attention(unet: torch.nn.Module) -> Iterator[tuple[str, tuple[int, int]]]:
     """Kohya's names of the attention layers, and the shapes of their weights."""
     for layer, module in unet.named_modules():
-        if isinstance(module, torch.nn.Linear) and lora.targeted(layer, lora.targets("unet", "attention")):
+        if isinstance(module, torch.nn.Linear) and lora.targeted(layer, SD1.targets("unet", "attention")):
             yield lora_keys.kohya("unet", layer, None), (module.out_features, module.in_features)
 
 

@@ -36,7 +36,7 @@ def a_lora(folder: Path, file: Path, seed: int = 0, rank: int = 3, alpha: float 
         part: {
             "r": rank,
             "lora_alpha": alpha,
-            "target_modules": lora.targets(part, layers),
+            "target_modules": opened.family.targets(part, layers),
             "init_lora_weights": False,
         }
         for part in parts

@@ -205,7 +205,7 @@ def test_layers_that_kohya_has_no_module_for_are_named(tmp_path: Path, told: Any
     everything = of("sd1", "unet", "", kohya("unet"))
     said = told(file_of(everything, tmp_path / "a.safetensors"))["left_out"]
     assert "no module for 4 of 282 layers" in said and "unet.conv_in, unet.conv_out, unet.time_embedding" in said
-    trained = lora.targets("unet", "all")
+    trained = SD1.targets("unet", "all")
     layers = [
         ("unet", layer)
         for part, layer in released.layers("sd1")

@@ -36,7 +36,12 @@ def theirs(folder: Path, shape: str) -> Any:
     kind, more = SHAPES[shape]
     opened = model.load(str(folder))
     torch.manual_seed(7)
-    given: dict[str, Any] = {"r": 3, "alpha": 5, "target_modules": lora.targets("unet", "all"), "init_weights": False}
+    given: dict[str, Any] = {
+        "r": 3,
+        "alpha": 5,
+        "target_modules": opened.family.targets("unet", "all"),
+        "init_weights": False,
+    }
     config = kind(**(given | more))
     peft.inject_adapter_in_model(config, opened["unet"])
     return opened, config

@@ -112,7 +112,7 @@ def test_parts_and_blocks_have_their_own_ratios(sd1: Path, tmp_path: Path):
 def test_a_dora_is_merged_as_peft_applies_it(sd1: Path, tmp_path: Path):
     opened = model.load(str(sd1))
     torch.manual_seed(3)
-    settings = {"r": 3, "lora_alpha": 3, "target_modules": lora.targets("unet", "all"), "use_dora": True}
+    settings = {"r": 3, "lora_alpha": 3, "target_modules": opened.family.targets("unet", "all"), "use_dora": True}
     lora.attach(opened, lora.new({"unet": {**settings, "init_lora_weights": False}}))
     with torch.no_grad():
         for name, parameter in opened["unet"].named_parameters():

@@ -40,7 +40,7 @@ def saved(folder: Path, target: Path, part: str = "unet", kind: Any = peft.LoraC
     """peft's folder with random weights, and the model in which peft has them active."""
     opened = model.load(str(folder))
     torch.manual_seed(7)
-    usual = {"r": 4, "target_modules": lora.targets(part, "all"), "init_weights": False, "alpha": 32}
+    usual = {"r": 4, "target_modules": opened.family.targets(part, "all"), "init_weights": False, "alpha": 32}
     if kind is peft.LoraConfig:
         usual = {"init_lora_weights": False, "lora_alpha": 32, **{k: usual[k] for k in ("r", "target_modules")}}
     net = peft.get_peft_model(opened[part], kind(**(usual | more)))

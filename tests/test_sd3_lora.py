@@ -48,7 +48,7 @@ def file(folder: Path, tmp_path: Path) -> Path:
     torch.manual_seed(0)
     named: dict[str, torch.Tensor] = {}
     for part in (opened.family.denoiser, *opened.family.encoders):
-        ends = lora.targets(part, "all")
+        ends = opened.family.targets(part, "all")
         for name, module in opened[part].named_modules():
             if lora.targeted(name, ends):
                 start = (

@@ -22,7 +22,7 @@ from tenshot.adapters.factors import Factors
 from tenshot.adapters.weight_delta import BIAS, INSPECT, Addition, Layer, misfits
 from tenshot.core.errors import Fault, refuse_if
 from tenshot.core.json_types import Config
-from tenshot.families import registry, text_model
+from tenshot.families import text_model
 from tenshot.families.base import Family
 from tenshot.io import tensors
 from tenshot.model.model import Model
@@ -43,13 +43,6 @@ class Lora:
     weights: Mapping[str, Mapping[str, torch.Tensor]]
     found: Mapping[Layer, Addition] = field(default_factory=dict)
     words: bundled_embeddings.Words = field(default_factory=dict)
-
-
-def targets(part: str, layers: str) -> list[str]:
-    """How the names of the layers end that get additions."""
-    groups = registry.lora_targets(part)
-    chosen = list(groups)[: list(groups).index(layers) + 1]
-    return [name for group in chosen for name in groups[group]]
 
 
 def targeted(name: str, ends: list[str]) -> bool:

@@ -101,7 +101,7 @@ def _prepare(options: BenchInferenceOptions, place: Path, where: torch.device) -
 
 def _random_lora(opened: Model, file: Path) -> None:
     part = opened.family.denoiser
-    settings = {part: {"r": 16, "lora_alpha": 16, "target_modules": lora.targets(part, "attention")}}
+    settings = {part: {"r": 16, "lora_alpha": 16, "target_modules": opened.family.targets(part, "attention")}}
     lora.attach(opened, lora.new(settings))
     with torch.no_grad():
         for name, tensor in opened.denoiser.named_parameters():

@@ -16,7 +16,6 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from PIL import Image
 
-from tenshot.adapters import lora
 from tenshot.core.device import autocast
 from tenshot.core.size import Size
 from tenshot.io.images import as_tensor
@@ -37,7 +36,7 @@ def steps(
     unet.requires_grad_()
     if isinstance(options, LoraOptions):
         unet.requires_grad_(False).to(dtype=half)
-        ends = lora.targets(base.family.denoiser, options.layers)
+        ends = base.family.targets(base.family.denoiser, options.layers)
         unet.add_adapter(LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=ends))
         cast_training_params(unet, torch.float32)
     trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]

@@ -39,6 +39,7 @@ class MicroConditioning:
         return cls(size, (0, 0), size)
 
 
+CLIP_LAYERS = {"attention": ("q_proj", "k_proj", "v_proj", "out_proj"), "transformer": ("fc1", "fc2"), "all": ()}
 UNET_LAYERS = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0"),
     "transformer": ("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
@@ -122,6 +123,12 @@ class Family:
     process: type[Process] = DDPM
     lora_targets: Mapping[str, Sequence[str]] = field(default_factory=lambda: UNET_LAYERS)
     predict: Callable[[Denoiser, torch.Tensor, torch.Tensor, Conditioning], torch.Tensor] = of_unet
+
+    def targets(self, part: str, layers: str) -> list[str]:
+        """How the names of a part's layers end that get additions. layers: a group, which has those before it, too."""
+        groups = self.lora_targets if part == self.denoiser else CLIP_LAYERS
+        chosen = list(groups)[: list(groups).index(layers) + 1]
+        return [name for group in chosen for name in groups[group]]
 
     @property
     def known_widths(self) -> tuple[tuple[int, ...], ...]:

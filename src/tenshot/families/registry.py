@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from tenshot.core.json_types import Config
 from tenshot.families.base import Family
 from tenshot.families.components import Net
@@ -13,15 +11,6 @@ from tenshot.families.sdxl import SDXL
 
 FAMILIES = (SD1, SD2, SDXL, SD3)
 DENOISERS = tuple(dict.fromkeys(family.denoiser for family in FAMILIES))
-
-
-#: Of CLIP's text encoders.
-_TEXT = {"attention": ("q_proj", "k_proj", "v_proj", "out_proj"), "transformer": ("fc1", "fc2"), "all": ()}
-
-
-def lora_targets(part: str) -> Mapping[str, Sequence[str]]:
-    """How the names of a part's layers end that get additions, in three groups, each besides those before."""
-    return next((family.lora_targets for family in FAMILIES if family.denoiser == part), _TEXT)
 
 
 def of_net(denoiser: Net) -> Family:

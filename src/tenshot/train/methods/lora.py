@@ -77,12 +77,12 @@ class LoraTrainable:
 
 def _settings(base: Model, options: LoraOptions) -> dict[str, Config]:
     encoders = base.family.encoders if options.train_text_encoder else ()
-    return {part: _part_settings(part, base[part], options) for part in (base.family.denoiser, *encoders)}
+    return {part: _part_settings(base, part, options) for part in (base.family.denoiser, *encoders)}
 
 
-def _part_settings(part: str, net: nn.Module, options: LoraOptions) -> Config:
-    ends = lora.targets(part, options.layers)
-    names = [name for name, _ in net.named_modules() if lora.targeted(name, ends)]
+def _part_settings(base: Model, part: str, options: LoraOptions) -> Config:
+    ends = base.family.targets(part, options.layers)
+    names = [name for name, _ in base[part].named_modules() if lora.targeted(name, ends)]
     ranks = {name: _named(options.block_ranks, f"{part}.{name}", options.rank) for name in names}
     others = {name: int(rank) for name, rank in ranks.items() if rank != options.rank}
     strength = (options.lora_alpha or options.rank) / options.rank
@@ -175,8 +175,9 @@ def _block_faults(options: LoraOptions) -> Iterator[Fault]:
 def _layers(options: LoraOptions, place: Path) -> dict[str, tuple[int, ...]]:
     """The layers that get additions, "unet.NAME", with the shapes of their weights."""
     found = {}
+    family = validate.family_of(place)
     for part in finetune.parts(options, place):
-        ends = lora.targets(part, options.layers)
+        ends = family.targets(part, options.layers)
         for path in validate.weights(place / part)[1]:
             for name, shape in tensors.shapes(path).items():
                 layer = text_model.bare(name.removesuffix(".weight"))
