@@ -38,7 +38,9 @@ class AveragedLoss:
             module = _Module(loss, [*parameters, unread])
             # Some layers get no gradients, where nothing reads their answer: the last ones of SDXL's text encoders.
             # As DDP then keeps its buckets, a resumed run sums in the same order.
-            self.ddp = DistributedDataParallel(module, init_sync=False, find_unused_parameters=True)
+            self.ddp = DistributedDataParallel(
+                module, init_sync=False, find_unused_parameters=True, gradient_as_bucket_view=True
+            )
 
     def accumulating(self, more: bool) -> AbstractContextManager[None]:
         """Around forward and backward of a part of a batch. more: others follow, and the processes wait for them."""
