@@ -24,7 +24,7 @@ from tests.dreambooth_runs import UNET, WAYS, Bench, Ear, files, same_weights
 def test_a_folder_whose_claim_is_damaged_or_foreign_is_refused(claim: bytes, bench: Bench):
     place = bench.folder / "out"
     place.mkdir()
-    (place / run.CLAIM).write_bytes(claim)
+    (place / run.IDENTITY).write_bytes(claim)
     (place / "thesis.txt").write_text("do not lose me")
     before = files(place)
     assert bench.refused("out") == ["--output_dir"]
@@ -137,7 +137,7 @@ def test_what_ended_in_the_meantime_is_seen(bench: Bench, guided: Path, monkeypa
     monkeypatch.setattr(run, "alone", late)
     assert bench.refused("out", learning_rate="1e-4") == ["--output_dir"]
     assert files(bench.folder / "out") == before
-    assert json.loads((bench.folder / "out" / run.CLAIM).read_text())["options"]["learning_rate"] == 1e-3
+    assert json.loads((bench.folder / "out" / run.IDENTITY).read_text())["options"]["learning_rate"] == 1e-3
 
 
 @pytest.mark.parametrize("words", [

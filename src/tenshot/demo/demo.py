@@ -29,7 +29,7 @@ from tenshot.report.verdict import verdict
 from tenshot.report.write import write
 from tenshot.train.data import prior_images
 from tenshot.train.engine import eta, trackers
-from tenshot.train.engine.run import CLAIM, OURS
+from tenshot.train.engine.run import IDENTITY, OURS
 from tenshot.train.methods import dreambooth
 from tenshot.train.options import DreamBoothOptions
 
@@ -94,7 +94,7 @@ def demo(options: DemoOptions, events: Events) -> Demonstrated:
     trainings = {row: _training(options, ways, folder, prior=row == WITH_PRIOR) for row in (WITH_PRIOR, WITHOUT_PRIOR)}
     given = _check(options, folder, list(trainings.values()), events)
     events.say(f"looked at {len(given)} pictures in {folder.name}: {_sizes(given)}")
-    if new := not (trainings[WITH_PRIOR].output_dir / CLAIM).is_file():
+    if new := not (trainings[WITH_PRIOR].output_dir / IDENTITY).is_file():
         events.say(eta.words(_ahead(options, ways, trainings, events), "the demo"))
     runs = {row: _train(row, training, events, foretold=new) for row, training in trainings.items()}
     places = {
@@ -136,11 +136,11 @@ def _ahead(
     """Seconds that each phase will take, reckoned from the pace of drawing here."""
     place = str(model.find(options.model, events, options.vae))
     base = model.load(place, device=device.pick(options.device), events=events)
-    pace, stock = eta.pace(base, None, events), prior_images.SETTINGS
+    pace, settings = eta.pace(base, None, events), prior_images.SETTINGS
     samples = sum(each.train_batch_size * (1 + each.with_prior_preservation) for each in trainings.values())
     drawn = (len(ways.contexts) + 4) * options.seeds * (1 + len(trainings))
     seconds = {
-        "class pictures": pace.drawing(options.num_class_images, stock),
+        "class pictures": pace.drawing(options.num_class_images, settings),
         "training": pace.training(trainings[WITH_PRIOR].max_train_steps, samples),
         "pictures before and after": pace.drawing(drawn, SamplingSettings()),
     }
@@ -165,7 +165,7 @@ def _check(
 def _place_faults(out: Path, pictures: Path) -> Iterator[Fault]:
     """What is ours is replaced; anything else must not be."""
     where, do = f"--out {out}", "name another folder"
-    begun = (out / FOLDERS[WITH_PRIOR] / CLAIM).is_file()
+    begun = (out / FOLDERS[WITH_PRIOR] / IDENTITY).is_file()
     names = [path.name for path in sorted(out.iterdir()) if path.suffix not in OURS] if out.is_dir() else []
     strange = [name for name in names if name not in {*FOLDERS.values(), CLASS}]
     if strange and not begun:

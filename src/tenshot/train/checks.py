@@ -23,12 +23,12 @@ from tenshot.train.engine import optimizers, run
 from tenshot.train.options import FineTuneOptions
 from tenshot.train.training_method import Options, TrainingMethod
 
-Stock = tuple[Path, prior_images.Recipe]
+Prior = tuple[Path, prior_images.Recipe]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the options turned out to mean. place: the model's folder. claim: what makes this run this run.
+    """What the options turned out to mean. place: the model's folder. identity: what makes this run this run.
 
     foretold: has been said what the whole will take?
     """
@@ -36,8 +36,8 @@ class Prepared:
     where: torch.device
     place: Path
     examples: list[Example]
-    stock: Stock | None
-    claim: run.Identity
+    prior: Prior | None
+    identity: run.Identity
     foretold: bool = False
 
 
@@ -49,16 +49,16 @@ def check(method: TrainingMethod[Options], options: Options, events: Events) -> 
         unread = run.identity(method.name, options)
         raise Refusal(*refusal.faults, *run.folder_faults(options, unread)) from None
     folder = method.source(options).folder
-    claim = run.identity(method.name, options, _inputs(options, folder, place, examples, brought, events))
+    identity = run.identity(method.name, options, _inputs(options, folder, place, examples, brought, events))
     trained = method.trained(options, place)
     whole = sum(validate.numbers(place / part) for part in validate.family_of(place).nets)
-    stock, *_ = all_or_refuse(
-        lambda: _stock(options, place, claim),
-        lambda: refuse_if(run.folder_faults(options, claim)),
+    prior, *_ = all_or_refuse(
+        lambda: _prior(options, place, identity),
+        lambda: refuse_if(run.folder_faults(options, identity)),
         lambda: refuse_if([] if trained else [_nothing_trains(method, options, place)]),
         lambda: run.check_disk(options, 4 * trained, 4 * (whole if method.saves_model else trained)),
     )
-    return Prepared(where, place, examples, stock, claim)
+    return Prepared(where, place, examples, prior, identity)
 
 
 def _check_inputs(
@@ -166,7 +166,7 @@ def _foreign(options: FineTuneOptions, process: type[Process]) -> Iterator[Fault
                 yield Fault(f"--{name}", found, ", ".join(f"--{each}" for each in process.options), "leave it out")
 
 
-def _stock(options: FineTuneOptions, place: Path, claim: run.Identity) -> Stock | None:
+def _prior(options: FineTuneOptions, place: Path, identity: run.Identity) -> Prior | None:
     """Where class pictures lie or will lie, and what they are drawn by; None without prior preservation.
 
     Raises Refusal where others lie there.
@@ -175,7 +175,7 @@ def _stock(options: FineTuneOptions, place: Path, claim: run.Identity) -> Stock 
         return None
     family, config = validate.family_of(place), validate.denoiser_config(place)
     side = options.resolution or config.get("sample_size", 64) * 8
-    wanted = prior_images.recipe(str(claim["inputs"]["model"]), options.class_prompt or "", side, family.process)
+    wanted = prior_images.recipe(str(identity["inputs"]["model"]), options.class_prompt or "", side, family.process)
     folder = options.class_data_dir or prior_images.cached(wanted, options.seed)
     prior_images.check_recipe(folder, wanted)
     return folder, wanted

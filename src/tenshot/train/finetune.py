@@ -40,7 +40,7 @@ def train(method: TrainingMethod[Options], options: Options, events: Events, *, 
     prepared = replace(check(method, options, events), foretold=foretold)
     distributed.join(prepared.where.type == "cpu")
     with run.alone(options.output_dir):
-        refuse_if(run.folder_faults(options, prepared.claim))  # another training may have ended there meanwhile
+        refuse_if(run.folder_faults(options, prepared.identity))  # another training may have ended there meanwhile
         if distributed.is_main_process():
             checkpoint.heal(options.output_dir, events)
         base = model.load(str(prepared.place), device=prepared.where, events=events)
@@ -51,7 +51,7 @@ def train(method: TrainingMethod[Options], options: Options, events: Events, *, 
 def _train(
     method: TrainingMethod[Options], base: Model, prepared: Prepared, options: Options, events: Events
 ) -> Trained:
-    examples, claim = prepared.examples, prepared.claim
+    examples, identity = prepared.examples, prepared.identity
     side = options.resolution or base.resolution
     if side != base.resolution:
         events.say(f"this model was trained for {base.resolution} pixels, not {side}")
@@ -65,17 +65,17 @@ def _train(
     ):
         events.say(line)
     if distributed.is_main_process():
-        tensors.write_json(options.output_dir / run.CLAIM, claim)
+        tensors.write_json(options.output_dir / run.IDENTITY, identity)
         if ahead := _ahead(base, prepared, options, side, events):
             events.say(eta.words(ahead, "the whole") + "; more exactly once it trains")
     pictures, shown = image_latents.encode(base, examples, views(options, side), events, TensorCache(events=events))
     own = [examples[number].caption or prompt for number in shown]
     captions = Captions(own, options.proportion_empty_prompts, options.shuffle_tags, options.keep_tags)
     kept = None
-    if prepared.stock:
+    if prepared.prior:
         count, batch = options.num_class_images, options.sample_batch_size
         with distributed.main_process_first():
-            kept, _ = prior_images.ensure(base, *prepared.stock, count, options.seed, batch, events)
+            kept, _ = prior_images.ensure(base, *prepared.prior, count, options.seed, batch, events)
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
     learner = base
     if options.rescale_betas_zero_snr:
@@ -92,7 +92,7 @@ def _train(
     saved = 4 * (
         sum(validate.numbers(prepared.place / part) for part in base.family.nets) if method.saves_model else trained
     )
-    job = run.Job(task, trainable, claim, plan(examples, pictures, kept, options), per_epoch, trained, given, saved)
+    job = run.Job(task, trainable, identity, plan(examples, pictures, kept, options), per_epoch, trained, given, saved)
     told = run.train_job(job, options, events)
     if options.export and distributed.is_main_process():
         about = result_export.about(options, base, len(examples), captions.texts, told["steps"])
@@ -102,9 +102,9 @@ def _train(
 
 def _ahead(base: Model, prepared: Prepared, options: FineTuneOptions, side: int, events: Events) -> dict[str, eta.Part]:
     """Seconds that each phase will take, by the pace of drawing; none without class pictures, or if it was said."""
-    if not prepared.stock or prepared.foretold:
+    if not prepared.prior or prepared.foretold:
         return {}
-    folder, recipe = prepared.stock
+    folder, recipe = prepared.prior
     missing = max(0, options.num_class_images - len(prior_images.present(folder, options.num_class_images)))
     if not missing:
         return {}

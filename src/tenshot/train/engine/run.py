@@ -32,7 +32,7 @@ from tenshot.train.engine.trainable import Trainable, offload_unused
 from tenshot.train.engine.validation import BEST, SHOWN, ValidationImages, score
 from tenshot.train.options import FineTuneOptions, LoopOptions
 
-CLAIM, MANIFEST, RECIPE, LOG, LOGS = "run.json", "manifest.json", "recipe.yaml", "loss.jsonl", "logs"
+IDENTITY, MANIFEST, RECIPE, LOG, LOGS = "run.json", "manifest.json", "recipe.yaml", "loss.jsonl", "logs"
 LOCK = "run.lock"
 PLACES = {
     "output_dir",
@@ -88,11 +88,11 @@ def folder_faults(options: LoopOptions, wanted: Mapping[str, object]) -> Iterato
     where, do = f"--output_dir {folder}", "name another folder, or remove this one"
     if hurdles := list(options.obstacles()):
         yield from hurdles
-    elif (folder / CLAIM).exists():
-        found = _claimed(folder / CLAIM)
+    elif (folder / IDENTITY).exists():
+        found = _claimed(folder / IDENTITY)
         if found is None:
             fits = "what a training wrote there, or a new folder"
-            yield Fault(where, f"{CLAIM} in it is damaged, or was not written by a training", fits, do)
+            yield Fault(where, f"{IDENTITY} in it is damaged, or was not written by a training", fits, do)
             return
         yield from _obstacles(folder, where)
         made = [checkpoint.steps(place) for place in checkpoint.found(folder)]
@@ -150,12 +150,12 @@ def alone(folder: Path) -> Iterator[None]:
     except Timeout:
         found, fits = "another training is writing into it now", "a folder for this training alone"
         raise Refusal(Fault(f"--output_dir {folder}", found, fits, "wait for it, or name another folder")) from None
-    new = not (folder / CLAIM).exists()
+    new = not (folder / IDENTITY).exists()
     try:
         yield
     except Exception as error:
         if new and not isinstance(error, Cancelled) and not (folder / LOG).exists():
-            (folder / CLAIM).unlink(missing_ok=True)  # it ended before the first step
+            (folder / IDENTITY).unlink(missing_ok=True)  # it ended before the first step
         raise
     finally:
         with suppress(OSError):  # on Windows it stays
@@ -197,14 +197,14 @@ def check_disk(options: LoopOptions, trained_bytes: int, model_bytes: int) -> No
 
 @dataclass(frozen=True)
 class Job:
-    """trainable: what the method trains. claim: who owns the folder. per_epoch: steps in a round of the data.
+    """trainable: what the method trains. identity: who owns the folder. per_epoch: steps in a round of the data.
 
     trained: how many numbers train. given: the pictures to learn from. saved: bytes of the result.
     """
 
     task: MemorySaver
     trainable: Trainable
-    claim: Identity
+    identity: Identity
     plan: str
     per_epoch: int
     trained: int
@@ -216,7 +216,7 @@ def train_job(job: Job, options: FineTuneOptions, events: Events) -> Trained:
     """Forecast, train, save to options.output_dir, prove. What came of it is returned; the manifest says the rest."""
     folder = options.output_dir
     if distributed.is_main_process():
-        tensors.write_json(folder / CLAIM, job.claim)
+        tensors.write_json(folder / IDENTITY, job.identity)
     events.say(job.plan)
     options, expected, whole = _forecast(job, options, events)
     if distributed.is_main_process():
@@ -251,7 +251,7 @@ def train_job(job: Job, options: FineTuneOptions, events: Events) -> Trained:
         "arguments": options.model_dump(mode="json"),
     }
     if distributed.is_main_process():
-        tensors.write_json(folder / MANIFEST, {**result, **job.claim, **about})
+        tensors.write_json(folder / MANIFEST, {**result, **job.identity, **about})
     return result
 
 
