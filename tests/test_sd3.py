@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -189,7 +190,8 @@ def test_sizes_are_those_that_were_released():
     assert SD3.fits({})
     variants = [{}, {"qk_norm": "rms_norm", "dual_attention_layers": [0, 1]}, {"qk_norm": "rms_norm"}]
     assert [SD3.variant(each) for each in variants] == ["medium", "5-medium", "5-large"]
-    assert SD3.kohya.original is not None and SD3.kohya.original.module_of("proj_out", 64, 1536) is not None
+    assert SD3.kohya.original is not None
+    assert SD3.kohya.original.module_of("proj_out", 64, 1536) == ("final_layer.linear", "same", 0)
 
 
 @torch.no_grad()
@@ -205,3 +207,11 @@ def test_text_encoders_may_be_elsewhere_and_in_another_type(sd35: Path):
         parts[name].to("meta").register_forward_pre_hook(lambda net, given: asked.append(given[0].device.type))
     assert {tensor.device.type for tensor in family.encode_prompt(parts, PROMPTS).values()} == {"meta"}
     assert asked == ["meta"] * 3
+
+
+def test_t5_is_not_told_words_that_clip_has_learned():
+    added = {"<|end|>": 1, "zaz": 2, "zaz_1": 3}
+    clip: Any = SimpleNamespace(get_added_vocab=lambda: added, all_special_tokens=["<|end|>"])
+    assert family.said_to_t5(clip, ["a zaz_1 zaz toy <|end|>", "zaz"]) == ["a toy <|end|>", ""]
+    clip.all_special_tokens = [*added]
+    assert family.said_to_t5(clip, ["a zaz toy"]) == ["a zaz toy"]
