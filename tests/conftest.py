@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,14 @@ os.fsync = lambda handle: None  # waiting for the disk takes half the time; a te
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # torch and the others stay: looking through them for garbage takes most of a second each time
+
+
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """A closing terminal ends processes, though the tests themselves were begun under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def _made(name: str, factory: pytest.TempPathFactory) -> Path:

@@ -251,6 +251,7 @@ def test_ctrl_c_ends_the_loop_cleanly(out: Path, capfd: pytest.CaptureFixture[st
     assert "stopped after step 1" in (out / "tenshot.log").read_text()
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_what_a_service_manager_sends_however_often_is_a_ctrl_c(
     number: signal.Signals, capfd: pytest.CaptureFixture[str]

@@ -63,6 +63,7 @@ def started(file: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, str(file)], env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGHUP))
 @pytest.mark.parametrize("method", ("spawn", "forkserver"))
 def test_what_a_process_made_ends_with_it(method: str, number: signal.Signals, tmp_path: Path) -> None:

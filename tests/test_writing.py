@@ -126,6 +126,7 @@ with tensors.replacing(place / "one.safetensors") as half, tensors.replacing_fol
 """
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", ("SIGKILL", "SIGHUP"))
 def test_what_a_killed_process_left_goes_at_the_next_start(number: str, place: Path) -> None:
     out = place / "out"
