@@ -114,16 +114,16 @@ def test_clips_tokenizer_is_clips():
 
 def test_t5s_tokenizer_is_t5s(tmp_path: Path):
     """The numbers are those of the documentation of transformers (T5, training)."""
-    made = tokenizers.made({}, "<pad>", tokenizers.T5_TOKENS, "file", T5Tokenizer)
+    made = tokenizers.from_metadata({}, "<pad>", tokenizers.T5_TOKENS, "file", T5Tokenizer)
     assert made("translate English to German: The house is wonderful.").input_ids == [
         13959, 1566, 12, 2968, 10, 37, 629, 19, 1627, 5, 1,
     ]  # fmt: skip
     assert (made.pad_token_id, made.eos_token_id, len(made), made.model_max_length) == (0, 1, 32100, 512)
     assert made("  lead and trail ").input_ids == made("lead and trail").input_ids  # as sentencepiece has it
     made.save_pretrained(tmp_path / "tokenizer_3")
-    assert tokenizers.told(tmp_path / "tokenizer_3", "<pad>", T5Tokenizer) == {}
+    assert tokenizers.as_metadata(tmp_path / "tokenizer_3", "<pad>", T5Tokenizer) == {}
     with pytest.raises(Refusal, match="an encoder of 97 tokens"):
-        tokenizers.made({}, "<pad>", 97, "file", T5Tokenizer)
+        tokenizers.from_metadata({}, "<pad>", 97, "file", T5Tokenizer)
 
 
 def test_halves_only_what_is_floating(sd1: Path, tmp_path: Path):

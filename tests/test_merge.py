@@ -201,13 +201,14 @@ def test_a_result_without_numbers_is_not_written(target: str, sd1: Path, tmp_pat
 
 
 def test_every_file_that_cannot_be_read_is_named(sd1: Path, tmp_path: Path):
-    """What the words show comes first, as one; what the files hold next."""
+    """What the words show comes first, and what the files hold beside it."""
     (tmp_path / "text.safetensors").write_text("no tensors")
     (tmp_path / "file").write_text("")
     words = ["--models", tmp_path / "text.safetensors", "--save_to", tmp_path / "file" / "merged"]
     with pytest.raises(Refusal) as refused:
         run("--sd_model", tmp_path / "none", *words, "--models", tmp_path / "missing", "--ratios", 1, 2, 3)
-    assert [each.where for each in refused.value.faults] == ["--ratios", "--sd_model", "--models", "--save_to"]
+    *shown, held = [each.where for each in refused.value.faults]
+    assert shown == ["--ratios", "--sd_model", "--models", "--save_to"] and held == str(tmp_path / "text.safetensors")
     assert all(each.fits and each.do for each in refused.value.faults)
     with pytest.raises(Refusal) as refused:
         run("--sd_model", tmp_path / "file", *words)

@@ -84,7 +84,7 @@ def test_an_alpha_of_several_numbers(work: Path, capsys: pytest.CaptureFixture[s
     assert main(["merge", "--sd_model", "m", "--models", "good.safetensors", "--save_to", "merged"]) == 0
 
 
-@pytest.mark.parametrize(("part", "told"), [("unet", "UNet"), ("vae", "VAE")])
+@pytest.mark.parametrize(("part", "told"), [("unet", "denoiser"), ("vae", "VAE")])
 def test_a_picture_of_no_numbers_is_not_drawn_black(
     part: str, told: str, work: Path, capsys: pytest.CaptureFixture[str]
 ):
