@@ -248,3 +248,17 @@ def test_progress_that_nobody_reads_does_not_stop_the_work() -> None:
             gone.write("line\n")
         os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
     os.close(writer)
+
+
+@pytest.mark.parametrize("content", ["7", "[]", '"unet"', "null"])
+@pytest.mark.parametrize("part", ["unet/config", "vae/config", "scheduler/scheduler_config", "model_index"])
+def test_a_configuration_that_is_no_object_is_refused_by_every_check(
+    part: str, content: str, sd1: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Checks that look at a model's files beside one another must not rely on one another."""
+    place = Path(shutil.copytree(sd1, tmp_path / "m"))
+    (place / f"{part}.json").write_text(content)
+    words = f"train lora --pretrained_model_name_or_path {place} --instance_data_dir {pictures} --instance_prompt az"
+    assert main([*words.split(), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]) == 2
+    told = capsys.readouterr().err
+    assert f"{part}.json" in told and "Traceback" not in told and not (tmp_path / "out").exists()

@@ -29,8 +29,8 @@ def taught(folder: Path) -> str:
     """A prompt for what a training taught the model in `folder`; TEXT where its manifest says none."""
     file, told = folder / "manifest.json", {}
     with suppress(Refusal):
-        told = text_files.read_json(file, "a manifest")
-    given = told.get("arguments") if isinstance(told, dict) else None
+        told = text_files.read_object(file, "a manifest")
+    given = told.get("arguments")
     said = [given.get(name) for name in ("validation_prompt", "instance_prompt")] if isinstance(given, dict) else []
     return next((each for each in said if each and isinstance(each, str)), TEXT)
 

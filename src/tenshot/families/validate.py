@@ -94,8 +94,7 @@ def _is_meant(place: Path, part: str, index: Mapping[str, object]) -> bool:
 
 def denoiser_config(place: Path) -> Config:
     """What config.json says of a folder's denoiser."""
-    config: Config = text_files.read_json(place / _denoiser(place, {}) / "config.json")
-    return config
+    return text_files.read_object(place / _denoiser(place, {}) / "config.json")
 
 
 def _denoiser(place: Path, index: Mapping[str, object]) -> str:
@@ -133,13 +132,9 @@ def contents(part: Path) -> dict[str, Lazy]:
 def _object(path: Path, faults: list[Fault]) -> dict[str, object] | None:
     """The mapping in a JSON file; None, and a fault more, where it cannot be had."""
     try:
-        found = text_files.read_json(path)
+        return text_files.read_object(path)
     except Refusal as refusal:
         faults += [Fault(each.where, each.found, each.fits, AGAIN) for each in refusal.faults]
-        return None
-    if isinstance(found, dict):
-        return found
-    faults.append(Fault(str(path), f"holds a {type(found).__name__}", "a JSON object", AGAIN))
     return None
 
 

@@ -77,7 +77,7 @@ def _file(place: Path) -> Inspected:
 
 def _folder(place: Path) -> Inspected:
     family = validate.examine(place)
-    schedule = text_files.read_json(place / "scheduler" / "scheduler_config.json")
+    schedule = text_files.read_object(place / "scheduler" / "scheduler_config.json")
     one = dict.fromkeys((compatibility.WEBUI, compatibility.COMFY), "wants one file: tenshot convert FOLDER FILE")
     told: Inspected = {
         "file": str(place),

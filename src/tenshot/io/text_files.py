@@ -79,6 +79,14 @@ def read_json(path: Path, fits: str = "a JSON file", most: int = JSON) -> Any:
     return json_value(text(path, fits, most), str(path), fits)
 
 
+def read_object(path: Path, fits: str = "a JSON object", most: int = JSON) -> dict[str, Any]:
+    """The mapping in a JSON file. Raises Refusal as `read_json`, and where it holds another kind of value."""
+    found = read_json(path, fits, most)
+    if isinstance(found, dict):
+        return found
+    raise Refusal(Fault(str(path), f"holds a {type(found).__name__}", fits, "correct it, or write it again"))
+
+
 def json_value(written: str, where: str, fits: str) -> Any:
     """What a JSON text says. Raises Refusal where it is none, or says what no text can hold."""
     do = "correct it, or write it again"

@@ -142,19 +142,19 @@ def of_folder(place: Path) -> LazyModel:
         family,
         parts,
         configs,
-        text_files.read_json(place / "scheduler" / "scheduler_config.json"),
+        text_files.read_object(place / "scheduler" / "scheduler_config.json"),
         {
             name: tokenizers.as_metadata(place / name, padding, family.parts[name])
             for name, padding in family.paddings.items()
         },
         place,
-        text_files.read_json(place / "model_index.json").get(ZEROS),
+        text_files.read_object(place / "model_index.json").get(ZEROS),
     )
 
 
 def _config(part: Path) -> dict[str, object]:
     return {
-        name: value for name, value in text_files.read_json(part / "config.json").items() if name != "_name_or_path"
+        name: value for name, value in text_files.read_object(part / "config.json").items() if name != "_name_or_path"
     }
 
 

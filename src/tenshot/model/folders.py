@@ -38,7 +38,7 @@ def save_part(part: Component, folder: Path) -> None:
             part.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
         return
     part.save_pretrained(folder, max_shard_size=ONE_FILE)
-    config = text_files.read_json(folder / "config.json")
+    config = text_files.read_object(folder / "config.json")
     config.pop("_name_or_path", None)  # a path of this machine
     if isinstance(part, transformers.PreTrainedModel):
         config["dtype"] = DTYPE

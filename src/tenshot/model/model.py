@@ -210,8 +210,8 @@ def load(
     """
     place = find(name)
     family = validate.examine(place)
-    index = text_files.read_json(place / "model_index.json")
-    schedule = text_files.read_json(place / "scheduler" / "scheduler_config.json")
+    index = text_files.read_object(place / "model_index.json")
+    schedule = text_files.read_object(place / "scheduler" / "scheduler_config.json")
     dtypes = dict.fromkeys(family.nets, DTYPES[precision]) | ({"vae": torch.float32} if precision == "fp16" else {})
     makers = {part: partial(_open, place / part, kind, dtypes.get(part), device) for part, kind in family.parts.items()}
     parts = Components(makers)

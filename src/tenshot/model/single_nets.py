@@ -108,8 +108,8 @@ def read(place: Path, config: Path | None = None, kind: type[components.Net] | N
     kind: the class that it has to be. Raises Refusal where it is something else, or not whole.
     """
     if (place / "config.json").is_file():
-        told = {name: value for name, value in text_files.read_json(place / "config.json").items() if name[:1] != "_"}
-        net = of_folder(place, text_files.read_json(place / "config.json"))
+        told = {name: value for name, value in text_files.read_object(place / "config.json").items() if name[:1] != "_"}
+        net = of_folder(place, text_files.read_object(place / "config.json"))
         found = Read(net, told, validate.contents(place), place, Ledger())
     else:
         _, files = validate.weights(place) if place.is_dir() else (None, [place])
@@ -151,7 +151,7 @@ def _config(source: Container, net: Net, config: Path | None, inner: Mapping[str
     """From the folder that was named, or the file beside, or our own header, over what the shapes say."""
     if config:
         own = config / net.place / "config.json"
-        return dict(text_files.read_json(own if own.is_file() else config / "config.json"))
+        return dict(text_files.read_object(own if own.is_file() else config / "config.json"))
     beside = source.place.parent / "config.json"
     told = header.read(source).get("configs", {}).get("net", {})
     if not told and not net.original and beside.is_file():

@@ -152,7 +152,7 @@ def _split_faults(method: TrainingMethod[Options], options: Options) -> Iterator
 def _model_folder(options: FineTuneOptions, events: Events) -> Path:
     place = model.find(options.pretrained_model_name_or_path, events, options.vae)
     process = validate.examine(place).process
-    schedule = text_files.read_json(place / "scheduler" / "scheduler_config.json")
+    schedule = text_files.read_object(place / "scheduler" / "scheduler_config.json")
     refuse_if((*_foreign(options, process), *process.training_faults(schedule, options)))
     return place
 

@@ -130,7 +130,7 @@ def _unsaid(options: TextualInversionOptions, examples: Sequence[Example]) -> It
 def trained(options: TextualInversionOptions, place: Path) -> int:
     """How many numbers train."""
     encoders = validate.family_of(place).encoders
-    widths = [int(text_files.read_json(place / part / "config.json")["hidden_size"]) for part in encoders]
+    widths = [int(text_files.read_object(place / part / "config.json")["hidden_size"]) for part in encoders]
     return sum(widths) * options.num_vectors * len(options.placeholder_token)
 
 
