@@ -1,5 +1,6 @@
 """The command line, as somebody types it, with verbs made for the occasion."""
 
+import io
 import json
 import os
 import re
@@ -321,7 +322,7 @@ def test_the_log_can_be_read_while_the_run_lasts_and_tells_a_late_refusal(tmp_pa
 
 
 def recorded(**settings: Any) -> RichConsole:
-    return RichConsole(file=open(os.devnull, "w"), record=True, **settings)
+    return RichConsole(file=io.StringIO(), record=True, **settings)
 
 
 def test_plain_lines_are_few_and_tell_all() -> None:
