@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from tenshot.adapters import lora
@@ -45,12 +45,9 @@ def draw(sd1: Path, out: Path, events: Events | None = None, **given: Any) -> np
 
 
 def pipeline(sd1: Path, *loaded: tuple[Path, float], word: Path | None = None) -> np.ndarray:
-    from tenshot.diffusion import samplers
-    from tenshot.diffusion.process import DDPM
-
     pipe = StableDiffusionPipeline.from_pretrained(sd1)
     pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = samplers.sampler("DDIM", 4, dict(pipe.scheduler.config), DDPM).scheduler
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)
     for number, (folder, _) in enumerate(loaded):
         pipe.load_lora_weights(str(folder), adapter_name=f"n{number}")
     if loaded:

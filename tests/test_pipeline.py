@@ -18,8 +18,6 @@ from tenshot import pipeline
 from tenshot.core.errors import Cancelled
 from tenshot.core.events import Events
 from tenshot.core.size import Size
-from tenshot.diffusion import samplers
-from tenshot.diffusion.process import DDPM
 from tenshot.diffusion.samplers import SAMPLERS
 from tenshot.families.base import ZEROS
 from tenshot.model import model
@@ -133,12 +131,6 @@ def test_every_sampler_draws(sd1: Path, sampler: str, steps: int):
     drawn = pipeline.latents(model.load(str(sd1)), [Request("a", 1), Request("b", 2)], SamplingSettings(sampler, steps))
     assert drawn.isfinite().all()
     assert drawn[0].ne(drawn[1]).any()
-
-
-def test_a_sampler_changes_what_it_must_and_keeps_the_models_noise():
-    theirs = {"_class_name": "PNDMScheduler", "beta_end": 0.5, "clip_sample": True, "set_alpha_to_one": True}
-    config = samplers.sampler("DDIM", 1, theirs, DDPM).scheduler.config
-    assert (config.clip_sample, config.set_alpha_to_one, config.beta_end) == (False, False, 0.5)
 
 
 class Heard(Events):

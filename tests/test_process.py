@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, training_u
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
-from tenshot.diffusion import samplers
+from tenshot.diffusion import samplers, sampling
 from tenshot.diffusion.process import DDPM, PROCESSES, RectifiedFlow
 from tenshot.diffusion.samplers import SAMPLERS
 from tenshot.families.base import MicroConditioning
@@ -225,18 +225,26 @@ def test_every_sampler_reaches_the_picture_that_the_model_means(kind: str, name:
     process, schedule = SCHEDULES[kind]
     for prediction in process.predictions():
         config = schedule | {"prediction_type": prediction} if kind == "ddpm" else schedule
-        sampler = samplers.sampler(name, 12, config, process)
-        x = sampler.begin(some(1, 4, 8, 8, seed=2))
-        for t in sampler.timesteps:
-            seen = sampler.seen(x, t)
-            if kind == "ddpm":
-                a = interpolated(float(t))
-                noise = (seen - a**0.5 * clean) / (1 - a) ** 0.5
-                answer = noise if prediction == "epsilon" else a**0.5 * noise - (1 - a) ** 0.5 * clean
-            else:
-                answer = (seen - clean) / (float(t) / 1000)
-            x = sampler.step(answer.float(), t, x, [torch.Generator().manual_seed(3)])
-        assert (x - clean).abs().max() < 0.2, (name, prediction)
+
+        def answer(seen: torch.Tensor, t: float, prediction: str = prediction) -> torch.Tensor:
+            if kind == "flow":
+                return (seen - clean) / (t / 1000)
+            a = interpolated(t)
+            noise = (seen - a**0.5 * clean) / (1 - a) ** 0.5
+            return noise if prediction == "epsilon" else a**0.5 * noise - (1 - a) ** 0.5 * clean
+
+        drawn = sampled(sampling.sampler(name, 12, config, process), some(1, 4, 8, 8, seed=2), answer)
+        assert (drawn - clean).abs().max() < 0.2, (name, prediction)
+
+
+def sampled(sampler: sampling.Sampler, noise: torch.Tensor, answer: Any) -> torch.Tensor:
+    steps = sampler.run(noise, [torch.Generator().manual_seed(3)])
+    seen, t = next(steps)
+    for _ in range(sampler.evaluations - 1):
+        seen, t = steps.send(answer(seen, t).float())
+    with pytest.raises(StopIteration) as end:
+        steps.send(answer(seen, t).float())
+    return end.value.value
 
 
 def interpolated(timestep: float) -> float:
@@ -247,38 +255,46 @@ def interpolated(timestep: float) -> float:
 
 def test_euler_of_a_flow_is_the_closed_form():
     """Times as the SD3 pipeline takes them, and x + (s' - s) v."""
-    sampler = samplers.sampler(None, 4, FLOW, RectifiedFlow)
     even = torch.linspace(1, 3 * 0.001 / (1 + 2 * 0.001), 4, dtype=torch.float64)
     sigmas = 3 * even / (1 + 2 * even)
-    torch.testing.assert_close(sampler.timesteps.double(), 1000 * sigmas, rtol=1e-5, atol=0)
     x, v = some(1, 16, 2, 2), some(1, 16, 2, 2, seed=1)
-    wanted = x + float(sigmas[1] - sigmas[0]) * v
-    torch.testing.assert_close(sampler.step(v, sampler.timesteps[0], sampler.begin(x), []), wanted)
+    steps = sampling.sampler(None, 4, FLOW, RectifiedFlow).run(x, [])
+    seen, t = next(steps)
+    assert torch.equal(seen, x)
+    for now, after in pairwise(sigmas):
+        assert t == pytest.approx(1000 * float(now), rel=1e-5)
+        seen, t = steps.send(v)
+        x = x + float(after - now) * v
+        torch.testing.assert_close(seen, x)
 
 
-def test_what_samplers_are_by_their_papers():
-    made = {name: samplers.sampler(name, 6, CONFIG | {"steps_offset": 1}, DDPM) for name in SAMPLERS}
-    assert made["DDIM"].scheduler.final_alpha_cumprod == THEIRS.alphas_cumprod[0]  # its last step ends at time 0
-    rho = made["DPM++ 2M Karras"].scheduler.sigmas[:-1].double() ** (1 / 7)  # arXiv 2206.00364, equation 5
-    torch.testing.assert_close(rho.diff(), rho.diff().mean().expand(5), rtol=1e-4, atol=0)
-    assert len(made["PLMS"].timesteps) == 6 + 1  # no Runge-Kutta steps before, one time twice
-    x, sigma = some(1, 4, 2, 2), made["Euler"].scheduler.sigmas.max()
-    torch.testing.assert_close(made["Euler"].begin(x), x * sigma)
-    assert torch.equal(made["DDIM"].begin(x), x)
+def test_ddim_and_plms_end_at_time_0_and_begin_with_noise_as_it_is():
+    for name, asked in (("DDIM", 6), ("PLMS", 7)):
+        made = sampling.sampler(name, 6, CONFIG | {"steps_offset": 1}, DDPM)
+        steps = made.run(noise := some(1, 4, 2, 2), [])
+        seen, _ = next(steps)
+        torch.testing.assert_close(seen, noise)
+        assert made.evaluations == asked  # the first step of PLMS looks ahead
 
 
-@pytest.mark.skipif(find_spec("torchsde") is not None, reason="torchsde is installed")
+def test_a_sampler_says_its_schedule_in_its_name_as_people_wrote_it():
+    assert samplers.parted("DPM++ 2M Karras") == ("DPM++ 2M", "karras")
+    assert samplers.parted("DPM++ 2M SDE Exponential") == ("DPM++ 2M SDE", "exponential")
+    assert samplers.parted("Euler a") == ("Euler a", "automatic")
+
+
 def test_a_sampler_that_wants_a_package_says_which(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(SAMPLERS, "DPM++ SDE", {"ddpm": samplers.Row("DPMSolverSDEScheduler")})
-    with pytest.raises(Refusal, match="pip install torchsde") as refusal:
-        samplers.sampler("DPM++ SDE", 4, CONFIG, DDPM)
-    assert "scheduler_config.json" not in str(refusal.value) and "install it" in refusal.value.faults[0].do
+    monkeypatch.setattr(samplers, "find_spec", lambda name: None)
+    with pytest.raises(Refusal, match="torchsde is not installed") as refusal:
+        sampling.sampler("DPM++ SDE", 4, CONFIG, DDPM)
+    assert "tenshot[samplers]" in refusal.value.faults[0].do
+    assert sampling.sampler("DPM++ 2M", 4, CONFIG, DDPM)
 
 
 @pytest.mark.parametrize("name", [name for name, rows in SAMPLERS.items() if "flow" not in rows])
 def test_samplers_of_another_process_are_refused(name: str):
     with pytest.raises(Refusal, match="rectified flow") as refusal:
-        samplers.sampler(name, 4, FLOW, RectifiedFlow)
+        sampling.sampler(name, 4, FLOW, RectifiedFlow)
     assert refusal.value.faults[0].fits == ", ".join(samplers.names("flow"))
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import tenshot
 from tenshot.cli.main import main
-from tenshot.diffusion import samplers
+from tenshot.diffusion import sampling
 from tenshot.diffusion.process import DDPM
 from tenshot.model import checkpoint, model
 from tests import tiny
@@ -82,9 +82,11 @@ def test_samplers_start_where_the_released_schedule_says(
 ) -> None:
     """steps_offset 1 with leading spacing: of 20 steps the first is 951, the last 1, counted by hand."""
     found = schedule(foreign(name, request, tmp_path))
-    made = samplers.sampler("DDIM", COUNT, found, DDPM).scheduler
-    assert made.timesteps.tolist() == [STEPS // COUNT * n + 1 for n in range(COUNT)][::-1]
-    assert made.config.prediction_type == RELEASED[name]["prediction_type"]
+    steps = sampling.sampler("DDIM", COUNT, found, DDPM).run(torch.ones(1, 1, 1, 1), [])
+    seen, first = next(steps)
+    times = [first, *(steps.send(torch.zeros_like(seen))[1] for _ in range(COUNT - 1))]
+    assert times == pytest.approx([STEPS // COUNT * n + 1 for n in range(COUNT)][::-1], abs=1e-6)
+    assert DDPM.from_config(found).prediction == RELEASED[name]["prediction_type"]
 
 
 def test_zero_terminal_snr_is_told_by_its_sign(sdxl: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:

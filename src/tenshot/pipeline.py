@@ -11,7 +11,7 @@ from PIL import Image
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events, track
 from tenshot.core.size import Size
-from tenshot.diffusion import samplers
+from tenshot.diffusion import samplers, sampling
 from tenshot.families import base
 from tenshot.io.images import as_image
 from tenshot.model.model import Model
@@ -33,7 +33,7 @@ class Request:
 class SamplingSettings:
     """How to draw. size: None for the model's own; guidance: 1 means none.
 
-    sampler: None for the usual one of the model's process.
+    sampler: None for the usual one of the model's process. schedule: of the amounts of noise that it visits.
     """
 
     sampler: str | None = None
@@ -41,6 +41,7 @@ class SamplingSettings:
     guidance: float = 7.5
     size: Size | None = None
     batch: int = 4
+    schedule: str = samplers.AUTOMATIC
 
     def size_for(self, model: Model) -> Size:
         return self.size or Size.square(model.resolution)
@@ -106,7 +107,7 @@ def _batches(
     prompts = {text: model.conditioning([text], size) for text in {request.prompt for request in requests}}
     negatives = {text: model.negative_conditioning(text, size) for text in {request.negative for request in requests}}
     groups = [requests[start : start + settings.batch] for start in range(0, len(requests), settings.batch)]
-    total = len(groups) * len(_sampler(model, settings).timesteps)
+    total = len(groups) * _sampler(model, settings).evaluations
     ticks = track(range(total), job, total, events)
     for group in groups:
         conditions = [prompts[request.prompt] for request in group]
@@ -120,20 +121,26 @@ def _denoise(
     model: Model, seeds: Sequence[int], condition: base.Conditioning, settings: SamplingSettings, ticks: Iterator[int]
 ) -> torch.Tensor:
     """condition: of the prompts; with guidance of the negative prompts and then of the prompts. Takes a tick a step."""
-    sampler, guided = _sampler(model, settings), settings.guidance != 1
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     height, width = (side // model.vae_scale_factor for side in settings.size_for(model))
     shape = (model.latent_channels, height, width)
-    x = sampler.begin(torch.stack([torch.randn(shape, generator=generator) for generator in generators]))
-    for timestep, _ in zip(sampler.timesteps, ticks, strict=False):
-        seen = sampler.seen(x, timestep).to(model.device, model.dtype)
-        answer = model.predict(torch.cat([seen, seen]) if guided else seen, timestep, condition).float().cpu()
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    steps, guided = _sampler(model, settings).run(noise, generators), settings.guidance != 1
+    seen, time = next(steps)
+    for _ in ticks:
+        seen = seen.to(model.device, model.dtype)
+        answer = model.predict(torch.cat([seen, seen]) if guided else seen, torch.tensor(time), condition).float().cpu()
         if guided:
             without, with_prompt = answer.chunk(2)
             answer = without + settings.guidance * (with_prompt - without)
-        x = sampler.step(answer, timestep, x, generators)
-    return x
+        try:
+            seen, time = steps.send(answer)
+        except StopIteration as end:
+            latents: torch.Tensor = end.value
+            return latents
+    raise AssertionError("a sampler that asks more often than it said")
 
 
-def _sampler(model: Model, settings: SamplingSettings) -> samplers.Sampler:
-    return samplers.sampler(settings.sampler, settings.steps, model.scheduler_config, model.family.process)
+def _sampler(model: Model, settings: SamplingSettings) -> sampling.Sampler:
+    config, process, aligned = model.scheduler_config, model.family.process, model.family.aligned
+    return sampling.sampler(settings.sampler, settings.steps, config, process, settings.schedule, aligned)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
+import numpy as np
 import torch
 
 from tenshot.core.errors import Fault
@@ -83,6 +85,27 @@ class Process(Protocol):
 
     def weight(self, t: torch.Tensor) -> torch.Tensor | None:
         """How much the error of each sample counts, float32 [batch]; None for all the same."""
+        ...
+
+    @property
+    def levels(self) -> np.ndarray:
+        """The sigma of every time that the denoiser was trained at, rising, float64."""
+        ...
+
+    def even(self, steps: int) -> list[float]:
+        """The sigmas of even times, from the last to the first."""
+        ...
+
+    def time(self, sigma: float) -> float:
+        """The time at which there is so much noise, as the denoiser is told it; between those of training, too."""
+        ...
+
+    def seen(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        """What the denoiser is shown of x, which is the signal plus sigma times noise, as samplers have it."""
+        ...
+
+    def clean(self, x: torch.Tensor, answer: torch.Tensor, sigma: float) -> torch.Tensor:
+        """The signal in x, as the denoiser's answer has it."""
         ...
 
 
@@ -158,6 +181,33 @@ class DDPM:
         ratio = self.snr(t)
         return ratio.clamp(max=self.snr_gamma) / (ratio if self.prediction == "epsilon" else ratio + 1)
 
+    @cached_property
+    def levels(self) -> np.ndarray:
+        """Of nothing but noise (zero terminal SNR), the sigma is put at 4,518, as other programs put it."""
+        a = np.maximum(self.alphas_cumprod.double().cpu().numpy(), 4.9e-8)
+        found: np.ndarray = np.sqrt((1 - a) / a)
+        return found
+
+    def even(self, steps: int) -> list[float]:
+        return self.between(np.linspace(len(self.levels) - 1, 0, steps))
+
+    def between(self, times: np.ndarray) -> list[float]:
+        """The sigmas of times, interpolated in their logarithm."""
+        logarithms = np.log(self.levels)
+        return list(np.exp(np.interp(times, np.arange(len(logarithms)), logarithms)).tolist())
+
+    def time(self, sigma: float) -> float:
+        """Interpolated in the logarithm of sigma."""
+        return float(np.interp(math.log(sigma), np.log(self.levels), np.arange(len(self.levels))))
+
+    def seen(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return x / math.sqrt(sigma**2 + 1)
+
+    def clean(self, x: torch.Tensor, answer: torch.Tensor, sigma: float) -> torch.Tensor:
+        if self.prediction == "epsilon":
+            return x - sigma * answer
+        return (x / math.sqrt(sigma**2 + 1) - sigma * answer) / math.sqrt(sigma**2 + 1)
+
     def _a(self, t: torch.Tensor) -> torch.Tensor:
         return self.alphas_cumprod.to(t.device, torch.float32)[t]
 
@@ -230,6 +280,28 @@ class RectifiedFlow:
         if self.weighting_scheme == "sigma_sqrt":
             return s**-2
         return 2 / (math.pi * (1 - 2 * s + 2 * s**2)) if self.weighting_scheme == "cosmap" else None
+
+    @cached_property
+    def levels(self) -> np.ndarray:
+        return self._shifted(np.arange(1, self.steps + 1) / self.steps)
+
+    def even(self, steps: int) -> list[float]:
+        """As the pipelines of diffusers have them: down to the least level, which is then shifted once more."""
+        return list(self._shifted(np.linspace(1, self.levels[0], steps)).tolist())
+
+    def _shifted(self, s: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self.shift * s / (1 + (self.shift - 1) * s)
+        return found
+
+    def time(self, sigma: float) -> float:
+        return sigma * self.steps
+
+    def seen(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        """Here x is the signal times 1 - sigma plus sigma times noise."""
+        return x
+
+    def clean(self, x: torch.Tensor, answer: torch.Tensor, sigma: float) -> torch.Tensor:
+        return x - sigma * answer
 
 
 PROCESSES: tuple[type[Process], ...] = (DDPM, RectifiedFlow)

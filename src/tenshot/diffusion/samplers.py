@@ -1,24 +1,40 @@
-"""The samplers people name, as diffusers schedulers."""
+"""The samplers that people name, and their schedules, as tables; sampling.py runs them."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, get_args
 
-from tenshot.core.errors import Fault, Refusal
+from tenshot.core.errors import Fault, refuse_if
 from tenshot.core.json_types import Config
 
 if TYPE_CHECKING:
-    import torch
-
     from tenshot.diffusion.process import Process
+
+Schedule = Literal["automatic", "uniform", "karras", "exponential", "sgm_uniform", "align_your_steps"]
+AUTOMATIC: Schedule = "automatic"
+ALIGN: Schedule = "align_your_steps"
 
 
 @dataclass(frozen=True)
-class Row:
-    """kind: a class in diffusers. changes: of its configuration. named: what it calls settings of the model's own."""
+class Solved:
+    """A solver over sigmas. automatic: its schedule where none is asked for; None: it has its own, of times.
+
+    discards: the last sigma but one is left out, as WebUI does there. brownian: its noise is a Brownian path, so that
+    other numbers of steps see the same.
+    """
+
+    solver: str  # in solvers.py
+    automatic: str | None = "uniform"
+    discards: bool = False
+    brownian: bool = False
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A scheduler of diffusers. changes: of its configuration. named: what it calls settings of the model's own."""
 
     kind: str
     changes: Config = field(default_factory=dict)
@@ -26,22 +42,41 @@ class Row:
 
 
 OTHER = "choose another sampler"
-_FLOW, _SHIFT = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}, {"flow_shift": "shift"}
+_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "timestep_spacing": "linspace"}
+_SHIFT = {"flow_shift": "shift"}
 
-#: Name in user interfaces -> for each process that it goes with, what it is there.
-SAMPLERS: dict[str, dict[str, Row]] = {
-    "Euler a": {"ddpm": Row("EulerAncestralDiscreteScheduler")},
-    "Euler": {"ddpm": Row("EulerDiscreteScheduler"), "flow": Row("FlowMatchEulerDiscreteScheduler")},
-    "Heun": {"ddpm": Row("HeunDiscreteScheduler"), "flow": Row("FlowMatchHeunDiscreteScheduler")},
-    "DDIM": {"ddpm": Row("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False})},
+#: Name in user interfaces -> for each process that it goes with, what it is there; schedules as in WebUI 1.10.
+SAMPLERS: dict[str, dict[str, Solved | Scheduled]] = {
+    "Euler a": {"ddpm": Solved("euler_ancestral")},
+    "Euler": {"ddpm": Solved("euler"), "flow": Solved("euler")},
+    "Heun": {"ddpm": Solved("heun"), "flow": Solved("heun")},
+    "LMS": {"ddpm": Solved("lms"), "flow": Solved("lms")},
+    "DPM2": {"ddpm": Solved("dpm2", "karras", discards=True)},
+    "DPM2 a": {"ddpm": Solved("dpm2_ancestral", "karras", discards=True)},
+    "DPM++ 2S a": {"ddpm": Solved("dpmpp_2s_ancestral", "karras")},
     "DPM++ 2M": {
-        "ddpm": Row("DPMSolverMultistepScheduler"),
-        "flow": Row("DPMSolverMultistepScheduler", _FLOW, _SHIFT),
+        "ddpm": Solved("dpmpp_2m", "karras"),
+        "flow": Scheduled("DPMSolverMultistepScheduler", _FLOW, _SHIFT),
     },
-    "DPM++ 2M Karras": {"ddpm": Row("DPMSolverMultistepScheduler", {"use_karras_sigmas": True})},
-    "UniPC": {"ddpm": Row("UniPCMultistepScheduler"), "flow": Row("UniPCMultistepScheduler", _FLOW, _SHIFT)},
-    "PLMS": {"ddpm": Row("PNDMScheduler", {"skip_prk_steps": True})},
+    "DPM++ SDE": {"ddpm": Solved("dpmpp_sde", "karras", brownian=True)},
+    "DPM++ 2M SDE": {"ddpm": Solved("dpmpp_2m_sde", "exponential", brownian=True)},
+    "UniPC": {
+        "ddpm": Scheduled("UniPCMultistepScheduler", {"timestep_spacing": "linspace"}),
+        "flow": Scheduled("UniPCMultistepScheduler", _FLOW, _SHIFT),
+    },
+    "DDIM": {"ddpm": Solved("euler", None)},
+    "PLMS": {"ddpm": Solved("plms", None)},
+    "LCM": {"ddpm": Solved("lcm", "sgm_uniform")},
 }
+
+
+def parted(name: str) -> tuple[str, Schedule]:
+    """A sampler and its schedule from one name, as people wrote them before schedules had names: DPM++ 2M Karras."""
+    wanted: tuple[Schedule, ...] = ("karras", "exponential")
+    for schedule in wanted:
+        if name.lower().endswith(f" {schedule}"):
+            return name[: -len(schedule) - 1], schedule
+    return name, AUTOMATIC
 
 
 def names(process: str) -> list[str]:
@@ -49,63 +84,23 @@ def names(process: str) -> list[str]:
     return [name for name, rows in SAMPLERS.items() if process in rows]
 
 
-def row(name: str | None, process: type[Process]) -> Row:
-    """The row of sampler `name`, or of the usual one. Raises Refusal where it does not go with a process."""
+def check(name: str | None, schedule: str, process: type[Process], aligned: Sequence[float] = ()) -> None:
+    """Raises Refusal where sampler `name` does not go with a process, or its schedule not with that."""
+    refuse_if(_faults(name, schedule, process, aligned))
+
+
+def _faults(name: str | None, schedule: str, process: type[Process], aligned: Sequence[float]) -> Iterator[Fault]:
     known = names(process.name)
     found = SAMPLERS[name or known[0]].get(process.name)
     if found is None:
-        raise Refusal(Fault(f"sampler {name}", f"the model's process is {process.title}", ", ".join(known), OTHER))
-    return found
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """One way from noise to latents, of a diffusers scheduler with its steps set. Not all of these have all methods."""
-
-    scheduler: Any
-
-    @property
-    def timesteps(self) -> torch.Tensor:
-        timesteps: torch.Tensor = self.scheduler.timesteps
-        return timesteps
-
-    def begin(self, noise: torch.Tensor) -> torch.Tensor:
-        """Noise of variance 1, as strong as the first step wants it."""
-        return noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
-
-    def seen(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """What the denoiser is shown of `x`."""
-        return self.scheduler.scale_model_input(x, t) if hasattr(self.scheduler, "scale_model_input") else x
-
-    def step(
-        self, answer: torch.Tensor, t: torch.Tensor, x: torch.Tensor, dice: Sequence[torch.Generator]
-    ) -> torch.Tensor:
-        """`x` after the denoiser's answer. dice: for each row, where samplers that add noise have it from."""
-        wants = "generator" in inspect.signature(self.scheduler.step).parameters
-        after = self.scheduler.step(answer, t, x, **({"generator": list(dice)} if wants else {}))
-        before: torch.Tensor = after.prev_sample
-        return before
-
-
-def sampler(name: str | None, steps: int, config: Config, process: type[Process]) -> Sampler:
-    """Sampler `name` with `steps` steps, for a model whose scheduler's configuration is `config`.
-
-    name: None for the usual one of its process. Raises Refusal where that sampler does not go with it.
-    """
-    import diffusers
-
-    found = row(name, process)
-    own = {key: value for key, value in config.items() if not key.startswith("_")}
-    renamed = {theirs: own.pop(ours) for theirs, ours in found.named.items() if ours in own}
-    try:
-        made = getattr(diffusers, found.kind).from_config({**own, **renamed, **found.changes})
-    except ImportError as error:  # it has to do with a package that diffusers does not bring along
-        told = " ".join(str(error).split())
-        raise Refusal(
-            Fault(f"sampler {name}", told, ", ".join(names(process.name)), f"install it, or {OTHER}")
-        ) from None
-    except Exception as error:  # what a configuration says can be wrong for one sampler alone, in any way
-        told = f"the model's scheduler_config.json makes no {found.kind}: {str(error)[:200] or type(error).__name__}"
-        raise Refusal(Fault(f"sampler {name}", told, ", ".join(names(process.name)), OTHER)) from None
-    made.set_timesteps(steps)
-    return Sampler(made)
+        yield Fault(f"sampler {name}", f"the model's process is {process.title}", ", ".join(known), OTHER)
+        return
+    own = isinstance(found, Scheduled) or found.automatic is None
+    if own and schedule != AUTOMATIC:
+        yield Fault(f"schedule {schedule}", f"{name} has its own", AUTOMATIC, OTHER)
+    if schedule == ALIGN and not aligned:
+        fits = ", ".join(each for each in get_args(Schedule) if each != ALIGN)
+        yield Fault(f"schedule {schedule}", "none was published for this family", fits, "choose another schedule")
+    if isinstance(found, Solved) and found.brownian and not find_spec("torchsde"):
+        do = 'pip install "tenshot[samplers]", or choose another sampler'
+        yield Fault(f"sampler {name}", "its noise is a Brownian path: torchsde is not installed", "torchsde", do)

@@ -84,6 +84,7 @@ class Family:
     takes_controlnet: is there any for it here?
     layers: how its denoiser's layers are called, as a pattern. widths: of its blocks, by the denoiser's configuration.
     sizes: the widths that were released, where there is more than one.
+    aligned: sigmas of ten steps that were found best for it (Align Your Steps, arXiv 2404.14507), where they were.
     released: part -> its configuration as it was released. optional: nets that a model of the family may lack.
     """
 
@@ -119,6 +120,7 @@ class Family:
     sizes: tuple[tuple[int, ...], ...] = ()
     inputs: tuple[str, ...] = UNET_INPUTS
     optional: frozenset[str] = frozenset()
+    aligned: tuple[float, ...] = ()
     text_width: str = "cross_attention_dim"
     process: type[Process] = DDPM
     lora_targets: Mapping[str, Sequence[str]] = field(default_factory=lambda: UNET_LAYERS)

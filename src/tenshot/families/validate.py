@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 
 from tenshot.core.errors import Fault, Refusal, refuse_if, some
 from tenshot.core.json_types import Config
-from tenshot.diffusion import samplers
 from tenshot.diffusion.process import Process, RectifiedFlow
 from tenshot.families import config_values, conversion, registry, shapes, text_model
 from tenshot.families.base import Family
@@ -273,15 +273,11 @@ def _odd(schedule: Config, process: type[Process]) -> str:
     if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
         return f"num_train_timesteps {str(steps)[:50]}, not 1 to {MOST_STEPS:,}"
     try:
-        odd = process.from_config(schedule).odd()
-        sampler = samplers.sampler(None, 1, schedule, process).scheduler
+        made = process.from_config(schedule)
     except Exception as error:  # a configuration can be wrong in any way
         return f"makes no noise schedule: {str(error).partition(chr(10))[0][:200] or type(error).__name__}"
-    return (
-        ""
-        if not odd and bool(sampler.sigmas.isfinite().all())
-        else "makes a noise schedule of numbers that are no parts of a signal"
-    )
+    odd = made.odd() or not np.isfinite(made.levels).all()
+    return "makes a noise schedule of numbers that are no parts of a signal" if odd else ""
 
 
 def _mismatches(place: Path, family: Family, configs: Mapping[str, Config | None]) -> Iterator[Fault]:

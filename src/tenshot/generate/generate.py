@@ -58,9 +58,9 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
     for word, file in dict.fromkeys((each.word, each.file) for each in unsaid):
         events.say(f"no prompt says {word!r}: {file} has no effect")
     height, width = options.height or opened.resolution, options.width or opened.resolution
-    settings = SamplingSettings(
-        options.sampler, options.steps, options.guidance_scale, Size(height, width), options.batch_size
-    )
+    sampler, schedule = options.sampling
+    size = Size(height, width)
+    settings = SamplingSettings(sampler, options.steps, options.guidance_scale, size, options.batch_size, schedule)
     written: list[Picture] = []
     for request, image in zip(requests, pipeline.stream(opened, requests, settings, events), strict=True):
         path = options.out if options.names_a_png else _free(options.out, request)
@@ -71,7 +71,8 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
 
 def _found(options: GenerateOptions, events: Events) -> Path:
     place = compiled_model.find(options.model, events, options.vae)
-    samplers.row(options.sampler, compiled_model.examine(place).process)
+    family = compiled_model.examine(place)
+    samplers.check(*options.sampling, family.process, family.aligned)
     return place
 
 

@@ -12,13 +12,13 @@ from pydantic import AfterValidator, Field
 from tenshot.core.errors import Fault
 from tenshot.core.option_text import command
 from tenshot.core.options import Options, as_words
-from tenshot.diffusion.samplers import SAMPLERS, names
+from tenshot.diffusion.samplers import AUTOMATIC, SAMPLERS, Schedule, names, parted
 from tenshot.io import destinations
 from tenshot.option_types import Device, Few, LoraPath, Model, Side, VaePath, WordPath
 
 
 def _sampler(name: str) -> str:
-    if name not in SAMPLERS:
+    if parted(name)[0] not in SAMPLERS:
         raise ValueError("no sampler that is known here")
     return name
 
@@ -43,6 +43,7 @@ class GenerateOptions(Options):
     sampler: Sampler | None = Field(
         None, description=f"how noise becomes a picture; default: {names('ddpm')[0]}, for a flow {names('flow')[0]}"
     )
+    schedule: Schedule = Field(AUTOMATIC, description="of the amounts of noise; automatic: the sampler's own")
     guidance_scale: float = Field(7.5, ge=1, le=1000, description="how closely the prompt is followed; 1: no guidance")
     width: Side | None = Field(None, description="pixels; default: the model's own")
     height: Side | None = Field(None, description="pixels; default: the model's own")
@@ -60,6 +61,9 @@ class GenerateOptions(Options):
             )
             yield Fault("--out", f"one file for {several}", "a folder", "leave .png out")
 
+        if self.sampler and self.schedule != AUTOMATIC and parted(self.sampler)[1] not in (AUTOMATIC, self.schedule):
+            yield Fault("--schedule", f"{self.schedule}, but --sampler {self.sampler}", "one of them", "leave one out")
+
     def obstacles(self) -> Iterator[Fault]:
         folder = self.out.parent if self.names_a_png else self.out
         if hurdle := destinations.misnamed(self.out) or destinations.obstacle(folder):
@@ -69,6 +73,12 @@ class GenerateOptions(Options):
         leave = {"out", "seed"} if self.names_a_png else {"seed"}
         more = self.model_copy(update={"num_images": 8})
         return (command("generate", *as_words(more, [*leave])),)
+
+    @property
+    def sampling(self) -> tuple[str | None, Schedule]:
+        """The sampler and the schedule, whichever of them the sampler's name says."""
+        name, schedule = parted(self.sampler) if self.sampler else (None, AUTOMATIC)
+        return name, self.schedule if schedule == AUTOMATIC else schedule
 
     @property
     def names_a_png(self) -> bool:

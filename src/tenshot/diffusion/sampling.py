@@ -1,0 +1,148 @@
+"""A sampler at work: a solver, the amounts of noise that it visits, and how the denoiser is asked."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+from tenshot.core.errors import Fault, Refusal
+from tenshot.core.json_types import Config
+from tenshot.diffusion import samplers, schedules, solvers
+from tenshot.diffusion.process import DDPM, Process
+
+#: Yields what the denoiser is shown and the time, is sent its answer, and returns clean latents.
+Sampling: TypeAlias = Generator[tuple[torch.Tensor, float], torch.Tensor, torch.Tensor]
+Generators: TypeAlias = Sequence[torch.Generator]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One way from noise to latents.
+
+    evaluations: how often it asks the denoiser. run: (noise, generators) -> a Sampling. Noise is of variance 1, [batch,
+    ...]. generators: for each row, where its further noise comes from.
+    """
+
+    evaluations: int
+    run: Callable[[torch.Tensor, Generators], Sampling]
+
+
+def sampler(
+    name: str | None,
+    steps: int,
+    config: Config,
+    process: type[Process],
+    schedule: str = samplers.AUTOMATIC,
+    aligned: Sequence[float] = (),
+) -> Sampler:
+    """Sampler `name` with `steps` steps, for a model whose scheduler's configuration is `config`.
+
+    name: None for the usual one of its process. aligned: the family's sigmas of ten steps. Raises Refusal as `check` in
+    samplers.py.
+    """
+    samplers.check(name, schedule, process, aligned)
+    found = samplers.SAMPLERS[name or samplers.names(process.name)[0]][process.name]
+    if isinstance(found, samplers.Scheduled):
+        return _scheduled(name, found, steps, config, process)
+    made = process.from_config(config)
+    sigmas = _sigmas(found, steps, made, schedule, aligned)
+
+    def run(noise: torch.Tensor, generators: Generators) -> Sampling:
+        return _solving(found, made, sigmas, noise, generators)
+
+    return Sampler(_asked(getattr(solvers, found.solver), sigmas), run)
+
+
+def _sigmas(
+    found: samplers.Solved, steps: int, process: Process, schedule: str, aligned: Sequence[float]
+) -> list[float]:
+    if found.automatic is None:
+        assert isinstance(process, DDPM)
+        return schedules.leading(process, steps)
+    chosen, count = found.automatic if schedule == samplers.AUTOMATIC else schedule, steps + found.discards
+    if chosen == samplers.ALIGN:
+        sigmas = schedules.align_your_steps(aligned, count)
+    else:
+        sigmas = schedules.SCHEDULES[chosen](process, count)
+    return [*(sigmas[:-1] if found.discards else sigmas), 0.0]
+
+
+def _solving(
+    found: samplers.Solved, process: Process, sigmas: Sequence[float], noise: torch.Tensor, generators: Generators
+) -> Sampling:
+    first, last = sigmas[0], sigmas[-1]
+    preserving = found.automatic is None  # of variance: then noise alone is what it begins with
+    x = noise / process.seen(torch.ones((), dtype=noise.dtype), first) if preserving else noise * first
+    more = _brownian(noise, sigmas, generators) if found.brownian else _drawn(noise, generators)
+    solving = getattr(solvers, found.solver)(x, sigmas, more)
+    try:
+        x, sigma = next(solving)
+        while True:
+            answer = yield process.seen(x, sigma), process.time(sigma)
+            x, sigma = solving.send(process.clean(x, answer, sigma))
+    except StopIteration as end:
+        reached: torch.Tensor = end.value
+        return process.seen(reached, last) if last else reached
+
+
+def _asked(solver: solvers.Solver, sigmas: Sequence[float]) -> int:
+    """How often it asks: tried on nothing."""
+    nothing = torch.zeros(0)
+    solving, count = solver(nothing, sigmas, lambda *_: nothing), 1
+    next(solving)
+    try:
+        while True:
+            solving.send(nothing)
+            count += 1
+    except StopIteration:
+        return count
+
+
+def _drawn(like: torch.Tensor, generators: Generators) -> solvers.Noise:
+    return lambda *_: torch.stack([torch.randn(like.shape[1:], generator=each) for each in generators]).to(like)
+
+
+def _brownian(like: torch.Tensor, sigmas: Sequence[float], generators: Generators) -> solvers.Noise:
+    """Increments of a Brownian path over sigma, one for each row's seed, of variance 1."""
+    import torchsde
+
+    low, high = (round(end, 6) for end in (min(sigma for sigma in sigmas if sigma), max(sigmas)))  # as torchsde rounds
+    still = torch.zeros(like.shape[1:])
+    paths = [torchsde.BrownianTree(low, still, high, entropy=each.initial_seed()) for each in generators]
+
+    def noise(sigma: float, after: float) -> torch.Tensor:
+        moved = torch.stack([path(max(after, low), min(sigma, high)) for path in paths])
+        return (moved / math.sqrt(sigma - after)).to(like)
+
+    return noise
+
+
+def _scheduled(
+    name: str | None, found: samplers.Scheduled, steps: int, config: Config, process: type[Process]
+) -> Sampler:
+    import diffusers
+
+    own = {key: value for key, value in config.items() if not key.startswith("_")}
+    renamed = {theirs: own.pop(ours) for theirs, ours in found.named.items() if ours in own}
+    try:
+        made = getattr(diffusers, found.kind).from_config({**own, **renamed, **found.changes})
+    except Exception as error:  # what a configuration says can be wrong for one sampler alone, in any way
+        told = f"the model's scheduler_config.json makes no {found.kind}: {str(error)[:200] or type(error).__name__}"
+        raise Refusal(Fault(f"sampler {name}", told, ", ".join(samplers.names(process.name)), samplers.OTHER)) from None
+    made.set_timesteps(steps)
+
+    def run(noise: torch.Tensor, generators: Generators) -> Sampling:
+        scheduler = copy.deepcopy(made)
+        x = noise * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            answer = yield scheduler.scale_model_input(x, t), float(t)
+            x = scheduler.step(answer, t, x).prev_sample
+        clean: torch.Tensor = x
+        return clean
+
+    return Sampler(len(made.timesteps), run)
