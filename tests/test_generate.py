@@ -85,11 +85,13 @@ def test_the_infotext_says_how_to_draw_it_again(draw: Draw, sd1: Path, tmp_path:
     assert facts.pop("Version").startswith("tenshot ")
     assert facts == {
         "Steps": "2",
-        "Sampler": "DPM++ 2M Karras",
+        "Sampler": "DPM++ 2M",
+        "Schedule type": "Karras",
         "CFG scale": "5.5",
         "Seed": "3",
         "Size": "80x48",
         "Model": sd1.name,
+        "RNG": "CPU",
     }
     (again,) = draw(seed=int(facts["Seed"]), height=48, out=tmp_path / "again.png", **given)
     assert again["file"] == str(tmp_path / "again.png")

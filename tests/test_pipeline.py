@@ -26,9 +26,9 @@ from tenshot.pipeline import Request, SamplingSettings
 STEPS = 4
 PROMPT = "A tiny bear, on a hill"
 SCHEDULERS = {
-    "Euler a": (diffusers.EulerAncestralDiscreteScheduler, {}),
+    "Euler a": (diffusers.EulerAncestralDiscreteScheduler, {"timestep_spacing": "linspace"}),
     "DDIM": (diffusers.DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
-    "DPM++ 2M": (diffusers.DPMSolverMultistepScheduler, {}),
+    "Heun": (diffusers.HeunDiscreteScheduler, {"timestep_spacing": "linspace"}),
 }
 SD, XL = diffusers.StableDiffusionPipeline, diffusers.StableDiffusionXLPipeline
 

@@ -41,13 +41,17 @@ class SamplingSettings:
     guidance: float = 7.5
     size: Size | None = None
     batch: int = 4
-    schedule: str = samplers.AUTOMATIC
+    schedule: samplers.Schedule = samplers.AUTOMATIC
 
     def size_for(self, model: Model) -> Size:
         return self.size or Size.square(model.resolution)
 
     def sampler_for(self, model: Model) -> str:
         return self.sampler or samplers.names(model.family.process.name)[0]
+
+    def schedule_for(self, model: Model) -> samplers.Schedule | None:
+        """None where the sampler has its own."""
+        return samplers.schedule_of(self.sampler_for(model), self.schedule, model.family.process)
 
 
 def images(

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 Schedule = Literal["automatic", "uniform", "karras", "exponential", "sgm_uniform", "align_your_steps"]
 AUTOMATIC: Schedule = "automatic"
 ALIGN: Schedule = "align_your_steps"
+TITLES = {  # in infotext
+    "uniform": "Uniform",
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "sgm_uniform": "SGM Uniform",
+    "align_your_steps": "Align Your Steps",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Solved:
     """
 
     solver: str  # in solvers.py
-    automatic: str | None = "uniform"
+    automatic: Schedule | None = "uniform"
     discards: bool = False
     brownian: bool = False
 
@@ -84,12 +91,19 @@ def names(process: str) -> list[str]:
     return [name for name, rows in SAMPLERS.items() if process in rows]
 
 
-def check(name: str | None, schedule: str, process: type[Process], aligned: Sequence[float] = ()) -> None:
+def schedule_of(name: str, schedule: Schedule, process: type[Process]) -> Schedule | None:
+    """The schedule of sampler `name` where `schedule` is asked for; None where it has its own."""
+    found = SAMPLERS[name][process.name]
+    own = found.automatic if isinstance(found, Solved) else None
+    return own if schedule == AUTOMATIC else schedule
+
+
+def check(name: str | None, schedule: Schedule, process: type[Process], aligned: Sequence[float] = ()) -> None:
     """Raises Refusal where sampler `name` does not go with a process, or its schedule not with that."""
     refuse_if(_faults(name, schedule, process, aligned))
 
 
-def _faults(name: str | None, schedule: str, process: type[Process], aligned: Sequence[float]) -> Iterator[Fault]:
+def _faults(name: str | None, schedule: Schedule, process: type[Process], aligned: Sequence[float]) -> Iterator[Fault]:
     known = names(process.name)
     found = SAMPLERS[name or known[0]].get(process.name)
     if found is None:

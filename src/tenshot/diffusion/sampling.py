@@ -37,7 +37,7 @@ def sampler(
     steps: int,
     config: Config,
     process: type[Process],
-    schedule: str = samplers.AUTOMATIC,
+    schedule: samplers.Schedule = samplers.AUTOMATIC,
     aligned: Sequence[float] = (),
 ) -> Sampler:
     """Sampler `name` with `steps` steps, for a model whose scheduler's configuration is `config`.
@@ -59,16 +59,14 @@ def sampler(
 
 
 def _sigmas(
-    found: samplers.Solved, steps: int, process: Process, schedule: str, aligned: Sequence[float]
+    found: samplers.Solved, steps: int, process: Process, schedule: samplers.Schedule, aligned: Sequence[float]
 ) -> list[float]:
     if found.automatic is None:
         assert isinstance(process, DDPM)
         return schedules.leading(process, steps)
     chosen, count = found.automatic if schedule == samplers.AUTOMATIC else schedule, steps + found.discards
-    if chosen == samplers.ALIGN:
-        sigmas = schedules.align_your_steps(aligned, count)
-    else:
-        sigmas = schedules.SCHEDULES[chosen](process, count)
+    table = chosen == samplers.ALIGN
+    sigmas = schedules.align_your_steps(aligned, count) if table else schedules.SCHEDULES[chosen](process, count)
     return [*(sigmas[:-1] if found.discards else sigmas), 0.0]
 
 

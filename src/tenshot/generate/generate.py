@@ -111,15 +111,17 @@ def _text(opened: Model, request: Request, settings: SamplingSettings, given: Re
 def facts(opened: Model, request: Request, settings: SamplingSettings) -> dict[str, object]:
     """What infotext says beside the prompt, as user interfaces name it."""
     height, width = settings.size_for(opened)
-    digest = resolve.model_hash(opened.place)
+    digest, schedule = resolve.model_hash(opened.place), settings.schedule_for(opened)
     return {
         "Steps": settings.steps,
         "Sampler": settings.sampler_for(opened),
+        "Schedule type": schedule and samplers.TITLES[schedule],
         "CFG scale": settings.guidance,
         "Seed": request.seed,
         "Size": f"{width}x{height}",
         "Model hash": digest and digest[:10],
         "Model": opened.place.resolve().name,
+        "RNG": "CPU",
         "Version": f"tenshot {__version__}",
     }
 
