@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -260,6 +261,12 @@ def _schedule_faults(path: Path, process: type[Process]) -> Iterator[Fault]:
         yield Fault(str(path), found, "a noise schedule as diffusers writes it", AGAIN)
 
 
+def _usual(process: type[Process]) -> Any:
+    """A scheduler that any program makes of such a configuration, though ours need none."""
+    flow = issubclass(process, RectifiedFlow)
+    return diffusers.FlowMatchEulerDiscreteScheduler if flow else diffusers.EulerAncestralDiscreteScheduler
+
+
 def _odd(schedule: Config, process: type[Process]) -> str:
     """Why a noise schedule can neither be trained nor drawn with, in words."""
     kind = schedule.get("_class_name", "")
@@ -274,6 +281,8 @@ def _odd(schedule: Config, process: type[Process]) -> str:
         return f"num_train_timesteps {str(steps)[:50]}, not 1 to {MOST_STEPS:,}"
     try:
         made = process.from_config(schedule)
+        own = {name: value for name, value in schedule.items() if not name.startswith("_")}
+        _usual(process).from_config(own).set_timesteps(1)
     except Exception as error:  # a configuration can be wrong in any way
         return f"makes no noise schedule: {str(error).partition(chr(10))[0][:200] or type(error).__name__}"
     odd = made.odd() or not np.isfinite(made.levels).all()
