@@ -58,6 +58,7 @@ def _train(
     prompt = method.source(options).prompt or ""
     for line in (
         *notices.options(options),
+        *notices.rate(options, method.name, base.family.name, sum(p.numel() for p in base.denoiser.parameters())),
         *notices.words(options),
         *(notices.still(options, base.family) if method.saves_model else ()),
         *notices.captions(options, prompt, examples, base),
