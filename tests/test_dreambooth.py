@@ -203,13 +203,26 @@ def test_previews_are_drawn_and_change_nothing(bench: Bench):
 
 
 def test_the_best_by_the_judge_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    likeness = iter([0.2, 0.7, 0.4])
+    likeness = iter([0.3, 0.2, 0.7, 0.4])
     monkeypatch.setattr(judge.Judge, "likeness", lambda *_: next(likeness))
     shown = {"validation_prompt": "a photo of az baby", "validation_steps": "1", "num_validation_images": "1"}
-    folder = bench.run("out", **shown, keep_best=True)
-    assert json.loads((folder / "manifest.json").read_text())["best"] == {"step": 2, "likeness": 0.7}
+    ear = Ear()
+    folder = bench.run("out", ear, **shown, keep_best=True)
+    told = json.loads((folder / "manifest.json").read_text())
+    assert told["best"] == {"step": 2, "likeness": 0.7}
+    assert told["likeness_by_step"] == {"0": 0.3, "1": 0.2, "2": 0.7, "3": 0.4}
+    assert "most like your pictures: step 2 of 3, likeness 0.700 (before training 0.300" in "\n".join(ear.said)
     assert same_weights(folder / "best", bench.run("two", max_train_steps="2"))
     assert bench.refused("other", keep_best=True) == ["--keep_best"]
+
+
+def test_the_last_step_is_judged_though_it_is_no_multiple(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    likeness = iter([0.3, 0.4, 0.5])
+    monkeypatch.setattr(judge.Judge, "likeness", lambda *_: next(likeness))
+    shown = {"validation_prompt": "a photo of az baby", "validation_steps": "2", "num_validation_images": "1"}
+    folder = bench.run("out", **shown, keep_best=True)
+    assert json.loads((folder / "manifest.json").read_text())["best"] == {"step": 3, "likeness": 0.5}
+    assert same_weights(folder / "best", folder)
 
 
 def test_prior_preservation_needs_a_class_prompt(bench: Bench):

@@ -196,7 +196,7 @@ def test_checkpoints_come_when_told_and_at_the_end(tmp_path: Path):
 
 
 class Validator:
-    """Draws after every second step, and notes which checkpoint was whole by then."""
+    """Draws before the first step and after every second, and notes which checkpoint was whole by then."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.seen = folder, []
@@ -208,13 +208,13 @@ class Validator:
         return False
 
     def validate(self, step: int) -> None:
-        self.seen.append((step, checkpoint.read(checkpoint.found(self.folder)[-1]).step))
+        self.seen.append((step, checkpoint.read(checkpoint.found(self.folder)[-1]).step if step else 0))
 
 
 def test_a_checkpoint_is_written_before_its_pictures_are_drawn(tmp_path: Path):
     validator = Validator(tmp_path)
     loop.fit(Regression(), options(tmp_path, max_train_steps=5), Ear(), validator)
-    assert validator.seen == [(2, 2), (4, 4), (5, 5)]
+    assert validator.seen == [(0, 0), (2, 2), (4, 4), (5, 5)]
 
 
 def test_cancelled_means_checkpoint_then_cancelled(tmp_path: Path):

@@ -44,6 +44,9 @@ def test_looking_on_changes_nothing(tmp_path: Path):
         def due(self, step: int) -> bool:
             return step % 3 == 0
 
+        def done(self, step: int) -> bool:
+            return False
+
         def validate(self, step: int) -> None:
             self.seen.append(weights(method))
 

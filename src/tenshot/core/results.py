@@ -112,6 +112,7 @@ class Trained(TypedDict, total=False):
     plan: str
     forecast: Forecast | None
     best: Best
+    likeness_by_step: Mapping[str, float]
     exported: list[str]
     seconds_by_phase: Mapping[str, float]
 

@@ -119,7 +119,7 @@ def _ahead(base: Model, prepared: Prepared, options: FineTuneOptions, side: int,
     if options.validation_prompt:
         epoch = sum(each.repeats for each in prepared.examples) // _samples(options)
         every = options.validation_steps or options.validation_epochs * max(1, epoch)
-        looks = -(-options.max_train_steps // every)
+        looks = options.judges + -(-options.max_train_steps // every)
         seconds["validation pictures"] = looks * pace.drawing(options.num_validation_images, SamplingSettings())
     return {name: eta.about(each, eta.GUESSED) for name, each in seconds.items()}
 

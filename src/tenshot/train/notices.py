@@ -20,7 +20,12 @@ LONGEST_SHAPE, LONGEST_OF_SQUARES = (
 )  # proportions: of --aspect_ratio_buckets, with a fifth lost; of three squares
 
 SMALL = 100_000_000  # numbers of a denoiser; the pocket model's has 12 million, that of SD 1.5 860
-SMALL_RATES = {"dreambooth": 3e-4, "full": 3e-4, "lora": 2e-3, "textual-inversion": 1e-4}  # tests teach pocket by these
+SMALL_RATES = {
+    "dreambooth": 3e-4,
+    "full": 3e-4,
+    "lora": 2e-3,
+    "textual-inversion": 1e-4,
+}  # by which tests teach the pocket model
 FAMILY_RATES = {"sd3": {"dreambooth": 1e-4, "lora": 4e-4}}  # diffusers' README_sd3; elsewhere a method's default
 
 
@@ -96,7 +101,7 @@ def rate(given: FineTuneOptions, method: str, family: str, numbers: int) -> Iter
     if numbers < SMALL:
         usual = SMALL_RATES.get(method, usual)
     if optimizers.chosen(given) == "prodigy":
-        usual = 1.0  # it finds its own, and is told a factor
+        usual = 1.0  # it finds the rate by itself and multiplies it
     off = given.learning_rate / usual
     if not 0.1 <= off <= 10:
         by, risk = (

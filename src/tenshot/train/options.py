@@ -21,6 +21,7 @@ from tenshot.export.options import ExportOptions
 from tenshot.io import destinations
 from tenshot.option_types import POCKET, Device, Few, FolderPath, LoraFile, Model, Rank, VaePath, WordPath
 from tenshot.train import script_options
+from tenshot.train.engine.early_stopping import EARLIEST
 
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedulefree"]
@@ -41,7 +42,9 @@ class LoopOptions(Options):
     train_batch_size: int = Field(1, ge=1, le=4096, description="examples in a batch")
     gradient_accumulation_steps: int = Field(1, ge=1, le=65_536, description="batches in an optimizer step")
     max_train_steps: int = Field(800, ge=1, le=MOST_STEPS, description="optimizer steps in all")
-    stop_when_learned: bool = Field(False, description="stop earlier, once the loss on fixed inputs lies still")
+    stop_when_learned: bool = Field(
+        False, description="stop earlier, once the loss on fixed inputs lies still and drawings show your pictures"
+    )
     learning_rate: float = Field(5e-6, gt=0, le=100, description="step size of the optimizer")
     lr_scheduler: Schedule = Field("constant", description="course of the learning rate")
     lr_warmup_steps: int = Field(
@@ -181,6 +184,11 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
         """--report_to, where that is installed."""
         return self.report_to if self.report_to == "none" or find_spec(self.report_to) else "none"
 
+    @property
+    def judges(self) -> bool:
+        """Is what is drawn during training compared with the pictures?"""
+        return self.keep_best or self.stop_when_learned
+
     def notes(self) -> Iterator[str]:
         if self.tracker != self.report_to and "report_to" in self.model_fields_set:
             name = self.report_to
@@ -203,9 +211,14 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
         yield from self._subject_faults()
         if self.aspect_ratio_buckets and self.center_crop:
             yield Fault("--center_crop", "has no effect with --aspect_ratio_buckets", "one of the two", "leave it out")
-        if self.keep_best and not self.validation_prompt:
-            do = "add --validation_prompt, with the subject in it"
-            yield Fault("--keep_best", "has nothing to judge", "drawings during training", do)
+        for name in ("keep_best", "stop_when_learned"):
+            if getattr(self, name) and not self.validation_prompt:
+                do = "add --validation_prompt, with the subject in it"
+                yield Fault(f"--{name}", "has nothing to judge", "drawings during training", do)
+        if self.stop_when_learned and self.max_train_steps <= EARLIEST:
+            found = f"cannot stop before step {EARLIEST}, and --max_train_steps is {self.max_train_steps}"
+            do = "raise --max_train_steps, or leave it out"
+            yield Fault("--stop_when_learned", found, f"--max_train_steps above {EARLIEST}", do)
         if self.text_encoder_lr and not self.train_text_encoder:
             found = "has no effect without --train_text_encoder"
             yield Fault("--text_encoder_lr", found, "both or neither", "add --train_text_encoder")

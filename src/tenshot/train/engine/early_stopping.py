@@ -1,18 +1,94 @@
-"""When has it learned? The loss on fixed inputs stops moving (DVAR, Voronov et al., arXiv 2302.04841).
+"""When has it learned? The loss on fixed inputs lies still, and the pictures drawn meanwhile show the given ones.
 
 The loss of training itself says nothing: other noise and other times at every step hide what changes. With pictures,
-noise and times held fixed it falls, and then lies still.
+noise and times held fixed it falls, and then lies still (DVAR, Voronov et al., arXiv 2302.04841). So it does where
+nothing is learned; hence the second look.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import pvariance
 
-EVERY = 10  # optimizer steps between looks
+EVERY = 10  # optimizer steps between looks at the loss
 SAMPLES = 8  # fixed inputs
 WINDOW = 31  # looks that must lie still: 310 steps, as in the paper
 STILL = 0.15  # their variance, as a share of the variance since the beginning
+EARLIEST = 2 * WINDOW * EVERY  # optimizer steps
+WAY = 0.5  # from what was drawn before training to the given pictures: from there on they are recognised
+APART = 0.05  # in likeness, those two at least: else the judge has nothing to go by
+OPTION = "--stop_when_learned"
+UNSEEN = "the loss on fixed inputs lies still, and what is drawn does not show your pictures"
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the judge says of drawn pictures: their likeness to the given ones, cosine.
+
+    before: of what was drawn before training. among: of the given ones to each other.
+    """
+
+    now: float
+    before: float
+    among: float
+
+    @property
+    def wanted(self) -> float:
+        return self.before + WAY * (self.among - self.before)
+
+    @property
+    def judgeable(self) -> bool:
+        return self.among - self.before >= APART
+
+    @property
+    def recognised(self) -> bool:
+        return self.judgeable and self.now >= self.wanted
+
+    def ahead(self) -> str:
+        """When it can stop, said before the first step."""
+        alike = f"{self.before:.3f} before training, {self.among:.3f} among your pictures"
+        if not self.judgeable:
+            return f"{OPTION} will not stop this run: its judge cannot tell your pictures from others ({alike})"
+        return (
+            f"{OPTION} can stop from step {EARLIEST} on, once the loss on fixed inputs lies still and the likeness of"
+            f" what is drawn is {self.wanted:.3f} or more ({alike})"
+        )
+
+
+@dataclass
+class EarlyStopping:
+    """active: was it asked for? losses: on fixed inputs, one every EVERY steps. sight: what was seen last.
+
+    recognised: the step at which what was drawn showed what is to be learned, if the last look did.
+    """
+
+    active: bool
+    losses: list[float] = field(default_factory=list)
+    sight: Sight | None = None
+    recognised: int | None = None
+
+    def settles(self, step: int) -> bool:
+        """Has the loss just come to lie still?"""
+        fresh = self.active and step % EVERY == 0
+        return fresh and converged(self.losses) and not converged(self.losses[:-1])
+
+    def learned(self, step: int, seen: bool) -> bool:
+        """seen: are pictures drawn and looked at? Else the loss alone decides."""
+        return self.active and converged(self.losses) and (self.recognised == step or not seen)
+
+    def why(self, step: int, last: int) -> str:
+        """Why it stopped, or went on to the last step."""
+        if not converged(self.losses):
+            return f"{OPTION} did not stop it: the loss on fixed inputs {_course(self.losses)}"
+        still = "the loss on fixed inputs lies still"
+        if self.sight is None:
+            return f"stopped after step {step} of {last}: {still}" if step < last else f"after the last step {still}"
+        figures = f"likeness {self.sight.now:.3f}, {self.sight.wanted:.3f} wanted"
+        if self.recognised == step:
+            return f"stopped after step {step} of {last}: {still}, and what is drawn shows your pictures ({figures})"
+        do = "raise --learning_rate, or name the subject in --validation_prompt as it is named in training"
+        return f"after step {step} {UNSEEN} ({figures}): {do}"
 
 
 def converged(looks: Sequence[float]) -> bool:
@@ -20,3 +96,14 @@ def converged(looks: Sequence[float]) -> bool:
     if len(looks) < 2 * WINDOW:
         return False
     return pvariance(looks[-WINDOW:]) < STILL * pvariance(looks)
+
+
+def _course(looks: Sequence[float]) -> str:
+    if len(looks) < 2 * WINDOW:
+        return f"is judged from step {EARLIEST} on"
+    if not pvariance(looks):
+        return "never moved"
+    share = pvariance(looks[-WINDOW:]) / pvariance(looks)
+    return (
+        f"moves: over {WINDOW * EVERY} steps {share:.0%} of its variance since the beginning, below {STILL:.0%} wanted"
+    )

@@ -22,6 +22,7 @@ from tenshot.io import tensors
 from tenshot.train.engine import checkpoint, early_stopping, optimizers, sharding
 from tenshot.train.engine.checkpoint import Checkpoint
 from tenshot.train.engine.data_parallel import AveragedLoss
+from tenshot.train.engine.early_stopping import Sight
 from tenshot.train.engine.rng import CounterRNG
 from tenshot.train.options import LoopOptions
 
@@ -63,7 +64,7 @@ class Forecast:
 
 
 class Validator(Protocol):
-    """Looks at the weights now and then, as they would be saved."""
+    """Looks at the weights now and then, as they would be saved. Step 0 is before the first; the last is always due."""
 
     def due(self, step: int) -> bool: ...
 
@@ -72,6 +73,10 @@ class Validator(Protocol):
         ...
 
     def validate(self, step: int) -> None: ...
+
+    def sight(self, step: int) -> Sight | None:
+        """What was seen in what was drawn after this step; None where nobody looks for it."""
+        ...
 
 
 def fit(task: TrainingTask, options: LoopOptions, events: Events, validator: Validator | None = None) -> FitResult:
@@ -82,13 +87,13 @@ def fit(task: TrainingTask, options: LoopOptions, events: Events, validator: Val
     Raises Cancelled after writing a checkpoint when the listener asks to stop, and Refusal when the loss stays
     non-finite.
     """
-    run = _Trainer(task, options)
+    run = _Trainer(task, options, validator)
     step = run.resume(options.output_dir, events)
     run.tell_precision(events)
     events.begin("training", options.max_train_steps, step)
     try:
-        if step and validator and (validator.due(step) or run.finished(step)) and not validator.done(step):
-            run.validate(step, validator)
+        if run.look_due(step):
+            run.look(step, events)
         while not run.finished(step):
             figures = run.step(step)
             step += 1
@@ -96,16 +101,16 @@ def fit(task: TrainingTask, options: LoopOptions, events: Events, validator: Val
             events.advance(step, **figures)
             run.record_fixed_loss(step)
             stop = distributed.mean(events.cancelled(), run.device) > 0 and not run.finished(step)  # whoever wants to
-            shown = validator if validator and (validator.due(step) or run.finished(step)) else None
-            if stop or shown or run.finished(step) or step % options.checkpointing_steps == 0:
+            look = run.look_due(step)
+            if stop or look or run.finished(step) or step % options.checkpointing_steps == 0:
                 run.save_checkpoint(step, events)
                 events.checkpoint(step)
             if stop:
                 raise Cancelled(f"stopped after step {step}; the same command continues from there")
-            if shown:
-                run.validate(step, shown)
-        if step < options.max_train_steps:
-            events.say(f"learned after step {step}: the loss on fixed inputs lies still")
+            if look:
+                run.look(step, events)
+        if options.stop_when_learned:
+            events.say(run.stopping.why(step, options.max_train_steps))
     finally:
         events.end()
     run.end()
@@ -145,9 +150,8 @@ def forecast(task: TrainingTask, options: LoopOptions, step: int, events: Events
 class _Trainer:
     """The state of a run: parameters, optimizer, learning rate, running average."""
 
-    def __init__(self, task: TrainingTask, options: LoopOptions) -> None:
-        self.task = task
-        self.options = options
+    def __init__(self, task: TrainingTask, options: LoopOptions, validator: Validator | None = None) -> None:
+        self.task, self.options, self.validator = task, options, validator
         self.named: dict[str, dict[str, torch.Tensor]] = {
             part: {name: p for name, p in module.named_parameters() if p.requires_grad}
             for part, module in task.parts.items()
@@ -174,7 +178,7 @@ class _Trainer:
             self.ema = {part: {n: p.detach().clone() for n, p in ps.items()} for part, ps in self.named.items()}
         self.loss = AveragedLoss(task.loss, self.parameters)
         self.nonfinite = 0
-        self.fixed_losses: list[float] = []  # losses on fixed inputs
+        self.stopping = early_stopping.EarlyStopping(options.stop_when_learned)
 
     def _groups(self) -> list[dict[str, object]]:
         """The parameters by their learning rates."""
@@ -237,10 +241,7 @@ class _Trainer:
         if self.options.stop_when_learned and step % early_stopping.EVERY == 0:
             fixed = CounterRNG(device.seed_of(self.options.seed, "fixed inputs"), range(early_stopping.SAMPLES))
             with device.autocast(self.device, self.precision):
-                self.fixed_losses.append(distributed.mean(self.task.loss(fixed).item(), self.device))
-
-    def learned(self) -> bool:
-        return self.options.stop_when_learned and early_stopping.converged(self.fixed_losses)
+                self.stopping.losses.append(distributed.mean(self.task.loss(fixed).item(), self.device))
 
     def tell_precision(self, events: Events) -> None:
         """Say what is computed in where that is not what was asked for, or not what fp32 was once."""
@@ -252,7 +253,12 @@ class _Trainer:
             events.say(f"computing in {used}{chosen}; products that stay in fp32 are rounded to TF32")
 
     def finished(self, step: int) -> bool:
-        return step >= self.options.max_train_steps or self.learned()
+        return step >= self.options.max_train_steps or self.stopping.learned(step, bool(self.validator))
+
+    def look_due(self, step: int) -> bool:
+        """Is it time for the validator: by its own count, at the end, or because the loss has come to lie still?"""
+        last = step >= self.options.max_train_steps
+        return self.validator is not None and (last or self.validator.due(step) or self.stopping.settles(step))
 
     @contextmanager
     def as_saved(self) -> Iterator[None]:
@@ -277,15 +283,23 @@ class _Trainer:
             for name, value in shadow.items():
                 self.named[part][name].copy_(value)
 
-    def validate(self, step: int, validator: Validator) -> None:
-        """Let it look at the parameters as they would be saved now."""
-        with self.as_saved():
-            try:
-                validator.validate(step)
-            except Cancelled:
-                if distributed.world_size() == 1:
-                    raise Cancelled(f"stopped after step {step}; the same command continues from there") from None
-                # else the others are at the next step already; all stop after it
+    def look(self, step: int, events: Events) -> None:
+        """Let the validator look at the parameters as they would be saved now, if it has not yet."""
+        assert self.validator
+        try:
+            if not self.validator.done(step):
+                with self.as_saved():
+                    self.validator.validate(step)
+        except Cancelled:
+            if distributed.world_size() == 1:
+                raise Cancelled(f"stopped after step {step}; the same command continues from there") from None
+            # else the others are at the next step already; all stop after it
+        if self.options.stop_when_learned:
+            sight = self.validator.sight(step) if distributed.is_main_process() else None
+            seen = distributed.mean(float(sight is not None and sight.recognised), self.device) > 0
+            self.stopping.sight, self.stopping.recognised = sight, step if seen else None
+            if self.stopping.settles(step) and not seen and not self.finished(step):
+                events.say(f"step {step}: {early_stopping.UNSEEN}: it goes on")
 
     def resume(self, folder: Path, events: Events) -> int:
         """Load the newest whole checkpoint of `folder`; the number of steps it holds, 0 without one."""
@@ -333,7 +347,7 @@ class _Trainer:
             "scaler": self.scaler.state_dict(),
             "optimizer": kept,
             "unfinite": self.nonfinite,
-            "looks": self.fixed_losses,
+            "looks": self.stopping.losses,
         }
         return Checkpoint(step, groups, {name: _plain(value) for name, value in facts.items()})
 
@@ -365,7 +379,7 @@ class _Trainer:
         if saved.facts["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(saved.facts["scaler"]))
         self.nonfinite = saved.facts["unfinite"]
-        self.fixed_losses = list(saved.facts["looks"])
+        self.stopping.losses = list(saved.facts["looks"])
 
 
 def _shapes(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

@@ -29,7 +29,7 @@ from tenshot.train.engine.eta import GUESSED, MEASURED
 from tenshot.train.engine.memory import MemorySaver
 from tenshot.train.engine.trackers import LossLog, Service, TensorBoard
 from tenshot.train.engine.trainable import Trainable, offload_unused
-from tenshot.train.engine.validation import BEST, SHOWN, ValidationImages, score
+from tenshot.train.engine.validation import BEST, SHOWN, ValidationImages, likenesses, score, summary
 from tenshot.train.options import FineTuneOptions, LoopOptions
 
 IDENTITY, MANIFEST, RECIPE, LOG, LOGS = "run.json", "manifest.json", "recipe.yaml", "loss.jsonl", "logs"
@@ -53,8 +53,10 @@ FREE = {
     "num_processes",
     "fsdp",
     "export",
-    *(name for name in FineTuneOptions.model_fields if "validation" in name),
 }  # options that may change between the two halves of a run without changing its result
+DRAWINGS = {
+    name for name in FineTuneOptions.model_fields if "validation" in name
+}  # so may these, if no one judges by them
 OURS = (".part", ".log", ".lock")  # suffixes of what a run may leave before it has claimed its folder
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
 
@@ -72,9 +74,8 @@ def identity(task: str, options: LoopOptions, inputs: Mapping[str, object] | Non
 
     inputs None: these are not known.
     """
-    chosen = {
-        name: value for name, value in options.model_dump(mode="json").items() if name not in FREE | PLACES | FILES
-    }
+    left_out = FREE | PLACES | FILES | (set() if getattr(options, "judges", False) else DRAWINGS)
+    chosen = {name: value for name, value in options.model_dump(mode="json").items() if name not in left_out}
     chosen["gradient_accumulation_steps"] *= distributed.world_size()  # who makes which batch changes nothing
     if getattr(options, "lr_scheduler", "") in ("constant", "constant_with_warmup"):
         chosen.pop("max_train_steps")
@@ -235,7 +236,9 @@ def train_job(job: Job, options: FineTuneOptions, events: Events) -> Trained:
         for part in track((job.trainable.check, job.trainable.save, job.trainable.verify), "saving", 3, events):
             part(folder)
     distributed.wait_for_everyone()
-    best = score(folder)
+    best, seen = score(folder), likenesses(folder) if options.judges else {}
+    if max(seen, default=0):
+        events.say(summary(seen))
     result: Trained = {
         "result": str(folder),
         "steps": fit.step,
@@ -244,6 +247,7 @@ def train_job(job: Job, options: FineTuneOptions, events: Events) -> Trained:
         "plan": job.plan,
         "forecast": _told(expected) if expected else None,
         **({"best": best} if best else {}),
+        **({"likeness_by_step": {str(step): each for step, each in seen.items()}} if seen else {}),
     }
     about = {
         "machine": device.describe(),
@@ -301,7 +305,8 @@ def _parts(
         size = Size.square(options.resolution) if options.resolution else None
         one = eta.pace(job.trainable.model, size, events).drawing(options.num_validation_images, SamplingSettings())
         offload_unused(job.trainable)
-        parts["validation pictures"] = eta.about(-(-steps // _every(job, options)) * one, MEASURED)
+        looks = options.judges + -(-steps // _every(job, options))
+        parts["validation pictures"] = eta.about(looks * one, MEASURED)
     written = 2 * job.saved + -(-steps // options.checkpointing_steps) * checkpoint_bytes
     parts["saving"] = eta.about(written / eta.DISK, GUESSED)
     return parts
