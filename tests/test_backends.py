@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,11 +19,13 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 
+import tenshot
 from tenshot.autotune import calibration
 from tenshot.autotune.options import CompileOptions
 from tenshot.core.device import DTYPES
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
+from tenshot.io import tensors
 from tenshot.model import model
 from tenshot.pipeline import SamplingSettings
 from tenshot.runtime import backend, flat_modules
@@ -312,6 +316,42 @@ def test_eight_bits_are_those_that_openvino_would_round_to(shape: list[int]):
     theirs = openvino.compile_model(openvino.Model([rounded], [given]), "CPU", settings)(weight.numpy())[0]
     steps = torch.from_numpy(theirs).flatten(1) / scale[:, None]
     assert torch.allclose(steps, whole.float(), atol=1e-3) and whole.abs().max() == 127
+
+
+HEARS = """
+import gc, os, signal, sys, time
+from pathlib import Path
+import torch
+from tenshot.io import tensors
+from tenshot.runtime import backend
+from tenshot.runtime.backend import Candidate
+
+folder = Path(sys.argv[1])
+weights, candidate = tensors.read(folder / "weights.safetensors"), Candidate("openvino", "fp32")
+runners = [backend.backend("openvino").load_program(folder, candidate, None, torch.device("cpu")) for _ in range(2)]
+for runner in runners:
+    runner.load(weights)
+del runner
+while runners:
+    del runners[0]
+    gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("heard")
+"""
+
+
+@pytest.mark.skipif("openvino" not in HERE, reason="needs tenshot[openvino]")
+def test_ctrl_c_is_heard_when_programs_are_gone(built, tmp_path: Path):
+    program = built("sd1", "decoder", Candidate("openvino", "fp32"))
+    shutil.copytree(program.folder, tmp_path / "program")
+    tensors.write(tmp_path / "program" / "weights.safetensors", program.weights)
+    source = os.environ | {"PYTHONPATH": str(Path(tenshot.__file__).parents[1])}
+    command = [sys.executable, "-c", HEARS, str(tmp_path / "program")]
+    done = subprocess.run(command, env=source, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -45,6 +46,17 @@ class Places:
     eights: list[Int8Weight]
 
 
+@cache
+def core() -> openvino.Core:
+    """The one of this process, which stays: a CPU plug-in that is unloaded after another was loaded leaves the thread a
+    signal stack that is gone (on CPUs with AMX), and the next Ctrl-C is a segmentation fault (OpenVINO 2026.4.1)."""
+    import openvino
+
+    found = openvino.Core()
+    found.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plug-in
+    return found
+
+
 def missing(where: torch.device) -> str:
     if where.type != "cpu":
         return "is for CPUs here"
@@ -60,6 +72,7 @@ def build(job: Job, candidate: Candidate, folder: Path) -> None:
     """Raises Refusal where a weight is not found again in the graph."""
     import openvino
 
+    core()
     weights = {name: tensor.detach().clone() for name, tensor in job.net.weights().items()}
     mark(job.net)
     graph = openvino.convert_model(job.net, example_input=job.examples[0])
@@ -149,8 +162,6 @@ class OpenVINO:
         return tuple(torch.from_numpy(found[number]) for number in range(len(found)))
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        import openvino
-
         self.run = None  # what it holds is free before more is needed
         graph = self.read(weights)
         settings = {
@@ -158,7 +169,7 @@ class OpenVINO:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        self.run = openvino.Core().compile_model(graph, "CPU", settings)
+        self.run = core().compile_model(graph, "CPU", settings)
 
     def read(self, weights: Mapping[str, torch.Tensor]) -> openvino.Model:
         """The graph, whose constants are these tensors."""
@@ -169,7 +180,7 @@ class OpenVINO:
         for offset, count in self.places.rest:
             block.data[offset : offset + count] = self.rest[start : start + count]
             start += count
-        graph = openvino.Core().read_model(self.graph, block)
+        graph = core().read_model(self.graph, block)
         constants = {each.get_friendly_name(): each for each in graph.get_ops() if each.get_type_name() == "Constant"}
         for place, name in self.places.weights.items():
             _put(constants[place], weights[name])
