@@ -88,7 +88,7 @@ def batch(rng: CounterRNG, own: Seen, purpose: str, schedule: Any):
     rows = rng.pick(f"{purpose}picture", len(own.mean))
     shape = own.mean.shape[1:]
     latents = own.mean[rows] + own.std[rows] * rng.noise(f"{purpose}posterior", shape)
-    times = rng.integers(f"{purpose}timestep", 0, schedule.config.num_train_timesteps)
+    times = (rng.stratified(f"{purpose}timestep") * schedule.config.num_train_timesteps).floor().long()
     said = [own.texts[row] for row in rows], [own.time_ids[row] for row in rows]
     return *said, latents, rng.noise(f"{purpose}noise", shape), times
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,11 +80,13 @@ class TestDDPM:
         assert weights is not None and weights.tolist() == pytest.approx(wanted, rel=1e-4)
         assert process.trained_by(given()).weight(TIMES) is None
 
-    def test_times_are_the_integers_of_their_draw(self):
-        rng = CounterRNG(3, range(4000))
-        times = EPSILON.sample_t(rng, "timestep")
-        assert torch.equal(times, rng.integers("timestep", 0, 1000))
-        assert times.min() == 0 and times.max() == 999
+    def test_times_are_all_the_integers_and_each_as_often(self):
+        last = 1 - 2.0**-53
+        draws = torch.tensor([0, 0.0009999, 0.001, 0.5, 0.9989999, 0.999, last], dtype=torch.float64)
+        assert EPSILON.sample_t(Fixed(draws), "timestep").tolist() == [0, 0, 1, 500, 998, 999, 999]
+        times = EPSILON.sample_t(CounterRNG(3, range(4096)), "timestep")
+        assert torch.bincount(times, minlength=1000).shape == (1000,) and times.dtype == torch.int64
+        assert torch.bincount(times // 250).tolist() == [1024] * 4
 
     @pytest.mark.parametrize("config", [
         {"prediction_type": "epsilon", "rescale_betas_zero_snr": True},
@@ -122,19 +124,13 @@ class TestDDPM:
 
 
 class Fixed:
-    """Numbers that another program drew, as if they were drawn here."""
+    """Numbers in [0, 1) that another program drew, as if they were drawn here."""
 
     def __init__(self, numbers: torch.Tensor) -> None:
         self.numbers = numbers
 
-    def uniform(self, purpose: str) -> torch.Tensor:
+    def stratified(self, purpose: str) -> torch.Tensor:
         return self.numbers
-
-    def noise(self, purpose: str, shape: Sequence[int]) -> torch.Tensor:
-        return self.numbers.view(-1, *shape)
-
-    def integers(self, purpose: str, low: int, high: int) -> torch.Tensor:
-        raise NotImplementedError
 
 
 def flow(**more: Any) -> RectifiedFlow:
@@ -152,9 +148,11 @@ class TestRectifiedFlow:
         places = (u * scheduler.config.num_train_timesteps).long()
         wanted, sigmas = scheduler.timesteps[places], scheduler.sigmas[places]
 
-        draw = torch.randn if scheme == "logit_normal" else torch.rand
+        normal = scheme == "logit_normal"
+        drawn = (torch.randn if normal else torch.rand)(500, generator=dice[1]).double()
+        below = torch.tensor([NormalDist().cdf(x) for x in drawn.tolist()], dtype=torch.float64) if normal else drawn
         process = flow(weighting_scheme=scheme, **settings)
-        times = process.sample_t(Fixed(draw(500, generator=dice[1])), "timestep")
+        times = process.sample_t(Fixed(below), "timestep")
         torch.testing.assert_close(times, wanted, rtol=1e-5, atol=0)
         torch.testing.assert_close(process.sigmas(times), sigmas, rtol=1e-5, atol=0)
         weights = process.weight(times)
@@ -163,7 +161,7 @@ class TestRectifiedFlow:
         torch.testing.assert_close(weights, theirs, rtol=1e-4, atol=0)
 
     def test_extreme_draws_stay_within_the_schedule(self):
-        times = flow().sample_t(Fixed(torch.tensor([-1e4, 1e4])), "timestep")
+        times = flow().sample_t(Fixed(torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)), "timestep")
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(FLOW)
         torch.testing.assert_close(times, scheduler.timesteps[[0, -1]])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -91,7 +92,8 @@ def test_the_loss_of_training_is_what_diffusers_scripts_compute(folder: Path, tm
     """train_dreambooth_lora_sd3.py: sigmas of the scheduler at logit-normal places, noise less latents as target."""
     opened = model.load(str(folder))
     rng = CounterRNG(0, range(4))
-    place = (torch.sigmoid(rng.noise("timestep", (1,)).flatten()) * 1000).long()
+    normal = [NormalDist().inv_cdf(u) for u in rng.stratified("timestep").tolist()]
+    place = (torch.sigmoid(torch.tensor(normal)) * 1000).long()
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
     sigmas, times = scheduler.sigmas[place], scheduler.timesteps[place]
     assert torch.allclose(opened.process.sample_t(rng, "timestep"), times, rtol=1e-5)

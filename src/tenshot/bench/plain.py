@@ -60,7 +60,7 @@ def steps(
                 pixels.append(as_tensor(image))
             grains.append(draws.noise(f"{purpose}posterior", shape))
             noise.append(draws.noise(f"{purpose}noise", shape))
-            times.append(draws.integers(f"{purpose}timestep", 0, schedule.config.num_train_timesteps))
+            times.append((draws.stratified(f"{purpose}timestep") * schedule.config.num_train_timesteps).long())
             prompts += [prompt] * n
         where = base.device
         with torch.no_grad():

@@ -7,7 +7,7 @@ Rectified flow with logit-normal times and a shift by resolution: Esser et al., 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args
@@ -23,13 +23,11 @@ Weighting = Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"]
 
 
 class Random(Protocol):
-    """Where random choices come from: for each purpose others, one for each row of a batch."""
+    """Where times come from: for each purpose others."""
 
-    def integers(self, purpose: str, low: int, high: int) -> torch.Tensor: ...
-
-    def uniform(self, purpose: str) -> torch.Tensor: ...
-
-    def noise(self, purpose: str, shape: Sequence[int]) -> torch.Tensor: ...
+    def stratified(self, purpose: str) -> torch.Tensor:
+        """One number in [0, 1) for each row of a batch; those of a run spread evenly."""
+        ...
 
 
 class Process(Protocol):
@@ -151,7 +149,7 @@ class DDPM:
         return not bool(((self.alphas_cumprod >= 0) & (self.alphas_cumprod <= 1)).all())
 
     def sample_t(self, random: Random, purpose: str) -> torch.Tensor:
-        return random.integers(purpose, 0, len(self.alphas_cumprod))
+        return (random.stratified(purpose) * len(self.alphas_cumprod)).long()
 
     def sigmas(self, t: torch.Tensor) -> torch.Tensor:
         """Noise beside a signal of 1, as k-diffusion counts: sqrt((1 - a) / a)."""
@@ -253,12 +251,11 @@ class RectifiedFlow:
 
     def sample_t(self, random: Random, purpose: str) -> torch.Tensor:
         """One of the times that the model was trained at: 1/steps to 1, shifted."""
+        u = random.stratified(purpose)
         if self.weighting_scheme == "logit_normal":
-            u = torch.sigmoid(self.logit_mean + self.logit_std * random.noise(purpose, (1,)).flatten())
-        else:
-            u = random.uniform(purpose)
-            if self.weighting_scheme == "mode":
-                u = 1 - u - self.mode_scale * (torch.cos(math.pi * u / 2) ** 2 - 1 + u)
+            u = torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(u))
+        elif self.weighting_scheme == "mode":
+            u = 1 - u - self.mode_scale * (torch.cos(math.pi * u / 2) ** 2 - 1 + u)
         place = (u * self.steps).long().clamp(0, self.steps - 1)  # from 1 downwards, as schedulers count
         s = (self.steps - place).float() / self.steps
         return self.shift * s / (1 + (self.shift - 1) * s) * self.steps
