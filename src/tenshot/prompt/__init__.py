@@ -1,0 +1,1 @@
+"""What people write into prompts, in the language of AUTOMATIC1111's WebUI."""
