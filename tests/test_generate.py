@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+import tenshot
 from tenshot import pipeline
 from tenshot.core import device
 from tenshot.core.errors import Cancelled, Refusal
@@ -166,14 +170,99 @@ def test_a_file_is_no_folder(out: str, draw: Draw, tmp_path: Path, monkeypatch: 
         draw(out=tmp_path / out)
 
 
-def test_a_prompt_that_is_too_long_is_said_aloud(draw: Draw):
+class TestLorasByName:
+    @pytest.fixture
+    def folder(self, sd1_lora: Path, tmp_path: Path) -> Path:
+        """az.safetensors, and b in a folder as diffusers has it."""
+        for place in ("loras/sub/az.safetensors", "loras/b/pytorch_lora_weights.safetensors"):
+            (tmp_path / place).parent.mkdir(parents=True)
+            shutil.copyfile(sd1_lora, tmp_path / place)
+        return tmp_path / "loras"
+
+    def test_a_lora_in_the_prompt_is_one_beside_it(self, draw: Draw, folder: Path):
+        tagged, plain, bare = (
+            draw(seed=1, **each)[0]
+            for each in (
+                {"prompt": ["a bear <lora:az:0.8>"], "lora_dir": [folder]},
+                {"prompt": ["a bear "], "lora": [f"{folder / 'sub/az.safetensors'}=0.8"]},
+                {"prompt": ["a bear "]},
+            )
+        )
+        assert (pixels(tagged["file"]) == pixels(plain["file"])).all()
+        assert (pixels(tagged["file"]) != pixels(bare["file"])).any()
+        (said, _, told), (more, _, beside) = (
+            parse_infotext(read_infotext(Path(each["file"]))) for each in (tagged, plain)
+        )
+        assert tagged["prompt"] == said == "a bear <lora:az:0.8>" and "<lora:az:0.8>" in more
+        assert told["Lora hashes"] == beside["Lora hashes"]
+
+    def test_each_prompt_has_its_own(self, draw: Draw, folder: Path):
+        given = ["a bear <lora:az:1>", "a bear ", "a bear <lora:b:-1>", "a bear <lora:az:0.4><lora:b:0.6>"]
+        together = [pixels(each["file"]) for each in draw(seed=1, prompt=given, lora_dir=[folder], batch_size=1)]
+        alone = [pixels(draw(seed=1, prompt=[each], lora_dir=[folder])[0]["file"]) for each in given]
+        assert all((a == b).all() for a, b in zip(together, alone, strict=True))
+        assert (together[0] != together[1]).any() and (together[2] != together[1]).any()
+        assert np.abs(together[3] - together[0]).max() <= 1  # both are the same file
+
+    def test_text_encoder_and_unet_apart(self, draw: Draw, folder: Path, sd1: Path, sd1_lora: Path):
+        """WebUI's order: the text encoder first."""
+        made = [
+            draw(seed=1, prompt=[f"a bear {tag}"], lora_dir=[folder])[0] for tag in ("<lora:az:0:1>", "<lora:az:1:0>")
+        ]
+        both = pixels(draw(seed=1, prompt=["a bear <lora:az>"], lora_dir=[folder])[0]["file"])
+        assert (pixels(made[0]["file"]) != pixels(made[1]["file"])).any() and (pixels(made[0]["file"]) != both).any()
+        opened = tenshot.load(sd1)
+        opened.set_loras({sd1_lora: (0.0, 1.0)})
+        plain, whole = tenshot.load(sd1), tenshot.load(sd1)
+        whole.set_loras({sd1_lora: 1.0})
+        for part, like in (("text_encoder", plain), ("unet", whole)):
+            mine, theirs = opened[part].state_dict(), like[part].state_dict()
+            assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+    def test_what_is_not_there_is_refused_by_name_with_the_nearest(self, draw: Draw, folder: Path, tmp_path: Path):
+        shutil.copyfile(folder / "sub/az.safetensors", folder / "az.safetensors")
+        with pytest.raises(Refusal) as told:
+            draw(prompt=["a <lora:bzz> <lora:az>", "<lora:aZ2:1>", "<lora:b:1e9>"], lora_dir=[folder])
+        found = [str(fault) for fault in told.value.faults]
+        assert len(found) == 4 and "<lora:bzz>: no LoRA of that name" in found[0] and "2 files" in found[1]
+        assert "<lora:aZ2>" in found[2] and "would fit: az" in found[2] and "1e+09" in found[3]
+        assert not (tmp_path / "out").exists()
+
+    def test_strengths_that_are_no_numbers_and_hypernetworks_are_refused(self, draw: Draw):
+        with pytest.raises(Refusal) as told:
+            draw(prompt=["a <lora:az:much>", "a <hypernet:x:1>"])
+        assert ["no numbers" in told.value.faults[0].found, "hypernet" in told.value.faults[1].found] == [True, True]
+
+    def test_a_name_in_a_header_counts_and_case_does_not(self, draw: Draw, folder: Path):
+        with safe_open(folder / "sub/az.safetensors", "pt") as file:
+            known = {"ss_output_name": "told", **(file.metadata() or {})}
+            save_file({name: file.get_tensor(name) for name in file.keys()}, folder / "strange-1.safetensors", known)
+        made = [draw(seed=1, prompt=[f"a bear <lora:{name}:1>"], lora_dir=[folder])[0] for name in ("told", "AZ", "az")]
+        first, *others = (pixels(each["file"]) for each in made)
+        assert all((first == each).all() for each in others)
+
+    def test_without_folders_the_usual_ones_are_searched(
+        self, draw: Draw, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.chdir(folder.parent)
+        assert draw(prompt=["<lora:az:1>"]) and draw(prompt=["<lora:b:1>"])
+
+
+def test_what_has_no_effect_is_said_aloud(draw: Draw, sdxl: Path):
     heard = Heard()
-    draw(events=heard, prompt=["x" * 75], negative_prompt="")
-    assert not heard.said
-    draw(events=heard, prompt=["x" * 73 + " bear"], seed=1)
-    (said,) = heard.said
-    assert "77 tokens" in said
-    assert said.endswith("'ar'")
+    draw(events=heard, prompt=["x " * 200 + "(bear:1.2)"], negative_prompt="<lora:az:1>", clip_skip=2)
+    assert heard.said == ["<lora:az> in the negative prompt has no effect, as in WebUI"]
+    heard.said.clear()
+    draw(events=heard, model=str(sdxl), clip_skip=2)
+    assert heard.said == ["--clip_skip has no effect on Stable Diffusion XL, as in WebUI"]
+
+
+def test_infotext_says_how_prompts_were_read(draw: Draw):
+    (made,) = draw(prompt=["a (bear:1.2)"], clip_skip=2, emphasis="no_norm")
+    prompt, _, told = parse_infotext(read_infotext(Path(made["file"])))
+    assert (told["Clip skip"], told["Emphasis"], prompt) == ("2", "No norm", "a (bear:1.2)")
+    (made,) = draw()
+    assert not {"Clip skip", "Emphasis"} & parse_infotext(read_infotext(Path(made["file"])))[2].keys()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 FLOORS = (
     {"core"},
-    {"io", "diffusion"},
+    {"io", "diffusion", "prompt"},
     {"families"},
     {"model", "pipeline", "adapters", "export", "evaluate", "runtime", "option_types", "next_commands"},
     {"generate", "convert", "extract", "inspect", "merge", "train", "autotune"},

@@ -34,7 +34,7 @@ def filled(*rows: list[int]) -> list[list[int]]:
 
 
 def rows(prompt: str, vocabulary: Vocabulary = VOCABULARY) -> list[list[int]]:
-    return chunked(emphasis(prompt), vocabulary).ids.tolist()
+    return chunked(emphasis(prompt), vocabulary).ids[0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,20 @@ def test_a_learned_word_of_several_tokens_is_not_cut():
 
 def test_weights_stand_beside_their_tokens():
     chunks = chunked(emphasis(f"100 (101 102:1.5) {text(numbers(200, 80))} [103]"), VOCABULARY)
-    assert chunks.weights.shape == (2, 77)
+    assert chunks.weights.shape == (1, 2, 77)
     first = [1, 1, 1.5, 1.5, *[1] * 73]
     second = [1] * 77
     second[9] = 1 / 1.1
-    assert chunks.weights.tolist() == [pytest.approx(first), pytest.approx(second)]
+    assert chunks.weights[0].tolist() == [pytest.approx(first), pytest.approx(second)]
 
 
 @pytest.mark.parametrize("restore", [True, False])
 def test_states_are_weighed_and_the_mean_of_each_chunk_restored(restore: bool):
     dice = torch.Generator().manual_seed(0)
-    states = torch.randn(2, 5, 3, generator=dice) + 0.5
-    weights = torch.rand(2, 5, generator=dice) + 0.5
-    found = emphasised(states, Chunks(torch.zeros(2, 5, dtype=torch.int64), weights), restore)
+    states = torch.randn(1, 2, 5, 3, generator=dice) + 0.5
+    weights = torch.rand(1, 2, 5, generator=dice) + 0.5
+    found = emphasised(states, Chunks(torch.zeros(1, 2, 5, dtype=torch.int64), weights, restore))[0]
+    states, weights = states[0], weights[0]
     for chunk in range(2):
         plain = states[chunk].numpy().astype(np.float64)
         expected = plain * weights[chunk].numpy()[:, None]
@@ -97,6 +98,11 @@ def test_states_are_weighed_and_the_mean_of_each_chunk_restored(restore: bool):
 
 
 def test_without_weights_states_stay_to_the_bit():
-    states = torch.randn(1, 5, 3, dtype=torch.float16)
-    chunks = Chunks(torch.zeros(1, 5, dtype=torch.int64), torch.ones(1, 5))
-    assert emphasised(states, chunks) is states
+    states = torch.randn(1, 1, 5, 3, dtype=torch.float16)
+    assert chunked(emphasis("100 (101:1)"), VOCABULARY).weights is None
+    assert emphasised(states, Chunks(torch.zeros(1, 1, 5, dtype=torch.int64))) is states
+
+
+def test_empty_chunks_follow_where_more_are_wanted():
+    assert chunked(emphasis("100"), VOCABULARY, least=2).ids[0].tolist() == filled([100], [])
+    assert chunked(emphasis("100 BREAK 101"), VOCABULARY, least=2).ids[0].tolist() == filled([100], [101])

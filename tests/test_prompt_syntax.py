@@ -136,9 +136,12 @@ def test_loras(tag: str, expected: LoraTag):
 
 
 def test_what_is_no_lora_stays_and_a_strength_has_to_be_a_number():
-    assert without_loras("a <az> cat <hypernet:x:1>") == ("a <az> cat <hypernet:x:1>", [])
+    assert without_loras("a <az> cat <other:x:1>") == ("a <az> cat <other:x:1>", [])
+    assert without_loras("a <lyco:az:1>") == ("a ", [LoraTag("az", 1, 1)])
     with pytest.raises(ValueError, match="much"):
         without_loras("<lora:az:much>")
+    with pytest.raises(ValueError, match="hypernet"):
+        without_loras("a <hypernet:x:1>")
 
 
 @pytest.mark.parametrize("prompt", ["[" * 20_000, "[a:" * 5000 + "1]" * 5000, "(" * 3000 + ")" * 3000, "[a|" * 5000])

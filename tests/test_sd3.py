@@ -44,7 +44,7 @@ def components(pipe: Any) -> dict[str, Any]:
 @torch.no_grad()
 def test_prompts_are_encoded_as_diffusers_does(pipe: Any):
     expected, _, pooled, _ = pipe.encode_prompt(PROMPTS, PROMPTS, PROMPTS, do_classifier_free_guidance=False)
-    found = family.encode_prompt(components(pipe), PROMPTS)
+    found = SD3.encode_prompt(components(pipe), PROMPTS)
     assert torch.equal(found["encoder_hidden_states"], expected)
     assert torch.equal(found["pooled_projections"], pooled)
     t5 = expected[:, 77:]
@@ -53,7 +53,7 @@ def test_prompts_are_encoded_as_diffusers_does(pipe: Any):
 
 @torch.no_grad()
 def test_one_time_for_all_rows_or_one_a_row(pipe: Any):
-    conditioning = family.encode_prompt(components(pipe), PROMPTS)
+    conditioning = SD3.encode_prompt(components(pipe), PROMPTS)
     x = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = pipe.transformer(x, *conditioning.values(), torch.full((3,), 250.0)).sample
     for t in (250.0, torch.tensor(250.0), torch.full((3,), 250.0)):
@@ -197,15 +197,15 @@ def test_sizes_are_those_that_were_released():
 @torch.no_grad()
 def test_text_encoders_may_be_elsewhere_and_in_another_type(sd35: Path):
     parts = components(StableDiffusion3Pipeline.from_pretrained(sd35))
-    wanted = family.encode_prompt(parts, PROMPTS)
+    wanted = SD3.encode_prompt(parts, PROMPTS)
     parts["text_encoder_3"] = parts["text_encoder_3"].double()
-    found = family.encode_prompt(parts, PROMPTS)
+    found = SD3.encode_prompt(parts, PROMPTS)
     assert {name: tensor.dtype for name, tensor in found.items()} == dict.fromkeys(wanted, torch.float32)
     torch.testing.assert_close(found, wanted)
     asked: list[str] = []
     for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
         parts[name].to("meta").register_forward_pre_hook(lambda net, given: asked.append(given[0].device.type))
-    assert {tensor.device.type for tensor in family.encode_prompt(parts, PROMPTS).values()} == {"meta"}
+    assert {tensor.device.type for tensor in SD3.encode_prompt(parts, PROMPTS).values()} == {"meta"}
     assert asked == ["meta"] * 3
 
 

@@ -12,14 +12,17 @@ from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events, track
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers, sampling
-from tenshot.families import base
 from tenshot.io.images import as_image
+from tenshot.model.guidance import Guided, Told
 from tenshot.model.model import Model
+from tenshot.model.prompts import READING, Prompts, Reading
 
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to draw. Alone, the same request gives the same picture to the bit on one machine.
+    """One picture to draw; its prompts are in the prompt language, without LoRAs.
+
+    Alone, the same request gives the same picture to the bit on one machine.
 
     In a batch sums run in another order, and single values differ by one level of 255.
     """
@@ -34,6 +37,7 @@ class SamplingSettings:
     """How to draw. size: None for the model's own; guidance: 1 means none.
 
     sampler: None for the usual one of the model's process. schedule: of the amounts of noise that it visits.
+    reading: how prompts are read.
     """
 
     sampler: str | None = None
@@ -42,6 +46,7 @@ class SamplingSettings:
     size: Size | None = None
     batch: int = 4
     schedule: samplers.Schedule = samplers.AUTOMATIC
+    reading: Reading = READING
 
     def size_for(self, model: Model) -> Size:
         return self.size or Size.square(model.resolution)
@@ -86,7 +91,7 @@ def latents(
     job: str = "drawing",
 ) -> torch.Tensor:
     """Clean latents as the denoiser knows them, float32 [requests, 4, h/8, w/8], on the CPU."""
-    return torch.cat(list(_batches(model.snapshot(), requests, settings, events or Events(), job)))
+    return torch.cat([each.cpu() for each in _batches(model.snapshot(), requests, settings, events or Events(), job)])
 
 
 @torch.no_grad()
@@ -106,39 +111,44 @@ def _batches(
     model: Model, requests: Sequence[Request], settings: SamplingSettings, events: Events, job: str
 ) -> Iterator[torch.Tensor]:
     """The latents of one batch after the other; every denoising step counts as a unit of the job."""
-    size = settings.size_for(model)
-    # One by one, so that a picture does not depend on which other prompts there are.
-    prompts = {text: model.conditioning([text], size) for text in {request.prompt for request in requests}}
-    negatives = {text: model.negative_conditioning(text, size) for text in {request.negative for request in requests}}
-    groups = [requests[start : start + settings.batch] for start in range(0, len(requests), settings.batch)]
-    total = len(groups) * _sampler(model, settings).evaluations
+    sampler = _sampler(model, settings)
+    told = _told(model, requests, settings, sampler.evaluations)
+    groups = range(0, len(requests), settings.batch)
+    total = len(groups) * sampler.evaluations
     ticks = track(range(total), job, total, events)
-    for group in groups:
-        conditions = [prompts[request.prompt] for request in group]
-        if settings.guidance != 1:
-            conditions = [negatives[request.negative] for request in group] + conditions
-        yield _denoise(model, [request.seed for request in group], base.joined(*conditions), settings, ticks)
+    for start in groups:
+        batch = slice(start, start + settings.batch)
+        yield _denoise(model, [request.seed for request in requests[batch]], told[batch], settings, ticks)
     next(ticks, None)  # the last one is done
 
 
+def _told(model: Model, requests: Sequence[Request], settings: SamplingSettings, evaluations: int) -> list[Told]:
+    # WebUI counts evaluations, where a sampler asks twice a step.
+    steps = settings.steps * round(evaluations / settings.steps)
+    prompts = Prompts(model, settings.size_for(model), steps, settings.reading)
+    positive = {text: prompts.positive(text) for text in dict.fromkeys(request.prompt for request in requests)}
+    told = []
+    for request in requests:
+        composed = [(weight * settings.guidance, said) for weight, said in positive[request.prompt]]
+        guided = [weight for weight, _ in composed] != [1]
+        told.append(Told(composed, prompts.negative(request.negative) if guided else None))
+    return told
+
+
 def _denoise(
-    model: Model, seeds: Sequence[int], condition: base.Conditioning, settings: SamplingSettings, ticks: Iterator[int]
+    model: Model, seeds: Sequence[int], told: Sequence[Told], settings: SamplingSettings, ticks: Iterator[int]
 ) -> torch.Tensor:
-    """condition: of the prompts; with guidance of the negative prompts and then of the prompts. Takes a tick a step."""
+    """Takes a tick an evaluation."""
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     height, width = (side // model.vae_scale_factor for side in settings.size_for(model))
     shape = (model.latent_channels, height, width)
-    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-    steps, guided = _sampler(model, settings).run(noise, generators), settings.guidance != 1
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(model.device)
+    steps = _sampler(model, settings).run(noise, generators)
     seen, time = next(steps)
-    for _ in ticks:
-        seen = seen.to(model.device, model.dtype)
-        answer = model.predict(torch.cat([seen, seen]) if guided else seen, torch.tensor(time), condition).float().cpu()
-        if guided:
-            without, with_prompt = answer.chunk(2)
-            answer = without + settings.guidance * (with_prompt - without)
+    guided = Guided(model, told)
+    for number, _ in enumerate(ticks):
         try:
-            seen, time = steps.send(answer)
+            seen, time = steps.send(guided(seen.to(model.dtype), time, number))
         except StopIteration as end:
             latents: torch.Tensor = end.value
             return latents

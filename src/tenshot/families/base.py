@@ -11,14 +11,18 @@ import torch
 from tenshot.core.json_types import Config
 from tenshot.core.size import Size
 from tenshot.diffusion.process import DDPM, Process
-from tenshot.families.components import Component, Denoiser, Parts, Tokenizer
+from tenshot.families.components import Component, Denoiser, Parts, TextEncoder, Tokenizer
 from tenshot.families.programs import Kohya, VSign, WebUI
+from tenshot.prompt.chunks import Chunks, emphasised
 
 #: The entry of model_index.json by which a model says that no negative prompt means zeros, not the states of "".
 ZEROS = "force_zeros_for_empty_prompt"
 
 #: What a denoiser is told beside latents and times, the batch first; by the names of its forward's arguments.
 Conditioning: TypeAlias = Mapping[str, torch.Tensor | Mapping[str, torch.Tensor]]
+
+#: What each text encoder reads, by its name in a model folder.
+Said: TypeAlias = Mapping[str, Chunks]
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,44 @@ def of_unet(unet: Denoiser, x: torch.Tensor, t: torch.Tensor, conditioning: Cond
     return answer
 
 
+def tokenize(parts: Parts, prompts: Sequence[str]) -> Said:
+    """Each text encoder's tokens, one chunk a prompt."""
+    encoders = [part for part in parts if part.startswith("text_encoder")]
+    return {part: Chunks(tokens(parts[tokenizer_of(part)], prompts)[:, None]) for part in encoders}
+
+
+def tokenizer_of(encoder: str) -> str:
+    """The name of the part that reads for a text encoder."""
+    return encoder.replace("text_encoder", "tokenizer")
+
+
+def read(encoder: TextEncoder, chunks: Chunks, layer: int = -1) -> tuple[torch.Tensor, Any]:
+    """What a CLIP text encoder says of prompts: states [prompts, chunks * length, width], and the whole answer.
+
+    layer: -1 for the last states, normalised; -2 for those before the last layer, as they are.
+    """
+    shape = chunks.ids.shape[:2]
+    out = encoder(
+        chunks.ids.flatten(0, 1).to(encoder.device), **({} if layer == -1 else {"output_hidden_states": True})
+    )
+    states = out.last_hidden_state if layer == -1 else out.hidden_states[layer]
+    return emphasised(states.unflatten(0, shape), chunks).flatten(1, 2), out
+
+
+def pooled(answer: Any, chunks: Chunks) -> torch.Tensor:
+    """The projected states [prompts, projection] of each prompt's first chunk."""
+    found: torch.Tensor = answer.text_embeds.unflatten(0, chunks.ids.shape[:2])[:, 0]
+    return found
+
+
 @dataclass(frozen=True)
 class Family:
     """One line of models.
 
     parts: part, as a model folder names it -> its class in diffusers or transformers. denoiser: which of them it is.
     process: what the denoiser was trained to undo. fits: does a denoiser's configuration belong to this family?
-    encode_prompt: (parts, prompts) -> the denoiser's further arguments that follow from the text, the batch first.
+    encode_tokens: (parts, what each text encoder reads, clip skip) -> the denoiser's further arguments that follow from
+    the text, the batch first. clip_skip: does it heed that? tokenize: (parts, prompts) -> what each encoder reads, cut.
     micro_conditioned: (conditioning, a frame for each row) -> the same with what the family tells of frames beside.
     inputs: what the denoiser's forward takes: noisy latents, times, the conditioning; "a.b" for b in the mapping a.
     predict: (denoiser, noisy latents, times, conditioning) -> its answer. Times are one for all or one a row.
@@ -93,7 +128,7 @@ class Family:
     resolution: int
     parts: Mapping[str, type[Component]]
     fits: Callable[[Config], bool]
-    encode_prompt: Callable[[Parts, Sequence[str]], Conditioning]
+    encode_tokens: Callable[[Parts, Said, int], Conditioning]
     width: Callable[[Mapping[str, Config]], int]
     index: Config
     original: Mapping[str, tuple[str, str]]
@@ -109,6 +144,8 @@ class Family:
     micro_conditioned: Callable[[Conditioning, Sequence[MicroConditioning]], Conditioning] = lambda conditioning, _: {
         **conditioning
     }
+    clip_skip: bool = False
+    tokenize: Callable[[Parts, Sequence[str]], Said] = tokenize
     variants: tuple[str, ...] = ("",)
     variant: Callable[[Config], str] = lambda _: ""
     v_sign: VSign = "nothing"
@@ -125,6 +162,10 @@ class Family:
     process: type[Process] = DDPM
     lora_targets: Mapping[str, Sequence[str]] = field(default_factory=lambda: UNET_LAYERS)
     predict: Callable[[Denoiser, torch.Tensor, torch.Tensor, Conditioning], torch.Tensor] = of_unet
+
+    def encode_prompt(self, parts: Parts, prompts: Sequence[str]) -> Conditioning:
+        """The denoiser's further arguments that follow from plain texts, which are cut where an encoder ends."""
+        return self.encode_tokens(parts, self.tokenize(parts, prompts), 1)
 
     def targets(self, part: str, layers: str) -> list[str]:
         """How the names of a part's layers end that get additions. layers: a group, which has those before it, too."""
@@ -157,12 +198,14 @@ class Family:
 
 
 def tokens(tokenizer: Tokenizer, prompts: Sequence[str], length: int | None = None) -> torch.Tensor:
-    """Token numbers [prompts, length], cut and padded. length: None for the tokenizer's own."""
+    """Token numbers [prompts, length], cut and padded. length: None for the tokenizer's own.
+
+    Not by the tokenizer's own padding, which is a setting of it: threads would get each other's.
+    """
     length = length or tokenizer.model_max_length
-    found: torch.Tensor = tokenizer(
-        list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-    ).input_ids
-    return found
+    whole = tokenizer(list(prompts), truncation=False, padding=False, verbose=False).input_ids
+    cut = [row if len(row) <= length else [*row[: length - 1], row[-1]] for row in whole]
+    return torch.tensor([[*row, *[tokenizer.pad_token_id] * (length - len(row))] for row in cut])
 
 
 def overlong(tokenizer: Tokenizer, prompt: str) -> str:

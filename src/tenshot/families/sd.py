@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tenshot.core.json_types import Config
-from tenshot.families.base import Conditioning, Family, tokens
+from tenshot.families.base import Conditioning, Family, Said, read
 from tenshot.families.components import Parts
 from tenshot.families.programs import Kohya, WebUI
 
@@ -27,11 +27,13 @@ INDEX = {
 }
 
 
-def encode_prompt(parts: Parts, prompts: Sequence[str]) -> Conditioning:
-    """encoder_hidden_states [prompts, 77, width]."""
+def encode_tokens(parts: Parts, said: Said, clip_skip: int = 1) -> Conditioning:
+    """encoder_hidden_states [prompts, tokens, width]. clip_skip: the layer whose states count, from the last one."""
     encoder = parts["text_encoder"]
-    ids = tokens(parts["tokenizer"], prompts).to(encoder.device)
-    return {"encoder_hidden_states": encoder(ids).last_hidden_state}
+    states, _ = read(encoder, said["text_encoder"], -clip_skip)
+    if clip_skip > 1:
+        states = getattr(encoder, "text_model", encoder).final_layer_norm(states)
+    return {"encoder_hidden_states": states}
 
 
 def width(configs: Mapping[str, Config]) -> int:
@@ -75,7 +77,7 @@ SD1 = Family(
     512,
     PARTS,
     _is_sd1,
-    encode_prompt,
+    encode_tokens,
     width,
     INDEX,
     original={"unet": UNET, "vae": VAE, "text_encoder": ("cond_stage_model.", "clip")},
@@ -85,6 +87,7 @@ SD1 = Family(
     spec="stable-diffusion-v1",
     kohya=Kohya("sd_v1"),
     webui=WebUI("SD1", [("FrozenCLIPEmbedder", {})]),
+    clip_skip=True,
     named_as=r"sd[ _-]?v?1|stable[ -]diffusion[ -]v?1",
     released={"unet": NET | {"cross_attention_dim": 768}, "text_encoder": CLIP_L},
 )
@@ -94,7 +97,7 @@ SD2 = Family(
     768,
     PARTS,
     _is_sd2,
-    encode_prompt,
+    encode_tokens,
     width,
     INDEX,
     original={"unet": UNET, "vae": VAE, "text_encoder": ("cond_stage_model.", "open_clip")},

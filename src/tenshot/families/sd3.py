@@ -15,10 +15,11 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 
 from tenshot.core.json_types import Config
 from tenshot.diffusion.process import RectifiedFlow
-from tenshot.families import mmdit, sd, sdxl
-from tenshot.families.base import Conditioning, Family, tokens
+from tenshot.families import base, mmdit, sd, sdxl
+from tenshot.families.base import Conditioning, Family, Said, pooled, read
 from tenshot.families.components import Denoiser, Parts, Tokenizer
 from tenshot.families.programs import Kohya, OriginalLayers, WebUI
+from tenshot.prompt.chunks import Chunks
 
 MEDIUM = {
     "num_layers": 24,
@@ -48,26 +49,34 @@ WEBUI_LACKS = (
 T5_TOKENS = 256  # of a prompt, in diffusers' pipeline; the encoder itself has no end
 
 
-def encode_prompt(parts: Parts, prompts: Sequence[str]) -> Conditioning:
-    """encoder_hidden_states [prompts, 77 + 256, width]; pooled_projections [prompts, both projections]."""
-    states, pooled = [], []
-    for number in ("", "_2"):
-        encoder = parts[f"text_encoder{number}"]
-        out = encoder(tokens(parts[f"tokenizer{number}"], prompts).to(encoder.device), output_hidden_states=True)
-        states.append(out.hidden_states[-2])
-        pooled.append(out.text_embeds)
+def tokenize(parts: Parts, prompts: Sequence[str]) -> Said:
+    """Both CLIPs' tokens, and T5's, which are more and without learned words."""
+    said = {part: each for part, each in base.tokenize(parts, prompts).items() if part != "text_encoder_3"}
+    if "text_encoder_3" in parts:
+        words = said_to_t5(parts["tokenizer"], prompts)
+        said["text_encoder_3"] = Chunks(base.tokens(parts["tokenizer_3"], words, T5_TOKENS)[:, None])
+    return said
+
+
+def encode_tokens(parts: Parts, said: Said, clip_skip: int = 1) -> Conditioning:
+    """encoder_hidden_states [prompts, CLIP's tokens + 256, width]; pooled_projections [prompts, both projections].
+
+    clip_skip: unheeded.
+    """
+    states, projections = [], []
+    for part in ("text_encoder", "text_encoder_2"):
+        found, answer = read(parts[part], said[part], -2)
+        states.append(found)
+        projections.append(pooled(answer, said[part]))
     clip = torch.cat(states, dim=-1)
     if "text_encoder_3" in parts:
-        encoder = parts["text_encoder_3"]
-        said = said_to_t5(parts["tokenizer"], prompts)
-        ids = tokens(parts["tokenizer_3"], said, T5_TOKENS).to(encoder.device)
-        t5 = encoder(ids).last_hidden_state
+        t5, _ = read(parts["text_encoder_3"], said["text_encoder_3"])
     else:
-        t5 = clip.new_zeros(len(prompts), T5_TOKENS, parts["transformer"].config.joint_attention_dim)
+        t5 = clip.new_zeros(len(clip), T5_TOKENS, parts["transformer"].config.joint_attention_dim)
     clip = torch.nn.functional.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
     return {
         "encoder_hidden_states": torch.cat([clip, t5.to(clip.device, clip.dtype)], dim=1),
-        "pooled_projections": torch.cat(pooled, dim=-1),
+        "pooled_projections": torch.cat(projections, dim=-1),
     }
 
 
@@ -117,7 +126,7 @@ SD3 = Family(
         "tokenizer_3": T5Tokenizer,
     },
     lambda _: True,
-    encode_prompt,
+    encode_tokens,
     width,
     {"_class_name": "StableDiffusion3Pipeline", "image_encoder": [None, None], "feature_extractor": [None, None]},
     original={
@@ -147,6 +156,7 @@ SD3 = Family(
         "text_encoder_2": sdxl.CLIP_G,
         "text_encoder_3": T5_XXL,
     },
+    tokenize=tokenize,
     denoiser="transformer",
     takes_controlnet=False,
     layers=r"transformer_blocks\.\d+\..+|(pos_embed|context_embedder|time_text_embed|norm_out|proj_out)(\..+)?"

@@ -9,7 +9,17 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from tenshot.core.json_types import Config
 from tenshot.families import keymaps, sd
-from tenshot.families.base import UNET_INPUTS, ZEROS, Conditioning, Family, MicroConditioning, flattened, tokens
+from tenshot.families.base import (
+    UNET_INPUTS,
+    ZEROS,
+    Conditioning,
+    Family,
+    MicroConditioning,
+    Said,
+    flattened,
+    pooled,
+    read,
+)
 from tenshot.families.components import Parts
 from tenshot.families.programs import Kohya, WebUI
 
@@ -50,17 +60,15 @@ EMBEDDERS = (
 )
 
 
-def encode_prompt(parts: Parts, prompts: Sequence[str]) -> Conditioning:
-    """encoder_hidden_states [prompts, 77, both widths]; text_embeds [prompts, projection]."""
+def encode_tokens(parts: Parts, said: Said, clip_skip: int = 1) -> Conditioning:
+    """encoder_hidden_states [prompts, tokens, both widths]; text_embeds [prompts, projection]. clip_skip: unheeded."""
     states = []
-    for number in ("", "_2"):
-        encoder = parts[f"text_encoder{number}"]
-        ids = tokens(parts[f"tokenizer{number}"], prompts).to(encoder.device)
-        out = encoder(ids, output_hidden_states=True)
-        states.append(out.hidden_states[-2])
+    for part in ("text_encoder", "text_encoder_2"):
+        found, answer = read(parts[part], said[part], -2)
+        states.append(found)
     return {
         "encoder_hidden_states": torch.cat(states, dim=-1),
-        "added_cond_kwargs": {"text_embeds": out.text_embeds},
+        "added_cond_kwargs": {"text_embeds": pooled(answer, said[part])},
     }
 
 
@@ -97,7 +105,7 @@ SDXL = Family(
     1024,
     sd.PARTS | {"text_encoder_2": CLIPTextModelWithProjection, "tokenizer_2": CLIPTokenizer},
     lambda unet: unet.get("addition_embed_type") == "text_time",
-    encode_prompt,
+    encode_tokens,
     width,
     {"_class_name": "StableDiffusionXLPipeline", ZEROS: True},
     original={

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import count
+from itertools import count, groupby
 from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +19,16 @@ from tenshot.core.results import Generated, Picture
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.families import validate
-from tenshot.families.base import overlong
 from tenshot.generate.options import GenerateOptions
 from tenshot.io.png import infotext, read_infotext, write_png
 from tenshot.model import model, resolve
 from tenshot.model.model import Model
+from tenshot.model.prompts import Reading
 from tenshot.pipeline import Request, SamplingSettings
+from tenshot.prompt.syntax import LoraTag, without_loras
 from tenshot.runtime import compiled_model
+
+EMPHASES = {"no_norm": "No norm", "none": "None"}  #: as infotext names those that are not the usual one
 
 if TYPE_CHECKING:
     from tenshot.adapters.requested import RequestedAdapters
@@ -45,27 +48,27 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
     opened = compiled_model.load(
         place, device=where, precision=options.precision, fallback=options.fallback, events=events
     )
-    opened = _attached(opened, given) if given else opened
+    opened = _with_words(opened, given) if given else opened
     seed = options.seed if options.seed >= 0 else secrets.randbelow(2**32)
-    requests = [
-        Request(prompt, seed + number, options.negative_prompt)
-        for prompt in options.prompt
-        for number in range(options.num_images)
-    ]
-    _say_what_is_cut(opened, options, events)
-    prompts = (*options.prompt, options.negative_prompt)
-    unsaid = [each for each in given.words if not any(model.mentions(p, each.word) for p in prompts)] if given else []
-    for word, file in dict.fromkeys((each.word, each.file) for each in unsaid):
-        events.say(f"no prompt says {word!r}: {file} has no effect")
+    _say_what_has_no_effect(options, given, opened, events)
     height, width = options.height or opened.resolution, options.width or opened.resolution
     sampler, schedule = options.sampling
-    size = Size(height, width)
-    settings = SamplingSettings(sampler, options.steps, options.guidance_scale, size, options.batch_size, schedule)
+    size, reading = Size(height, width), Reading(options.emphasis, options.clip_skip)
+    settings = SamplingSettings(
+        sampler, options.steps, options.guidance_scale, size, options.batch_size, schedule, reading
+    )
+    negative, _ = without_loras(options.negative_prompt)
     written: list[Picture] = []
-    for request, image in zip(requests, pipeline.stream(opened, requests, settings, events), strict=True):
-        path = options.out if options.names_a_png else _free(options.out, request)
-        write_png(path, image, _text(opened, request, settings, given))
-        written.append({"file": str(path), "prompt": request.prompt, "seed": request.seed})
+    for tags, prompts in groupby(options.prompt, lambda prompt: without_loras(prompt)[1]):
+        if given:
+            opened.set_loras(given.strengths(tags))
+        asked = [(prompt, seed + number) for prompt in prompts for number in range(options.num_images)]
+        requests = [Request(without_loras(prompt)[0], own, negative) for prompt, own in asked]
+        drawn = pipeline.stream(opened, requests, settings, events)
+        for (prompt, own), request, image in zip(asked, requests, drawn, strict=True):
+            path = options.out if options.names_a_png else _free(options.out, request)
+            write_png(path, image, _text(opened, request, settings, prompt, given, tags))
+            written.append({"file": str(path), "prompt": prompt, "seed": own})
     return {"pictures": written}
 
 
@@ -78,34 +81,50 @@ def _found(options: GenerateOptions, events: Events) -> Path:
 
 def _given(options: GenerateOptions) -> RequestedAdapters | None:
     """The LoRAs and learned words that `options` name; None without, as peft is slow to import."""
-    if not options.lora and not options.embedding:
+    if not (options.lora or options.embedding or options.tags):
         return None
     from tenshot.adapters import requested
 
     config: Mapping[str, object] | None = None
     with suppress(Refusal):  # told elsewhere
         config = validate.denoiser_config(compiled_model.folder(compiled_model.find(options.model, vae=options.vae)))
-    return requested.read(options.lora, options.embedding, config)
+    return requested.read(options.lora, options.embedding, config, options.tags, options.lora_dir)
 
 
-def _attached(opened: compiled_model.CompiledModel, given: RequestedAdapters) -> compiled_model.CompiledModel:
+def _with_words(opened: compiled_model.CompiledModel, given: RequestedAdapters) -> compiled_model.CompiledModel:
     for word in given.words:
         opened = opened.with_word(word.word, word.rows)
-    strengths: dict[str | Path, float] = {}
-    for each in given.loras:
-        strengths[each.place] = strengths.get(each.place, 0.0) + each.strength
-    opened.set_loras(strengths)
     return opened
 
 
-def _text(opened: Model, request: Request, settings: SamplingSettings, given: RequestedAdapters | None) -> str:
-    """The picture's infotext."""
+def _say_what_has_no_effect(
+    options: GenerateOptions, given: RequestedAdapters | None, opened: Model, events: Events
+) -> None:
+    prompts = (*options.prompt, options.negative_prompt)
+    unsaid = [each for each in given.words if not any(model.mentions(p, each.word) for p in prompts)] if given else []
+    for word, file in dict.fromkeys((each.word, each.file) for each in unsaid):
+        events.say(f"no prompt says {word!r}: {file} has no effect")
+    for tag in without_loras(options.negative_prompt)[1]:
+        events.say(f"<lora:{tag.name}> in the negative prompt has no effect, as in WebUI")
+    if options.clip_skip > 1 and not opened.family.clip_skip:
+        events.say(f"--clip_skip has no effect on {opened.family.title}, as in WebUI")
+
+
+def _text(
+    opened: Model,
+    request: Request,
+    settings: SamplingSettings,
+    prompt: str,
+    given: RequestedAdapters | None,
+    tags: Sequence[LoraTag],
+) -> str:
+    """The picture's infotext. prompt: with the LoRAs that it names."""
     told = facts(opened, request, settings)
     if not given:
-        return infotext(request.prompt, request.negative, told)
+        return infotext(prompt, request.negative, told)
     version = {"Version": told.pop("Version")}
-    more = given.facts([request.prompt, request.negative])
-    return infotext(given.prompt(request.prompt), request.negative, {**told, **more, **version})
+    more = given.facts([request.prompt, request.negative], tags)
+    return infotext(given.prompt(prompt), request.negative, {**told, **more, **version})
 
 
 def facts(opened: Model, request: Request, settings: SamplingSettings) -> dict[str, object]:
@@ -122,6 +141,8 @@ def facts(opened: Model, request: Request, settings: SamplingSettings) -> dict[s
         "Model hash": digest and digest[:10],
         "Model": opened.place.resolve().name,
         "RNG": "CPU",
+        "Clip skip": settings.reading.clip_skip if settings.reading.clip_skip > 1 else None,
+        "Emphasis": EMPHASES.get(settings.reading.emphasis),
         "Version": f"tenshot {__version__}",
     }
 
@@ -138,13 +159,6 @@ def _drawn_here(file: Path) -> bool:
     with suppress(Refusal):
         return "Version: tenshot" in (read_infotext(file) or "")
     return False
-
-
-def _say_what_is_cut(opened: Model, options: GenerateOptions, events: Events) -> None:
-    for prompt in dict.fromkeys([*options.prompt, options.negative_prompt]):
-        if lost := overlong(opened.tokenizer(), prompt):
-            most = opened.tokenizer().model_max_length
-            events.say(f"the text encoder takes {most} tokens; it does not see the end of the prompt: {lost!r}")
 
 
 def _free(folder: Path, request: Request) -> Path:

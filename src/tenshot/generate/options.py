@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from os.path import isdir
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +15,8 @@ from tenshot.core.option_text import command
 from tenshot.core.options import Options, as_words
 from tenshot.diffusion.samplers import AUTOMATIC, SAMPLERS, Schedule, names, parted
 from tenshot.io import destinations
-from tenshot.option_types import Device, Few, LoraPath, Model, Side, VaePath, WordPath
+from tenshot.option_types import Device, Few, FolderPath, LoraPath, Model, Side, VaePath, WordPath
+from tenshot.prompt.syntax import Emphasis, LoraTag, without_loras
 
 
 def _sampler(name: str) -> str:
@@ -31,8 +33,13 @@ class GenerateOptions(Options):
 
     model: Model = Field("pocket", description="pocket, a model folder, a checkpoint file, or what compile made")
     vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
-    prompt: list[str] = Field(min_length=1, description="what to draw; give it again for more prompts")
+    prompt: list[str] = Field(
+        min_length=1, description="what to draw, as WebUI has it: (word:1.2), <lora:name:0.8>; again for more prompts"
+    )
     lora: list[LoraPath] = Field([], description="a LoRA (LoHa, LoKr) file or its folder; FILE=0.8: at that strength")
+    lora_dir: list[FolderPath] = Field(
+        [], description="where <lora:name> is looked for, in place of this folder, loras, out and models/Lora"
+    )
     embedding: list[WordPath] = Field(
         [], description="a learned word, as the prompt says it: a file, or diffusers' folder"
     )
@@ -45,6 +52,8 @@ class GenerateOptions(Options):
     )
     schedule: Schedule = Field(AUTOMATIC, description="of the amounts of noise; automatic: the sampler's own")
     guidance_scale: float = Field(7.5, ge=1, le=1000, description="how closely the prompt is followed; 1: no guidance")
+    clip_skip: int = Field(1, ge=1, le=12, description="the layer of the text encoder that counts, from the last; SD1")
+    emphasis: Emphasis = Field("original", description="after (word:1.2): the mean is restored, or not; or no emphasis")
     width: Side | None = Field(None, description="pixels; default: the model's own")
     height: Side | None = Field(None, description="pixels; default: the model's own")
     batch_size: Few = Field(4, description="pictures drawn at once; single values may then be one level of 255 off")
@@ -55,6 +64,11 @@ class GenerateOptions(Options):
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
+        for prompt in (*self.prompt, self.negative_prompt):
+            try:
+                without_loras(prompt)
+            except ValueError as error:
+                yield Fault("--prompt", str(error), "<lora:name>, <lora:name:0.8>", "correct it, or leave it out")
         if self.names_a_png and len(self.prompt) * self.num_images > 1:
             several = (
                 f"{self.num_images} pictures of a prompt" if self.num_images > 1 else f"{len(self.prompt)} pictures"
@@ -73,6 +87,15 @@ class GenerateOptions(Options):
         leave = {"out", "seed"} if self.names_a_png else {"seed"}
         more = self.model_copy(update={"num_images": 8})
         return (command("generate", *as_words(more, [*leave])),)
+
+    @property
+    def tags(self) -> list[LoraTag]:
+        """The LoRAs that prompts name; of prompts at fault none."""
+        found: list[LoraTag] = []
+        for prompt in self.prompt:
+            with suppress(ValueError):
+                found += without_loras(prompt)[1]
+        return found
 
     @property
     def sampling(self) -> tuple[str | None, Schedule]:

@@ -158,7 +158,7 @@ class Model:
             self.parts.offload(parts)
 
     def conditioning(self, prompts: list[str], size: Size) -> Conditioning:
-        """The denoiser's further arguments for pictures of `size` that are drawn from `prompts`."""
+        """The denoiser's further arguments for pictures of `size`, told of plain texts; see prompts.py for others."""
         return self.family.micro_conditioned(
             self.encode_prompt(prompts), [MicroConditioning.whole(size)] * len(prompts)
         )
@@ -180,13 +180,6 @@ class Model:
             return " " * before.isalnum() + said + " " * after.isalnum()
 
         return re.sub("|".join(map(_as_word, words)), tokens, prompt, flags=re.IGNORECASE)
-
-    def negative_conditioning(self, negative: str, size: Size) -> Conditioning:
-        """The same for one negative prompt, which may be empty."""
-        conditioning = self.conditioning([negative], size)
-        if self.force_zeros_for_empty_prompt and not negative and self.family.without_words:
-            return self.family.without_words(conditioning)
-        return conditioning
 
 
 def mentions(prompt: str, word: str) -> bool:

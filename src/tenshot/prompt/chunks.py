@@ -32,27 +32,30 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Chunks:
-    """ids: int64 [chunks, length]. weights: float32 [chunks, length], 1 where nothing was said."""
+    """ids: int64 [prompts, chunks, length]. weights: of the tokens, float32 alike; None: 1 for all of them.
+
+    restore_mean: after weighing, the mean of each chunk's states is made what it was.
+    """
 
     ids: torch.Tensor
-    weights: torch.Tensor
-
-    @property
-    def weighted(self) -> bool:
-        return bool((self.weights != 1).any())
+    weights: torch.Tensor | None = None
+    restore_mean: bool = True
 
 
-def chunked(sections: Sequence[Sequence[Piece]], vocabulary: Vocabulary) -> Chunks:
-    """The sections (between BREAKs) as chunks; every section but the last fills its chunk up.
+def chunked(
+    sections: Sequence[Sequence[Piece]], vocabulary: Vocabulary, restore_mean: bool = True, least: int = 1
+) -> Chunks:
+    """One prompt's sections (between BREAKs) as chunks; every section but the last fills its chunk up.
 
-    A BREAK at the end begins no chunk.
+    A BREAK at the end begins no chunk. least: that many chunks, the further ones empty.
     """
     rows = [row for section in sections for row in _rows(section, vocabulary)]
     rows = rows[:-1] if len(rows) > 1 and not rows[-1] else rows
+    rows += [[] for _ in range(least - len(rows))]
     ids = torch.tensor([_filled([token for token, _ in row], vocabulary) for row in rows])
     tail = [1.0] * vocabulary.length
     weights = torch.tensor([[1.0, *(weight for _, weight in row), *tail][: vocabulary.length] for row in rows])
-    return Chunks(ids, weights)
+    return Chunks(ids[None], weights[None] if (weights != 1).any() else None, restore_mean)
 
 
 _Row = list[tuple[int, float]]  # tokens and their weights
@@ -95,15 +98,15 @@ def _filled(tokens: Sequence[int], vocabulary: Vocabulary) -> list[int]:
     return full + [vocabulary.pad] * (vocabulary.length - len(full))
 
 
-def emphasised(states: torch.Tensor, chunks: Chunks, restore_mean: bool = True) -> torch.Tensor:
-    """The encoder's states [chunks, length, width], each times its token's weight.
+def emphasised(states: torch.Tensor, chunks: Chunks) -> torch.Tensor:
+    """The encoder's states [prompts, chunks, length, width], each times its token's weight.
 
-    restore_mean: then scaled so that the mean of each chunk is what it was ("Original" in WebUI; else "No norm").
+    Then scaled so that the mean of each chunk is what it was ("Original" in WebUI), or not ("No norm").
     """
-    if not chunks.weighted:
+    if chunks.weights is None:
         return states
     weighed = states * chunks.weights.to(states)[..., None]
-    if restore_mean:
-        before, after = (each.float().mean((1, 2), keepdim=True) for each in (states, weighed))
+    if chunks.restore_mean:
+        before, after = (each.float().mean((2, 3), keepdim=True) for each in (states, weighed))
         weighed = (weighed * (before / after)).to(states.dtype)
     return weighed

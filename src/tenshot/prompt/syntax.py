@@ -17,10 +17,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-
-import numpy as np
+from typing import Literal, TypeAlias
 
 ROUND, SQUARE = 1.1, 1 / 1.1  # what brackets do
+Emphasis: TypeAlias = Literal["original", "no_norm", "none"]
 DEEPEST = 30  # brackets within brackets that change from step to step
 
 
@@ -47,6 +47,8 @@ _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 def emphasis(prompt: str) -> list[list[Piece]]:
     """The prompt's pieces, in one list from BREAK to BREAK; neighbours of one weight are one piece."""
+    import numpy as np
+
     texts: list[str | None] = []  # None: BREAK
     spans: list[tuple[int, int, float]] = []  # from piece, to piece, factor; in the order of their ends
     opened: dict[str, list[int]] = {"(": [], "[": []}
@@ -204,18 +206,27 @@ def _found(text: str, start: int, end: int, sign: str, pairs: Mapping[int, int])
 
 
 _TAG = re.compile(r"<(\w+):([^<>]*)>")
+_LORA = ("lora", "lyco")
 
 
 def without_loras(prompt: str) -> tuple[str, list[LoraTag]]:
-    """The prompt without its <lora:...>, and these. Raises ValueError where a strength is no number."""
-    tags = [_tag(match[2].split(":")) for match in _TAG.finditer(prompt) if match[1] == "lora"]
-    return _TAG.sub(lambda match: "" if match[1] == "lora" else match[0], prompt), tags
+    """The prompt without its <lora:...> (<lyco:...> is the same), and these.
+
+    Raises ValueError where a strength is no number, or where a hypernetwork is asked for.
+    """
+    tags = [_tag(match[2]) for match in _TAG.finditer(prompt) if match[1] in _LORA]
+    if unknown := [match[0] for match in _TAG.finditer(prompt) if match[1] == "hypernet"]:
+        raise ValueError(f"{unknown[0]}: hypernetworks are not known here")
+    return _TAG.sub(lambda match: "" if match[1] in _LORA else match[0], prompt), tags
 
 
-def _tag(words: Sequence[str]) -> LoraTag:
-    name, *rest = (word.strip() for word in words)
+def _tag(told: str) -> LoraTag:
+    name, *rest = (word.strip() for word in told.split(":"))
     named = dict(word.split("=", 1) for word in rest if "=" in word)
-    placed = [float(word) for word in rest if "=" not in word]
-    both = [*placed, *(placed or [1.0])]
-    text_encoder, denoiser = (placed[0], placed[1]) if len(placed) > 1 else (both[0], both[0])
-    return LoraTag(name, float(named.get("te", text_encoder)), float(named.get("unet", denoiser)))
+    placed = [word for word in rest if "=" not in word]
+    try:
+        text_encoder = float(placed[0]) if placed else 1.0
+        denoiser = float(placed[1]) if len(placed) > 1 else text_encoder
+        return LoraTag(name, float(named.get("te", text_encoder)), float(named.get("unet", denoiser)))
+    except ValueError:
+        raise ValueError(f"<lora:{told}>: its strengths are no numbers") from None

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from sys import float_info
 from threading import RLock
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 
@@ -32,6 +32,7 @@ from tenshot.runtime.sections import CompiledSection, ShapeBucket
 from tenshot.runtime.weights import Share, Stack
 
 LoraFile = str | Path
+Strength = float | tuple[float, float]  #: of a LoRA; two: in the text encoders, and in the denoiser
 Opener = Callable[[Flat], CompiledSection]  #: gives a section's programs the weights of a net
 
 
@@ -127,11 +128,11 @@ class CompiledModel(Model):
         with self.state.turn:
             self._change(*weights.with_base(self._nets, folder(Path(place)), self.process.prediction))
 
-    def set_loras(self, loras: Mapping[LoraFile, float]) -> None:
+    def set_loras(self, loras: Mapping[LoraFile, Strength]) -> None:
         """These LoRAs, each as strong as it says, and no others. Raises Refusal, with nothing changed."""
         with self.state.turn:
             found = all_or_refuse(*(partial(self._lora, Path(path), ratio) for path, ratio in loras.items()))
-            self._change(*weights.with_loras(self._nets, self.state.stack, found))
+            self._change(*weights.with_loras(self._nets, self.state.stack, [share for each in found for share in each]))
 
     def clear_loras(self) -> None:
         """The base alone, bit for bit as it was."""
@@ -157,9 +158,11 @@ class CompiledModel(Model):
             self.state.settle()
         return {name: part for name, part in self.state.parts.items() if name in self.family.original}
 
-    def _lora(self, place: Path, ratio: float) -> Share:
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not abs(ratio) <= float_info.max:
-            raise Refusal(Fault(str(place), f"a strength of {ratio!r}", "a finite number", "1 is as it was trained"))
+    def _lora(self, place: Path, strength: Strength) -> list[Share]:
+        both = strength if isinstance(strength, tuple) and len(strength) == 2 else (strength, strength)
+        if not all(_is_finite(each) for each in both):
+            told = f"a strength of {strength!r}"
+            raise Refusal(Fault(str(place), told, "a finite number, or two", "1 is as it was trained"))
         with weights.steady(place):
             source = adapters.opened(place)
             found = parsing.read(source, self.denoiser.config)
@@ -167,7 +170,9 @@ class CompiledModel(Model):
             text = f"{place} holds the learned word {word}: with_word, or tenshot generate, makes a model know it"
             warnings.warn(text, Noted, stacklevel=3)
         refuse_if(misfits(str(place), found, weights.layers(self._nets)))
-        return found, float(ratio)
+        of_text = {layer: each for layer, each in found.items() if layer[0] != self.family.denoiser}
+        of_denoiser = {layer: each for layer, each in found.items() if layer[0] == self.family.denoiser}
+        return [(of_text, float(both[0])), (of_denoiser, float(both[1]))]
 
     def _change(self, changes: weights.Changes, stack: Stack) -> None:
         """Make everything that can fail, and then decide."""
@@ -176,6 +181,10 @@ class CompiledModel(Model):
             sections = self.state.parts[part].programs
             content["programs"] = {name: self.openers[name](flat(name, content["eager"])) for name in sections}
         self.state.decide(Swap(contents, stack))
+
+
+def _is_finite(number: object) -> TypeGuard[float]:
+    return isinstance(number, int | float) and not isinstance(number, bool) and abs(number) <= float_info.max
 
 
 def find(name: str, events: Events | None = None, vae: Path | None = None) -> Path:
