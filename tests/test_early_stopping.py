@@ -66,7 +66,9 @@ def test_three_quarters_of_the_way_are_recognised():
     assert [Sight(now, 0.2, 0.8).recognised for now in (0.2, 0.649, 0.651, 0.9)] == [False, False, True, True]
     assert [Sight(now, -0.4, 0.8).recognised for now in (0.499, 0.501)] == [False, True]
     assert not Sight(0.8, 0.78, 0.8).recognised  # before training as well: nothing to go by
-    assert "from step 620 on" in Sight(0.2, 0.2, 0.8).ahead() and "0.650 or more" in Sight(0.2, 0.2, 0.8).ahead()
+    assert (
+        "from step 620 on" in Sight(0.2, 0.2, 0.8).ahead() and "likeness 0.650 (0.200" in Sight(0.2, 0.2, 0.8).ahead()
+    )
     assert "will not stop" in Sight(0.78, 0.78, 0.8).ahead()
 
 
@@ -78,7 +80,9 @@ def test_a_loss_that_lies_still_is_not_enough(tmp_path: Path):
     print(ear.said)
     assert blind.looks[0] == 0 and blind.looks[-1] == 60
     (first,) = blind.looks[1:2]  # drawn although it was not due: the loss had come to lie still
-    assert f"step {first}: the loss on fixed inputs lies still, and what is drawn does not show" in ear.said[0]
+    assert (
+        f"it goes on: after step {first} the loss on fixed inputs lies still, but what is drawn does not" in ear.said[0]
+    )
     assert "after step 60 the loss" in ear.said[-1] and "your pictures (likeness 0.200, 0.725 wanted)" in ear.said[-1]
     ear, early = Said(), Eye(100, lambda step: 0.8 if step else 0.2)
     assert loop.fit(Regression(), still(tmp_path / "early"), ear, early).step == first
@@ -90,6 +94,16 @@ def test_a_loss_that_lies_still_is_not_enough(tmp_path: Path):
     late = Eye(7, lambda step: 0.8 if step > first else 0.2)
     stopped = loop.fit(Regression(), still(tmp_path / "late"), Said(), late).step
     assert first < stopped < 60 and late.looks[-1] == stopped
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_judge_that_cannot_tell_stops_nothing_and_is_said_to(tmp_path: Path):
+    ear = Said()
+    assert loop.fit(Regression(), still(tmp_path), ear, Eye(100, lambda step: 0.9 if step else 0.88)).step == 60
+    assert ear.said[-1] == (
+        "after step 60 the loss on fixed inputs lies still, but the judge cannot tell your pictures from others"
+        " (likeness 0.880 before training, 0.900 among your pictures)"
+    )
 
 
 @pytest.mark.usefixtures("quick")
@@ -135,7 +149,7 @@ def test_a_training_stops_on_what_is_seen(bench: Bench, monkeypatch: pytest.Monk
     assert told["likeness_by_step"] == {"0": 0.1, "6": 0.75}
     assert same_weights(folder, folder / "best")
     said = "\n".join(ear.said)
-    assert "--stop_when_learned can stop from step 6 on" in said and "0.700 or more (0.100 before training" in said
+    assert "--stop_when_learned can stop from step 6 on" in said and "likeness 0.700 (0.100 before training" in said
     assert "stopped after step 6 of 621" in said
     assert "most like your pictures: step 6 of 6, likeness 0.750 (before training 0.100)" in said
     bench.run("out", **given, **SHOWN)  # the same command: nothing is left to do

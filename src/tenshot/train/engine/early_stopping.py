@@ -19,7 +19,8 @@ EARLIEST = 2 * WINDOW * EVERY  # optimizer steps
 WAY = 0.75  # from what was drawn before training to the given pictures: from there on they are recognised
 APART = 0.05  # in likeness, those two at least: else the judge has nothing to go by
 OPTION = "--stop_when_learned"
-UNSEEN = "the loss on fixed inputs lies still, and what is drawn does not show your pictures"
+STILL_SAID = "the loss on fixed inputs lies still"
+DO = "raise --learning_rate, or name the subject in --validation_prompt as it is named in training"
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,21 @@ class Sight:
     def recognised(self) -> bool:
         return self.judgeable and self.now >= self.wanted
 
+    @property
+    def words(self) -> str:
+        if not self.judgeable:
+            apart = f"{self.before:.3f} before training, {self.among:.3f} among your pictures"
+            return f"the judge cannot tell your pictures from others (likeness {apart})"
+        does = "shows" if self.recognised else "does not show"
+        return f"what is drawn {does} your pictures (likeness {self.now:.3f}, {self.wanted:.3f} wanted)"
+
     def ahead(self) -> str:
         """When it can stop, said before the first step."""
-        alike = f"{self.before:.3f} before training, {self.among:.3f} among your pictures"
         if not self.judgeable:
-            return f"{OPTION} will not stop this run: its judge cannot tell your pictures from others ({alike})"
-        return (
-            f"{OPTION} can stop from step {EARLIEST} on, once the loss on fixed inputs lies still and the likeness of"
-            f" what is drawn is {self.wanted:.3f} or more ({alike})"
-        )
+            return f"{OPTION} will not stop this run: {self.words}"
+        alike = f"{self.before:.3f} before training, {self.among:.3f} among your pictures"
+        shows = f"what is drawn shows your pictures: likeness {self.wanted:.3f} ({alike})"
+        return f"{OPTION} can stop from step {EARLIEST} on, once {STILL_SAID} and {shows}"
 
 
 @dataclass
@@ -77,18 +84,18 @@ class EarlyStopping:
         """seen: are pictures drawn and looked at? Else the loss alone decides."""
         return self.active and converged(self.losses) and (self.recognised == step or not seen)
 
-    def why(self, step: int, last: int) -> str:
-        """Why it stopped, or went on to the last step."""
+    def why(self, step: int, last: int, seen: bool) -> str:
+        """Why it stopped, or did not by this step. seen: as of `learned`."""
         if not converged(self.losses):
             return f"{OPTION} did not stop it: the loss on fixed inputs {_course(self.losses)}"
-        still = "the loss on fixed inputs lies still"
-        if self.sight is None:
-            return f"stopped after step {step} of {last}: {still}" if step < last else f"after the last step {still}"
-        figures = f"likeness {self.sight.now:.3f}, {self.sight.wanted:.3f} wanted"
+        stopped = f"stopped after step {step} of {last}: {STILL_SAID}"
+        if not seen:
+            return stopped
+        words = self.sight.words if self.sight else "nothing that was drawn was judged"
         if self.recognised == step:
-            return f"stopped after step {step} of {last}: {still}, and what is drawn shows your pictures ({figures})"
-        do = "raise --learning_rate, or name the subject in --validation_prompt as it is named in training"
-        return f"after step {step} {UNSEEN} ({figures}): {do}"
+            return f"{stopped}, and {words}"
+        do = f": {DO}" if self.sight and self.sight.judgeable else ""
+        return f"after step {step} {STILL_SAID}, but {words}{do}"
 
 
 def converged(looks: Sequence[float]) -> bool:

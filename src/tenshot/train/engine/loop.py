@@ -110,7 +110,7 @@ def fit(task: TrainingTask, options: LoopOptions, events: Events, validator: Val
             if look:
                 run.look(step, events)
         if options.stop_when_learned:
-            events.say(run.stopping.why(step, options.max_train_steps))
+            events.say(run.stopping.why(step, options.max_train_steps, bool(validator)))
     finally:
         events.end()
     run.end()
@@ -299,7 +299,7 @@ class _Trainer:
             seen = distributed.mean(float(sight is not None and sight.recognised), self.device) > 0
             self.stopping.sight, self.stopping.recognised = sight, step if seen else None
             if self.stopping.settles(step) and not seen and not self.finished(step):
-                events.say(f"step {step}: {early_stopping.UNSEEN}: it goes on")
+                events.say(f"it goes on: {self.stopping.why(step, self.options.max_train_steps, seen=True)}")
 
     def resume(self, folder: Path, events: Events) -> int:
         """Load the newest whole checkpoint of `folder`; the number of steps it holds, 0 without one."""
