@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.dreambooth_runs import Bench
+    from tests.hub_server import Hub
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
 os.environ |= {"TENSHOT_CACHE": tempfile.mkdtemp(prefix="tenshot-tests-")}
@@ -119,3 +120,25 @@ def guided(sd1: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) 
     from tests.dreambooth_runs import Bench
 
     return Bench(sd1, pictures, tmp_path_factory.mktemp("runs")).run("guided")
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hugging Face hub on this machine, which huggingface_hub takes for the real one."""
+    from huggingface_hub import constants
+
+    from tests import hub_server
+
+    monkeypatch.setenv("TENSHOT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with hub_server.running() as running:
+        told = {
+            "ENDPOINT": running.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": running.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "HF_TOKEN_PATH": str(tmp_path / "token"),
+        }
+        for name, value in told.items():
+            monkeypatch.setattr(constants, name, value)
+        yield running

@@ -164,7 +164,7 @@ def test_everything_wrong_with_a_copied_command_is_told_at_once() -> None:
     given = {word for word in f"{words} {files}".split() if word.startswith("--")}
     assert faults.keys() == {*given, "--export", "--instance_prompt"}
     assert "--learning_rate" in faults["--lerning_rate"].fits
-    assert "not downloaded" in faults["--pretrained_model_name_or_path"].do
+    assert "HF_HUB_OFFLINE" in faults["--pretrained_model_name_or_path"].do
     assert "newest whole checkpoint" in faults["--resume_from_checkpoint"].fits
 
 

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainSerializer
 
+from tenshot.core import hub_names
+from tenshot.core.hub_names import HubName, Kind
 from tenshot.core.option_markers import Computes, There
 from tenshot.runtime.registry import BACKENDS
 
@@ -69,16 +71,24 @@ def _weights(place: Path) -> None:
         parsing.read(adapter_files.with_settings(source))
 
 
+def _asked(name: HubName, kind: Kind, where: str) -> None:
+    from tenshot.model import hub
+
+    hub.look(name, kind, half=True, where=where)
+
+
 Device = Annotated[str, AfterValidator(_device), Computes()]  #: what torch calls it, or auto
 Backend = Annotated[str, AfterValidator(_backend)]  #: a row of BACKENDS, or the module of another
-Model = Annotated[str, There("model", reader=_model)]
-ModelPath = Annotated[Path, There("model", reader=_weights)]
-BenchModel = Annotated[str, There("model", besides=("sd15", "sdxl"))]
-LoraFile = Annotated[Path, There("file or folder", reader=_lora)]
-LoraPath = Annotated[str, There("file or folder", strength=True, reader=_lora)]
-WordPath = Annotated[Path, There("file or folder", reader=_word)]
-VaePath = Annotated[Path, There("file or folder", reader=_vae)]
-SomeModel = Annotated[Path, There("file or folder", besides=("pocket",))]
+#: In JSON, as in a recipe, what came from the hub is spelled by its name and commit.
+_Spelled = PlainSerializer(lambda value: hub_names.spelled(str(value)), when_used="json", return_type=str)
+Model = Annotated[str, There("model", reader=_model, hub="model", asker=_asked), _Spelled]
+ModelPath = Annotated[Path, There("model", reader=_weights, hub="any", asker=_asked), _Spelled]
+BenchModel = Annotated[str, There("model", besides=("sd15", "sdxl"), hub="model", asker=_asked), _Spelled]
+LoraFile = Annotated[Path, There("file or folder", reader=_lora, hub="lora", asker=_asked), _Spelled]
+LoraPath = Annotated[str, There("file or folder", strength=True, reader=_lora, hub="lora", asker=_asked), _Spelled]
+WordPath = Annotated[Path, There("file or folder", reader=_word, hub="word", asker=_asked), _Spelled]
+VaePath = Annotated[Path, There("file or folder", reader=_vae, hub="net", asker=_asked), _Spelled]
+SomeModel = Annotated[Path, There("file or folder", besides=("pocket",), hub="any", asker=_asked), _Spelled]
 FilePath = Annotated[Path, There("file")]
 FolderPath = Annotated[Path, There("folder")]
 Side = Annotated[int, Field(ge=8, le=16384, multiple_of=8)]  #: of a picture, in pixels

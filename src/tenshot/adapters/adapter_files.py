@@ -1,4 +1,7 @@
-"""A LoRA's file, or the folder that it lies in: that of diffusers, or of peft with its adapter_config.json."""
+"""A LoRA's file, or the folder that it lies in: that of diffusers, or of peft with its adapter_config.json.
+
+And what diffusers calls the files of a learned word.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from tenshot.io.tensor_files import Container
 FILE = "pytorch_lora_weights.safetensors"
 FILES = (FILE, "pytorch_lora_weights.bin", "adapter_model.safetensors", "adapter_model.bin")
 CONFIG = "adapter_config.json"
+WORDS = {"text_encoder": "learned_embeds", "text_encoder_2": "learned_embeds_2"}  # two files of one word
 PARTS = (*registry.DENOISERS, "text_encoder", "text_encoder_2")
 PREFIX = "base_model.model."  # peft's, before every name
 CLASSES = {

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers import AddedToken
 
+from tenshot.adapters.adapter_files import WORDS
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.families import registry
 from tenshot.families.components import TextEncoder
@@ -29,7 +30,6 @@ ONE = "emb_params"
 TWO = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 UNNAMED = (ONE, "string_to_param.*", "*", "")  # what the tensor is called in files that do not tell the word by it
 TAKEN = ("__metadata__", "string_to_param", *TWO.values())  # what no tensor can be called
-PAIR = {"text_encoder": "learned_embeds", "text_encoder_2": "learned_embeds_2"}  # diffusers' two files of a word
 RENAME = "training: another --placeholder_token; a file: rename it, unless it says the word itself"
 ANOTHER = "choose the model it was trained on, or train the word on this one: tenshot train textual-inversion"
 Rows = Mapping[str, torch.Tensor]  #: text encoder -> [vectors, width]
@@ -120,7 +120,7 @@ def write_pair(folder: Path, word: str, rows: Rows) -> None:
     """As diffusers has it: a file for each text encoder."""
     with tensors.replacing_folder(folder) as temporary:
         for part, values in rows.items():
-            write(temporary / f"{PAIR[part]}.safetensors", word, {part: values})
+            write(temporary / f"{WORDS[part]}.safetensors", word, {part: values})
 
 
 def write_pt(file: Path, word: str, values: torch.Tensor) -> None:
@@ -150,7 +150,7 @@ def read_all(places: Sequence[Path]) -> list[tuple[str, Path, Rows]]:
 
 def file_in(place: Path) -> Path:
     """The file that diffusers' scripts leave in a folder."""
-    files = (place / f"{PAIR['text_encoder']}{end}" for end in (".safetensors", ".bin"))
+    files = (place / f"{WORDS['text_encoder']}{end}" for end in (".safetensors", ".bin"))
     return next(filter(Path.is_file, files), place) if place.is_dir() else place
 
 
@@ -206,7 +206,7 @@ def is_half(source: Container) -> bool:
     """Is it the second of diffusers' two files of a word, by its name or by how wide it is?"""
     second = (family.released.get("text_encoder_2", {}) for family in registry.FAMILIES)
     wide = {(size["hidden_size"],) for size in second if size}
-    return source.place.name.startswith(PAIR["text_encoder_2"]) or any(
+    return source.place.name.startswith(WORDS["text_encoder_2"]) or any(
         lazy.shape[-1:] in wide for lazy in source.tensors.values()
     )
 

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tenshot.adapters import adapter_files
+from tenshot.core import hub_names
 from tenshot.core.errors import Fault, Refusal
 
 USUAL = ("loras", "out", "models/Lora", "models/loras")  #: in the folder where the command is given, which counts, too
@@ -20,7 +21,7 @@ ENDINGS = (".safetensors", ".pt", ".ckpt", ".bin")
 def name_of(place: Path) -> str:
     """What a prompt calls the LoRA at `place`, a file or a folder."""
     if place.is_dir() or place.name in adapter_files.FILES:
-        return (place if place.is_dir() else place.parent).resolve().name
+        return hub_names.called(place if place.is_dir() else place.parent)
     return place.stem
 
 

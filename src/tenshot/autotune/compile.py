@@ -18,7 +18,7 @@ from tenshot.autotune.calibration import Calls
 from tenshot.autotune.options import CompileOptions
 from tenshot.autotune.report import Proof, Report
 from tenshot.autotune.trial import TrialResult
-from tenshot.core import device
+from tenshot.core import device, hub_names
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
 from tenshot.core.options import as_words
@@ -28,7 +28,7 @@ from tenshot.evaluate import metrics
 from tenshot.families import registry, validate
 from tenshot.families.base import Family
 from tenshot.io import destinations, tensors
-from tenshot.model import model, resolve
+from tenshot.model import hub, model, resolve
 from tenshot.model.model import Model
 from tenshot.pipeline import SamplingSettings
 from tenshot.runtime import artifact, compiled_model, fingerprint, weights
@@ -41,6 +41,7 @@ RECORDING, FINISHING = 0.25, 0.3  # shares of the budget: no further picture is 
 
 def compile_model(options: CompileOptions, events: Events) -> Compiled:
     """Raises Refusal before anything is tried; Cancelled. Either way nothing is written."""
+    options = hub.fetched(options, events)
     where, family, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _family(options),
@@ -111,7 +112,7 @@ def _compiled(options: CompileOptions, folder: Path, family: Family, where: torc
     prints = fingerprint.here(artifact.backends(sections), where)
     artifact.write(folder, Manifest(family.name, again, prints, sections, version=__version__))
     proof = _proof(folder, where, prompts, plain, settings, options.turns, begun + budget)
-    title = f"{Path(options.model).name} for {device.describe()['device']}"
+    title = f"{hub_names.called(Path(options.model))} for {device.describe()['device']}"
     told = Report(title, again, device.describe(), options.max_error, contests, proof, notes)
     report.write(told, folder)
     events.say(report.headline(told))

@@ -27,7 +27,9 @@ class CompileOptions(Options):
     words: ClassVar[tuple[str, ...]] = ("model",)
     also: ClassVar[Mapping[str, str]] = {"output_dir": "out"}
 
-    model: Model = Field(description="pocket, or a model folder in the diffusers layout")
+    half_serves: ClassVar[bool] = True
+
+    model: Model = Field(description="pocket, a model folder, a checkpoint file, or org/name of the hub")
     vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     out: Path = Field(description="the folder to write; generate --model takes it")
     parts: list[Part] = Field([], description="what to compile (default: everything there is)")

@@ -24,7 +24,7 @@ from tenshot.bench.contenders import CONTROLNET, LORA, MODEL, TUNED, Contender, 
 from tenshot.bench.options import BenchInferenceOptions
 from tenshot.bench.tables import Figures, Row
 from tenshot.cli.output import in_one_line
-from tenshot.core import device
+from tenshot.core import device, hub_names
 from tenshot.core.errors import Refusal, refuse_if
 from tenshot.core.events import Events, track
 from tenshot.core.options import as_words
@@ -32,7 +32,7 @@ from tenshot.core.size import Size
 from tenshot.evaluate import metrics
 from tenshot.families import validate
 from tenshot.io.text_files import read_json
-from tenshot.model import model, resolve
+from tenshot.model import hub, model, resolve
 from tenshot.model.model import Model
 from tenshot.pipeline import SamplingSettings
 from tenshot.runtime import artifact
@@ -61,10 +61,11 @@ class Line:
 
 def bench(options: BenchInferenceOptions, events: Events) -> Figures:
     """Make what is missing, let everybody have their turns, write the tables."""
+    options = hub.fetched(options, events)
     where = device.pick(options.device)
     refuse_if(options.faults())
     refuse_if(tables.strangers(options.out) if options.out else ())
-    place = options.work / Path(options.model).name
+    place = options.work / hub_names.called(Path(options.model))
     _prepare(options, place, where)
     half = "fp16" if where.type == "cuda" else "bf16" if device.bf16_is_native() else ""
     taking = [each for each in contenders(half) if not options.only or any(part in each.name for part in options.only)]

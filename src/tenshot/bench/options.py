@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ Task = Literal["picture", "control", "lora", "tuned"]
 
 class BenchInferenceOptions(Options):
     """Measure drawing here: usual ways to run a model and ours, in turns, on the same pictures."""
+
+    half_serves: ClassVar[bool] = True
 
     model: BenchModel = Field(
         "pocket", description="pocket, a model folder; sd15 or sdxl: of full size, random weights"

@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 
-from tenshot.adapters import base_model, bundled_embeddings, embedding, factors, lora, parsing
+from tenshot.adapters import adapter_files, base_model, bundled_embeddings, embedding, factors, lora, parsing
 from tenshot.adapters.factors import Factors
 from tenshot.adapters.weight_delta import Addition, Layer
 from tenshot.convert import baking
@@ -81,7 +81,7 @@ def convert_embedding(source: Container, options: ConvertOptions, target: Path, 
     word, rows = embedding.of(source)
     if [*rows] == ["text_encoder_2"]:
         found = f"the half of the word {word!r} that is for a second text encoder"
-        do = f"put {embedding.PAIR['text_encoder']}{source.place.suffix}, which was made with it, beside it"
+        do = f"put {adapter_files.WORDS['text_encoder']}{source.place.suffix}, which was made with it, beside it"
         raise Refusal(Fault(str(source.place), found, "both halves", do))
     rows = {part: values if dtype is None else tensors.rounded(values, dtype, word) for part, values in rows.items()}
     if options.form == "diffusers" and len(rows) > 1 and not target.suffix:

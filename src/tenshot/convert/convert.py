@@ -11,7 +11,7 @@ from tenshot import next_commands
 from tenshot.adapters import adapter_files, embedding, parsing
 from tenshot.convert import adapters, nets
 from tenshot.convert.options import ConvertOptions
-from tenshot.core import device
+from tenshot.core import device, hub_names
 from tenshot.core.errors import Fault, Refusal, refuse_if
 from tenshot.core.events import Events
 from tenshot.core.option_text import command
@@ -21,7 +21,7 @@ from tenshot.export.ui_folders import FOLDERS, Shown, accompany, companions, phr
 from tenshot.io import destinations
 from tenshot.io.images import open_picture
 from tenshot.io.tensor_files import Container
-from tenshot.model import checkpoint, model
+from tenshot.model import checkpoint, hub, model
 from tenshot.model.single_nets import Read
 from tenshot.model.single_nets import of_file as net_of_file
 from tenshot.model.single_nets import read as read_net
@@ -29,6 +29,7 @@ from tenshot.model.single_nets import read as read_net
 
 def convert(options: ConvertOptions, events: Events) -> Written:
     """Raises Refusal with nothing written."""
+    options = hub.fetched(options, events)
     refuse_if(options.faults())
     refuse_if(_not_to_bake(options))
     if options.preview:
@@ -37,10 +38,10 @@ def convert(options: ConvertOptions, events: Events) -> Written:
     dtype = options.torch_dtype
     if str(source) == "pocket" or (source / "model_index.json").is_file():
         found = checkpoint.read(model.find(str(source)), vae=options.vae)
-        name = found.place.resolve().name
+        name = hub_names.called(found.place)
         return _whole(found, options, _target(options, "checkpoint", f"{name}.safetensors"), events)
     if source.is_dir() and not adapter_files.files(source):
-        return _net(read_net(source, options.config), options, f"{source.resolve().name}.safetensors", events)
+        return _net(read_net(source, options.config), options, f"{hub_names.called(source)}.safetensors", events)
     return _of_file(adapter_files.opened(source), options, dtype, events)
 
 
@@ -57,7 +58,7 @@ def _of_file(opened: Container, options: ConvertOptions, dtype: torch.dtype | No
         target = _target(options, "lora", f"{stem}-converted.safetensors")
         return _told(options, adapters.convert_lora(opened, options, target, dtype, events), target, events)
     if embedding.is_embedding(opened):
-        unnamed = stem.startswith(embedding.PAIR["text_encoder"])  # as diffusers' scripts call every word's file
+        unnamed = stem.startswith(adapter_files.WORDS["text_encoder"])  # as diffusers' scripts call every word's file
         usual = destinations.file_name(embedding.of(opened)[0]) if unnamed else f"{stem}.safetensors"
         target = _target(options, "embedding", usual)
         return _told(options, adapters.convert_embedding(opened, options, target, dtype), target, events)
@@ -109,16 +110,21 @@ def _told(options: ConvertOptions, told: Written, target: Path, events: Events) 
 
 def _target(options: ConvertOptions, kind: str, usual: str) -> Path:
     """Where the result goes. Raises Refusal where something is there already."""
-    source = Path(usual) if kind == "embedding" else options.src.resolve()
-    name = options.name or source.name.removesuffix(source.suffix)
+    source = usual if kind == "embedding" else hub_names.called(options.src)
+    name = options.name or source.removesuffix(Path(source).suffix)
     place = options.place
     if place and kind not in FOLDERS[place.program]:
         do = "leave --to out, and name the result: tenshot convert SRC DST"
         raise Refusal(Fault("--to", f"{place.program} has no folder for a {kind} alone", "a whole model", do))
-    target = place.file(kind, name) if place else options.dst or options.src.resolve().parent / usual
+    target = place.file(kind, name) if place else options.dst or _beside(options.src) / usual
     option = "--name" if place else "dst"
     refuse_if(destinations.faults(option, target, options.overwrite, options.sources))
     if place and not options.overwrite:
         beside = [each for each in companions(target) if each.exists()]
         refuse_if(Fault(option, f"{each} exists", "a new name", "--overwrite replaces it") for each in beside)
     return target
+
+
+def _beside(source: Path) -> Path:
+    """The folder of a source; here, where that is the hub's cache."""
+    return Path() if hub_names.of_path(source) else source.resolve().parent

@@ -27,7 +27,9 @@ class ConvertOptions(Options):
     words: ClassVar[tuple[str, ...]] = ("src", "dst")
     also: ClassVar[Mapping[str, str]] = {"model_path": "src", "checkpoint_path": "dst", "file": "src"}
 
-    src: ModelPath = Field(description="what to translate: a folder or a file; what it is, its content says")
+    src: ModelPath = Field(
+        description="what to translate, as its content says: a folder, a file, or org/name of the hub"
+    )
     dst: Path | None = Field(None, description="the result: a .safetensors or .ckpt file, or else a folder")
     dtype: Dtype = Field("keep", description="numbers in the result")
     ema: bool = Field(False, description="take the running average of the denoiser's weights, where there is one")

@@ -9,8 +9,9 @@ from os.path import exists, isdir, isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from tenshot.core import gpus
+from tenshot.core import gpus, hub_names
 from tenshot.core.errors import Fault, faults_of
+from tenshot.core.hub_names import HubName, Kind
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -50,13 +51,16 @@ class There:
     """Marks an option whose value must be there: "file", "folder", "file or folder", or "model".
 
     besides: words that are no paths. strength: a number may follow, as in FILE=0.8. reader: opens what is there, and
-    raises Refusal where it is of no use.
+    raises Refusal where it is of no use. hub: what it may be of the Hugging Face hub; None: nothing. asker: of a name
+    there, what is wanted of it and who named it; raises Refusal where that cannot be had.
     """
 
     kind: str
     besides: tuple[str, ...] = ()
     strength: bool = False
     reader: Callable[[Path], object] | None = None
+    hub: Kind | None = None
+    asker: Callable[[HubName, Kind, str], object] | None = None
 
     def path(self, value: str) -> str:
         """The path in a value; empty where it is a word."""
@@ -64,12 +68,21 @@ class There:
             return ""
         return value if not self.strength or exists(value) else value.rpartition("=")[0] or value
 
+    def on_hub(self, value: str) -> HubName | None:
+        """The name of the hub in a value, where nothing here is called so."""
+        path = self.path(value)
+        return hub_names.parse(path) if self.hub and path and not exists(path) else None
+
     def faults(self, option: str, value: str, description: str) -> Iterator[Fault]:
         path = self.path(value)
         if not path:
             return
+        if name := self.on_hub(value):
+            odd = Fault(option, f"{path}: {name.odd}", hub_names.FORMS, "correct it")
+            yield from [odd] if name.odd else []
+            return
         is_other = {"file": isdir, "folder": isfile}.get(self.kind)
-        do = "models are not downloaded: give a folder or a file" if self.kind == "model" else "correct the path"
+        do = f"correct the path, or name {hub_names.FORMS}" if self.hub else "correct the path"
         if not exists(path):
             kind = "file or folder" if self.kind == "model" else self.kind
             yield Fault(option, f"{path}: no such {kind}", description, do)
@@ -78,9 +91,11 @@ class There:
             yield Fault(option, f"{path} is {kind}", f"a {self.kind}: {description}", do)
 
     def contents(self, option: str, value: str, description: str) -> Iterator[Fault]:
-        """What is wrong within it, where it is there."""
-        path = self.path(value)
-        if self.reader and path and exists(path):
+        """What is wrong within it, where it is there, or can be asked for."""
+        path, name = self.path(value), self.on_hub(value)
+        if self.hub and self.asker and name and not name.odd:
+            yield from faults_of(partial(self.asker, name, self.hub, option))
+        elif self.reader and path and exists(path):
             yield from faults_of(partial(self.reader, Path(path)))
 
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.core.hub_names import spelled
 from tenshot.core.json_types import Schema
 from tenshot.core.option_markers import Asked, Computes, Elsewhere, Mark, There, marked
 from tenshot.core.option_text import brief, choices_of, form, inline, limits, spell, words_of
@@ -29,6 +30,7 @@ class Options(BaseModel):
     words: ClassVar[tuple[str, ...]] = ()  #: options that may be given without their names, in this order
     also: ClassVar[Mapping[str, str]] = {}  #: what other programs call an option -> its name here
     elsewhere: ClassVar[Mapping[str, Elsewhere]] = {}  #: options that only other programs have
+    half_serves: ClassVar[bool] = False  #: is fetching weights in float16 enough, where the hub has both?
 
     def faults(self) -> Iterator[Fault]:
         """What can be told from the options alone: those that do not go together."""
@@ -375,10 +377,10 @@ def _remedy(entry: Entry, found: str) -> str:
 
 def as_words(options: Options, leave: Sequence[str] = ()) -> list[str]:
     """The command line that spells `options`: the verb's own words first, and what is not the default."""
-    words = [spell(getattr(options, name)) for name in options.words]
+    words = [spelled(spell(getattr(options, name))) for name in options.words]
     for name, entry in entries(type(options)).items():
         value = getattr(options, name)
         if name in (*leave, *options.words) or value == entry.default:
             continue
-        words += [f"--{name}", *words_of(value)]
+        words += [f"--{name}", *map(spelled, words_of(value))]
     return words

@@ -60,6 +60,7 @@ class Hashes(TypedDict, total=False):
 
 class Inspected(Loads, Hashes, total=False):
     file: str
+    source: str
     what: str
     family: str | None
     family_unknown: str

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from tenshot import pipeline
-from tenshot.core import device
+from tenshot.core import device, hub_names
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
 from tenshot.core.option_text import command
@@ -21,7 +21,7 @@ from tenshot.demo.options import DemoOptions
 from tenshot.evaluate import judge
 from tenshot.io.image_folder import read_folder
 from tenshot.io.images import open_picture
-from tenshot.model import model
+from tenshot.model import hub, model
 from tenshot.model.model import ASSETS
 from tenshot.pipeline import Request, SamplingSettings
 from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row, key
@@ -88,6 +88,7 @@ FULL_SIZE = Ways(
 
 def demo(options: DemoOptions, events: Events) -> Demonstrated:
     """Before pictures, two trainings (with and without prior preservation), after pictures, measures, the page."""
+    options = hub.fetched(options, events)
     started = time.perf_counter()
     folder = options.pictures or SUBJECTS / "koala"
     ways = POCKET if options.model == "pocket" else FULL_SIZE
@@ -109,7 +110,7 @@ def demo(options: DemoOptions, events: Events) -> Demonstrated:
         class_noun=options.subject,
         instance_prompt=_instance(options),
         class_prompt=_class(options),
-        model=options.model,
+        model=hub_names.spelled(options.model),
         given=given,
         class_pictures=_class_pictures(options, runs[WITH_PRIOR])[:12],
         contexts=_contexts(options, ways, drawn),

@@ -19,7 +19,7 @@ class DemoOptions(Options):
         None, description="folder with 5-10 pictures; default: a subject that ships inside"
     )
     subject: str = Field("animal", min_length=1, description="the class word of what the pictures show")
-    model: Model = Field("pocket", description="pocket, a model folder in the diffusers layout, or a checkpoint file")
+    model: Model = Field("pocket", description="pocket, a model folder, a checkpoint file, or org/name of the hub")
     vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     identifier: str = Field("az", min_length=1, description="the rare word that becomes the subject's name")
     max_train_steps: int | None = Field(

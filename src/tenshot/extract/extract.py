@@ -17,7 +17,7 @@ from tenshot.export import kohya
 from tenshot.export.kohya import Origin
 from tenshot.extract.options import ExtractOptions, RankOptions, ResizeOptions
 from tenshot.io import destinations, tensors
-from tenshot.model import checkpoint
+from tenshot.model import checkpoint, hub
 from tenshot.model.checkpoint import LazyModel
 
 SAME = 1e-6  # a layer whose weights differ by less, relative to their size, was not trained
@@ -25,6 +25,7 @@ SAME = 1e-6  # a layer whose weights differ by less, relative to their size, was
 
 def extract(options: ExtractOptions, events: Events) -> WrittenLora:
     """Raises Refusal with nothing written."""
+    options = hub.fetched(options, events)
     _, tuned, base = all_or_refuse(
         lambda: refuse_if(_taken(options)),
         lambda: checkpoint.read(options.tuned, options.config, vae=options.vae),
@@ -52,6 +53,7 @@ def extract(options: ExtractOptions, events: Events) -> WrittenLora:
 
 def resize(options: ResizeOptions, events: Events) -> WrittenLora:
     """Raises Refusal with nothing written."""
+    options = hub.fetched(options, events)
     _, source = all_or_refuse(
         lambda: refuse_if(_taken(options)),
         lambda: adapter_files.opened(options.file),

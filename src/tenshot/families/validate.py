@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +107,25 @@ def _denoiser(place: Path, index: Mapping[str, object]) -> str:
 
 def weights(part: Path) -> tuple[str | None, list[Path]]:
     """The files with a part's weights, and the variant they come in: the plain ones, or else such as fp16."""
-    variants: dict[str | None, list[Path]] = {}
-    for path in sorted(part.glob("*.safetensors")):
-        if match := _WEIGHTS.fullmatch(path.name):
-            variants.setdefault(match[1] or match[3], []).append(path)
-    variant = next((name for name in (None, "fp16", *variants) if name in variants), None)
-    return variant, variants.get(variant, [])
+    found = variants(path.name for path in part.glob("*.safetensors"))
+    variant = next((name for name in (None, "fp16", *found) if name in found), None)
+    return variant, [part / name for name in found.get(variant, ())]
+
+
+def variants(names: Iterable[str]) -> dict[str | None, list[str]]:
+    """Of files side by side those with weights, by the variant they come in; None: the plain ones.
+
+    A variant that lacks shards is left out where another one is whole.
+    """
+    found: dict[str | None, list[str]] = {}
+    lacking: dict[str | None, int] = {}
+    for name in sorted(names):
+        if match := _WEIGHTS.fullmatch(name):
+            variant, shard = match[1] or match[3], match[2]
+            found.setdefault(variant, []).append(name)
+            lacking[variant] = (int(shard.rpartition("-")[2]) if shard else 1) - len(found[variant])
+    whole = {variant: files for variant, files in found.items() if lacking[variant] <= 0}
+    return whole or found
 
 
 def numbers(part: Path, counted: Callable[[str], bool] = lambda name: True) -> int:

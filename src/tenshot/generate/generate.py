@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tenshot import __version__, pipeline
-from tenshot.core import device
+from tenshot.core import device, hub_names
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
 from tenshot.core.results import Generated, Picture
@@ -21,7 +21,7 @@ from tenshot.diffusion import samplers
 from tenshot.families import validate
 from tenshot.generate.options import GenerateOptions
 from tenshot.io.png import infotext, read_infotext, write_png
-from tenshot.model import model, resolve
+from tenshot.model import hub, model, resolve
 from tenshot.model.model import Model
 from tenshot.model.prompts import Reading
 from tenshot.pipeline import Request, SamplingSettings
@@ -39,6 +39,7 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
 
     Raises Refusal before anything is written; Cancelled, where the pictures drawn so far are kept.
     """
+    options = hub.fetched(options, events)
     where, place, given, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _found(options, events),
@@ -139,7 +140,8 @@ def facts(opened: Model, request: Request, settings: SamplingSettings) -> dict[s
         "Seed": request.seed,
         "Size": f"{width}x{height}",
         "Model hash": digest and digest[:10],
-        "Model": opened.place.resolve().name,
+        "Model": hub_names.called(opened.place),
+        "Model source": resolve.source(opened.place),
         "RNG": "CPU",
         "Clip skip": settings.reading.clip_skip if settings.reading.clip_skip > 1 else None,
         "Emphasis": EMPHASES.get(settings.reading.emphasis),

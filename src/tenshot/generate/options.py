@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from os.path import isdir
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -31,17 +31,23 @@ Sampler = Annotated[str, AfterValidator(_sampler), Field(json_schema_extra={"enu
 class GenerateOptions(Options):
     """Make pictures from a prompt. The same seed gives the same picture, to the bit with --batch_size 1."""
 
-    model: Model = Field("pocket", description="pocket, a model folder, a checkpoint file, or what compile made")
+    half_serves: ClassVar[bool] = True
+
+    model: Model = Field(
+        "pocket", description="pocket, a model folder, a checkpoint file, what compile made, or org/name of the hub"
+    )
     vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     prompt: list[str] = Field(
         min_length=1, description="what to draw, as WebUI has it: (word:1.2), <lora:name:0.8>; again for more prompts"
     )
-    lora: list[LoraPath] = Field([], description="a LoRA (LoHa, LoKr) file or its folder; FILE=0.8: at that strength")
+    lora: list[LoraPath] = Field(
+        [], description="a LoRA (LoHa, LoKr): file, folder, or org/name of the hub; FILE=0.8: at that strength"
+    )
     lora_dir: list[FolderPath] = Field(
         [], description="where <lora:name> is looked for, in place of this folder, loras, out and models/Lora"
     )
     embedding: list[WordPath] = Field(
-        [], description="a learned word, as the prompt says it: a file, or diffusers' folder"
+        [], description="a learned word, as the prompt says it: a file, diffusers' folder, or org/name of the hub"
     )
     negative_prompt: str = Field("", description="what to keep away from")
     seed: int = Field(-1, ge=-1, lt=2**63, description="of the first picture, the next ones count on; -1: any")

@@ -9,6 +9,7 @@ from typing import cast
 
 from tenshot import next_commands
 from tenshot.adapters import adapter_files, base_model, bundled_embeddings, embedding, lora_keys, parsing
+from tenshot.core import hub_names
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
 from tenshot.core.results import Inspected
@@ -17,7 +18,7 @@ from tenshot.families import conversion, partial_checkpoints, registry, validate
 from tenshot.inspect.options import InspectOptions
 from tenshot.io import hashes, tensor_files, text_files
 from tenshot.io.tensor_files import Container
-from tenshot.model import checkpoint, model, single_nets
+from tenshot.model import checkpoint, hub, model, single_nets
 
 TRAINING = (
     "ss_base_model_version",
@@ -45,12 +46,15 @@ TAGS = 8  # trigger words shown at most
 
 def inspect(options: InspectOptions, events: Events) -> Inspected:
     """Raises Refusal where the file is damaged, or no file of tensors."""
-    place = model.find("pocket") if str(options.file) == "pocket" else options.file
+    file = hub.fetched(options, events).file
+    place = model.find("pocket") if str(file) == "pocket" else file
     found = _folder(place) if (place / "model_index.json").is_file() else _file(place)
     prompts = [*found.get("trigger_words", ()), found.get("word"), next_commands.taught(place)]
     prompt = next(filter(None, prompts))
+    fetched = hub_names.of_path(place)
     return {
         **found,
+        **({"source": str(fetched)} if fetched else {}),
         "next": next_commands.after_looking(found["what"], options.file, prompt, found.get("loads_in", ())),
     }
 

@@ -15,4 +15,6 @@ class InspectOptions(Options):
 
     words: ClassVar[tuple[str, ...]] = ("file",)
 
-    file: SomeModel = Field(description="a file, a model folder, or pocket")
+    half_serves: ClassVar[bool] = True
+
+    file: SomeModel = Field(description="a file, a model folder, pocket, or org/name of the hub")

@@ -24,7 +24,7 @@ from tenshot.export.kohya import Origin
 from tenshot.io import destinations, tensors
 from tenshot.io.tensor_files import Container, Lazy
 from tenshot.merge.options import MergeOptions
-from tenshot.model import checkpoint
+from tenshot.model import checkpoint, hub
 from tenshot.model.checkpoint import LazyModel
 
 Shares = Sequence[tuple[dict[Layer, Addition], float]]
@@ -32,6 +32,7 @@ Shares = Sequence[tuple[dict[Layer, Addition], float]]
 
 def merge(options: MergeOptions, events: Events) -> Merged:
     """Raises Refusal with nothing written."""
+    options = hub.fetched(options, events)
     _, base, *sources = all_or_refuse(
         lambda: refuse_if(_faults(options)),
         lambda: options.sd_model and checkpoint.read(options.sd_model, options.config, vae=options.vae),

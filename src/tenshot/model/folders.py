@@ -9,6 +9,7 @@ import diffusers
 import transformers
 
 import tenshot
+from tenshot.core import hub_names
 from tenshot.core.errors import Fault, Refusal
 from tenshot.families import text_model
 from tenshot.families.base import ZEROS, Family
@@ -26,7 +27,7 @@ def find(name: str) -> Path:
     if not place.is_dir():
         found = "a file" if place.is_file() else "no such model"
         fits = "pocket (ships with Tenshot), a folder with model_index.json, or a .safetensors or .ckpt file"
-        raise Refusal(Fault(f"model {name}", found, fits, "models are not downloaded: give a folder or a file"))
+        raise Refusal(Fault(f"model {name}", found, fits, f"correct the path, or name {hub_names.FORMS}"))
     return place
 
 

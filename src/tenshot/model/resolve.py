@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TypedDict
 
 from tenshot import __version__
+from tenshot.core import hub_names
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
 from tenshot.io import cache, hashes, locks
-from tenshot.model import checkpoint, folders
+from tenshot.model import checkpoint, folders, hub
 
 OURS = re.compile(r"[0-9a-f]{24}")  # the names of folders in the cache, each with a model's folder within
 LIMIT = 30_000_000_000  # bytes of such folders that are kept, besides the one in use
@@ -26,22 +27,26 @@ class Stamp(TypedDict, total=False):
     source: cache.Seen
     vae: cache.Seen | None
     files: dict[str, cache.Seen]
+    hub: str | None
 
 
-def find(name: str, events: Events | None = None, vae: Path | None = None) -> Path:
-    """The folder of the model called `name`: "pocket", a folder, or a checkpoint file of the original layout.
+def find(name: str, events: Events | None = None, vae: Path | None = None, half: bool = False) -> Path:
+    """The folder of the model called `name`: "pocket", a folder, a checkpoint file of the original layout, or org/name.
 
-    vae: a file or folder whose VAE takes the place of the model's own. A file's folder, and one with another VAE, is
-    made once and kept in the cache until what it is made of changes. Raises Refusal where there is no such model, or
-    the file is none.
+    vae: a file or folder whose VAE takes the place of the model's own. half: do the hub's weights in float16 serve?
+    A file's folder, and one with another VAE, is made once and kept in the cache until what it is made of changes.
+    Raises Refusal where there is no such model, or the file is none.
     """
-    path = Path(name)
+    path = Path(name) if name == "pocket" else hub.find(name, "model", half, events)
+    vae = vae and hub.find(vae, "net", half, events)
     if name == "pocket" or not path.is_file():
-        path = folders.find(name)
+        path = folders.find(str(path))
         if vae is None:
             return path
     home = cache.folder(cache.root() / "models")
-    place = home / hashes.of_values(*(each.resolve() for each in (path, vae) if each))[:24] / path.stem
+    named = hub_names.called(path) if hub_names.of_path(path) else path.name
+    digest = hashes.of_values(*(each.resolve() for each in (path, vae) if each))
+    place = home / digest[:24] / (named if path.is_dir() else Path(named).stem)
     with locks.alone(home):
         before = _stamp(place)
         stamp: Stamp = {**_about(path, vae, before), "files": cache.listed(place, before.get("files", {}))}
@@ -62,10 +67,17 @@ def model_hash(place: Path) -> str | None:
     return source["sha256"] if source else None
 
 
+def source(place: Path) -> str | None:
+    """What a model's folder is of the hub: org/name@commit, with :file where it was made of one."""
+    found = hub_names.of_path(place)
+    return str(found) if found else (_stamp(place).get("hub") if cache.holds(place) else None)
+
+
 def _about(path: Path, vae: Path | None, before: Stamp) -> Stamp:
     return {
         "tenshot": __version__,
         "file": str(path.resolve()),
+        "hub": str(hub_names.of_path(path) or "") or None,
         "source": cache.seen(path, before.get("source")),
         "vae": cache.seen(vae, before.get("vae")) if vae else None,
     }

@@ -22,7 +22,7 @@ from tenshot.core.events import Events, track
 from tenshot.families import validate
 from tenshot.families.base import Family
 from tenshot.families.components import Component, Parts
-from tenshot.model import model, resolve
+from tenshot.model import hub, model, resolve
 from tenshot.model.model import Model
 from tenshot.runtime import artifact, fingerprint, rewrites, weights, wrappers
 from tenshot.runtime.artifact import Manifest
@@ -125,13 +125,16 @@ class CompiledModel(Model):
         Raises Refusal, with nothing changed, where a name, a shape, a kind of numbers or what the denoiser predicts is
         another.
         """
+        found = hub.find(place, "model", half=True)
         with self.state.turn:
-            self._change(*weights.with_base(self._nets, folder(Path(place)), self.process.prediction))
+            self._change(*weights.with_base(self._nets, folder(found), self.process.prediction))
 
     def set_loras(self, loras: Mapping[LoraFile, Strength]) -> None:
         """These LoRAs, each as strong as it says, and no others. Raises Refusal, with nothing changed."""
+        places = all_or_refuse(*(partial(hub.find, path, "lora", half=True) for path in loras))
         with self.state.turn:
-            found = all_or_refuse(*(partial(self._lora, Path(path), ratio) for path, ratio in loras.items()))
+            pairs = zip(places, loras.values(), strict=True)
+            found = all_or_refuse(*(partial(self._lora, path, ratio) for path, ratio in pairs))
             self._change(*weights.with_loras(self._nets, self.state.stack, [share for each in found for share in each]))
 
     def clear_loras(self) -> None:
@@ -190,7 +193,7 @@ def _is_finite(number: object) -> TypeGuard[float]:
 def find(name: str, events: Events | None = None, vae: Path | None = None) -> Path:
     """The folder of the model called `name`: a compiled one, or what `checkpoints.opening.find` finds."""
     if not artifact.is_one(Path(name)):
-        return resolve.find(name, events, vae)
+        return resolve.find(name, events, vae, half=True)
     if vae is not None:
         do = "compile the model with it: tenshot compile MODEL --vae FILE"
         raise Refusal(Fault(f"--vae {vae}", f"{name} is compiled with its own", "a model that is not compiled", do))
@@ -216,13 +219,13 @@ def load(
     vae: str | Path | None = None,
     events: Events | None = None,
 ) -> CompiledModel:
-    """Open a model: "pocket", a model folder, a checkpoint file, or what `tenshot compile` made.
+    """Open a model: "pocket", a model folder, a checkpoint file, org/name of the hub, or what `tenshot compile` made.
 
     precision: of what is not compiled. vae: a file or folder with one in place of the model's own. fallback: where an
     artifact is not for this machine, let torch run it and say so. Raises Refusal: the folder's faults; or, without
     fallback, what differs here and the command that rebuilds.
     """
-    place = find(str(name), vae=Path(vae) if vae is not None else None)
+    place = find(str(name), events, Path(vae) if vae is not None else None)
     if not artifact.is_one(place):
         with weights.steady(place):
             plain = model.load(str(place), device=device, precision=precision, events=events)

@@ -17,7 +17,7 @@ from tenshot.families import validate
 from tenshot.io import tensors
 from tenshot.io.cache import root
 from tenshot.io.image_folder import Example
-from tenshot.model import model
+from tenshot.model import hub, model
 from tenshot.model.model import Model
 from tenshot.pipeline import SamplingSettings
 from tenshot.train import notices, result_export
@@ -35,6 +35,7 @@ from tenshot.train.training_method import Options, TrainingMethod
 
 def train(method: TrainingMethod[Options], options: Options, events: Events, *, foretold: bool = False) -> Trained:
     """Train as `options` say; the manifest of the run comes back. Raises Refusal before anything is written."""
+    options = hub.fetched(options, events)
     phases = eta.Phases()
     events = EventGroup(events, phases)
     prepared = replace(check(method, options, events), foretold=foretold)

@@ -146,7 +146,9 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
     also: ClassVar[Mapping[str, str]] = script_options.ALSO
     elsewhere: ClassVar[Mapping[str, Elsewhere]] = script_options.ELSEWHERE
 
-    pretrained_model_name_or_path: Model = Field("pocket", description="pocket, a model folder, or a checkpoint file")
+    pretrained_model_name_or_path: Model = Field(
+        "pocket", description="pocket, a model folder, a checkpoint file, or org/name of the hub"
+    )
     vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     train_text_encoder: bool = Field(False, description="train the text encoder along with the denoiser")
     text_encoder_lr: float | None = Field(None, gt=0, le=100, description="its own learning rate; default: the same")

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from tenshot.core import hub_names
 from tenshot.core.events import Events
 from tenshot.export import install
 from tenshot.export.install import Result
@@ -25,7 +26,7 @@ def about(options: FineTuneOptions, base: Model, pictures: int, captions: Sequen
     """The training under the names that kohya's scripts gave such facts."""
     tags = Counter(tag.strip() for text in captions for tag in text.split(",") if tag.strip())
     facts = {
-        "sd_model_name": base.place.resolve().name,
+        "sd_model_name": hub_names.called(base.place),
         "learning_rate": options.learning_rate,
         "steps": steps,
         "num_train_images": pictures,

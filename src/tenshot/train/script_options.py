@@ -18,7 +18,8 @@ _HARMLESS = {
         "push_to_hub hub_token hub_model_id huggingface_token huggingface_repo_id huggingface_repo_type"
         " huggingface_repo_visibility huggingface_path_in_repo async_upload save_state_to_huggingface"
     ),
-    "models are read from the disk as they are, nothing is downloaded": "revision variant non_ema_revision cache_dir",
+    "of a hub's model the full weights are taken, whatever they are called": "variant",
+    "HF_HUB_CACHE says where the hub's files are kept": "cache_dir",
     "gradients are always set to None": "set_grads_to_none",
     "the launcher's environment says it; --num_processes starts several processes": "local_rank ddp_timeout",
     "pictures are encoded once, before the first step, and no loader is waited for": (
@@ -58,6 +59,8 @@ _HARMLESS = {
 _FINE = {  # name -> the values that need nothing, why, and what else to do
     "resume_from_checkpoint": ("latest", "the same command continues from the newest whole checkpoint", "remove those"
                                " checkpoint folders that are newer, and leave it out"),
+    "revision": ("main", "that is the main branch", "--pretrained_model_name_or_path ORG/NAME@REVISION"),
+    "non_ema_revision": ("main", "that is the main branch", "--pretrained_model_name_or_path ORG/NAME@REVISION"),
     "image_column": ("image", "pictures are found by file_name in the metadata", "name that column file_name"),
     "image_interpolation_mode": ("lanczos", "pictures are made smaller by Lanczos", ""),
     "save_model_as": ("safetensors", "what is written is safetensors", "tenshot convert RESULT FILE.ckpt"),
@@ -75,8 +78,8 @@ _FINE = {  # name -> the values that need nothing, why, and what else to do
 _ELSE = {  # name -> what does the same here
     "scale_lr": "multiply --learning_rate by batch size, accumulation and processes yourself, and leave it out",
     "tokenizer_name": "the model's own is used: put the other into a copy of the model's folder",
-    "dataset_name": "nothing is downloaded: --train_data_dir FOLDER",
-    "dataset_config_name": "nothing is downloaded: --train_data_dir FOLDER",
+    "dataset_name": "data sets are not downloaded: --train_data_dir FOLDER",
+    "dataset_config_name": "data sets are not downloaded: --train_data_dir FOLDER",
     "dataset_config": "--train_data_dir FOLDER; its folders may be called 10_az cat",
     "max_train_samples": "put fewer pictures into the folder",
     "offset_noise": "--noise_offset 0.1",
