@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import ControlNetModel
 
+from tenshot.autotune.options import CompileOptions
 from tenshot.cli.main import main
 from tenshot.cli.verbs import VERBS, load
 from tenshot.core.events import Events
 from tenshot.core.option_markers import There, marked
-from tenshot.model import hub
+from tenshot.core.options import gather
+from tenshot.model import hub, model
 from tests.hub_server import Hub
 
 
@@ -95,6 +99,17 @@ def test_what_a_name_is_called_in_results(
     assert [each["written"] for each in written] == ["tiny.safetensors", "az-converted.safetensors"]
     assert looked["source"] == f"somebody/tiny@{commit}:unet"
     assert "tenshot convert somebody/tiny:unet RESULT" in looked["next"]
+
+
+def test_a_controlnet_by_name_in_half_precision(served: Hub, sd1: Path, tmp_path: Path):
+    made = ControlNetModel.from_unet(model.load(str(sd1))["unet"]).half()
+    made.save_pretrained(tmp_path / "net", variant="fp16")
+    served.add("somebody/canny", tmp_path / "net")
+    words = [str(sd1), "--out", str(tmp_path / "out"), "--controlnet", "somebody/canny"]
+    place = hub.fetched(gather(CompileOptions, words), Events()).controlnet
+    read = model.load_controlnet(place, "cpu")
+    assert read.dtype == torch.float32
+    assert all(torch.equal(one, other.float()) for one, other in zip(read.parameters(), made.parameters(), strict=True))
 
 
 def test_wrong_words_and_wrong_names_are_told_together(served: Hub, capsys: pytest.CaptureFixture):

@@ -14,7 +14,7 @@ from tenshot.core.errors import Fault
 from tenshot.core.options import Options
 from tenshot.core.size import Size
 from tenshot.io import destinations
-from tenshot.option_types import Backend, Device, Few, FolderPath, Model, Side, VaePath
+from tenshot.option_types import Backend, ControlNetPath, Device, Few, Model, Side, VaePath
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 QUANTISED = ("int8",)
@@ -34,7 +34,9 @@ class CompileOptions(Options):
     out: Path = Field(description="the folder to write; generate --model takes it")
     parts: list[Part] = Field([], description="what to compile (default: everything there is)")
     backend: list[Backend] = Field([], description="which may be used (default: all that this machine has)")
-    controlnet: FolderPath | None = Field(None, description="a ControlNet folder, compiled along")
+    controlnet: ControlNetPath | None = Field(
+        None, description="a ControlNet's folder, or org/name of the hub, compiled along"
+    )
     height: Side | None = Field(None, description="pixels; default: the model's own")
     width: Side | None = Field(None, description="pixels; default: the model's own")
     also_sizes: list[str] = Field([], description="further sizes, each as WIDTHxHEIGHT; they share the weights")

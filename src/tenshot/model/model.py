@@ -239,7 +239,10 @@ def load_component(place: Path, name: str, device: torch.device | str) -> Any:
 def load_controlnet(place: Path, device: torch.device | str) -> Net:
     """A ControlNet's folder, float32. Raises Refusal where it is none."""
     try:
-        net: Any = diffusers.ControlNetModel.from_pretrained(place, use_safetensors=True, local_files_only=True)
+        variant, _ = validate.weights(place)
+        net: Any = diffusers.ControlNetModel.from_pretrained(
+            place, torch_dtype=torch.float32, variant=variant, use_safetensors=True, local_files_only=True
+        )
     except Exception as error:  # diffusers has many ways to say so
         reason = str(error).strip().partition("\n")[0]
         found, do = f"no ControlNet: {reason}", "copy it again, or make it of a file: tenshot convert FILE FOLDER"
