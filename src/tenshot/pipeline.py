@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -12,7 +13,7 @@ from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events, track
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers, sampling
-from tenshot.io.images import as_image
+from tenshot.io.images import as_image, as_tensor
 from tenshot.model.guidance import Guided, Told
 from tenshot.model.model import Model
 from tenshot.model.prompts import READING, Prompts, Reading
@@ -22,14 +23,19 @@ from tenshot.model.prompts import READING, Prompts, Reading
 class Request:
     """One picture to draw; its prompts are in the prompt language, without LoRAs.
 
-    Alone, the same request gives the same picture to the bit on one machine.
+    Alone, the same request gives the same picture to the bit on one machine. In a batch sums run in another order, and
+    single values differ by one level of 255.
 
-    In a batch sums run in another order, and single values differ by one level of 255.
+    image: to begin with, RGB, of the size that is drawn. mask: white where it may change, grey, of the same size; None:
+    everywhere. variation: another seed, and how much of the noise is its (0 to 1).
     """
 
     prompt: str
     seed: int
     negative: str = ""
+    image: Image.Image | None = None
+    mask: Image.Image | None = None
+    variation: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class SamplingSettings:
     """How to draw. size: None for the model's own; guidance: 1 means none.
 
     sampler: None for the usual one of the model's process. schedule: of the amounts of noise that it visits.
-    reading: how prompts are read.
+    reading: how prompts are read. strength: with a picture to begin with, how much of the way to it is gone anew.
     """
 
     sampler: str | None = None
@@ -47,6 +53,7 @@ class SamplingSettings:
     batch: int = 4
     schedule: samplers.Schedule = samplers.AUTOMATIC
     reading: Reading = READING
+    strength: float = 1.0
 
     def size_for(self, model: Model) -> Size:
         return self.size or Size.square(model.resolution)
@@ -112,19 +119,18 @@ def _batches(
 ) -> Iterator[torch.Tensor]:
     """The latents of one batch after the other; every denoising step counts as a unit of the job."""
     sampler = _sampler(model, settings)
-    told = _told(model, requests, settings, sampler.evaluations)
+    told = _told(model, requests, settings, settings.steps * sampler.each)
     groups = range(0, len(requests), settings.batch)
     total = len(groups) * sampler.evaluations
     ticks = track(range(total), job, total, events)
     for start in groups:
         batch = slice(start, start + settings.batch)
-        yield _denoise(model, [request.seed for request in requests[batch]], told[batch], settings, ticks)
+        yield _denoise(model, requests[batch], told[batch], settings, ticks)
     next(ticks, None)  # the last one is done
 
 
-def _told(model: Model, requests: Sequence[Request], settings: SamplingSettings, evaluations: int) -> list[Told]:
-    # WebUI counts evaluations, where a sampler asks twice a step.
-    steps = settings.steps * round(evaluations / settings.steps)
+def _told(model: Model, requests: Sequence[Request], settings: SamplingSettings, steps: int) -> list[Told]:
+    """steps: as WebUI counts them, which are more where a sampler asks twice a step."""
     prompts = Prompts(model, settings.size_for(model), steps, settings.reading)
     positive = {text: prompts.positive(text) for text in dict.fromkeys(request.prompt for request in requests)}
     told = []
@@ -136,16 +142,22 @@ def _told(model: Model, requests: Sequence[Request], settings: SamplingSettings,
 
 
 def _denoise(
-    model: Model, seeds: Sequence[int], told: Sequence[Told], settings: SamplingSettings, ticks: Iterator[int]
+    model: Model, requests: Sequence[Request], told: Sequence[Told], settings: SamplingSettings, ticks: Iterator[int]
 ) -> torch.Tensor:
     """Takes a tick an evaluation."""
-    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
     height, width = (side // model.vae_scale_factor for side in settings.size_for(model))
     shape = (model.latent_channels, height, width)
-    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(model.device)
-    steps = _sampler(model, settings).run(noise, generators)
+    noise = torch.stack(
+        [
+            _varied(torch.randn(shape, generator=each), request)
+            for each, request in zip(generators, requests, strict=True)
+        ]
+    ).to(model.device)
+    start, beside = _start(model, requests)
+    steps = _sampler(model, settings).run(noise, generators, start)
     seen, time = next(steps)
-    guided = Guided(model, told)
+    guided = Guided(model, told, beside)
     for number, _ in enumerate(ticks):
         try:
             seen, time = steps.send(guided(seen.to(model.dtype), time, number))
@@ -155,6 +167,46 @@ def _denoise(
     raise AssertionError("a sampler that asks more often than it said")
 
 
+def _varied(noise: torch.Tensor, request: Request) -> torch.Tensor:
+    """Noise [channels, h, w] on the way to another seed's, along the sphere, column by column as WebUI goes."""
+    if request.variation is None:
+        return noise
+    seed, share = request.variation
+    other = torch.randn(noise.shape, generator=torch.Generator("cpu").manual_seed(seed))
+    cosine = (noise / noise.norm(dim=1, keepdim=True) * (other / other.norm(dim=1, keepdim=True))).sum(1, keepdim=True)
+    if cosine.mean() > 0.9995:
+        return noise
+    angle = cosine.acos()
+    found: torch.Tensor = (((1 - share) * angle).sin() * noise + (share * angle).sin() * other) / angle.sin()
+    return found
+
+
+def _start(model: Model, requests: Sequence[Request]) -> tuple[sampling.Start | None, torch.Tensor | None]:
+    """What drawing begins with; and what inpainting models (9 channels) see beside, the mask and what is under it."""
+    if not all(request.image for request in requests):
+        return None, None
+    pixels = torch.stack([as_tensor(request.image) for request in requests if request.image])
+    clean, _ = model.encode(pixels)
+    if not any(request.mask for request in requests):
+        return sampling.Start(clean.to(model.device)), None
+    masks = torch.stack([_as_mask(request) for request in requests])
+    small = torch.stack([_as_mask(request, model.vae_scale_factor) for request in requests]).to(model.device)
+    start, beside = sampling.Start(clean.to(model.device), small), None
+    if model.denoiser.config.in_channels == 2 * model.latent_channels + 1:
+        under, _ = model.encode(pixels * (masks < 0.5))
+        beside = torch.cat([small, under.to(model.device)], 1)
+    return start, beside
+
+
+def _as_mask(request: Request, factor: int = 1) -> torch.Tensor:
+    """1 where the picture may change, else 0; [1, h, w], for one latent pixel of `factor` pixels."""
+    assert request.image
+    mask = request.mask or Image.new("L", request.image.size, 255)
+    mask = mask.resize((mask.width // factor, mask.height // factor), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(mask, dtype=np.float32) / 255).round()[None]
+
+
 def _sampler(model: Model, settings: SamplingSettings) -> sampling.Sampler:
     config, process, aligned = model.scheduler_config, model.family.process, model.family.aligned
-    return sampling.sampler(settings.sampler, settings.steps, config, process, settings.schedule, aligned)
+    strength = settings.strength
+    return sampling.sampler(settings.sampler, settings.steps, config, process, settings.schedule, aligned, strength)

@@ -106,6 +106,10 @@ class Process(Protocol):
         """The signal in x, as the denoiser's answer has it."""
         ...
 
+    def noisy(self, clean: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
+        """x of a signal, as samplers have it."""
+        ...
+
 
 @dataclass(frozen=True)
 class DDPM:
@@ -206,6 +210,9 @@ class DDPM:
             return x - sigma * answer
         return (x / math.sqrt(sigma**2 + 1) - sigma * answer) / math.sqrt(sigma**2 + 1)
 
+    def noisy(self, clean: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
+        return clean + sigma * noise
+
     def _a(self, t: torch.Tensor) -> torch.Tensor:
         return self.alphas_cumprod.to(t.device, torch.float32)[t]
 
@@ -299,6 +306,9 @@ class RectifiedFlow:
 
     def clean(self, x: torch.Tensor, answer: torch.Tensor, sigma: float) -> torch.Tensor:
         return x - sigma * answer
+
+    def noisy(self, clean: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
+        return (1 - sigma) * clean + sigma * noise
 
 
 PROCESSES: tuple[type[Process], ...] = (DDPM, RectifiedFlow)

@@ -21,15 +21,31 @@ Generators: TypeAlias = Sequence[torch.Generator]
 
 
 @dataclass(frozen=True)
+class Start:
+    """Latents to begin with, [batch, ...]. may_change: what is to be drawn: 1, else 0, [batch, 1, h, w]; None: all."""
+
+    latents: torch.Tensor
+    may_change: torch.Tensor | None = None
+
+    def kept(self, clean: torch.Tensor) -> torch.Tensor:
+        """`clean` with what must not change as it was."""
+        if self.may_change is None:
+            return clean
+        return torch.where(self.may_change > 0, clean, self.latents)
+
+
+@dataclass(frozen=True)
 class Sampler:
     """One way from noise to latents.
 
-    evaluations: how often it asks the denoiser. run: (noise, generators) -> a Sampling. Noise is of variance 1, [batch,
-    ...]. generators: for each row, where its further noise comes from.
+    evaluations: how often it asks the denoiser. each: how often a step. run: (noise, generators, start) -> a Sampling.
+    Noise is of variance 1, [batch, ...]. generators: for each row, where its further noise comes from. start: None for
+    noise alone.
     """
 
     evaluations: int
-    run: Callable[[torch.Tensor, Generators], Sampling]
+    each: int
+    run: Callable[[torch.Tensor, Generators, Start | None], Sampling]
 
 
 def sampler(
@@ -39,23 +55,30 @@ def sampler(
     process: type[Process],
     schedule: samplers.Schedule = samplers.AUTOMATIC,
     aligned: Sequence[float] = (),
+    strength: float = 1.0,
 ) -> Sampler:
     """Sampler `name` with `steps` steps, for a model whose scheduler's configuration is `config`.
 
-    name: None for the usual one of its process. aligned: the family's sigmas of ten steps. Raises Refusal as `check` in
-    samplers.py.
+    name: None for the usual one of its process. aligned: the family's sigmas of ten steps. strength: how much of the
+    way is gone, to its end; as in WebUI, .5 of 20 steps are the last 11. Raises Refusal as `check` in samplers.py.
     """
     samplers.check(name, schedule, process, aligned)
     found = samplers.SAMPLERS[name or samplers.names(process.name)[0]][process.name]
     if isinstance(found, samplers.Scheduled):
-        return _scheduled(name, found, steps, config, process)
+        return _scheduled(name, found, steps, config, process, _skipped(steps, strength))
     made = process.from_config(config)
-    sigmas = _sigmas(found, steps, made, schedule, aligned)
+    sigmas = _sigmas(found, steps, made, schedule, aligned)[_skipped(steps, strength) :]
 
-    def run(noise: torch.Tensor, generators: Generators) -> Sampling:
-        return _solving(found, made, sigmas, noise, generators)
+    def run(noise: torch.Tensor, generators: Generators, start: Start | None = None) -> Sampling:
+        return _solving(found, made, sigmas, noise, generators, start)
 
-    return Sampler(_asked(getattr(solvers, found.solver), sigmas), run)
+    asked = _asked(getattr(solvers, found.solver), sigmas)
+    return Sampler(asked, round(asked / (len(sigmas) - 1)), run)
+
+
+def _skipped(steps: int, strength: float) -> int:
+    """How many steps are left out at the beginning."""
+    return steps - 1 - int(min(strength, 0.999) * steps) if strength < 1 else 0
 
 
 def _sigmas(
@@ -71,21 +94,31 @@ def _sigmas(
 
 
 def _solving(
-    found: samplers.Solved, process: Process, sigmas: Sequence[float], noise: torch.Tensor, generators: Generators
+    found: samplers.Solved,
+    process: Process,
+    sigmas: Sequence[float],
+    noise: torch.Tensor,
+    generators: Generators,
+    start: Start | None,
 ) -> Sampling:
     first, last = sigmas[0], sigmas[-1]
-    preserving = found.automatic is None  # of variance: then noise alone is what it begins with
-    x = noise / process.seen(torch.ones((), dtype=noise.dtype), first) if preserving else noise * first
+    if start:
+        x = process.noisy(start.latents, noise, first)
+    elif found.automatic is None:  # it preserves variance: noise alone is what it begins with
+        x = noise / process.seen(torch.ones((), dtype=noise.dtype), first)
+    else:
+        x = noise * first
     more = _brownian(noise, sigmas, generators) if found.brownian else _drawn(noise, generators)
     solving = getattr(solvers, found.solver)(x, sigmas, more)
     try:
         x, sigma = next(solving)
         while True:
             answer = yield process.seen(x, sigma), process.time(sigma)
-            x, sigma = solving.send(process.clean(x, answer, sigma))
+            clean = process.clean(x, answer, sigma)
+            x, sigma = solving.send(start.kept(clean) if start else clean)
     except StopIteration as end:
-        reached: torch.Tensor = end.value
-        return process.seen(reached, last) if last else reached
+        reached: torch.Tensor = process.seen(end.value, last) if last else end.value
+        return start.kept(reached) if start else reached
 
 
 def _asked(solver: solvers.Solver, sigmas: Sequence[float]) -> int:
@@ -121,7 +154,7 @@ def _brownian(like: torch.Tensor, sigmas: Sequence[float], generators: Generator
 
 
 def _scheduled(
-    name: str | None, found: samplers.Scheduled, steps: int, config: Config, process: type[Process]
+    name: str | None, found: samplers.Scheduled, steps: int, config: Config, process: type[Process], skipped: int
 ) -> Sampler:
     import diffusers
 
@@ -133,14 +166,22 @@ def _scheduled(
         told = f"the model's scheduler_config.json makes no {found.kind}: {str(error)[:200] or type(error).__name__}"
         raise Refusal(Fault(f"sampler {name}", told, ", ".join(samplers.names(process.name)), samplers.OTHER)) from None
     made.set_timesteps(steps)
+    times = made.timesteps[skipped:]
 
-    def run(noise: torch.Tensor, generators: Generators) -> Sampling:
+    def run(noise: torch.Tensor, generators: Generators, start: Start | None = None) -> Sampling:
         scheduler = copy.deepcopy(made)
         x = noise * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
+        if start:
+            scheduler.set_begin_index(skipped)
+            x = scheduler.add_noise(start.latents, noise, times[:1])
+        for number, t in enumerate(times):
             answer = yield scheduler.scale_model_input(x, t), float(t)
             x = scheduler.step(answer, t, x).prev_sample
+            if start and start.may_change is not None:
+                after = times[number + 1 : number + 2]
+                known = scheduler.add_noise(start.latents, noise, after) if len(after) else start.latents
+                x = torch.where(start.may_change > 0, x, known)
         clean: torch.Tensor = x
         return clean
 
-    return Sampler(len(made.timesteps), run)
+    return Sampler(len(times), 1, run)

@@ -19,6 +19,7 @@ from tenshot.core.results import Generated, Picture
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.families import validate
+from tenshot.generate import canvas
 from tenshot.generate.options import GenerateOptions
 from tenshot.io.png import infotext, read_infotext, write_png
 from tenshot.model import hub, model, resolve
@@ -40,10 +41,11 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
     Raises Refusal before anything is written; Cancelled, where the pictures drawn so far are kept.
     """
     options = hub.fetched(options, events)
-    where, place, given, *_ = all_or_refuse(
+    where, place, given, pictures, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _found(options, events),
         lambda: _given(options),
+        lambda: canvas.read(options.init_image, options.mask) if options.init_image else None,
         lambda: refuse_if(_faults(options)),
     )
     opened = compiled_model.load(
@@ -52,23 +54,36 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
     opened = _with_words(opened, given) if given else opened
     seed = options.seed if options.seed >= 0 else secrets.randbelow(2**32)
     _say_what_has_no_effect(options, given, opened, events)
-    height, width = options.height or opened.resolution, options.width or opened.resolution
+    usual = pictures.size(opened.resolution, opened.vae_scale_factor) if pictures else Size.square(opened.resolution)
+    size = Size(options.height or usual.height, options.width or usual.width)
+    around = (options.mask_blur, options.only_masked, options.only_masked_padding)
+    start = pictures.canvas(size, *around) if pictures else None
     sampler, schedule = options.sampling
-    size, reading = Size(height, width), Reading(options.emphasis, options.clip_skip)
+    reading = Reading(options.emphasis, options.clip_skip)
     settings = SamplingSettings(
-        sampler, options.steps, options.guidance_scale, size, options.batch_size, schedule, reading
+        sampler,
+        options.steps,
+        options.guidance_scale,
+        size,
+        options.batch_size,
+        schedule,
+        reading,
+        options.strength if start else 1.0,
     )
+    image, mask = (start.image, start.mask) if start else (None, None)
+    variation = (options.variation_seed, options.variation_strength) if options.variation_strength else None
     negative, _ = without_loras(options.negative_prompt)
     written: list[Picture] = []
     for tags, prompts in groupby(options.prompt, lambda prompt: without_loras(prompt)[1]):
         if given:
             opened.set_loras(given.strengths(tags))
         asked = [(prompt, seed + number) for prompt in prompts for number in range(options.num_images)]
-        requests = [Request(without_loras(prompt)[0], own, negative) for prompt, own in asked]
+        requests = [Request(without_loras(prompt)[0], own, negative, image, mask, variation) for prompt, own in asked]
         drawn = pipeline.stream(opened, requests, settings, events)
-        for (prompt, own), request, image in zip(asked, requests, drawn, strict=True):
+        for (prompt, own), request, picture in zip(asked, requests, drawn, strict=True):
             path = options.out if options.names_a_png else _free(options.out, request)
-            write_png(path, image, _text(opened, request, settings, prompt, given, tags))
+            finished = start.finished(picture) if start else picture
+            write_png(path, finished, _text(opened, request, settings, prompt, options, given, tags))
             written.append({"file": str(path), "prompt": prompt, "seed": own})
     return {"pictures": written}
 
@@ -116,16 +131,24 @@ def _text(
     request: Request,
     settings: SamplingSettings,
     prompt: str,
+    options: GenerateOptions,
     given: RequestedAdapters | None,
     tags: Sequence[LoraTag],
 ) -> str:
     """The picture's infotext. prompt: with the LoRAs that it names."""
     told = facts(opened, request, settings)
-    if not given:
-        return infotext(prompt, request.negative, told)
     version = {"Version": told.pop("Version")}
+    told |= _painted(options) if request.mask else {}
+    if not given:
+        return infotext(prompt, request.negative, {**told, **version})
     more = given.facts([request.prompt, request.negative], tags)
     return infotext(given.prompt(prompt), request.negative, {**told, **more, **version})
+
+
+def _painted(options: GenerateOptions) -> dict[str, object]:
+    """What infotext says of a mask."""
+    around = {"Inpaint area": "Only masked", "Masked area padding": options.only_masked_padding}
+    return {"Mask blur": f"{options.mask_blur:g}", **(around if options.only_masked else {})}
 
 
 def facts(opened: Model, request: Request, settings: SamplingSettings) -> dict[str, object]:
@@ -143,6 +166,9 @@ def facts(opened: Model, request: Request, settings: SamplingSettings) -> dict[s
         "Model": hub_names.called(opened.place),
         "Model source": resolve.source(opened.place),
         "RNG": "CPU",
+        "Denoising strength": settings.strength if request.image else None,
+        "Variation seed": request.variation and request.variation[0],
+        "Variation seed strength": request.variation and request.variation[1],
         "Clip skip": settings.reading.clip_skip if settings.reading.clip_skip > 1 else None,
         "Emphasis": EMPHASES.get(settings.reading.emphasis),
         "Version": f"tenshot {__version__}",

@@ -15,7 +15,7 @@ from tenshot.core.option_text import command
 from tenshot.core.options import Options, as_words
 from tenshot.diffusion.samplers import AUTOMATIC, SAMPLERS, Schedule, names, parted
 from tenshot.io import destinations
-from tenshot.option_types import Device, Few, FolderPath, LoraPath, Model, Side, VaePath, WordPath
+from tenshot.option_types import Device, Few, FilePath, FolderPath, LoraPath, Model, Side, VaePath, WordPath
 from tenshot.prompt.syntax import Emphasis, LoraTag, without_loras
 
 
@@ -52,6 +52,14 @@ class GenerateOptions(Options):
     negative_prompt: str = Field("", description="what to keep away from")
     seed: int = Field(-1, ge=-1, lt=2**63, description="of the first picture, the next ones count on; -1: any")
     num_images: int = Field(1, ge=1, le=1_000_000, description="pictures for each prompt")
+    variation_seed: int = Field(0, ge=0, lt=2**63, description="whose noise is mixed in, by --variation_strength")
+    variation_strength: float = Field(0, ge=0, le=1, description="0: the seed's own noise; 1: that of --variation_seed")
+    init_image: FilePath | None = Field(None, description="a picture to begin with")
+    strength: float = Field(0.75, gt=0, le=1, description="how far from --init_image: 1 is nothing of it")
+    mask: FilePath | None = Field(None, description="white where --init_image may change: a picture of its size")
+    mask_blur: float = Field(4, ge=0, le=1000, description="pixels over which what is drawn fades into what stays")
+    only_masked: bool = Field(False, description="draw the part around the mask alone, large, and put it back")
+    only_masked_padding: int = Field(32, ge=0, le=16384, description="pixels around the mask that are drawn, too")
     steps: int = Field(20, ge=1, le=1000, description="denoising steps")
     sampler: Sampler | None = Field(
         None, description=f"how noise becomes a picture; default: {names('ddpm')[0]}, for a flow {names('flow')[0]}"
@@ -75,6 +83,10 @@ class GenerateOptions(Options):
                 without_loras(prompt)
             except ValueError as error:
                 yield Fault("--prompt", str(error), "<lora:name>, <lora:name:0.8>", "correct it, or leave it out")
+        given = self.model_fields_set
+        for name, of in (("strength", "init_image"), ("mask", "init_image"), ("only_masked", "mask")):
+            if name in given and getattr(self, name) and not getattr(self, of):
+                yield Fault(f"--{name}", f"without --{of}", f"--{of} FILE", f"give it, or leave --{name} out")
         if self.names_a_png and len(self.prompt) * self.num_images > 1:
             several = (
                 f"{self.num_images} pictures of a prompt" if self.num_images > 1 else f"{len(self.prompt)} pictures"

@@ -27,8 +27,9 @@ class Told:
 class Guided:
     """The denoiser's answer, led from the negative prompts towards the prompts (arXiv 2207.12598, 2206.01714)."""
 
-    def __init__(self, model: Model, told: Sequence[Told]) -> None:
-        self.model = model
+    def __init__(self, model: Model, told: Sequence[Told], beside: torch.Tensor | None = None) -> None:
+        """beside: what the denoiser sees beside the latents, [pictures, channels, h, w]."""
+        self.model, self.beside = model, beside
         self.negative = [(row, each.negative) for row, each in enumerate(told) if each.negative is not None]
         self.prompts = [(row, *prompt) for row, each in enumerate(told) for prompt in each.prompts]
         self.rows = [row for row, *_ in (*self.negative, *self.prompts)]
@@ -38,9 +39,10 @@ class Guided:
     def __call__(self, seen: torch.Tensor, time: float, number: int) -> torch.Tensor:
         """Of evaluation `number`, float32."""
         self._listen(number)
+        shown = seen if self.beside is None else torch.cat([seen, self.beside.to(seen)], 1)
         when, answers = torch.tensor(time), [seen] * len(self.rows)
         for places, conditioning in self.groups:
-            found = self.model.predict(seen[[self.rows[place] for place in places]], when, conditioning).float()
+            found = self.model.predict(shown[[self.rows[place] for place in places]], when, conditioning).float()
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
         count = len(self.negative)

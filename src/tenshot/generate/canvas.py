@@ -1,0 +1,106 @@
+"""The picture that drawing begins with, the part of it that may change, and how what was drawn goes back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageFilter
+
+from tenshot.core.errors import Fault, all_or_refuse, refuse_if
+from tenshot.core.size import Size
+from tenshot.io.images import fit_picture, open_mask, open_picture
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """image, mask: of the size that is drawn. whole: the picture that what is drawn goes back into.
+
+    soft: where it goes, of the whole picture's size, blurred. box: left, top, right, bottom of the part that is drawn;
+    None: all of it.
+    """
+
+    image: Image.Image
+    mask: Image.Image | None = None
+    whole: Image.Image | None = None
+    soft: Image.Image | None = None
+    box: tuple[int, int, int, int] | None = None
+
+    def finished(self, drawn: Image.Image) -> Image.Image:
+        """What was drawn, with what must not change as it was."""
+        if self.soft is None or self.whole is None:
+            return drawn
+        if self.box is None:
+            return Image.composite(drawn, self.whole, self.soft)
+        left, top, right, bottom = self.box
+        placed = self.whole.copy()
+        placed.paste(drawn.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
+        return Image.composite(placed, self.whole, self.soft)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What was given: the picture, and the mask, white where it may change."""
+
+    image: Image.Image
+    mask: Image.Image | None
+
+    def size(self, side: int, multiple: int) -> Size:
+        """Of the picture's shape, as large as a square of `side`, in steps of `multiple` pixels."""
+        ratio = (self.image.width / self.image.height) ** 0.5
+        height, width = (max(multiple, round(each / multiple) * multiple) for each in (side / ratio, side * ratio))
+        return Size(height, width)
+
+    def canvas(self, size: Size, blur: float, only_masked: bool, padding: int) -> Canvas:
+        """size: that is drawn. The picture is scaled and cropped to its shape; with `only_masked` a part is drawn."""
+        if self.mask is None:
+            return Canvas(fit_picture(self.image, size))
+        if not only_masked:
+            image, mask = fit_picture(self.image, size), _blurred(fit_picture(self.mask, size), blur)
+            return Canvas(image, mask, image, mask)
+        soft = _blurred(self.mask, blur)
+        box = _around(soft, padding, size)
+        image, mask = (each.resize(size.pillow, Image.Resampling.LANCZOS, box) for each in (self.image, soft))
+        return Canvas(image, mask, self.image, soft, box)
+
+
+def read(image: Path, mask: Path | None) -> Pictures:
+    """Raises Refusal where one is no picture, they do not belong together, or the mask lets nothing change."""
+    found, white = all_or_refuse(lambda: open_picture(image), lambda: open_mask(mask) if mask else None)
+    if white:
+        refuse_if(_mask_faults(found, white))
+    return Pictures(found, white)
+
+
+def _mask_faults(image: Image.Image, mask: Image.Image) -> Iterator[Fault]:
+    if image.size != mask.size:
+        told = "{0.width}x{0.height}"
+        yield Fault(
+            "--mask", f"{told.format(mask)} pixels, and the picture has {told.format(image)}", told.format(image)
+        )
+    if not mask.point(lambda value: 255 * (value >= 128)).getbbox():
+        yield Fault("--mask", "nothing in it is white", "white where the picture may change", "paint it white there")
+
+
+def _blurred(mask: Image.Image, blur: float) -> Image.Image:
+    return mask.filter(ImageFilter.GaussianBlur(blur)) if blur else mask
+
+
+def _around(mask: Image.Image, padding: int, size: Size) -> tuple[int, int, int, int]:
+    """The part with all that is not black, and `padding` pixels around; of the shape of `size`, where it can be."""
+    left, top, right, bottom = mask.getbbox() or (0, 0, *mask.size)
+    left, right = max(left - padding, 0), min(right + padding, mask.width)
+    top, bottom = max(top - padding, 0), min(bottom + padding, mask.height)
+    wanted = size.width / size.height
+    if (right - left) / (bottom - top) < wanted:
+        left, right = _widened(left, right, round((bottom - top) * wanted), mask.width)
+    else:
+        top, bottom = _widened(top, bottom, round((right - left) / wanted), mask.height)
+    return left, top, right, bottom
+
+
+def _widened(start: int, end: int, length: int, most: int) -> tuple[int, int]:
+    length = min(length, most)
+    start = min(max(start - (length - (end - start)) // 2, 0), most - length)
+    return start, start + length
