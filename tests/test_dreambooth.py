@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from tenshot.core.errors import Cancelled, Refusal
-from tenshot.core.options import entries, read_recipe, resolve
+from tenshot.core.options import entries, resolve
+from tenshot.core.recipes import read_recipe
 from tenshot.core.size import Size
 from tenshot.evaluate import judge
 from tenshot.generate import generate

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from tenshot.core.errors import Refusal
-from tenshot.io.png import contact_sheet, infotext, read_infotext, write_png
+from tenshot.io.infotext import written as infotext
+from tenshot.io.png import contact_sheet, read_infotext, write_png
 from tests.infotext import parse_infotext
 
 FACTS = {

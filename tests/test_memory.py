@@ -10,7 +10,7 @@ import torch
 
 from tenshot.core import device
 from tenshot.core.errors import Refusal
-from tenshot.core.options import read_recipe
+from tenshot.core.recipes import read_recipe
 from tenshot.train.engine import loop, memory
 from tests.dreambooth_runs import Bench, Ear, losses, same_weights
 

@@ -24,9 +24,10 @@ def completed(line: str) -> list[str]:
     else:
         from tenshot.core.options import entries
 
-        known = entries(verbs.load(verbs.VERBS[path].options))
+        kind = verbs.load(verbs.VERBS[path].options)
+        known = entries(kind)
         entry = known.get(rest[-1].removeprefix("--").replace("-", "_")) if rest else None
         offered = entry.choices if entry else []
         if last.startswith("--"):
-            offered = [f"--{name}" for name in (*known, "recipe", "json", "help")]
+            offered = [f"--{name}" for name in (*known, *kind.recipes, "json", "help")]
     return [each for each in dict.fromkeys(offered) if each.startswith(last)]

@@ -32,7 +32,7 @@ def of_verb(path: Name, kind: type[Options]) -> str:
     alone = " ".join(name.upper() if known[name].needed else f"[{name.upper()}]" for name in kind.words)
     usage = " ".join(filter(None, ["Usage: tenshot", *path, alone, "[OPTIONS]"]))
     common = [
-        ("--recipe FILE", "YAML file of options; the command line wins."),
+        *((f"--{name} FILE", each.help) for name, each in kind.recipes.items()),
         ("--json", JSON),
         ("--help, -h", "Show this."),
     ]

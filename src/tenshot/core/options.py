@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from tenshot.core.hub_names import spelled
 from tenshot.core.json_types import Schema
 from tenshot.core.option_markers import Asked, Computes, Elsewhere, Mark, There, marked
 from tenshot.core.option_text import brief, choices_of, form, inline, limits, spell, words_of
-from tenshot.core.recipes import read_recipe
+from tenshot.core.recipes import RECIPE, Recipe, Say
 
 
 class Options(BaseModel):
@@ -30,6 +30,7 @@ class Options(BaseModel):
     words: ClassVar[tuple[str, ...]] = ()  #: options that may be given without their names, in this order
     also: ClassVar[Mapping[str, str]] = {}  #: what other programs call an option -> its name here
     elsewhere: ClassVar[Mapping[str, Elsewhere]] = {}  #: options that only other programs have
+    recipes: ClassVar[Mapping[str, Recipe]] = {"recipe": RECIPE}  #: files of options, by the option that names them
     half_serves: ClassVar[bool] = False  #: is fetching weights in float16 enough, where the hub has both?
 
     def faults(self) -> Iterator[Fault]:
@@ -197,7 +198,7 @@ def _resolved(
     return likely, faults, wrong
 
 
-def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] = lambda text: None) -> Record:
+def gather(kind: type[Record], words: Sequence[str], say: Say = lambda text: None) -> Record:
     """The options that a command line spells, over those of the recipe it may name with --recipe.
 
     say: hears what is to be known of options that are taken without effect. Raises Refusal with every fault of the
@@ -208,9 +209,9 @@ def gather(kind: type[Record], words: Sequence[str], say: Callable[[str], None] 
     given, faults = _parse(kind, [*first, *words[alone:]])
     recipe: dict[str, object] = {}
     places: dict[str, str] = {}
-    for path in given.pop("recipe", []):
+    for source, path in [(each, path) for name, each in kind.recipes.items() for path in given.pop(name, [])]:
         try:
-            found = {_named(kind, name): value for name, value in read_recipe(Path(path)).items()}
+            found = {_named(kind, name): value for name, value in source.read(Path(path), say).items()}
         except Refusal as refusal:
             faults += refusal.faults
             continue
@@ -297,8 +298,10 @@ def _parse(kind: type[Options], words: Sequence[str]) -> tuple[dict[str, Any], l
         if name == "":
             do = "write the option's name before it; --help lists them"
             faults.append(Fault(" ".join(values), "belongs to no option", "--option value", do))
-        elif name == "recipe":
-            empty = Fault("--recipe", "is given no value", "the path of a YAML recipe", "--recipe FILE")
+        elif name in kind.recipes:
+            empty = Fault(
+                f"--{name}", "is given no value", f"the path of a {kind.recipes[name].kind}", f"--{name} FILE"
+            )
             faults += [] if values else [empty]
             given[name] = [*given.get(name, []), *values]
         elif entry is None and denied and denied.flag:

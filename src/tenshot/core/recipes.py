@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import yaml
 
 from tenshot.core.errors import Fault, Refusal
+
+Say: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A file that options are read from.
+
+    read: (file, say) -> their values; say hears what is to be known; raises Refusal. kind: what file it is, in a word.
+    help: in the help text.
+    """
+
+    read: Callable[[Path, Say], Mapping[str, object]]
+    kind: str
+    help: str
+
 
 SIZE = 100_000  # bytes; ours have three thousand
 DEPTH = 8  # values within values
@@ -28,6 +45,9 @@ def read_recipe(path: Path) -> dict[str, object]:
         do = "write one option a line, as in seed: 1"
         raise Refusal(Fault(str(path), "holds no `option: value` lines", "a YAML recipe", do))
     return recipe
+
+
+RECIPE = Recipe(lambda path, _: read_recipe(path), "YAML recipe", "YAML file of options; the command line wins.")
 
 
 def _text(path: Path) -> str:

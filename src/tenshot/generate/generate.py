@@ -21,7 +21,8 @@ from tenshot.diffusion import samplers
 from tenshot.families import validate
 from tenshot.generate import canvas
 from tenshot.generate.options import GenerateOptions
-from tenshot.io.png import infotext, read_infotext, write_png
+from tenshot.io import infotext
+from tenshot.io.png import read_infotext, write_png
 from tenshot.model import hub, model, resolve
 from tenshot.model.model import Model
 from tenshot.model.prompts import Reading
@@ -140,9 +141,9 @@ def _text(
     version = {"Version": told.pop("Version")}
     told |= _painted(options) if request.mask else {}
     if not given:
-        return infotext(prompt, request.negative, {**told, **version})
+        return infotext.written(prompt, request.negative, {**told, **version})
     more = given.facts([request.prompt, request.negative], tags)
-    return infotext(given.prompt(prompt), request.negative, {**told, **more, **version})
+    return infotext.written(given.prompt(prompt), request.negative, {**told, **more, **version})
 
 
 def _painted(options: GenerateOptions) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from os.path import isdir
 from pathlib import Path
@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 from tenshot.core.errors import Fault
 from tenshot.core.option_text import command
 from tenshot.core.options import Options, as_words
+from tenshot.core.recipes import Recipe, Say
 from tenshot.diffusion.samplers import AUTOMATIC, SAMPLERS, Schedule, names, parted
 from tenshot.io import destinations
 from tenshot.option_types import Device, Few, FilePath, FolderPath, LoraPath, Model, Side, VaePath, WordPath
@@ -28,8 +29,19 @@ def _sampler(name: str) -> str:
 Sampler = Annotated[str, AfterValidator(_sampler), Field(json_schema_extra={"enum": [*SAMPLERS]})]
 
 
+def _again(picture: Path, say: Say) -> Mapping[str, object]:
+    from tenshot.generate import again
+
+    return again.options_of(picture, say)
+
+
 class GenerateOptions(Options):
     """Make pictures from a prompt. The same seed gives the same picture, to the bit with --batch_size 1."""
+
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        **Options.recipes,
+        "from": Recipe(_again, "picture", "a picture, to be drawn again; the command line wins."),
+    }
 
     half_serves: ClassVar[bool] = True
 

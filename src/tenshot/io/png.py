@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,23 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from tenshot.io.images import as_rgb, load, pillow_silent
 from tenshot.io.tensors import replacing
 
-_NEGATIVE = "Negative prompt:"
-_KEY = r"\w[^,:\"\n]*"
-
 _INK, _FAINT, _EMPTY = "#222222", "#d8d8d8", "#f3f3f3"
-
-
-def infotext(prompt: str, negative_prompt: str, facts: Mapping[str, object]) -> str:
-    """AUTOMATIC1111's text: the prompt, the negative prompt where there is one, and a last line `Steps: 20, Seed: 1`.
-
-    A fact that is None is left out. Raises ValueError where a fact's name holds a comma, colon, quote or line break.
-    """
-    wrong = [name for name in facts if not re.fullmatch(_KEY, name) or name != name.strip()]
-    if wrong:
-        raise ValueError(f"names of facts that could not be read back: {wrong}")
-    last = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in facts.items() if value is not None)
-    negative = f"{_NEGATIVE} {negative_prompt}" if negative_prompt else ""
-    return "\n".join(part for part in (prompt, negative, last) if part)
 
 
 def write_png(path: Path, image: Image.Image, text: str) -> None:
@@ -144,11 +126,6 @@ def _broken(line: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
 def _height(text: str, font: ImageFont.FreeTypeFont, below: int = 0) -> int:
     """Pixels that `text` takes, descenders and `below` included; 0 where there is none."""
     return (text.count("\n") + 1) * (sum(font.getmetrics()) + 4) + below if text else 0
-
-
-def _quoted(value: str) -> str:
-    plain = not re.search(r"[,:\n]", value) and not value.startswith('"') and value == value.strip()
-    return value if plain else json.dumps(value, ensure_ascii=False)
 
 
 def _user_comment(comment: bytes) -> str | None:
