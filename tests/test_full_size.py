@@ -24,6 +24,7 @@ from tenshot.families.sd3 import SD3
 from tenshot.io import tensors
 from tenshot.io.tensor_files import Lazy
 from tenshot.model import checkpoint, model, tokenizers
+from tenshot.model.checkpoint import LazyModel
 from tenshot.model.model import Model
 from tests.test_mmdit import GOLDEN
 
@@ -61,7 +62,7 @@ def test_there_and_back(name: str, tmp_path: Path):
         assert all(torch.equal(lazy.read(), after.parts[part][each].read()) for each, lazy in content.items())
 
 
-def random_sd3(place: Path) -> checkpoint.Whole:
+def random_sd3(place: Path) -> LazyModel:
     """Stable Diffusion 3 medium without T5, whose tensors are made when they are read: of any bits, all finite."""
     family = SD3.without("text_encoder_3")
     latents = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False, **SD3.latents}
@@ -77,7 +78,7 @@ def random_sd3(place: Path) -> checkpoint.Whole:
         for part, config in configs.items()
     }
     told = {name: tokenizers.Words() for name in family.paddings}
-    return checkpoint.Whole(family, parts, configs, SD3.scheduler_config, told, place)
+    return LazyModel(family, parts, configs, SD3.scheduler_config, told, place)
 
 
 def random_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
