@@ -106,3 +106,13 @@ def test_without_weights_states_stay_to_the_bit():
 def test_empty_chunks_follow_where_more_are_wanted():
     assert chunked(emphasis("100"), VOCABULARY, least=2).ids[0].tolist() == filled([100], [])
     assert chunked(emphasis("100 BREAK 101"), VOCABULARY, least=2).ids[0].tolist() == filled([100], [101])
+
+
+def test_half_precision_stays_and_means_are_taken_in_full():
+    dice = torch.Generator().manual_seed(0)
+    states, weights = torch.randn(1, 1, 77, 64, generator=dice) + 0.5, torch.ones(1, 1, 77)
+    weights[..., 3:20] = 1.7
+    chunks = Chunks(torch.zeros(1, 1, 77, dtype=torch.int64), weights)
+    half = emphasised((8 * states).half(), chunks)
+    assert half.dtype == torch.float16
+    assert torch.allclose(half.float(), emphasised((8 * states).half().float(), chunks), rtol=2e-3, atol=1e-3)

@@ -148,3 +148,18 @@ def test_what_is_no_lora_stays_and_a_strength_has_to_be_a_number():
 def test_brackets_without_end_are_read(prompt: str):
     assert schedule(prompt, 2)
     assert emphasis(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (r"[a\|b|c]", [r"a\|b", "c"]),
+        (r"[\|x|c]", [r"\|x", "c"]),
+        (r"[a\:b:c:1]", [r"a\:b", "c"]),
+        (r"[(a|b):c:1]", ["(a|b)", "c"]),
+        (r"[(a|b)|c|d]", ["(a|b)", "c"]),
+        (r"\[a|b]", [r"\[a|b]"]),
+    ],
+)
+def test_signs_that_are_escaped_or_in_further_brackets_part_nothing(prompt: str, said: list[str]):
+    assert [text for _, text in schedule(prompt, 2)] == said
