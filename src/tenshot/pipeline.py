@@ -14,6 +14,7 @@ from tenshot.core.events import Events, track
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers, sampling
 from tenshot.io.images import as_image, as_tensor
+from tenshot.model.control import Control, Unit
 from tenshot.model.guidance import Guided, Told
 from tenshot.model.model import Model
 from tenshot.model.prompts import READING, Prompts, Reading
@@ -27,7 +28,8 @@ class Request:
     single values differ by one level of 255.
 
     image: to begin with, RGB, of the size that is drawn. mask: white where it may change, grey, of the same size; None:
-    everywhere. variation: another seed, and how much of the noise is its (0 to 1).
+    everywhere. variation: another seed, and how much of the noise is its (0 to 1). control: what the ControlNets of the
+    settings see, a picture for each, RGB, of the size that is drawn.
     """
 
     prompt: str
@@ -36,6 +38,7 @@ class Request:
     image: Image.Image | None = None
     mask: Image.Image | None = None
     variation: tuple[int, float] | None = None
+    control: Sequence[Image.Image] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class SamplingSettings:
 
     sampler: None for the usual one of the model's process. schedule: of the amounts of noise that it visits.
     reading: how prompts are read. strength: with a picture to begin with, how much of the way to it is gone anew.
+    control: the ControlNets that are asked, for all pictures.
     """
 
     sampler: str | None = None
@@ -54,6 +58,7 @@ class SamplingSettings:
     schedule: samplers.Schedule = samplers.AUTOMATIC
     reading: Reading = READING
     strength: float = 1.0
+    control: Sequence[Unit] = ()
 
     def size_for(self, model: Model) -> Size:
         return self.size or Size.square(model.resolution)
@@ -155,9 +160,11 @@ def _denoise(
         ]
     ).to(model.device)
     start, beside = _start(model, requests)
-    steps = _sampler(model, settings).run(noise, generators, start)
+    sampler = _sampler(model, settings)
+    steps = sampler.run(noise, generators, start)
     seen, time = next(steps)
-    guided = Guided(model, told, beside)
+    control = _control(model, requests, settings, sampler) if settings.control else None
+    guided = Guided(model, told, beside, control)
     for number, _ in enumerate(ticks):
         try:
             seen, time = steps.send(guided(seen.to(model.dtype), time, number))
@@ -196,6 +203,15 @@ def _start(model: Model, requests: Sequence[Request]) -> tuple[sampling.Start | 
         under, _ = model.encode(pixels * (masks < 0.5))
         beside = torch.cat([small, under.to(model.device)], 1)
     return start, beside
+
+
+def _control(
+    model: Model, requests: Sequence[Request], settings: SamplingSettings, sampler: sampling.Sampler
+) -> Control:
+    pictures = []
+    for shown in zip(*(request.control for request in requests), strict=True):
+        pictures.append(torch.stack([(as_tensor(each) + 1) / 2 for each in shown]).to(model.device))
+    return Control(settings.control, pictures, sampler.evaluations, sampler.each)
 
 
 def _as_mask(request: Request, factor: int = 1) -> torch.Tensor:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any
 
@@ -15,8 +15,9 @@ from PIL import Image
 
 from tenshot import pipeline
 from tenshot.core.events import Events
-from tenshot.families.components import Denoiser, Net
+from tenshot.families.components import Net
 from tenshot.io.images import as_tensor
+from tenshot.model.control import Unit
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
 from tenshot.runtime import wrappers
@@ -55,22 +56,6 @@ class Recorder:
         return outputs
 
 
-class WithControl:
-    """A UNet that always asks a ControlNet about one picture [1, 3, h, w] first."""
-
-    def __init__(self, unet: Denoiser, controlnet: Net, picture: torch.Tensor) -> None:
-        self.unet, self.controlnet, self.picture = unet, controlnet, picture
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.unet, name)
-
-    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **condition: torch.Tensor) -> Any:
-        picture = self.picture.to(sample.device, sample.dtype).expand(sample.shape[0], -1, -1, -1)
-        down, middle = self.controlnet(sample, timestep, controlnet_cond=picture, return_dict=False, **condition)
-        more = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        return self.unet(sample, timestep, **condition, **more)
-
-
 def sections(opened: Model) -> list[str]:
     """Every section that this model has."""
     found = [name for name, part in SECTIONS.items() if part in opened.parts]
@@ -97,9 +82,9 @@ def record(
     if "encoder" in heard:
         _encode(spoken, pictures, settings.batch)
     if "controlnet" in heard:
-        control = WithControl(spoken.denoiser, spoken["controlnet"], edges(pictures[0]))
-        with_control = spoken.with_parts(**{spoken.family.denoiser: control})
-        pipeline.latents(with_control, requests[: settings.batch], settings, events, "drawing with the ControlNet")
+        controlled = replace(settings, control=(Unit(spoken["controlnet"]),))
+        shown = [replace(each, control=(edges(pictures[0]),)) for each in requests[: settings.batch]]
+        pipeline.latents(spoken, shown, controlled, events, "drawing with the ControlNet")
     return {name: recorder.calls.spread() for name, recorder in heard.items()}, pictures
 
 
@@ -121,8 +106,8 @@ def _encode(spoken: Model, pictures: Sequence[Image.Image], batch: int) -> None:
             vae.encode(part.to(vae.device, vae.dtype))
 
 
-def edges(picture: Image.Image) -> torch.Tensor:
-    """Where a picture's brightness changes, white on black, as ControlNets for edges see it: [1, 3, h, w] in 0..1."""
+def edges(picture: Image.Image) -> Image.Image:
+    """Where a picture's brightness changes, white on black, as ControlNets for edges see it."""
     grey = as_tensor(picture.convert("RGB")).mean(0)
     across, down = grey.diff(dim=1, prepend=grey[:, :1]).abs(), grey.diff(dim=0, prepend=grey[:1]).abs()
-    return ((across + down) > 0.2).float().expand(1, 3, *grey.shape).contiguous()
+    return Image.fromarray(((across + down) > 0.2).numpy()).convert("RGB")

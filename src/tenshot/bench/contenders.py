@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from tenshot import pipeline
-from tenshot.autotune.calibration import WithControl, edges
+from tenshot.autotune.calibration import edges
 from tenshot.core import device
 from tenshot.core.size import Size
 from tenshot.model import model
+from tenshot.model.control import Unit
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
 from tenshot.runtime import compiled_model
@@ -86,13 +87,16 @@ def run(turn: Turn) -> Round:
     opened = _opened(turn, where)
     load = time.perf_counter() - start
     swap = _swapped(opened, turn)
+    asked, settings = Request(PROMPT, 1), turn.settings
     if turn.task == "control":
-        opened = _controlled(opened, turn)
-    request = [Request(PROMPT, 1)]
-    few = SamplingSettings(steps=1, size=turn.settings.size, batch=turn.settings.batch)
+        shown = Image.radial_gradient("L").resize(settings.size_for(opened).pillow)
+        asked = replace(asked, control=(edges(shown),))
+        settings = replace(settings, control=(_control(opened, turn),))
+    request = [asked]
+    few = SamplingSettings(steps=1, size=settings.size, batch=settings.batch, control=settings.control)
     pipeline.images(opened, request, few)  # to warm up, and what compiles at its first call
     begun = time.perf_counter()
-    (image,) = pipeline.images(opened, request, turn.settings)
+    (image,) = pipeline.images(opened, request, settings)
     seconds = time.perf_counter() - begun
     return {
         "load": load,
@@ -136,11 +140,10 @@ def _swapped(opened: Model, turn: Turn) -> float:
     return time.perf_counter() - start
 
 
-def _controlled(opened: Model, turn: Turn) -> Model:
+def _control(opened: Model, turn: Turn) -> Unit:
     net = opened.parts.get("controlnet")
     if net is None:
         net = model.load_controlnet(turn.place / CONTROLNET, opened.device).to(opened.dtype)
         if turn.contender.way == "torch.compile":
             net.compile(fullgraph=True)
-    picture = Image.radial_gradient("L").resize(turn.settings.size_for(opened).pillow).convert("RGB")
-    return opened.with_parts(unet=WithControl(opened.denoiser, net, edges(picture)))
+    return Unit(net)

@@ -84,6 +84,6 @@ def _lost(facts: Mapping[str, str]) -> Iterator[str]:
         yield "had a second pass at a higher resolution, which is left out"
     elif strength := facts.get("Denoising strength"):
         yield f"was drawn from another picture: --init_image says which, --strength {strength} how far from it"
-    for name in ("VAE", "Refiner", "Hypernet", "ControlNet 0", "Eta", "ENSD"):
-        if name in facts:
+    for name in facts:
+        if name in ("VAE", "Refiner", "Hypernet", "Eta", "ENSD") or name.startswith("ControlNet "):
             yield f"says {name}: {facts[name]}, which is left out"

@@ -38,6 +38,13 @@ class Canvas:
         placed.paste(drawn.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
         return Image.composite(placed, self.whole, self.soft)
 
+    def beside(self, picture: Image.Image, size: Size) -> Image.Image:
+        """Of another picture what belongs to what is drawn, of `size`."""
+        if self.box is None or self.whole is None:
+            return fit_picture(picture, size)
+        whole = fit_picture(picture, Size.from_pillow(self.whole.size))
+        return whole.resize(size.pillow, Image.Resampling.LANCZOS, self.box)
+
 
 @dataclass(frozen=True)
 class Pictures:

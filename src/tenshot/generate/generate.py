@@ -19,11 +19,12 @@ from tenshot.core.results import Generated, Picture
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.families import validate
-from tenshot.generate import canvas
+from tenshot.generate import canvas, controlnets
 from tenshot.generate.options import GenerateOptions
 from tenshot.io import infotext
 from tenshot.io.png import read_infotext, write_png
 from tenshot.model import hub, model, resolve
+from tenshot.model.control import Unit
 from tenshot.model.model import Model
 from tenshot.model.prompts import Reading
 from tenshot.pipeline import Request, SamplingSettings
@@ -42,11 +43,12 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
     Raises Refusal before anything is written; Cancelled, where the pictures drawn so far are kept.
     """
     options = hub.fetched(options, events)
-    where, place, given, pictures, *_ = all_or_refuse(
+    where, place, given, pictures, controls, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _found(options, events),
         lambda: _given(options),
         lambda: canvas.read(options.init_image, options.mask) if options.init_image else None,
+        lambda: controlnets.read(options),
         lambda: refuse_if(_faults(options)),
     )
     opened = compiled_model.load(
@@ -59,18 +61,8 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
     size = Size(options.height or usual.height, options.width or usual.width)
     around = (options.mask_blur, options.only_masked, options.only_masked_padding)
     start = pictures.canvas(size, *around) if pictures else None
-    sampler, schedule = options.sampling
-    reading = Reading(options.emphasis, options.clip_skip)
-    settings = SamplingSettings(
-        sampler,
-        options.steps,
-        options.guidance_scale,
-        size,
-        options.batch_size,
-        schedule,
-        reading,
-        options.strength if start else 1.0,
-    )
+    settings = _settings(options, size, start is not None, controlnets.units(controls, opened, events))
+    maps = tuple(each.map(size, start) for each in controls)
     image, mask = (start.image, start.mask) if start else (None, None)
     variation = (options.variation_seed, options.variation_strength) if options.variation_strength else None
     negative, _ = without_loras(options.negative_prompt)
@@ -79,14 +71,33 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
         if given:
             opened.set_loras(given.strengths(tags))
         asked = [(prompt, seed + number) for prompt in prompts for number in range(options.num_images)]
-        requests = [Request(without_loras(prompt)[0], own, negative, image, mask, variation) for prompt, own in asked]
+        requests = [
+            Request(without_loras(prompt)[0], own, negative, image, mask, variation, maps) for prompt, own in asked
+        ]
         drawn = pipeline.stream(opened, requests, settings, events)
         for (prompt, own), request, picture in zip(asked, requests, drawn, strict=True):
             path = options.out if options.names_a_png else _free(options.out, request)
             finished = start.finished(picture) if start else picture
-            write_png(path, finished, _text(opened, request, settings, prompt, options, given, tags))
+            more = {f"ControlNet {number}": each.told for number, each in enumerate(controls)}
+            write_png(path, finished, _text(opened, request, settings, prompt, options, given, tags, more))
             written.append({"file": str(path), "prompt": prompt, "seed": own})
     return {"pictures": written}
+
+
+def _settings(options: GenerateOptions, size: Size, begun: bool, units: Sequence[Unit]) -> SamplingSettings:
+    """begun: is there a picture to begin with?"""
+    sampler, schedule = options.sampling
+    return SamplingSettings(
+        sampler,
+        options.steps,
+        options.guidance_scale,
+        size,
+        options.batch_size,
+        schedule,
+        Reading(options.emphasis, options.clip_skip),
+        options.strength if begun else 1.0,
+        units,
+    )
 
 
 def _found(options: GenerateOptions, events: Events) -> Path:
@@ -135,11 +146,12 @@ def _text(
     options: GenerateOptions,
     given: RequestedAdapters | None,
     tags: Sequence[LoraTag],
+    control: Mapping[str, str],
 ) -> str:
-    """The picture's infotext. prompt: with the LoRAs that it names."""
+    """The picture's infotext. prompt: with the LoRAs that it names. control: what is said of ControlNets."""
     told = facts(opened, request, settings)
     version = {"Version": told.pop("Version")}
-    told |= _painted(options) if request.mask else {}
+    told |= {**(_painted(options) if request.mask else {}), **control}
     if not given:
         return infotext.written(prompt, request.negative, {**told, **version})
     more = given.facts([request.prompt, request.negative], tags)

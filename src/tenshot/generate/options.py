@@ -15,8 +15,21 @@ from tenshot.core.option_text import command
 from tenshot.core.options import Options, as_words
 from tenshot.core.recipes import Recipe, Say
 from tenshot.diffusion.samplers import AUTOMATIC, SAMPLERS, Schedule, names, parted
+from tenshot.generate import controlnet_options
+from tenshot.generate.controlnet_options import Preprocessor
 from tenshot.io import destinations
-from tenshot.option_types import Device, Few, FilePath, FolderPath, LoraPath, Model, Side, VaePath, WordPath
+from tenshot.option_types import (
+    ControlNetUnit,
+    Device,
+    Few,
+    FilePath,
+    FolderPath,
+    LoraPath,
+    Model,
+    Side,
+    VaePath,
+    WordPath,
+)
 from tenshot.prompt.syntax import Emphasis, LoraTag, without_loras
 
 
@@ -33,6 +46,17 @@ def _again(picture: Path, say: Say) -> Mapping[str, object]:
     from tenshot.generate import again
 
     return again.options_of(picture, say)
+
+
+#: Options that mean nothing without another one.
+NEEDED = {
+    "strength": "init_image",
+    "mask": "init_image",
+    "only_masked": "mask",
+    "control_image": "controlnet",
+    "control_preprocessor": "controlnet",
+    "control_mode": "controlnet",
+}
 
 
 class GenerateOptions(Options):
@@ -72,6 +96,18 @@ class GenerateOptions(Options):
     mask_blur: float = Field(4, ge=0, le=1000, description="pixels over which what is drawn fades into what stays")
     only_masked: bool = Field(False, description="draw the part around the mask alone, large, and put it back")
     only_masked_padding: int = Field(32, ge=0, le=16384, description="pixels around the mask that are drawn, too")
+    controlnet: list[ControlNetUnit] = Field(
+        [], description="a ControlNet: file, folder, or org/name of the hub; NAME=0.8@0-0.5: weight, part of the steps"
+    )
+    control_image: list[FilePath] = Field([], description="what it sees; one for all of them, or one for each")
+    control_preprocessor: list[Preprocessor] = Field(
+        ["none"], min_length=1, description="what is made of --control_image first; none: it is the map already"
+    )
+    control_mode: list[Literal["balanced", "prompt", "control"]] = Field(
+        ["balanced"], min_length=1, description="what counts more, the prompt or the control picture, as in WebUI"
+    )
+    canny_low: int = Field(100, ge=0, le=10_000, description="canny: edges from here on, where they go on from others")
+    canny_high: int = Field(200, ge=0, le=10_000, description="canny: from here on what is an edge for certain")
     steps: int = Field(20, ge=1, le=1000, description="denoising steps")
     sampler: Sampler | None = Field(
         None, description=f"how noise becomes a picture; default: {names('ddpm')[0]}, for a flow {names('flow')[0]}"
@@ -96,9 +132,10 @@ class GenerateOptions(Options):
             except ValueError as error:
                 yield Fault("--prompt", str(error), "<lora:name>, <lora:name:0.8>", "correct it, or leave it out")
         given = self.model_fields_set
-        for name, of in (("strength", "init_image"), ("mask", "init_image"), ("only_masked", "mask")):
+        for name, of in NEEDED.items():
             if name in given and getattr(self, name) and not getattr(self, of):
                 yield Fault(f"--{name}", f"without --{of}", f"--{of} FILE", f"give it, or leave --{name} out")
+        yield from self.control_faults()
         if self.names_a_png and len(self.prompt) * self.num_images > 1:
             several = (
                 f"{self.num_images} pictures of a prompt" if self.num_images > 1 else f"{len(self.prompt)} pictures"
@@ -107,6 +144,14 @@ class GenerateOptions(Options):
 
         if self.sampler and self.schedule != AUTOMATIC and parted(self.sampler)[1] not in (AUTOMATIC, self.schedule):
             yield Fault("--schedule", f"{self.schedule}, but --sampler {self.sampler}", "one of them", "leave one out")
+
+    def control_faults(self) -> Iterator[Fault]:
+        """What is wrong with the numbers of ControlNets, and of what belongs to them."""
+        for each in self.controlnet:
+            yield from controlnet_options.faults(each)
+        counts = ("control_image", "control_preprocessor", "control_mode")
+        told = {name: len(getattr(self, name)) for name in counts}
+        yield from controlnet_options.miscounts(len(self.controlnet), **told)
 
     def obstacles(self) -> Iterator[Fault]:
         folder = self.out.parent if self.names_a_png else self.out

@@ -108,13 +108,17 @@ def of_lora(path: Path) -> str:
     return said[:12] or of_file(path, data_start(path))[:12]
 
 
-def shown(path: Path) -> Hashes:
-    """AutoV1 is of 64 KiB behind the first MiB, AutoV2 (the model hash) of all, AutoV3 of a safetensors file's data."""
+def auto_v1(path: Path) -> str:
+    """Of 64 KiB behind the first MiB: how ControlNets are called in infotext."""
     with path.open("rb") as file:
         file.seek(0x100000)
-        first = of_bytes(file.read(0x10000))[:8]
+        return of_bytes(file.read(0x10000))[:8]
+
+
+def shown(path: Path) -> Hashes:
+    """AutoV1 is of a part, AutoV2 (the model hash) of all, AutoV3 of a safetensors file's data."""
     whole = of_file(path)
-    found: Hashes = {"auto_v1": first, "auto_v2": whole[:10]}
+    found: Hashes = {"auto_v1": auto_v1(path), "auto_v2": whole[:10]}
     if path.suffix == ".safetensors":
         found["auto_v3"] = of_file(path, data_start(path))[:12]
     return {**found, "sha256": whole}

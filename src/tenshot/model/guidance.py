@@ -9,6 +9,7 @@ import torch
 
 from tenshot.families import base
 from tenshot.families.base import Conditioning
+from tenshot.model.control import Control, Residuals
 from tenshot.model.model import Model
 from tenshot.model.prompts import Scheduled
 
@@ -27,12 +28,18 @@ class Told:
 class Guided:
     """The denoiser's answer, led from the negative prompts towards the prompts (arXiv 2207.12598, 2206.01714)."""
 
-    def __init__(self, model: Model, told: Sequence[Told], beside: torch.Tensor | None = None) -> None:
-        """beside: what the denoiser sees beside the latents, [pictures, channels, h, w]."""
-        self.model, self.beside = model, beside
+    def __init__(
+        self,
+        model: Model,
+        told: Sequence[Told],
+        beside: torch.Tensor | None = None,
+        control: Control | None = None,
+    ) -> None:
+        """beside: what the denoiser sees beside the latents, [pictures, channels, h, w]. control: asked first."""
+        self.model, self.beside, self.control = model, beside, control
         self.negative = [(row, each.negative) for row, each in enumerate(told) if each.negative is not None]
         self.prompts = [(row, *prompt) for row, each in enumerate(told) for prompt in each.prompts]
-        self.rows = [row for row, *_ in (*self.negative, *self.prompts)]
+        self.rows = [*(row for row, _ in self.negative), *(row for row, *_ in self.prompts)]
         self.said: list[Conditioning] = []
         self.groups: list[tuple[list[int], Conditioning]] = []
 
@@ -42,7 +49,9 @@ class Guided:
         shown = seen if self.beside is None else torch.cat([seen, self.beside.to(seen)], 1)
         when, answers = torch.tensor(time), [seen] * len(self.rows)
         for places, conditioning in self.groups:
-            found = self.model.predict(shown[[self.rows[place] for place in places]], when, conditioning).float()
+            rows = [self.rows[place] for place in places]
+            more = self._controlled(seen[rows], when, conditioning, places, number)
+            found = self.model.predict(shown[rows], when, conditioning, more).float()
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
         count = len(self.negative)
@@ -51,6 +60,14 @@ class Guided:
         for (row, weight, _), answer in zip(self.prompts, answers[count:], strict=True):
             led[row] = led[row] + weight * (answer - without[row]) if row in without else answer
         return torch.stack([led[row] for row in range(len(seen))])
+
+    def _controlled(
+        self, seen: torch.Tensor, when: torch.Tensor, conditioning: Conditioning, places: Sequence[int], number: int
+    ) -> Residuals | None:
+        if self.control is None:
+            return None
+        prompted = [place >= len(self.negative) for place in places]
+        return self.control(seen, when, conditioning, [self.rows[place] for place in places], prompted, number)
 
     def _listen(self, number: int) -> None:
         """Groups the rows by how many tokens they are told; one group where all are told as many."""

@@ -24,7 +24,8 @@ from tenshot.families import latents, validate
 from tenshot.families.base import ZEROS, Conditioning, Family, MicroConditioning
 from tenshot.families.components import VAE, Component, Denoiser, Net, TextEncoder, Tokenizer
 from tenshot.io import tensors, text_files
-from tenshot.model import folders
+from tenshot.model import folders, single_nets
+from tenshot.model.control import Residuals
 from tenshot.model.folders import ASSETS as ASSETS
 from tenshot.model.resolve import find as find
 
@@ -126,9 +127,18 @@ class Model:
         """What the denoiser was trained to undo."""
         return self.family.process.from_config(self.scheduler_config)
 
-    def predict(self, x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """The denoiser's answer to noisy latents [batch, ...]. t: one time for all, or one a row."""
-        return self.family.predict(self.denoiser, x, t, conditioning)
+    def predict(
+        self, x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning, control: Residuals | None = None
+    ) -> torch.Tensor:
+        """The denoiser's answer to noisy latents [batch, ...]. t: one time for all, or one a row.
+
+        control: what ControlNets answered.
+        """
+        denoiser = self.denoiser
+        if control is not None:
+            more = {"down_block_additional_residuals": control.down, "mid_block_additional_residual": control.middle}
+            denoiser = partial(denoiser, **more)
+        return self.family.predict(denoiser, x, t, conditioning)
 
     def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the latents of pictures [batch, 3, h, w] in -1..1, as the denoiser knows them.
@@ -237,7 +247,9 @@ def load_component(place: Path, name: str, device: torch.device | str) -> Any:
 
 
 def load_controlnet(place: Path, device: torch.device | str) -> Net:
-    """A ControlNet's folder, float32. Raises Refusal where it is none."""
+    """A ControlNet, a folder or a file, float32. Raises Refusal where it is none."""
+    if not (place / "config.json").is_file():
+        return _apart(_of_file(place).to(device)).eval()
     try:
         variant, _ = validate.weights(place)
         net: Any = diffusers.ControlNetModel.from_pretrained(
@@ -248,6 +260,14 @@ def load_controlnet(place: Path, device: torch.device | str) -> Net:
         found, do = f"no ControlNet: {reason}", "copy it again, or make it of a file: tenshot convert FILE FOLDER"
         raise Refusal(Fault(str(place), found, "a folder as diffusers writes it", do)) from None
     return _apart(net.to(device)).eval()
+
+
+def _of_file(place: Path) -> Any:
+    found = single_nets.read(place, kind=diffusers.ControlNetModel)
+    with torch.device("meta"):
+        net: Any = diffusers.ControlNetModel.from_config(dict(found.config))
+    net.load_state_dict({name: lazy.read().float() for name, lazy in found.content.items()}, assign=True)
+    return net
 
 
 def _open(place: Path, kind: type[Component], dtype: torch.dtype | None, device: torch.device | str) -> Any:

@@ -1,0 +1,212 @@
+"""The ControlNets that `tenshot generate` is told: read, checked against the model, and their control pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel
+from PIL import Image
+
+from tenshot.core import hub_names
+from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.core.events import Events
+from tenshot.core.json_types import Config
+from tenshot.core.size import Size
+from tenshot.families import registry, validate
+from tenshot.families.base import Family
+from tenshot.generate.canvas import Canvas
+from tenshot.generate.controlnet_options import Asked, Preprocessor
+from tenshot.generate.options import GenerateOptions
+from tenshot.io import hashes
+from tenshot.io.images import fit_picture, open_picture
+from tenshot.model import model, single_nets
+from tenshot.model.control import Mode, Unit
+from tenshot.runtime import compiled_model
+from tenshot.runtime.compiled_model import CompiledModel
+from tenshot.runtime.flat_modules import CONTROLLED
+
+TITLES: dict[Mode, str] = {
+    "balanced": "Balanced",
+    "prompt": "My prompt is more important",
+    "control": "ControlNet is more important",
+}
+#: What a ControlNet must share with its UNet, and what diffusers takes where nothing is said.
+SHARED = {
+    "cross_attention_dim": 1280,
+    "addition_embed_type": None,
+    "projection_class_embeddings_input_dim": None,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+}
+
+
+@dataclass(frozen=True)
+class ControlNet:
+    """asked: which, and how much it counts. picture: as it was given. thresholds: of canny."""
+
+    asked: Asked
+    picture: Image.Image
+    preprocessor: Preprocessor
+    mode: Mode
+    thresholds: tuple[int, int]
+
+    def map(self, size: Size, canvas: Canvas | None) -> Image.Image:
+        """What the ControlNet sees of its picture where one of `size` is drawn, all or the part of it on `canvas`."""
+        shown = canvas.beside(self.picture, size) if canvas else fit_picture(self.picture, size)
+        return canny(shown, *self.thresholds) if self.preprocessor == "canny" else shown
+
+    @property
+    def told(self) -> str:
+        """As sd-webui-controlnet says it in infotext."""
+        place = Path(self.asked.place)
+        name = hub_names.called(place) if place.is_dir() else Path(hub_names.called(place)).stem
+        facts: dict[str, object] = {
+            "Module": self.preprocessor,
+            "Model": f"{name} [{hashes.auto_v1(_weights(place))}]",
+            "Weight": f"{self.asked.weight:g}",
+            "Resize Mode": "Crop and Resize",
+        }
+        if self.preprocessor == "canny":
+            facts |= dict(zip(("Threshold A", "Threshold B"), self.thresholds, strict=True))
+        facts |= {
+            "Guidance Start": f"{self.asked.start:g}",
+            "Guidance End": f"{self.asked.end:g}",
+            "Pixel Perfect": True,
+            "Control Mode": TITLES[self.mode],
+        }
+        return ", ".join(f"{name}: {value}" for name, value in facts.items())
+
+
+def read(options: GenerateOptions) -> list[ControlNet]:
+    """The ControlNets that `options` name. Raises Refusal with the faults of all, before a net is loaded."""
+    if not options.controlnet:
+        return []
+    images = dict.fromkeys(options.control_image)
+    _, *pictures = all_or_refuse(
+        lambda: refuse_if(_faults(options)), *(partial(open_picture, image) for image in images)
+    )
+    if [*options.control_faults()]:  # told elsewhere
+        return []
+    opened = dict(zip(images, pictures, strict=True))
+    thresholds = (options.canny_low, options.canny_high)
+    count = len(options.controlnet)
+    rows = zip(
+        options.controlnet,
+        _spread(options.control_image, count),
+        _spread(options.control_preprocessor, count),
+        _spread(options.control_mode, count),
+        strict=True,
+    )
+    return [
+        ControlNet(Asked.parsed(given), opened[image], preprocessor, mode, thresholds)
+        for given, image, preprocessor, mode in rows
+    ]
+
+
+def _spread(given: Sequence[Any], count: int) -> Sequence[Any]:
+    """One stands for all."""
+    return [*given] * count if len(given) == 1 else given
+
+
+def _faults(options: GenerateOptions) -> Iterator[Fault]:
+    if "canny" in options.control_preprocessor and not find_spec("cv2"):
+        do = 'pip install "tenshot[controlnet]", or give the edges as the picture, with --control_preprocessor none'
+        yield Fault("--control_preprocessor", "canny is OpenCV's, which is not installed", "opencv-python-headless", do)
+    family: Family | None = None
+    try:
+        folder = compiled_model.folder(compiled_model.find(options.model, vae=options.vae))
+        family, unet = validate.examine(folder), validate.denoiser_config(folder)
+    except Refusal:  # told elsewhere
+        unet = {}
+    if family and not family.takes_controlnet:
+        fits = ", ".join(each.title for each in registry.FAMILIES if each.takes_controlnet)
+        yield Fault("--controlnet", f"ControlNets for {family.title} are not known here", fits, "leave it out")
+        return
+    for given in options.controlnet:
+        try:
+            place = Path(Asked.parsed(given).place)
+            found = single_nets.read(place, kind=ControlNetModel)
+        except ValueError:  # told by the options themselves
+            continue
+        except Refusal as refusal:
+            yield from refusal.faults
+            continue
+        if family:
+            yield from _misfits(place, found.config, unet, family)
+
+
+def _misfits(place: Path, config: Config, unet: Config, family: Family) -> Iterator[Fault]:
+    """What keeps a ControlNet from speaking to a UNet."""
+    pairs = {name: [_plain(each.get(name, usual)) for each in (config, unet)] for name, usual in SHARED.items()}
+    if wrong := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
+        other = registry.of({**config, "_class_name": "UNet2DConditionModel"})
+        kind = f"a ControlNet for {other.title}" if other and other is not family else "a ControlNet for another UNet"
+        told = "; ".join(f"{name} {mine}, and the model has {theirs}" for name, (mine, theirs) in wrong.items())
+        yield Fault("--controlnet", f"{place} is {kind}: {told}", f"one for {family.title}", "name another one")
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def units(chosen: Sequence[ControlNet], opened: CompiledModel, events: Events) -> tuple[Unit, ...]:
+    """Loaded, and at work beside `opened`. A net that the model is compiled with is run as its program."""
+    nets: dict[str, Any] = {}
+    for each in chosen:
+        if each.asked.place not in nets:
+            nets[each.asked.place] = _net(Path(each.asked.place), opened, events)
+    if chosen and opened.programs.keys() & {*CONTROLLED.values()} and not opened.programs.keys() & {*CONTROLLED}:
+        events.say("the model is compiled without a ControlNet: torch runs its UNet (tenshot compile --controlnet)")
+    return tuple(
+        Unit(nets[each.asked.place], each.asked.weight, each.asked.start, each.asked.end, each.mode) for each in chosen
+    )
+
+
+def _net(place: Path, opened: CompiledModel, events: Events) -> Any:
+    net: Any = model.load_controlnet(place, opened.device)
+    refuse_if(_unfit(place, net, opened))
+    own: Any = opened.parts.get("controlnet")
+    if own is None:
+        return net.to(opened.dtype)
+    if _same(net, own):
+        return own
+    events.say(f"{place} is not the ControlNet that the model is compiled with: torch runs it")
+    return net.to(opened.dtype)
+
+
+def _unfit(place: Path, net: Any, opened: CompiledModel) -> Iterator[Fault]:
+    factor = 2 ** (len(net.config.conditioning_embedding_out_channels) - 1)
+    for what, mine, theirs in (
+        ("pixels a latent", factor, opened.vae_scale_factor),
+        ("channels of latents", net.config.in_channels, opened.latent_channels),
+    ):
+        if mine != theirs:
+            yield Fault("--controlnet", f"{place} is for {mine} {what}", f"{theirs}, as the model", "name another one")
+
+
+def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Are all weights equal?"""
+    mine, theirs = dict(one.named_parameters()), dict(other.named_parameters())
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def canny(image: Image.Image, low: int, high: int) -> Image.Image:
+    """Its edges, white on black, RGB."""
+    import cv2
+
+    find: Callable[..., np.ndarray] = cv2.Canny
+    return Image.fromarray(find(np.array(image.convert("RGB")), low, high)).convert("RGB")
+
+
+def _weights(place: Path) -> Path:
+    if place.is_file():
+        return place
+    _, files = validate.weights(place)
+    return files[0] if files else place / "diffusion_pytorch_model.bin"
