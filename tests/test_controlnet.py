@@ -36,6 +36,7 @@ from tenshot.model.control import Control, Unit
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
 from tests import artifacts
+from tests.hub_server import Hub
 from tests.infotext import parse_infotext
 from tests.test_pictures_in import apart, mask, picture
 
@@ -157,6 +158,19 @@ def test_modes_scale_layers_and_rows(mode: Any):
         assert np.allclose(found[1], expected) and np.allclose(found[0], 0 if mode == "control" else expected)
 
 
+@pytest.mark.parametrize("mode", ["balanced", "prompt", "control"])
+def test_the_negative_prompt_hears_the_controlnet_unless_that_counts_more(sd1: Path, nets: list[Path], mode: Any):
+    """One step is linear in the answers: with and without the prompt each is drawn alone."""
+    whole, shown = model.load(str(sd1)), [picture()]
+    net = unit(nets[0], mode=mode)
+    soft = replace(net, mode="balanced" if mode == "balanced" else "prompt")
+    prompted = drawn(whole, [soft], shown, "a", steps=1, guidance=1.0)
+    heard = ([], []) if mode == "control" else ([soft], shown)
+    without = drawn(whole, *heard, "", steps=1, guidance=1.0)
+    found = drawn(whole, [net], shown, "a", steps=1)
+    assert apart(found, without + 5 * (prompted - without)) < 1e-4
+
+
 def test_batches_long_prompts_and_samplers_that_ask_twice(sd1: Path, nets: list[Path]):
     """The second picture is the one that is drawn alone: each row sees its own control picture."""
     whole = model.load(str(sd1))
@@ -249,8 +263,12 @@ def test_the_verb_draws_with_several_and_says_so(draw: Callable[..., Any], nets:
 def test_a_file_draws_as_its_folder(draw: Callable[..., Any], nets: list[Path], tmp_path: Path):
     shutil.copy(nets[0] / "diffusion_pytorch_model.safetensors", tmp_path / "edges.safetensors")
     shutil.copy(nets[0] / "config.json", tmp_path / "config.json")
-    one, other = (draw(controlnet=[str(each)])[0]["file"] for each in (nets[0], tmp_path / "edges.safetensors"))
-    assert np.array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
+    for precision in ("fp32", "bf16"):
+        one, other = (
+            draw(controlnet=[str(each)], precision=precision)[0]["file"]
+            for each in (nets[0], tmp_path / "edges.safetensors")
+        )
+        assert np.array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
 
 
 @pytest.mark.parametrize(
@@ -304,11 +322,22 @@ def test_without_opencv_canny_is_refused(draw: Callable[..., Any], monkeypatch: 
     assert "tenshot[controlnet]" in refusal.value.faults[0].do
 
 
+def test_a_name_of_the_hub(draw: Callable[..., Any], nets: list[Path], served: Hub):
+    served.add("org/edges", nets[0])
+    one, other = (draw(controlnet=[f"{name}=0.5@0-0.5"])[0]["file"] for name in (nets[0], "org/edges"))
+    assert np.array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
+    told = parse_infotext(read_infotext(Path(other)) or "")[2]["ControlNet 0"]
+    assert "Model: edges [" in told and "Weight: 0.5" in told and "Guidance End: 0.5" in told
+
+
 def test_the_command_line_refuses_with_two(sd1: Path, nets: list[Path], tmp_path: Path, capsys: Any):
     words = ["generate", "--model", str(sd1), "--prompt", "a", "--out", str(tmp_path / "out"), "--json"]
     assert main([*words, "--controlnet", f"{nets[0]}=9", "--control_mode", "prompt"]) == 2
     told = capsys.readouterr().out
     assert "a weight of 9" in told and "0 for 1 --controlnet" in told and not (tmp_path / "out").exists()
+    assert main([*words, "--controlnet", str(sd1 / "vae"), "--steps", "0"]) == 2
+    told = capsys.readouterr().out
+    assert "AutoencoderKL" in told and "--steps" in told
 
 
 @pytest.mark.slow

@@ -47,6 +47,14 @@ def _vae(place: Path) -> None:
     single_nets.read(place)
 
 
+def _controlnet(place: Path) -> None:
+    from diffusers import ControlNetModel
+
+    from tenshot.model import single_nets
+
+    single_nets.read(place, kind=ControlNetModel)
+
+
 def _model(place: Path) -> None:
     """Whatever VAE it is to have."""
     from tenshot.io import tensor_files
@@ -88,7 +96,9 @@ LoraFile = Annotated[Path, There("file or folder", reader=_lora, hub="lora", ask
 LoraPath = Annotated[str, There("file or folder", strength=True, reader=_lora, hub="lora", asker=_asked), _Spelled]
 WordPath = Annotated[Path, There("file or folder", reader=_word, hub="word", asker=_asked), _Spelled]
 VaePath = Annotated[Path, There("file or folder", reader=_vae, hub="net", asker=_asked), _Spelled]
-ControlNetUnit = Annotated[str, There("file or folder", strength=True, hub="net", asker=_asked), _Spelled]
+ControlNetUnit = Annotated[
+    str, There("file or folder", strength=True, reader=_controlnet, hub="net", asker=_asked), _Spelled
+]
 ControlNetPath = Annotated[Path, There("folder", hub="net", asker=_asked), _Spelled]
 SomeModel = Annotated[Path, There("file or folder", besides=("pocket",), hub="any", asker=_asked), _Spelled]
 FilePath = Annotated[Path, There("file")]

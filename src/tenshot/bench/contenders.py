@@ -143,7 +143,7 @@ def _swapped(opened: Model, turn: Turn) -> float:
 def _control(opened: Model, turn: Turn) -> Unit:
     net = opened.parts.get("controlnet")
     if net is None:
-        net = model.load_controlnet(turn.place / CONTROLNET, opened.device).to(opened.dtype)
+        net = model.load_controlnet(turn.place / CONTROLNET, opened.device, opened.dtype)
         if turn.contender.way == "torch.compile":
             net.compile(fullgraph=True)
     return Unit(net)

@@ -170,15 +170,14 @@ def units(chosen: Sequence[ControlNet], opened: CompiledModel, events: Events) -
 
 
 def _net(place: Path, opened: CompiledModel, events: Events) -> Any:
-    net: Any = model.load_controlnet(place, opened.device)
+    net: Any = model.load_controlnet(place, opened.device, opened.dtype)
     refuse_if(_unfit(place, net, opened))
     own: Any = opened.parts.get("controlnet")
-    if own is None:
-        return net.to(opened.dtype)
-    if _same(net, own):
+    if own is not None and _same(net, own):
         return own
-    events.say(f"{place} is not the ControlNet that the model is compiled with: torch runs it")
-    return net.to(opened.dtype)
+    if own is not None:
+        events.say(f"{place} is not the ControlNet that the model is compiled with: torch runs it")
+    return net
 
 
 def _unfit(place: Path, net: Any, opened: CompiledModel) -> Iterator[Fault]:

@@ -246,14 +246,14 @@ def load_component(place: Path, name: str, device: torch.device | str) -> Any:
     return _open(place / name, validate.examine(place).parts[name], torch.float32, device)
 
 
-def load_controlnet(place: Path, device: torch.device | str) -> Net:
-    """A ControlNet, a folder or a file, float32. Raises Refusal where it is none."""
+def load_controlnet(place: Path, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Net:
+    """A ControlNet, a folder or a file. Raises Refusal where it is none."""
     if not (place / "config.json").is_file():
-        return _apart(_of_file(place).to(device)).eval()
+        return _apart(_of_file(place, dtype).to(device)).eval()
     try:
         variant, _ = validate.weights(place)
         net: Any = diffusers.ControlNetModel.from_pretrained(
-            place, torch_dtype=torch.float32, variant=variant, use_safetensors=True, local_files_only=True
+            place, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
         )
     except Exception as error:  # diffusers has many ways to say so
         reason = str(error).strip().partition("\n")[0]
@@ -262,11 +262,11 @@ def load_controlnet(place: Path, device: torch.device | str) -> Net:
     return _apart(net.to(device)).eval()
 
 
-def _of_file(place: Path) -> Any:
+def _of_file(place: Path, dtype: torch.dtype) -> Any:
     found = single_nets.read(place, kind=diffusers.ControlNetModel)
     with torch.device("meta"):
         net: Any = diffusers.ControlNetModel.from_config(dict(found.config))
-    net.load_state_dict({name: lazy.read().float() for name, lazy in found.content.items()}, assign=True)
+    net.load_state_dict({name: lazy.read().to(dtype) for name, lazy in found.content.items()}, assign=True)
     return net
 
 
