@@ -17,6 +17,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     StableDiffusionControlNetPipeline,
     StableDiffusionXLControlNetPipeline,
+    UNet2DConditionModel,
 )
 from PIL import Image
 
@@ -27,6 +28,9 @@ from tenshot.core.errors import Refusal, Slow
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
 from tenshot.core.size import Size
+from tenshot.families import config_from_shapes, keymaps
+from tenshot.families.base import Family
+from tenshot.families.registry import FAMILIES
 from tenshot.generate import canvas, controlnets, generate
 from tenshot.generate.controlnet_options import Asked
 from tenshot.generate.options import GenerateOptions
@@ -320,6 +324,33 @@ def test_without_opencv_canny_is_refused(draw: Callable[..., Any], monkeypatch: 
     with pytest.raises(Refusal, match="OpenCV's, which is not installed") as refusal:
         draw(control_preprocessor=["canny"])
     assert "tenshot[controlnet]" in refusal.value.faults[0].do
+
+
+def test_an_original_file_draws_as_its_folder(draw: Callable[..., Any], nets: list[Path], tmp_path: Path):
+    assert main(["convert", str(nets[0]), str(tmp_path / "original.safetensors")]) == 0
+    one, other = (draw(controlnet=[str(each)])[0]["file"] for each in (nets[0], tmp_path / "original.safetensors"))
+    assert np.array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
+
+
+RELEASED = [family for family in FAMILIES if family.takes_controlnet]
+
+
+@pytest.mark.parametrize("family", RELEASED, ids=lambda family: family.name)
+def test_files_of_released_sizes_fit_their_own_family_alone(family: Family):
+    """By the shapes alone, in either layout."""
+    with torch.device("meta"):
+        unets = {each.name: UNet2DConditionModel(**each.released["unet"]) for each in RELEASED}
+        net = ControlNetModel.from_unet(unets[family.name], load_weights_from_unet=False)
+    today = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    lines = keymaps.controlnet(dict(net.config), today)
+    assert all(len(line.ours) == 1 for line in lines)
+    original = {line.theirs: today[line.ours[0]] for line in lines}
+    read = (config_from_shapes.controlnet(original), config_from_shapes.controlnet_today(today), dict(net.config))
+    for config in read:
+        for other in RELEASED:
+            faults = [*controlnets._misfits(Path("net"), config, dict(unets[other.name].config), other)]
+            assert (not faults) == (other is family)
+            assert all(family.title in fault.found and other.title in fault.fits for fault in faults)
 
 
 def test_a_name_of_the_hub(draw: Callable[..., Any], nets: list[Path], served: Hub):
