@@ -68,7 +68,10 @@ def main() -> int:
         folder = Path(tempfile.mkdtemp(prefix="tenshot-kill-"))
         bench = prepared(verb, folder)
         dice = random.Random(f"{given.seed} {verb}")
-        told = [once(bench, SIGNALS[number % len(SIGNALS)], dice) for number in range(given.times)]
+        told = []
+        for number in range(given.times):
+            told.append(once(bench, SIGNALS[number % len(SIGNALS)], dice))
+            print(f"{verb:<8} {number + 1} of {given.times} {told[-1]}", file=sys.stderr, flush=True)
         bad = [each for each in told if each]
         print(
             f"{verb:<8} stopped {given.times} times: {'all as it should be' if not bad else '; '.join(bad)}", flush=True
@@ -81,9 +84,12 @@ def main() -> int:
 
 def prepared(verb: str, folder: Path) -> Bench:
     """Inputs, an undisturbed run's result, and another result that can lie in its place."""
+    import torch
+
     from tests import tiny
     from tests.test_adapter_files import a_lora
 
+    torch.set_num_threads(1)  # of several threads, a copy of this process has one, which waits for the others for ever
     os.chdir(folder)
     os.environ["TENSHOT_CACHE"] = str(folder / "cache")
     tiny.sd1(folder / "sd1")

@@ -44,6 +44,7 @@ TARGETS = {  # module -> tests that have to notice, those first that are likelie
     "prompt/syntax": "prompt_syntax",
     "prompt/chunks": "prompt_chunks",
     "model/guidance": "prompted_pictures",
+    "model/control": "controlnet",
     "train/engine/rng": "rng",
     "families/base": "families flat_modules model pipeline losses sd3",
     "families/latents": "families",
