@@ -326,6 +326,7 @@ from tenshot.io import tensors
 from tenshot.runtime import backend
 from tenshot.runtime.backend import Candidate
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever this process was started with
 folder = Path(sys.argv[1])
 weights, candidate = tensors.read(folder / "weights.safetensors"), Candidate("openvino", "fp32")
 runners = [backend.backend("openvino").load_program(folder, candidate, None, torch.device("cpu")) for _ in range(2)]

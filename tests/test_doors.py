@@ -42,7 +42,7 @@ def test_no_name_is_cut_and_what_is_needed_comes_first(
     assert max(map(len, lines)) <= width
     shown = [match[1] for line in lines if (match := re.match(r"  --(\w+)( |$)", line))]
     known = entries(kind)
-    assert sorted(shown) == sorted([*known, "recipe", "json", "help"][: len(known) + 2])
+    assert sorted(shown) == sorted([*known, *kind.recipes, "json"])
     needed = [name for name, entry in known.items() if entry.default is MISSING]
     assert shown[: len(needed)] == needed
     model = [name for name in help_text.MODELS if name in known]
