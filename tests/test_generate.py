@@ -257,6 +257,37 @@ def test_what_has_no_effect_is_said_aloud(draw: Draw, sdxl: Path):
     assert heard.said == ["--clip_skip has no effect on Stable Diffusion XL, as in WebUI"]
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"clip_skip": 12}, "--clip_skip: 12, and the model's text encoder has"),
+        ({"prompt": [f"a (b:{'9' * 40})"]}, "has a weight of 1e+40"),
+        ({"prompt": ["(" * 3000 + "a"]}, "has a weight of"),
+        ({"prompt": ["a AND b :99999"]}, "has a weight of 99999"),
+        ({"negative_prompt": f"(b:{'9' * 400})"}, "has a weight of inf"),
+        ({"prompt": ["<lora:az:1:1:1>"]}, "3 strengths"),
+        ({"prompt": ["<lora:az:1:dyn=4>"]}, "dyn=4 is not known"),
+        ({"mask_blur": 9.0}, "--mask_blur: without --mask"),
+        ({"only_masked_padding": 9}, "--only_masked_padding: without --only_masked"),
+        ({"variation_seed": 9}, "--variation_seed: without --variation_strength"),
+        ({"canny_low": 9}, "--canny_low: without --controlnet"),
+    ],
+)
+def test_what_would_have_no_effect_or_no_sense_is_refused(
+    draw: Draw, given: dict[str, Any], found: str, tmp_path: Path
+):
+    with pytest.raises(Refusal) as told:
+        draw(**given)
+    assert found in str(told.value) and len(told.value.faults) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_negative_prompt_without_guidance_is_said_aloud(draw: Draw):
+    heard = Heard()
+    draw(events=heard, negative_prompt="blurry", guidance_scale=1)
+    assert heard.said == ["the negative prompt has no effect: --guidance_scale is 1"]
+
+
 def test_infotext_says_how_prompts_were_read(draw: Draw):
     (made,) = draw(prompt=["a (bear:1.2)"], clip_skip=2, emphasis="no_norm")
     prompt, _, told = parse_infotext(read_infotext(Path(made["file"])))

@@ -199,6 +199,17 @@ class TestCanvas:
         corner = canvas.Pictures(picture(100, 60), mask(100, 60, (90, 55, 99, 59)))
         assert corner.canvas(SIZE, 0, True, 5).box == (85, 45, 100, 60)
 
+    @pytest.mark.parametrize("only", [False, True])
+    def test_a_mask_of_which_nothing_is_left_is_refused(self, only: bool):
+        given = canvas.Pictures(picture(), mask(box=(30, 30, 30, 30)))
+        with pytest.raises(Refusal, match="nothing would change"):
+            given.canvas(SIZE, 4, only, 32)
+        assert given.canvas(SIZE, 0, False, 0).mask
+
+    def test_no_side_is_longer_than_what_is_drawn(self):
+        height, width = canvas.Pictures(picture(1, 20_000), None).size(64, 8)
+        assert (height, width) == (9056, 8) or height <= 16384
+
 
 @pytest.fixture
 def draw(sd1: Path, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:

@@ -163,3 +163,9 @@ def test_brackets_without_end_are_read(prompt: str):
 )
 def test_signs_that_are_escaped_or_in_further_brackets_part_nothing(prompt: str, said: list[str]):
     assert [text for _, text in schedule(prompt, 2)] == said
+
+
+@pytest.mark.parametrize("when", ["1e400", "0.5e400", "9" * 400])
+def test_a_step_without_end_is_the_last(when: str):
+    assert schedule(f"[a:b:{when}]", 3) == [(3, "a")]
+    assert schedule(f"[a:b:-{when}]", 3) == [(3, "b")]

@@ -83,7 +83,13 @@ def _lost(facts: Mapping[str, str]) -> Iterator[str]:
     if "Hires upscale" in facts:
         yield "had a second pass at a higher resolution, which is left out"
     elif strength := facts.get("Denoising strength"):
-        yield f"was drawn from another picture: --init_image says which, --strength {strength} how far from it"
+        painted = f", and --mask with --mask_blur {facts['Mask blur']}" if "Mask blur" in facts else ""
+        around = (
+            f" --only_masked --only_masked_padding {facts.get('Masked area padding')}"
+            if "Inpaint area" in facts
+            else ""
+        )
+        yield f"was drawn from another picture: --init_image says which, --strength {strength}{painted}{around}"
     for name in facts:
         if name in ("VAE", "Refiner", "Hypernet", "Eta", "ENSD") or name.startswith("ControlNet "):
             yield f"says {name}: {facts[name]}, which is left out"

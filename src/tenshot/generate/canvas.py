@@ -8,9 +8,11 @@ from pathlib import Path
 
 from PIL import Image, ImageFilter
 
-from tenshot.core.errors import Fault, all_or_refuse, refuse_if
+from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.size import Size
 from tenshot.io.images import fit_picture, open_mask, open_picture
+
+MOST_SIDE = 16384  # pixels, as of --width
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ class Pictures:
     def size(self, side: int, multiple: int) -> Size:
         """Of the picture's shape, as large as a square of `side`, in steps of `multiple` pixels."""
         ratio = (self.image.width / self.image.height) ** 0.5
-        height, width = (max(multiple, round(each / multiple) * multiple) for each in (side / ratio, side * ratio))
+        most = MOST_SIDE // multiple * multiple
+        height, width = (
+            min(max(multiple, round(each / multiple) * multiple), most) for each in (side / ratio, side * ratio)
+        )
         return Size(height, width)
 
     def canvas(self, size: Size, blur: float, only_masked: bool, padding: int) -> Canvas:
@@ -65,10 +70,12 @@ class Pictures:
             return Canvas(fit_picture(self.image, size))
         if not only_masked:
             image, mask = fit_picture(self.image, size), _blurred(fit_picture(self.mask, size), blur)
+            _refuse_nothing_white(mask, blur)
             return Canvas(image, mask, image, mask)
         soft = _blurred(self.mask, blur)
         box = _around(soft, padding, size)
         image, mask = (each.resize(size.pillow, Image.Resampling.LANCZOS, box) for each in (self.image, soft))
+        _refuse_nothing_white(mask, blur)
         return Canvas(image, mask, self.image, soft, box)
 
 
@@ -86,8 +93,19 @@ def _mask_faults(image: Image.Image, mask: Image.Image) -> Iterator[Fault]:
         yield Fault(
             "--mask", f"{told.format(mask)} pixels, and the picture has {told.format(image)}", told.format(image)
         )
-    if not mask.point(lambda value: 255 * (value >= 128)).getbbox():
+    if not _white(mask):
         yield Fault("--mask", "nothing in it is white", "white where the picture may change", "paint it white there")
+
+
+def _white(mask: Image.Image) -> bool:
+    return mask.getextrema()[1] >= 128  # type: ignore[operator]  # of one channel
+
+
+def _refuse_nothing_white(mask: Image.Image, blur: float) -> None:
+    """mask: of the size that is drawn, blurred."""
+    if not _white(mask):
+        found = f"nothing in it stays white, scaled and blurred by {blur:g} pixels: nothing would change"
+        raise Refusal(Fault("--mask", found, "a larger white part", "--mask_blur 0, or paint more of it white"))
 
 
 def _blurred(mask: Image.Image, blur: float) -> Image.Image:

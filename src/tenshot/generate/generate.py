@@ -21,7 +21,7 @@ from tenshot.diffusion import samplers
 from tenshot.families import validate
 from tenshot.generate import canvas, controlnets
 from tenshot.generate.options import GenerateOptions
-from tenshot.io import infotext
+from tenshot.io import infotext, text_files
 from tenshot.io.png import read_infotext, write_png
 from tenshot.model import hub, model, resolve
 from tenshot.model.control import Unit
@@ -104,6 +104,11 @@ def _found(options: GenerateOptions, events: Events) -> Path:
     place = compiled_model.find(options.model, events, options.vae)
     family = compiled_model.examine(place)
     samplers.check(*options.sampling, family.process, family.aligned)
+    if family.clip_skip and options.clip_skip > 1:
+        config = text_files.read_json(compiled_model.folder(place) / "text_encoder" / "config.json")
+        if options.clip_skip > (layers := int(config["num_hidden_layers"])):
+            found = f"{options.clip_skip}, and the model's text encoder has {layers} layers"
+            raise Refusal(Fault("--clip_skip", found, f"1 to {layers}", "2 is what people use, 1 the usual"))
     return place
 
 
@@ -134,6 +139,8 @@ def _say_what_has_no_effect(
         events.say(f"no prompt says {word!r}: {file} has no effect")
     for tag in without_loras(options.negative_prompt)[1]:
         events.say(f"<lora:{tag.name}> in the negative prompt has no effect, as in WebUI")
+    if options.negative_prompt and options.guidance_scale == 1 and not any("AND" in each for each in options.prompt):
+        events.say("the negative prompt has no effect: --guidance_scale is 1")
     if options.clip_skip > 1 and not opened.family.clip_skip:
         events.say(f"--clip_skip has no effect on {opened.family.title}, as in WebUI")
 

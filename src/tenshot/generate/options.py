@@ -30,7 +30,7 @@ from tenshot.option_types import (
     VaePath,
     WordPath,
 )
-from tenshot.prompt.syntax import Emphasis, LoraTag, without_loras
+from tenshot.prompt.syntax import Emphasis, LoraTag, heaviest, without_loras
 
 
 def _sampler(name: str) -> str:
@@ -49,10 +49,16 @@ def _again(picture: Path, say: Say) -> Mapping[str, object]:
 
 
 #: Options that mean nothing without another one.
+HEAVIEST = 1000  #: weight of words: more is a slip of the finger
 NEEDED = {
     "strength": "init_image",
     "mask": "init_image",
     "only_masked": "mask",
+    "mask_blur": "mask",
+    "only_masked_padding": "only_masked",
+    "variation_seed": "variation_strength",
+    "canny_low": "controlnet",
+    "canny_high": "controlnet",
     "control_image": "controlnet",
     "control_preprocessor": "controlnet",
     "control_mode": "controlnet",
@@ -91,7 +97,9 @@ class GenerateOptions(Options):
     variation_seed: int = Field(0, ge=0, lt=2**63, description="whose noise is mixed in, by --variation_strength")
     variation_strength: float = Field(0, ge=0, le=1, description="0: the seed's own noise; 1: that of --variation_seed")
     init_image: FilePath | None = Field(None, description="a picture to begin with")
-    strength: float = Field(0.75, gt=0, le=1, description="how far from --init_image: 1 is nothing of it")
+    strength: float = Field(
+        0.75, gt=0, le=1, description="how far from --init_image: near 0 it stays, of 1 little of it does"
+    )
     mask: FilePath | None = Field(None, description="white where --init_image may change: a picture of its size")
     mask_blur: float = Field(4, ge=0, le=1000, description="pixels over which what is drawn fades into what stays")
     only_masked: bool = Field(False, description="draw the part around the mask alone, large, and put it back")
@@ -131,10 +139,16 @@ class GenerateOptions(Options):
                 without_loras(prompt)
             except ValueError as error:
                 yield Fault("--prompt", str(error), "<lora:name>, <lora:name:0.8>", "correct it, or leave it out")
-        given = self.model_fields_set
+            if not (weight := heaviest(prompt)) <= HEAVIEST:
+                found = f"{prompt[:60]!r} has a weight of {weight:g}"
+                yield Fault("--prompt", found, f"at most {HEAVIEST}", "1.3 is much already: (word:1.3)")
+        fields = type(self).model_fields
         for name, of in NEEDED.items():
-            if name in given and getattr(self, name) and not getattr(self, of):
-                yield Fault(f"--{name}", f"without --{of}", f"--{of} FILE", f"give it, or leave --{name} out")
+            told = name in self.model_fields_set and getattr(self, name) != fields[name].get_default(
+                call_default_factory=True
+            )
+            if told and not getattr(self, of):
+                yield Fault(f"--{name}", f"without --{of}", f"--{of}", f"give it, or leave --{name} out")
         yield from self.control_faults()
         if self.names_a_png and len(self.prompt) * self.num_images > 1:
             several = (

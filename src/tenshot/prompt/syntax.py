@@ -97,6 +97,14 @@ _AND = re.compile(r"\bAND\b")
 _WEIGHTED = re.compile(r"(.*?)(?:\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+)))?\s*", re.DOTALL)
 
 
+def heaviest(prompt: str) -> float:
+    """The largest of all weights in it, whatever its sign."""
+    weights = [each.weight for each in composed(prompt)]
+    if "(" in prompt or "[" in prompt:
+        weights += [piece.weight for section in emphasis(prompt) for piece in section]
+    return max(map(abs, weights))
+
+
 def composed(prompt: str) -> list[Piece]:
     """The prompts between ANDs, each with its weight (Liu et al., arXiv 2206.01714)."""
     found = (_WEIGHTED.fullmatch(part) for part in _AND.split(prompt))
@@ -144,7 +152,8 @@ def _spoken(parts: Sequence[_Part], step: int, steps: int, before: int) -> Itera
         else:
             share = "." in part.when
             last = (float(part.when) - bool(before)) * steps if share else float(part.when) - before
-            yield from _spoken(part.before if step <= int(last) else part.after, step, steps, before)
+            last = int(max(-1, min(last, steps)))  # it may be infinite
+            yield from _spoken(part.before if step <= last else part.after, step, steps, before)
 
 
 def _read(text: str) -> list[_Part]:
@@ -222,8 +231,12 @@ def without_loras(prompt: str) -> tuple[str, list[LoraTag]]:
 
 def _tag(told: str) -> LoraTag:
     name, *rest = (word.strip() for word in told.split(":"))
+    if strange := [word for word in rest if "=" in word and word.split("=")[0] not in ("te", "unet")]:
+        raise ValueError(f"<lora:{told}>: {strange[0]} is not known here")
     named = dict(word.split("=", 1) for word in rest if "=" in word)
     placed = [word for word in rest if "=" not in word]
+    if len(placed) > 2:
+        raise ValueError(f"<lora:{told}>: {len(placed)} strengths, and there are two: of the text encoder and the UNet")
     try:
         text_encoder = float(placed[0]) if placed else 1.0
         denoiser = float(placed[1]) if len(placed) > 1 else text_encoder
