@@ -287,6 +287,7 @@ def test_without_a_compiler_nothing_is_built(made, tmp_path: Path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("aotinductor" not in HERE, reason="needs a C++ compiler")
 def test_a_library_takes_the_weights_of_no_other_net(built, made):
     candidate = next(each for each in FIRSTS if each.backend == "aotinductor")

@@ -223,7 +223,7 @@ def drawn(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path
     return ensured
 
 
-@pytest.mark.parametrize("place", ("cache/tenshot/class/one", "mine"))
+@pytest.mark.parametrize("place", ("cache/tenshot/class/one", pytest.param("mine", marks=pytest.mark.slow)))
 @pytest.mark.parametrize("target", ("class-0001*", "class-0003*", ".tenshot-class.json", ".tenshot-class.safetensors"))
 def test_drawn_class_pictures_are_whole_or_drawn_again(
     place: str, target: str, drawn: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
