@@ -31,6 +31,7 @@ from tenshot.pipeline import Request, SamplingSettings
 from tenshot.prompt.syntax import LoraTag, without_loras
 from tenshot.runtime import compiled_model
 
+CLIP_LAYERS = 12  # where a text encoder's configuration does not say
 EMPHASES = {"no_norm": "No norm", "none": "None"}  #: as infotext names those that are not the usual one
 
 if TYPE_CHECKING:
@@ -105,8 +106,8 @@ def _found(options: GenerateOptions, events: Events) -> Path:
     family = compiled_model.examine(place)
     samplers.check(*options.sampling, family.process, family.aligned)
     if family.clip_skip and options.clip_skip > 1:
-        config = text_files.read_json(compiled_model.folder(place) / "text_encoder" / "config.json")
-        if options.clip_skip > (layers := int(config["num_hidden_layers"])):
+        config = text_files.read_object(compiled_model.folder(place) / "text_encoder" / "config.json")
+        if options.clip_skip > (layers := int(config.get("num_hidden_layers", CLIP_LAYERS))):
             found = f"{options.clip_skip}, and the model's text encoder has {layers} layers"
             raise Refusal(Fault("--clip_skip", found, f"1 to {layers}", "2 is what people use, 1 the usual"))
     return place

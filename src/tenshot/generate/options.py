@@ -48,8 +48,8 @@ def _again(picture: Path, say: Say) -> Mapping[str, object]:
     return again.options_of(picture, say)
 
 
-#: Options that mean nothing without another one.
 HEAVIEST = 1000  #: weight of words: more is a slip of the finger
+#: Options that mean nothing without another one.
 NEEDED = {
     "strength": "init_image",
     "mask": "init_image",
