@@ -102,7 +102,7 @@ def test_a_swap_that_is_stopped_anywhere_leaves_the_old_or_the_new(
         assert same(state(opened), base)
     dice = random.Random(0)
     seen = set()
-    for number in range(8 if opened.programs else 24):
+    for number in range(6 if opened.programs else 16):
         name = dice.choice([*swaps])
         # At random, and in the last lines, where what was made takes its place.
         moment = dice.randrange(1, lines[name]) if number % 2 else lines[name] - dice.randrange(30)
@@ -248,7 +248,7 @@ def test_a_kill_in_the_midst_of_swaps_loses_nothing(
         "PYTHONPATH": str(Path(tenshot.__file__).parents[1]),
         "TENSHOT_CACHE": str(tmp_path / "cache"),
     }
-    for _ in range(2 if kind == "eager" else 5):
+    for _ in range(1 if kind == "eager" else 5):
         with subprocess.Popen([sys.executable, "-c", SWAPPING, *own], env=source, stdout=subprocess.PIPE) as running:
             assert running.stdout is not None and running.stdout.readline() == b"ready\n"
             time.sleep(dice.uniform(0, 0.5))

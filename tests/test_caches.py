@@ -224,7 +224,14 @@ def drawn(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path
 
 
 @pytest.mark.parametrize("place", ("cache/tenshot/class/one", pytest.param("mine", marks=pytest.mark.slow)))
-@pytest.mark.parametrize("target", ("class-0001*", "class-0003*", ".tenshot-class.json", ".tenshot-class.safetensors"))
+@pytest.mark.parametrize(
+    "target",
+    [
+        "class-0001*",
+        ".tenshot-class.json",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("class-0003*", ".tenshot-class.safetensors")),
+    ],
+)
 def test_drawn_class_pictures_are_whole_or_drawn_again(
     place: str, target: str, drawn: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,7 +78,8 @@ def pictures(opened: Model, count: int = 3) -> list[Image.Image]:
     return pipeline.images(opened, [Request("a cat", seed) for seed in range(count)], SOON)
 
 
-@pytest.mark.parametrize("name", ["sdxl", pytest.param("sd2_v", marks=pytest.mark.slow)])
+@pytest.mark.slow  # Stable Diffusion 1 and 3 are not
+@pytest.mark.parametrize("name", ["sdxl", "sd2_v"])
 def test_every_family_draws_the_same_pictures(name: str, tmp_path: Path, request: pytest.FixtureRequest, no_fallback):
     place = request.getfixturevalue(name)
     encoders = ("text_encoder", "text_encoder_2") if name == "sdxl" else ("text_encoder",)

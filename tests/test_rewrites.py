@@ -130,6 +130,7 @@ def test_every_backend_runs_a_rewritten_net_and_swaps_its_weights(first, tmp_pat
     assert torch.equal(answers[0], answers[2])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (find_spec("openvino") and find_spec("nncf")), reason="needs tenshot[openvino]")
 @torch.no_grad()
 def test_a_rewritten_net_in_eight_bits_follows_its_weights(tmp_path):

@@ -103,8 +103,8 @@ def test_the_shelf_of_a_disk_is_bounded(sd1: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(("way", "given", "here"), [
     ("dreambooth", {}, {"unet"}),
-    ("dreambooth", {"train_text_encoder": True}, {"unet", "text_encoder"}),
-    ("lora", {}, {"unet"}),
+    pytest.param("dreambooth", {"train_text_encoder": True}, {"unet", "text_encoder"}, marks=pytest.mark.slow),
+    pytest.param("lora", {}, {"unet"}, marks=pytest.mark.slow),
     ("inversion", {"placeholder_token": ["<az>"], "initializer_token": ["a"]}, {"unet", "text_encoder"}),
 ], ids=["dreambooth", "dreambooth with text", "lora", "inversion"])  # fmt: skip
 def test_idle_parts_are_away_and_come_back(

@@ -79,7 +79,7 @@ def interface(folder: Path) -> Path:
     ("way", "given", "file", "trigger"),
     [
         ("dreambooth", {}, "models/Stable-diffusion/mine", "a photo of az baby"),
-        ("full", {}, "models/Stable-diffusion/mine", ""),
+        pytest.param("full", {}, "models/Stable-diffusion/mine", "", marks=pytest.mark.slow),
         ("lora", {"train_text_encoder": True}, "models/Lora/mine", "a photo of az baby"),
         ("inversion", {"placeholder_token": ["<az>"], "initializer_token": ["toy"]}, "embeddings/az", "az"),
     ],

@@ -115,7 +115,10 @@ def reshaped(named: Named, how: str) -> Named:
     return found
 
 
-@pytest.mark.parametrize("how", ["kernels everywhere", "flat", "only down has a kernel"])
+@pytest.mark.parametrize(
+    "how",
+    ["kernels everywhere", *(pytest.param(how, marks=pytest.mark.slow) for how in ("flat", "only down has a kernel"))],
+)
 def test_the_same_factors_in_other_shapes(how: str, sd1: Path, pictures: Path, tmp_path: Path):
     plain, other = tmp_path / "plain.safetensors", tmp_path / "other.safetensors"
     named = {name: tensor for name, tensor in kohya(sd1, plain).items() if name.startswith("lora_unet")}
