@@ -1,0 +1,237 @@
+"""What `tenshot generate` is asked, as requests of the pipeline: read and checked whole, before anything is drawn."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from tenshot import __version__
+from tenshot.core import device, hub_names
+from tenshot.core.errors import Fault, Refusal, all_or_refuse
+from tenshot.core.events import Events
+from tenshot.core.size import Size
+from tenshot.diffusion import samplers
+from tenshot.families import validate
+from tenshot.generate import canvas, controlnets
+from tenshot.generate.canvas import Canvas, Pictures
+from tenshot.generate.controlnets import ControlNet
+from tenshot.generate.options import GenerateOptions
+from tenshot.io import infotext, text_files
+from tenshot.model import model, resolve
+from tenshot.model.control import Unit
+from tenshot.model.model import Model
+from tenshot.model.prompts import Reading
+from tenshot.pipeline import Request, SamplingSettings
+from tenshot.prompt.syntax import LoraTag, without_loras
+from tenshot.runtime import compiled_model
+from tenshot.runtime.compiled_model import CompiledModel
+
+CLIP_LAYERS = 12  # where a text encoder's configuration does not say
+EMPHASES = {"no_norm": "No norm", "none": "None"}  #: as infotext names those that are not the usual one
+
+if TYPE_CHECKING:
+    from tenshot.adapters.requested import RequestedAdapters
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One picture of a plan. prompt: as it was given. tags: the LoRAs that it names."""
+
+    prompt: str
+    tags: Sequence[LoraTag]
+    request: Request
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The pictures that options ask of a model that is open. start: what they are drawn on."""
+
+    found: Read
+    opened: Model
+    settings: SamplingSettings
+    start: Canvas | None
+    pictures: Sequence[Planned]
+
+    def strengths(self, tags: Sequence[LoraTag]) -> dict[str | Path, tuple[float, float]]:
+        """What `set_loras` is to be told for prompts that name these."""
+        return self.found.given.strengths(tags) if self.found.given else {}
+
+    def finished(self, planned: Planned, drawn: Image.Image) -> tuple[Image.Image, str]:
+        """The picture with what must not change as it was, and its infotext."""
+        control = {f"ControlNet {number}": each.told for number, each in enumerate(self.found.controls)}
+        options, given = self.found.options, self.found.given
+        text = _text(self.opened, planned.request, self.settings, planned.prompt, options, given, planned.tags, control)
+        return self.start.finished(drawn) if self.start else drawn, text
+
+
+@dataclass(frozen=True)
+class Read:
+    """What options name, read and checked; no net is loaded. place: the model's."""
+
+    options: GenerateOptions
+    where: torch.device
+    place: Path
+    given: RequestedAdapters | None
+    pictures: Pictures | None
+    controls: Sequence[ControlNet]
+
+    def load(self, events: Events) -> CompiledModel:
+        """The model, with the learned words that it is to know."""
+        opened = compiled_model.load(
+            self.place,
+            device=self.where,
+            precision=self.options.precision,
+            fallback=self.options.fallback,
+            events=events,
+        )
+        for word in self.given.words if self.given else ():
+            opened = opened.with_word(word.word, word.rows)
+        return opened
+
+    def planned(self, opened: CompiledModel, events: Events) -> Plan:
+        """opened: what `load` gave."""
+        options = self.options
+        _say_what_has_no_effect(options, self.given, opened, events)
+        usual = Size.square(opened.resolution)
+        if self.pictures:
+            usual = self.pictures.size(opened.resolution, opened.vae_scale_factor)
+        size = Size(options.height or usual.height, options.width or usual.width)
+        around = (options.mask_blur, options.only_masked, options.only_masked_padding)
+        start = self.pictures.canvas(size, *around) if self.pictures else None
+        settings = _settings(options, size, start is not None, controlnets.units(self.controls, opened, events))
+        maps = tuple(each.map(size, start) for each in self.controls)
+        image, mask = (start.image, start.mask) if start else (None, None)
+        variation = (options.variation_seed, options.variation_strength) if options.variation_strength else None
+        negative, _ = without_loras(options.negative_prompt)
+        first = options.seed if options.seed >= 0 else secrets.randbelow(2**32)
+        pictures = []
+        for prompt in options.prompt:
+            bare, tags = without_loras(prompt)
+            for seed in range(first, first + options.num_images):
+                pictures.append(Planned(prompt, tags, Request(bare, seed, negative, image, mask, variation, maps)))
+        return Plan(self, opened, settings, start, pictures)
+
+
+def read(options: GenerateOptions, events: Events, *more: Callable[[], object]) -> Read:
+    """Raises Refusal with the faults of all that `options` name, and of `more` checks."""
+    where, place, given, pictures, controls, *_ = all_or_refuse(
+        lambda: device.pick(options.device),
+        lambda: _found(options, events),
+        lambda: _given(options),
+        lambda: canvas.read(options.init_image, options.mask) if options.init_image else None,
+        lambda: controlnets.read(options),
+        *more,
+    )
+    return Read(options, where, place, given, pictures, controls)
+
+
+def _settings(options: GenerateOptions, size: Size, begun: bool, units: Sequence[Unit]) -> SamplingSettings:
+    """begun: is there a picture to begin with?"""
+    sampler, schedule = options.sampling
+    return SamplingSettings(
+        sampler,
+        options.steps,
+        options.guidance_scale,
+        size,
+        options.batch_size,
+        schedule,
+        Reading(options.emphasis, options.clip_skip),
+        options.strength if begun else 1.0,
+        units,
+    )
+
+
+def _found(options: GenerateOptions, events: Events) -> Path:
+    place = compiled_model.find(options.model, events, options.vae)
+    family = compiled_model.examine(place)
+    samplers.check(*options.sampling, family.process, family.aligned)
+    if family.clip_skip and options.clip_skip > 1:
+        config = text_files.read_object(compiled_model.folder(place) / "text_encoder" / "config.json")
+        if options.clip_skip > (layers := int(config.get("num_hidden_layers", CLIP_LAYERS))):
+            found = f"{options.clip_skip}, and the model's text encoder has {layers} layers"
+            raise Refusal(Fault("--clip_skip", found, f"1 to {layers}", "2 is what people use, 1 the usual"))
+    return place
+
+
+def _given(options: GenerateOptions) -> RequestedAdapters | None:
+    """The LoRAs and learned words that `options` name; None without, as peft is slow to import."""
+    if not (options.lora or options.embedding or options.tags):
+        return None
+    from tenshot.adapters import requested
+
+    config: Mapping[str, object] | None = None
+    with suppress(Refusal):  # told elsewhere
+        config = validate.denoiser_config(compiled_model.folder(compiled_model.find(options.model, vae=options.vae)))
+    return requested.read(options.lora, options.embedding, config, options.tags, options.lora_dir)
+
+
+def _say_what_has_no_effect(
+    options: GenerateOptions, given: RequestedAdapters | None, opened: Model, events: Events
+) -> None:
+    prompts = (*options.prompt, options.negative_prompt)
+    unsaid = [each for each in given.words if not any(model.mentions(p, each.word) for p in prompts)] if given else []
+    for word, file in dict.fromkeys((each.word, each.file) for each in unsaid):
+        events.say(f"no prompt says {word!r}: {file} has no effect")
+    for tag in without_loras(options.negative_prompt)[1]:
+        events.say(f"<lora:{tag.name}> in the negative prompt has no effect, as in WebUI")
+    if options.negative_prompt and options.guidance_scale == 1 and not any("AND" in each for each in options.prompt):
+        events.say("the negative prompt has no effect: --guidance_scale is 1")
+    if options.clip_skip > 1 and not opened.family.clip_skip:
+        events.say(f"--clip_skip has no effect on {opened.family.title}, as in WebUI")
+
+
+def _text(
+    opened: Model,
+    request: Request,
+    settings: SamplingSettings,
+    prompt: str,
+    options: GenerateOptions,
+    given: RequestedAdapters | None,
+    tags: Sequence[LoraTag],
+    control: Mapping[str, str],
+) -> str:
+    """The picture's infotext. prompt: with the LoRAs that it names. control: what is said of ControlNets."""
+    told = facts(opened, request, settings)
+    version = {"Version": told.pop("Version")}
+    told |= {**(_painted(options) if request.mask else {}), **control}
+    if not given:
+        return infotext.written(prompt, request.negative, {**told, **version})
+    more = given.facts([request.prompt, request.negative], tags)
+    return infotext.written(given.prompt(prompt), request.negative, {**told, **more, **version})
+
+
+def _painted(options: GenerateOptions) -> dict[str, object]:
+    """What infotext says of a mask."""
+    around = {"Inpaint area": "Only masked", "Masked area padding": options.only_masked_padding}
+    return {"Mask blur": f"{options.mask_blur:g}", **(around if options.only_masked else {})}
+
+
+def facts(opened: Model, request: Request, settings: SamplingSettings) -> dict[str, object]:
+    """What infotext says beside the prompt, as user interfaces name it."""
+    height, width = settings.size_for(opened)
+    digest, schedule = resolve.model_hash(opened.place), settings.schedule_for(opened)
+    return {
+        "Steps": settings.steps,
+        "Sampler": settings.sampler_for(opened),
+        "Schedule type": schedule and samplers.TITLES[schedule],
+        "CFG scale": settings.guidance,
+        "Seed": request.seed,
+        "Size": f"{width}x{height}",
+        "Model hash": digest and digest[:10],
+        "Model": hub_names.called(opened.place),
+        "Model source": resolve.source(opened.place),
+        "RNG": "CPU",
+        "Denoising strength": settings.strength if request.image else None,
+        "Variation seed": request.variation and request.variation[0],
+        "Variation seed strength": request.variation and request.variation[1],
+        "Clip skip": settings.reading.clip_skip if settings.reading.clip_skip > 1 else None,
+        "Emphasis": EMPHASES.get(settings.reading.emphasis),
+        "Version": f"tenshot {__version__}",
+    }
