@@ -126,7 +126,9 @@ def test_every_sampler_begins_with_a_picture_and_keeps_what_must_stay(opened: Mo
 
 def test_a_flow_begins_between_picture_and_noise(sd3: Path):
     whole = model.load(str(sd3))
-    made = sampling.sampler("Euler", 10, whole.scheduler_config, whole.family.process, strength=0.5)
+    made = sampling.sampler(
+        "Euler", 10, whole.scheduler_config, whole.family.process, skipped=sampling.skipped(10, 0.5)
+    )
     clean, grain = torch.full((1, 4, 2, 2), 3.0), torch.ones(1, 4, 2, 2)
     seen, time = next(made.run(grain, [], sampling.Start(clean)))
     sigma = time / 1000

@@ -338,3 +338,12 @@ def test_a_sampler_of_another_process_is_refused_before_anything_is_drawn(sd3: P
     with pytest.raises(Refusal, match="Euler a") as refusal:
         generate(resolve(GenerateOptions, given), Events())
     assert refusal.value.faults[0].fits == ", ".join(samplers.names("flow")) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [DDPM, RectifiedFlow])
+def test_the_signal_of_a_right_answer_is_the_signal(kind: Any):
+    for config in (CONFIG, CONFIG | {"prediction_type": "v_prediction"}) if kind is DDPM else (FLOW,):
+        process = kind.from_config(config)
+        x, noise, t = some(1, 4, 8, 8, seed=1), some(1, 4, 8, 8, seed=2), torch.tensor([500])
+        found = process.signal(process.add_noise(x, noise, t), process.target(x, noise, t), 500.0)
+        assert torch.allclose(found, x, atol=1e-4)

@@ -13,9 +13,11 @@ from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events, track
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers, sampling
+from tenshot.diffusion.upscalers import LATENT, UPSCALERS, LatentUpscaler
 from tenshot.io.images import as_image, as_tensor
 from tenshot.model.control import Control, Unit
 from tenshot.model.guidance import Guided, Told
+from tenshot.model.latent_rgb import LatentRGB
 from tenshot.model.model import Model
 from tenshot.model.prompts import READING, Prompts, Reading
 
@@ -29,7 +31,7 @@ class Request:
 
     image: to begin with, RGB, of the size that is drawn. mask: white where it may change, grey, of the same size; None:
     everywhere. variation: another seed, and how much of the noise is its (0 to 1). control: what the ControlNets of the
-    settings see, a picture for each, RGB, of the size that is drawn.
+    settings see, a picture for each, RGB, of the size that is drawn. enlarged: likewise, of the second pass.
     """
 
     prompt: str
@@ -39,6 +41,22 @@ class Request:
     mask: Image.Image | None = None
     variation: tuple[int, float] | None = None
     control: Sequence[Image.Image] = ()
+    enlarged: Sequence[Image.Image] = ()
+
+
+@dataclass(frozen=True)
+class SecondPass:
+    """What was drawn from noise is enlarged to `size` and drawn once more (WebUI: Hires. fix).
+
+    upscaler: a name of upscalers.py. steps: that are made, None for as many as in the first; they are the last
+    `strength` of the way. control: the ControlNets that are asked then.
+    """
+
+    size: Size
+    upscaler: str = LATENT
+    steps: int | None = None
+    strength: float = 0.7
+    control: Sequence[Unit] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +65,8 @@ class SamplingSettings:
 
     sampler: None for the usual one of the model's process. schedule: of the amounts of noise that it visits.
     reading: how prompts are read. strength: with a picture to begin with, how much of the way to it is gone anew.
-    control: the ControlNets that are asked, for all pictures.
+    control: the ControlNets that are asked, for all pictures. second: None for none; it goes with no picture to begin
+    with.
     """
 
     sampler: str | None = None
@@ -59,6 +78,7 @@ class SamplingSettings:
     reading: Reading = READING
     strength: float = 1.0
     control: Sequence[Unit] = ()
+    second: SecondPass | None = None
 
     def size_for(self, model: Model) -> Size:
         return self.size or Size.square(model.resolution)
@@ -118,25 +138,74 @@ def decode(model: Model, latents: torch.Tensor, batch: int = 4) -> list[Image.Im
     return [as_image(tensor) for tensor in drawn]
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """One way from noise to clean latents. size: in pixels. told, control: of each picture that is drawn.
+
+    units: the ControlNets that are asked; they see `control`. upscaler: of what it begins with, in a second pass.
+    """
+
+    size: Size
+    sampler: sampling.Sampler
+    told: Sequence[Told]
+    units: Sequence[Unit]
+    control: Sequence[Sequence[Image.Image]]
+    upscaler: str = LATENT
+
+
 @torch.no_grad()
 def _batches(
     model: Model, requests: Sequence[Request], settings: SamplingSettings, events: Events, job: str
 ) -> Iterator[torch.Tensor]:
     """The latents of one batch after the other; every denoising step counts as a unit of the job."""
-    sampler = _sampler(model, settings)
-    told = _told(model, requests, settings, settings.steps * sampler.each)
+    first, *more = _passes(model, requests, settings)
     groups = range(0, len(requests), settings.batch)
-    total = len(groups) * sampler.evaluations
+    total = len(groups) * sum(each.sampler.evaluations for each in (first, *more))
     ticks = track(range(total), job, total, events)
+    watch = _Watch(model, events, total)
     for start in groups:
         batch = slice(start, start + settings.batch)
-        yield _denoise(model, requests[batch], told[batch], settings, ticks)
+        begun, beside = _start(model, requests[batch])
+        drawn = _denoise(model, requests[batch], batch, first, begun, beside, ticks, watch)
+        for each in more:
+            begun = sampling.Start(_enlarged(model, drawn, each))
+            drawn = _denoise(model, requests[batch], batch, each, begun, None, ticks, watch)
+        yield drawn
     next(ticks, None)  # the last one is done
 
 
-def _told(model: Model, requests: Sequence[Request], settings: SamplingSettings, steps: int) -> list[Told]:
-    """steps: as WebUI counts them, which are more where a sampler asks twice a step."""
-    prompts = Prompts(model, settings.size_for(model), steps, settings.reading)
+class _Watch:
+    """Shows the listener what is drawn, where it asks for that; else nothing leaves the device."""
+
+    def __init__(self, model: Model, events: Events, total: int) -> None:
+        self.model, self.events, self.total = model, events, total
+        self.shown: LatentRGB | None = None
+
+    def __call__(self, done: int, seen: torch.Tensor, answer: torch.Tensor, time: float) -> None:
+        if self.events.watches(done):
+            self.shown = self.shown or LatentRGB.fitted(self.model)
+            clean = self.model.process.signal(seen, answer, time)
+            self.events.drawing(done, self.total, self.shown(clean))
+
+
+def _passes(model: Model, requests: Sequence[Request], settings: SamplingSettings) -> list[_Pass]:
+    sampler = _sampler(model, settings, settings.steps, sampling.skipped(settings.steps, settings.strength))
+    size, steps = settings.size_for(model), settings.steps * sampler.each  # as WebUI counts, twice where it asks twice
+    told = _told(model, requests, settings, Prompts(model, size, steps, settings.reading))
+    passes = [_Pass(size, sampler, told, settings.control, [each.control for each in requests])]
+    if (second := settings.second) is None:
+        return passes
+    if any(request.image for request in requests):
+        raise ValueError("a second pass is drawn of what was drawn from noise, not of pictures to begin with")
+    count = second.steps or settings.steps
+    whole = sampling.stretched(count, second.strength)
+    sampler = _sampler(model, settings, whole, whole - count)
+    told = _told(model, requests, settings, Prompts(model, second.size, count * sampler.each, settings.reading, steps))
+    control = [each.enlarged for each in requests]
+    return [*passes, _Pass(second.size, sampler, told, second.control, control, second.upscaler)]
+
+
+def _told(model: Model, requests: Sequence[Request], settings: SamplingSettings, prompts: Prompts) -> list[Told]:
     positive = {text: prompts.positive(text) for text in dict.fromkeys(request.prompt for request in requests)}
     told = []
     for request in requests:
@@ -146,12 +215,33 @@ def _told(model: Model, requests: Sequence[Request], settings: SamplingSettings,
     return told
 
 
+def _enlarged(model: Model, drawn: torch.Tensor, second: _Pass) -> torch.Tensor:
+    """What the second pass begins with. Pictures go through the VAE one by one: large ones take much memory."""
+    upscaler = UPSCALERS[second.upscaler]
+    if isinstance(upscaler, LatentUpscaler):
+        sides = [side // model.vae_scale_factor for side in second.size]
+        larger: torch.Tensor = torch.nn.functional.interpolate(
+            drawn, size=sides, mode=upscaler.mode, antialias=upscaler.antialias
+        )
+        return larger
+    how = Image.Resampling[upscaler.resampling]
+    pictures = [each.resize(second.size.pillow, how) for each in decode(model, drawn, 1)]
+    return torch.cat([model.encode(as_tensor(each)[None])[0] for each in pictures]).to(model.device)
+
+
 def _denoise(
-    model: Model, requests: Sequence[Request], told: Sequence[Told], settings: SamplingSettings, ticks: Iterator[int]
+    model: Model,
+    requests: Sequence[Request],
+    batch: slice,
+    one: _Pass,
+    start: sampling.Start | None,
+    beside: torch.Tensor | None,
+    ticks: Iterator[int],
+    watch: _Watch,
 ) -> torch.Tensor:
-    """Takes a tick an evaluation."""
+    """Takes a tick an evaluation. batch: which of all pictures these are."""
     generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
-    height, width = (side // model.vae_scale_factor for side in settings.size_for(model))
+    height, width = (side // model.vae_scale_factor for side in one.size)
     shape = (model.latent_channels, height, width)
     noise = torch.stack(
         [
@@ -159,15 +249,15 @@ def _denoise(
             for each, request in zip(generators, requests, strict=True)
         ]
     ).to(model.device)
-    start, beside = _start(model, requests)
-    sampler = _sampler(model, settings)
-    steps = sampler.run(noise, generators, start)
+    steps = one.sampler.run(noise, generators, start)
     seen, time = next(steps)
-    control = _control(model, requests, settings, sampler) if settings.control else None
-    guided = Guided(model, told, beside, control)
-    for number, _ in enumerate(ticks):
+    control = _control(model, one, batch) if one.units else None
+    guided = Guided(model, one.told[batch], beside, control)
+    for number, tick in enumerate(ticks):
+        answer = guided(seen.to(model.dtype), time, number)
+        watch(tick + 1, seen, answer, time)
         try:
-            seen, time = steps.send(guided(seen.to(model.dtype), time, number))
+            seen, time = steps.send(answer)
         except StopIteration as end:
             latents: torch.Tensor = end.value
             return latents
@@ -205,13 +295,11 @@ def _start(model: Model, requests: Sequence[Request]) -> tuple[sampling.Start | 
     return start, beside
 
 
-def _control(
-    model: Model, requests: Sequence[Request], settings: SamplingSettings, sampler: sampling.Sampler
-) -> Control:
+def _control(model: Model, one: _Pass, batch: slice) -> Control:
     pictures = []
-    for shown in zip(*(request.control for request in requests), strict=True):
+    for shown in zip(*one.control[batch], strict=True):
         pictures.append(torch.stack([(as_tensor(each) + 1) / 2 for each in shown]).to(model.device))
-    return Control(settings.control, pictures, sampler.evaluations, sampler.each)
+    return Control(one.units, pictures, one.sampler.evaluations, one.sampler.each)
 
 
 def _as_mask(request: Request, factor: int = 1) -> torch.Tensor:
@@ -222,7 +310,6 @@ def _as_mask(request: Request, factor: int = 1) -> torch.Tensor:
     return torch.from_numpy(np.array(mask, dtype=np.float32) / 255).round()[None]
 
 
-def _sampler(model: Model, settings: SamplingSettings) -> sampling.Sampler:
+def _sampler(model: Model, settings: SamplingSettings, steps: int, skipped: int) -> sampling.Sampler:
     config, process, aligned = model.scheduler_config, model.family.process, model.family.aligned
-    strength = settings.strength
-    return sampling.sampler(settings.sampler, settings.steps, config, process, settings.schedule, aligned, strength)
+    return sampling.sampler(settings.sampler, steps, config, process, settings.schedule, aligned, skipped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from tenshot.core.errors import Cancelled
@@ -36,6 +36,13 @@ class Events:
 
     def picture(self, tag: str, step: int, image: Image.Image) -> None:
         """A preview was drawn."""
+
+    def watches(self, done: int) -> bool:
+        """Answer True to be shown what the current drawing has come to after `done` units of the job."""
+        return False
+
+    def drawing(self, done: int, total: int, images: Sequence[Image.Image]) -> None:
+        """What the pictures of the batch that is drawn look like after `done` of `total` units: small, and roughly."""
 
     def cancelled(self) -> bool:
         """Answer True to stop at the next safe moment."""
@@ -88,6 +95,13 @@ class EventGroup(Events):
     def picture(self, tag: str, step: int, image: Image.Image) -> None:
         for listener in self.listeners:
             listener.picture(tag, step, image)
+
+    def watches(self, done: int) -> bool:
+        return any(listener.watches(done) for listener in self.listeners)
+
+    def drawing(self, done: int, total: int, images: Sequence[Image.Image]) -> None:
+        for listener in self.listeners:
+            listener.drawing(done, total, images)
 
     def cancelled(self) -> bool:
         return any(listener.cancelled() for listener in self.listeners)

@@ -110,6 +110,10 @@ class Process(Protocol):
         """x of a signal, as samplers have it."""
         ...
 
+    def signal(self, seen: torch.Tensor, answer: torch.Tensor, time: float) -> torch.Tensor:
+        """The signal in what the denoiser was shown at `time`, as its answer has it."""
+        ...
+
 
 @dataclass(frozen=True)
 class DDPM:
@@ -213,6 +217,10 @@ class DDPM:
     def noisy(self, clean: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
         return clean + sigma * noise
 
+    def signal(self, seen: torch.Tensor, answer: torch.Tensor, time: float) -> torch.Tensor:
+        (sigma,) = self.between(np.array([time]))
+        return self.clean(seen * math.sqrt(sigma**2 + 1), answer, sigma)
+
     def _a(self, t: torch.Tensor) -> torch.Tensor:
         return self.alphas_cumprod.to(t.device, torch.float32)[t]
 
@@ -309,6 +317,9 @@ class RectifiedFlow:
 
     def noisy(self, clean: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
         return (1 - sigma) * clean + sigma * noise
+
+    def signal(self, seen: torch.Tensor, answer: torch.Tensor, time: float) -> torch.Tensor:
+        return self.clean(seen, answer, time / self.steps)
 
 
 PROCESSES: tuple[type[Process], ...] = (DDPM, RectifiedFlow)

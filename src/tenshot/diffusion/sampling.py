@@ -18,6 +18,7 @@ from tenshot.diffusion.process import DDPM, Process
 #: Yields what the denoiser is shown and the time, is sent its answer, and returns clean latents.
 Sampling: TypeAlias = Generator[tuple[torch.Tensor, float], torch.Tensor, torch.Tensor]
 Generators: TypeAlias = Sequence[torch.Generator]
+NEARLY_ALL = 0.999  # of the way, as WebUI counts
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,19 @@ def sampler(
     process: type[Process],
     schedule: samplers.Schedule = samplers.AUTOMATIC,
     aligned: Sequence[float] = (),
-    strength: float = 1.0,
+    skipped: int = 0,
 ) -> Sampler:
     """Sampler `name` with `steps` steps, for a model whose scheduler's configuration is `config`.
 
-    name: None for the usual one of its process. aligned: the family's sigmas of ten steps. strength: how much of the
-    way is gone, to its end; as in WebUI, .5 of 20 steps are the last 11. Raises Refusal as `check` in samplers.py.
+    name: None for the usual one of its process. aligned: the family's sigmas of ten steps. skipped: how many steps are
+    left out at the beginning. Raises Refusal as `check` in samplers.py.
     """
     samplers.check(name, schedule, process, aligned)
     found = samplers.SAMPLERS[name or samplers.names(process.name)[0]][process.name]
     if isinstance(found, samplers.Scheduled):
-        return _scheduled(name, found, steps, config, process, _skipped(steps, strength))
+        return _scheduled(name, found, steps, config, process, skipped)
     made = process.from_config(config)
-    sigmas = _sigmas(found, steps, made, schedule, aligned)[_skipped(steps, strength) :]
+    sigmas = _sigmas(found, steps, made, schedule, aligned)[skipped:]
 
     def run(noise: torch.Tensor, generators: Generators, start: Start | None = None) -> Sampling:
         return _solving(found, made, sigmas, noise, generators, start)
@@ -76,9 +77,14 @@ def sampler(
     return Sampler(asked, round(asked / (len(sigmas) - 1)), run)
 
 
-def _skipped(steps: int, strength: float) -> int:
-    """How many steps are left out at the beginning."""
-    return steps - 1 - int(min(strength, 0.999) * steps) if strength < 1 else 0
+def skipped(steps: int, strength: float) -> int:
+    """How many of `steps` are left out where `strength` of the way is gone; as in WebUI, .5 of 20 are the last 11."""
+    return steps - 1 - int(min(strength, NEARLY_ALL) * steps) if strength < 1 else 0
+
+
+def stretched(steps: int, strength: float) -> int:
+    """The steps of the whole way where `steps` are the last `strength` of it, as in WebUI's second pass."""
+    return int(steps / min(strength, NEARLY_ALL))
 
 
 def _sigmas(

@@ -33,10 +33,13 @@ READING = Reading()
 
 
 class Prompts:
-    """Prompts for pictures of `size` that take `steps` steps; each text is encoded once, alone."""
+    """Prompts for pictures of `size` that take `steps` steps; each text is encoded once, alone.
 
-    def __init__(self, model: Model, size: Size, steps: int, reading: Reading) -> None:
-        self.model, self.size, self.steps, self.reading = model, size, steps, reading
+    before: the steps of an earlier pass over the same pictures.
+    """
+
+    def __init__(self, model: Model, size: Size, steps: int, reading: Reading, before: int = 0) -> None:
+        self.model, self.size, self.steps, self.reading, self.before = model, size, steps, reading, before
         self.known: dict[tuple[str, bool], Conditioning] = {}
 
     def positive(self, prompt: str) -> list[tuple[float, Scheduled]]:
@@ -47,7 +50,7 @@ class Prompts:
         return self._scheduled(prompt, True)
 
     def _scheduled(self, prompt: str, negative: bool) -> Scheduled:
-        return [(last, self._one(text, negative)) for last, text in syntax.schedule(prompt, self.steps)]
+        return [(last, self._one(text, negative)) for last, text in syntax.schedule(prompt, self.steps, self.before)]
 
     def _one(self, text: str, negative: bool) -> Conditioning:
         if (text, negative) not in self.known:
