@@ -134,7 +134,7 @@ def test_what_cannot_be_drawn_again_is_refused(text: str, found: str, tmp_path: 
     path = saved(tmp_path / "a.png", text)
     with pytest.raises(Refusal) as told:
         read(path)
-    assert found in str(told.value) and "a.png" in str(told.value)
+    assert found in str(told.value) and "a.png" in str(told.value) and "--prompt: is needed" not in str(told.value)
 
 
 def test_a_file_that_is_no_picture_is_refused_beside_other_faults(tmp_path: Path):
@@ -152,3 +152,17 @@ def test_hints_tell_what_a_picture_had_besides(tmp_path: Path):
         saved(tmp_path / "b.png", "a\nSteps: 20, Seed: 1, Denoising strength: 0.6, Hires upscale: 2, RNG: CPU")
     )
     assert len(said) == 1 and "second pass" in said[0]
+
+
+def test_a_size_that_is_none_is_said(tmp_path: Path):
+    options, said = read(saved(tmp_path / "a.png", "a\nSteps: 20, Seed: 1, Size: 12 by 3, RNG: CPU"))
+    assert options.width is None and said == ["a.png says Size: 12 by 3, which is none: --width and --height say it"]
+
+
+def test_a_picture_wins_over_a_recipe_and_the_command_line_over_both(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("steps: 3\nseed: 4\nwidth: 64\nbatch_size: 2\n")
+    path = saved(tmp_path / "a.png", "a\nSteps: 20, Seed: 1, RNG: CPU, Size: 72x72")
+    for words in (["--recipe", "a.yaml", "--from", "a.png"], ["--from", "a.png", "--recipe", "a.yaml"]):
+        options = gather(GenerateOptions, [w.replace("a.", f"{tmp_path}/a.") for w in words] + ["--seed", "9"])
+        assert (options.steps, options.seed, options.width, options.batch_size) == (20, 9, 72, 2)
+    assert path.is_file()

@@ -283,6 +283,8 @@ def test_a_file_draws_as_its_folder(draw: Callable[..., Any], nets: list[Path], 
         ({"controlnet": []}, ["--control_image: without --controlnet"]),
         ({"controlnet": ["NET=3@0.8-0.2"]}, ["a weight of 3", "from 0.8 to 0.2"]),
         ({"controlnet": ["NET=strong"]}, ["'strong' is no weight"]),
+        ({"canny_low": 201}, ["201, and --canny_high is 200"]),
+        ({"controlnet": ["LORA"]}, ["is a LoRA, no net"]),
         ({"controlnet": ["nothing.safetensors=0.5"]}, ["nothing.safetensors: no such file"]),
         ({"controlnet": ["XL"], "control_image": ["text.png"]}, ["Stable Diffusion XL", "no picture inside"]),
         ({"controlnet": ["VAE", "XL"], "control_image": ["bomb.png"]}, ["AutoencoderKL", "XL", "megapixels"]),
@@ -298,7 +300,8 @@ def test_what_does_not_fit_is_refused_at_once(
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ):
-    places = {"NET": nets[0], "XL": net_xl, "VAE": request.getfixturevalue("sd1") / "vae"}
+    lora = request.getfixturevalue("sd1_lora")
+    places = {"NET": nets[0], "LORA": lora, "XL": net_xl, "VAE": request.getfixturevalue("sd1") / "vae"}
     (tmp_path / "text.png").write_text("a picture")
     (tmp_path / "cut.png").write_bytes((tmp_path / "map.png").read_bytes()[:200])
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")

@@ -219,6 +219,17 @@ class TestLorasByName:
             mine, theirs = opened[part].state_dict(), like[part].state_dict()
             assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
+    def test_what_makes_no_numbers_is_refused_before_the_first_picture(
+        self, draw: Draw, sd1_lora: Path, tmp_path: Path
+    ):
+        with safe_open(sd1_lora, "pt") as file:
+            huge = {name: file.get_tensor(name) * (1e37 if "lora_B" in name else 1) for name in file.keys()}
+            save_file(huge, tmp_path / "huge.safetensors", file.metadata())
+        with pytest.raises(Refusal) as told:
+            draw(prompt=["a", "a <lora:huge:1e-35>", "a <lora:huge:1000>", "<lora:huge:-999>"], lora_dir=[tmp_path])
+        assert "NaN or infinite" in str(told.value) and not (tmp_path / "out").exists()
+        assert len(draw(prompt=["a", "a <lora:huge:1e-35>"], lora_dir=[tmp_path])) == 2
+
     def test_what_is_not_there_is_refused_by_name_with_the_nearest(self, draw: Draw, folder: Path, tmp_path: Path):
         shutil.copyfile(folder / "sub/az.safetensors", folder / "az.safetensors")
         with pytest.raises(Refusal) as told:
@@ -271,6 +282,7 @@ def test_what_has_no_effect_is_said_aloud(draw: Draw, sdxl: Path):
         ({"only_masked_padding": 9}, "--only_masked_padding: without --only_masked"),
         ({"variation_seed": 9}, "--variation_seed: without --variation_strength"),
         ({"canny_low": 9}, "--canny_low: without --controlnet"),
+        ({"negative_prompt": "<lora:az:much>"}, "--negative_prompt: <lora:az:much>"),
     ],
 )
 def test_what_would_have_no_effect_or_no_sense_is_refused(
@@ -280,6 +292,20 @@ def test_what_would_have_no_effect_or_no_sense_is_refused(
         draw(**given)
     assert found in str(told.value) and len(told.value.faults) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_prompt_is_said_aloud(draw: Draw):
+    heard = Heard()
+    draw(events=heard, prompt=["a", " "])
+    draw(events=heard, prompt=["a"])
+    assert heard.said == ["a prompt is empty: the model draws what it likes"]
+
+
+@pytest.mark.parametrize("option", ["model", "lora", "controlnet", "vae", "embedding"])
+def test_empty_names_are_refused(option: str):
+    with pytest.raises(Refusal) as told:
+        gather(GenerateOptions, ["--prompt", "a", f"--{option}", ""])
+    assert [each.where for each in told.value.faults if "empty name" in each.found] == [f"--{option}"]
 
 
 def test_a_negative_prompt_without_guidance_is_said_aloud(draw: Draw):

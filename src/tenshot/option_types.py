@@ -55,6 +55,13 @@ def _controlnet(place: Path) -> None:
     single_nets.read(place, kind=ControlNetModel)
 
 
+def _with_sign(value: str) -> str:
+    """What to do where the part of the steps follows without a sign: cn@0-0.5."""
+    name, at, part = value.rpartition("@")
+    meant = name and at and "=" not in value and re.fullmatch(r"[\d.]+-[\d.]+", part)
+    return f"write a sign before the part of the steps: {name}=@{part}" if meant else ""
+
+
 def _model(place: Path) -> None:
     """Whatever VAE it is to have."""
     from tenshot.io import tensor_files
@@ -97,7 +104,9 @@ LoraPath = Annotated[str, There("file or folder", strength=True, reader=_lora, h
 WordPath = Annotated[Path, There("file or folder", reader=_word, hub="word", asker=_asked), _Spelled]
 VaePath = Annotated[Path, There("file or folder", reader=_vae, hub="net", asker=_asked), _Spelled]
 ControlNetUnit = Annotated[
-    str, There("file or folder", strength=True, reader=_controlnet, hub="net", asker=_asked), _Spelled
+    str,
+    There("file or folder", strength=True, reader=_controlnet, hub="net", asker=_asked, hint=_with_sign),
+    _Spelled,
 ]
 ControlNetPath = Annotated[Path, There("folder", hub="net", asker=_asked), _Spelled]
 SomeModel = Annotated[Path, There("file or folder", besides=("pocket",), hub="any", asker=_asked), _Spelled]

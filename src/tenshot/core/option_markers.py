@@ -52,7 +52,8 @@ class There:
 
     besides: words that are no paths. strength: a number may follow, as in FILE=0.8. reader: opens what is there, and
     raises Refusal where it is of no use. hub: what it may be of the Hugging Face hub; None: nothing. asker: of a name
-    there, what is wanted of it and who named it; raises Refusal where that cannot be had.
+    there, what is wanted of it and who named it; raises Refusal where that cannot be had. hint: of a value that nothing
+    is called like, how it was probably meant; empty: no idea.
     """
 
     kind: str
@@ -61,6 +62,7 @@ class There:
     reader: Callable[[Path], object] | None = None
     hub: Kind | None = None
     asker: Callable[[HubName, Kind, str], object] | None = None
+    hint: Callable[[str], str] = lambda value: ""
 
     def path(self, value: str) -> str:
         """The path in a value; empty where it is a word."""
@@ -71,10 +73,13 @@ class There:
     def on_hub(self, value: str) -> HubName | None:
         """The name of the hub in a value, where nothing here is called so."""
         path = self.path(value)
-        return hub_names.parse(path) if self.hub and path and not exists(path) else None
+        wanted = self.hub and path and not exists(path) and not self.hint(value)
+        return hub_names.parse(path) if wanted else None
 
     def faults(self, option: str, value: str, description: str) -> Iterator[Fault]:
         path = self.path(value)
+        if not value:
+            yield Fault(option, "an empty name", description, f"write its name, or leave {option} out")
         if not path:
             return
         if name := self.on_hub(value):
@@ -85,7 +90,7 @@ class There:
         do = f"correct the path, or name {hub_names.FORMS}" if self.hub else "correct the path"
         if not exists(path):
             kind = "file or folder" if self.kind == "model" else self.kind
-            yield Fault(option, f"{path}: no such {kind}", description, do)
+            yield Fault(option, f"{path}: no such {kind}", description, self.hint(value) or do)
         elif is_other and is_other(path):
             kind = "a folder" if self.kind == "file" else "a file"
             yield Fault(option, f"{path} is {kind}", f"a {self.kind}: {description}", do)

@@ -209,11 +209,13 @@ def gather(kind: type[Record], words: Sequence[str], say: Say = lambda text: Non
     given, faults = _parse(kind, [*first, *words[alone:]])
     recipe: dict[str, object] = {}
     places: dict[str, str] = {}
+    unread: set[str] = set()
     for source, path in [(each, path) for name, each in kind.recipes.items() for path in given.pop(name, [])]:
         try:
             found = {_named(kind, name): value for name, value in source.read(Path(path), say).items()}
         except Refusal as refusal:
             faults += refusal.faults
+            unread |= {f"--{each}" for each in source.gives}
             continue
         recipe |= found
         places |= {name: f"{path}: {name}" for name in found.keys() - given.keys()}
@@ -226,7 +228,8 @@ def gather(kind: type[Record], words: Sequence[str], say: Say = lambda text: Non
         else:
             notes.append(there)
     likely, wrong, names = _resolved(kind, chosen, places)
-    faults += [each for each in wrong if each.where not in {fault.where for fault in faults}]
+    told = {fault.where for fault in faults} | (unread - {f"--{name}" for name in chosen})
+    faults += [each for each in wrong if each.where not in told]
     faults += _held([each.faults() for each in likely], names)
     right = [name for name in kind.model_fields if name in chosen and name not in names]
     faults += _told_of(kind, right, chosen, There, There.faults)

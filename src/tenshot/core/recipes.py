@@ -21,12 +21,13 @@ class Recipe:
     """A file that options are read from.
 
     read: (file, say) -> their values; say hears what is to be known; raises Refusal. kind: what file it is, in a word.
-    help: in the help text.
+    help: in the help text. gives: the options that it always has.
     """
 
     read: Callable[[Path, Say], Mapping[str, object]]
     kind: str
     help: str
+    gives: tuple[str, ...] = ()
 
 
 SIZE = 100_000  # bytes; ours have three thousand

@@ -14,6 +14,7 @@ from tenshot.io.png import read_infotext
 FITS = "a PNG, JPEG or WebP that Tenshot or WebUI drew"
 SCHEDULES = {title: name for name, title in TITLES.items()} | {"Automatic": "automatic"}
 EMPHASES = {"Original": "original", "No norm": "no_norm", "None": "none"}
+SIZE = re.compile(r"(\d{1,6})x(\d{1,6})", re.ASCII)
 PLAIN = {
     "Steps": "steps",
     "CFG scale": "guidance_scale",
@@ -46,7 +47,7 @@ def options_of(picture: Path, say: Callable[[str], None]) -> dict[str, object]:
         options["sampler"] = found.facts["Sampler"]
     options |= _named(picture, found.facts, "Schedule type", "schedule", SCHEDULES)
     options |= _named(picture, found.facts, "Emphasis", "emphasis", EMPHASES)
-    if size := re.fullmatch(r"(\d{1,6})x(\d{1,6})", found.facts.get("Size", "")):
+    if size := SIZE.fullmatch(found.facts.get("Size", "")):
         options |= {"width": int(size[1]), "height": int(size[2])}
     if found.facts.get("Model") == "pocket":
         options["model"] = "pocket"
@@ -75,6 +76,8 @@ def _number(text: str) -> object:
 
 def _lost(facts: Mapping[str, str]) -> Iterator[str]:
     """What it was drawn with that does not follow from its options."""
+    if "Size" in facts and not SIZE.fullmatch(facts["Size"]):
+        yield f"says Size: {facts['Size']}, which is none: --width and --height say it"
     ours = facts.get("Version", "").startswith("tenshot")
     if "Model source" not in facts and (model := facts.get("Model")) not in (None, "pocket"):
         yield f"was drawn with {model}, hash {facts.get('Model hash', 'unknown')}: --model says where that is"

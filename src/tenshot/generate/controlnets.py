@@ -19,6 +19,7 @@ from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
 from tenshot.core.json_types import Config
 from tenshot.core.size import Size
+from tenshot.diffusion import sampling
 from tenshot.families import registry, validate
 from tenshot.families.base import Family
 from tenshot.generate.canvas import Canvas
@@ -28,6 +29,7 @@ from tenshot.io import hashes
 from tenshot.io.images import fit_picture, open_picture
 from tenshot.model import model, single_nets
 from tenshot.model.control import Mode, Unit
+from tenshot.pipeline import SamplingSettings
 from tenshot.runtime import compiled_model
 from tenshot.runtime.compiled_model import CompiledModel
 from tenshot.runtime.flat_modules import CONTROLLED
@@ -167,6 +169,15 @@ def units(chosen: Sequence[ControlNet], opened: CompiledModel, events: Events) -
     return tuple(
         Unit(nets[each.asked.place], each.asked.weight, each.asked.start, each.asked.end, each.mode) for each in chosen
     )
+
+
+def idle(chosen: Sequence[ControlNet], settings: SamplingSettings) -> Iterator[str]:
+    """Which of them have no effect, and why."""
+    steps = settings.steps - sampling.skipped(settings.steps, settings.strength)
+    for each, unit in zip(chosen, settings.control, strict=True):
+        if unit.idle(steps):
+            part = f"none of {steps} steps lies within {unit.start:g} to {unit.end:g} of them"
+            yield f"{each.asked.place} has no effect: {part if unit.weight else 'its weight is 0'}"
 
 
 def _net(place: Path, opened: CompiledModel, events: Events) -> Any:

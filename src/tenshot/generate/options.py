@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from os.path import isdir
+from os.path import exists, isdir
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from tenshot.core.errors import Fault
+from tenshot.core.errors import Fault, Refusal
 from tenshot.core.option_text import command
 from tenshot.core.options import Options, as_words
 from tenshot.core.recipes import Recipe, Say
@@ -48,6 +48,7 @@ def _again(picture: Path, say: Say) -> Mapping[str, object]:
     return again.options_of(picture, say)
 
 
+AGAIN = "a picture, to be drawn again; it wins over --recipe, the command line over both."
 HEAVIEST = 1000  #: weight of words: more is a slip of the finger
 #: Options that mean nothing without another one.
 NEEDED = {
@@ -65,13 +66,29 @@ NEEDED = {
 }
 
 
+def _drawn_here(file: Path) -> bool:
+    from tenshot.io.png import read_infotext
+
+    with suppress(Refusal):
+        return "Version: tenshot" in (read_infotext(file) or "")
+    return False
+
+
+def _prompt_faults(option: str, prompts: Sequence[str]) -> Iterator[Fault]:
+    for prompt in prompts:
+        try:
+            without_loras(prompt)
+        except ValueError as error:
+            yield Fault(option, str(error), "<lora:name>, <lora:name:0.8>", "correct it, or leave it out")
+        if not (weight := heaviest(prompt)) <= HEAVIEST:
+            found = f"{prompt[:60]!r} has a weight of {weight:g}"
+            yield Fault(option, found, f"at most {HEAVIEST}", "1.3 is much already: (word:1.3)")
+
+
 class GenerateOptions(Options):
     """Make pictures from a prompt. The same seed gives the same picture, to the bit with --batch_size 1."""
 
-    recipes: ClassVar[Mapping[str, Recipe]] = {
-        **Options.recipes,
-        "from": Recipe(_again, "picture", "a picture, to be drawn again; the command line wins."),
-    }
+    recipes: ClassVar[Mapping[str, Recipe]] = {**Options.recipes, "from": Recipe(_again, "picture", AGAIN, ("prompt",))}
 
     half_serves: ClassVar[bool] = True
 
@@ -134,14 +151,8 @@ class GenerateOptions(Options):
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
-        for prompt in (*self.prompt, self.negative_prompt):
-            try:
-                without_loras(prompt)
-            except ValueError as error:
-                yield Fault("--prompt", str(error), "<lora:name>, <lora:name:0.8>", "correct it, or leave it out")
-            if not (weight := heaviest(prompt)) <= HEAVIEST:
-                found = f"{prompt[:60]!r} has a weight of {weight:g}"
-                yield Fault("--prompt", found, f"at most {HEAVIEST}", "1.3 is much already: (word:1.3)")
+        for option, prompts in (("--prompt", self.prompt), ("--negative_prompt", [self.negative_prompt])):
+            yield from _prompt_faults(option, prompts)
         fields = type(self).model_fields
         for name, of in NEEDED.items():
             told = name in self.model_fields_set and getattr(self, name) != fields[name].get_default(
@@ -166,11 +177,17 @@ class GenerateOptions(Options):
         counts = ("control_image", "control_preprocessor", "control_mode")
         told = {name: len(getattr(self, name)) for name in counts}
         yield from controlnet_options.miscounts(len(self.controlnet), **told)
+        if self.controlnet and self.canny_low > self.canny_high:
+            found = f"{self.canny_low}, and --canny_high is {self.canny_high}"
+            yield Fault("--canny_low", found, "at most --canny_high", "100 and 200 are the usual ones")
 
     def obstacles(self) -> Iterator[Fault]:
         folder = self.out.parent if self.names_a_png else self.out
         if hurdle := destinations.misnamed(self.out) or destinations.obstacle(folder):
             yield Fault("--out", hurdle, "a folder, or a .png file", "choose another name")
+        elif self.names_a_png and exists(self.out) and not _drawn_here(self.out):
+            fits = "a new name, or a picture that Tenshot drew, which is drawn anew"
+            yield Fault("--out", f"{self.out} is not one of Tenshot's pictures", fits, "choose another name")
 
     def next_commands(self) -> Sequence[str]:
         leave = {"out", "seed"} if self.names_a_png else {"seed"}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from tenshot import __version__
 from tenshot.core import device, hub_names
-from tenshot.core.errors import Fault, Refusal, all_or_refuse
+from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers
@@ -24,7 +25,7 @@ from tenshot.generate.canvas import Canvas, Pictures
 from tenshot.generate.controlnets import ControlNet
 from tenshot.generate.options import GenerateOptions
 from tenshot.io import infotext, text_files
-from tenshot.model import model, resolve
+from tenshot.model import hub, model, resolve
 from tenshot.model.control import Unit
 from tenshot.model.model import Model
 from tenshot.model.prompts import Reading
@@ -54,14 +55,21 @@ class Plan:
     """The pictures that options ask of a model that is open. start: what they are drawn on."""
 
     found: Read
-    opened: Model
+    opened: CompiledModel
     settings: SamplingSettings
     start: Canvas | None
     pictures: Sequence[Planned]
 
-    def strengths(self, tags: Sequence[LoraTag]) -> dict[str | Path, tuple[float, float]]:
-        """What `set_loras` is to be told for prompts that name these."""
-        return self.found.given.strengths(tags) if self.found.given else {}
+    def set_loras(self, tags: Sequence[LoraTag]) -> None:
+        """Those for all prompts and these. Raises Refusal where that gives numbers that are not finite."""
+        if self.found.given:
+            self.opened.set_loras(self.found.given.strengths(tags))
+
+    def check_strengths(self) -> None:
+        """Raises Refusal with the faults of all LoRAs that pictures ask for, before one is drawn."""
+        sets = dict.fromkeys(tuple(each.tags) for each in self.pictures)
+        if len(sets) > 1:
+            all_or_refuse(*(partial(self.set_loras, tags) for tags in sets))
 
     def finished(self, planned: Planned, drawn: Image.Image) -> tuple[Image.Image, str]:
         """The picture with what must not change as it was, and its infotext."""
@@ -106,6 +114,8 @@ class Read:
         around = (options.mask_blur, options.only_masked, options.only_masked_padding)
         start = self.pictures.canvas(size, *around) if self.pictures else None
         settings = _settings(options, size, start is not None, controlnets.units(self.controls, opened, events))
+        for idle in controlnets.idle(self.controls, settings):
+            events.say(idle)
         maps = tuple(each.map(size, start) for each in self.controls)
         image, mask = (start.image, start.mask) if start else (None, None)
         variation = (options.variation_seed, options.variation_strength) if options.variation_strength else None
@@ -119,15 +129,17 @@ class Read:
         return Plan(self, opened, settings, start, pictures)
 
 
-def read(options: GenerateOptions, events: Events, *more: Callable[[], object]) -> Read:
-    """Raises Refusal with the faults of all that `options` name, and of `more` checks."""
+def read(asked: GenerateOptions, events: Events) -> Read:
+    """Raises Refusal with the faults of the options, and of all that they name; what is of the hub is fetched."""
+    options = hub.fetched(asked, events)  # which has checked them where it fetched something
+    checks = () if options is not asked else (options.faults, options.obstacles)
     where, place, given, pictures, controls, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _found(options, events),
         lambda: _given(options),
         lambda: canvas.read(options.init_image, options.mask) if options.init_image else None,
         lambda: controlnets.read(options),
-        *more,
+        *(lambda check=check: refuse_if(check()) for check in checks),
     )
     return Read(options, where, place, given, pictures, controls)
 
@@ -175,6 +187,8 @@ def _given(options: GenerateOptions) -> RequestedAdapters | None:
 def _say_what_has_no_effect(
     options: GenerateOptions, given: RequestedAdapters | None, opened: Model, events: Events
 ) -> None:
+    if not all(each.strip() for each in options.prompt):
+        events.say("a prompt is empty: the model draws what it likes")
     prompts = (*options.prompt, options.negative_prompt)
     unsaid = [each for each in given.words if not any(model.mentions(p, each.word) for p in prompts)] if given else []
     for word, file in dict.fromkeys((each.word, each.file) for each in unsaid):

@@ -38,6 +38,10 @@ class Unit:
     def works(self, step: int, steps: int) -> bool:
         return step / steps >= self.start and (step + 1) / steps <= self.end
 
+    def idle(self, steps: int) -> bool:
+        """Does it change nothing in so many steps?"""
+        return not self.weight or not any(self.works(step, steps) for step in range(steps))
+
     def scale(self, layer: int, prompted: bool) -> float:
         """How much its answer with this number counts; the middle block's is the last."""
         if self.mode == "control" and not prompted:

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffusers import AutoencoderKL, ControlNetModel
 
+from tenshot.adapters import lora_keys
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.json_types import Config
 from tenshot.families import (
@@ -135,6 +136,9 @@ def of_file(source: Container, config: Path | None = None) -> Read:
     """Raises Refusal where the file is no net, not whole, or more than a net."""
     partial_checkpoints.refuse(source.place, source.tensors)
     net = recognised(source)
+    if net is None and any(map(lora_keys.parse, source.tensors)):
+        do = f"give it as --lora {source.place}, or in the prompt: <lora:{source.place.stem}>"
+        raise Refusal(Fault(str(source.place), "is a LoRA, no net", "a UNet, a transformer, a VAE, a ControlNet", do))
     if net is None:
         names = ", ".join(sorted(source.tensors)[:3]) or "none"
         fits = "a checkpoint, a UNet, a transformer, a VAE, a ControlNet, a LoRA or an embedding"
