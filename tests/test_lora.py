@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig, get_peft_model_state_dict
 
 import tenshot
 from tenshot.adapters import lora
@@ -39,6 +40,22 @@ def begun(bench: Bench, **given: Any) -> dict[str, dict[str, torch.Tensor]]:
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
     trainable = training.LoraTrainable(base, options)
     return lora.current(base, trainable.settings).weights
+
+
+@pytest.mark.parametrize("start", [None, "gaussian", "kaiming"])
+def test_it_begins_as_diffusers_scripts_do_or_as_peft_does(start: str | None, bench: Bench, sd1: Path):
+    """Layer by layer in the order of the net, from one seed."""
+    options = bench.options("begun", rank="3", lora_alpha="6", **({"init_lora_weights": start} if start else {}))
+    begins = begun(bench, rank="3", lora_alpha="6", **({"init_lora_weights": start} if start else {}))["unet"]
+    plain = UNet2DConditionModel.from_pretrained(sd1 / "unet")
+    torch.manual_seed(device.seed_of(options.seed, "new weights"))
+    scripts = {"r": 3, "lora_alpha": 6, "target_modules": ["to_q", "to_k", "to_v", "to_out.0"]}
+    plain.add_adapter(LoraConfig(**scripts, init_lora_weights=True if start == "kaiming" else "gaussian"))
+    expected = get_peft_model_state_dict(plain)
+    assert begins.keys() == expected.keys()
+    assert all(torch.equal(begins[name], tensor) for name, tensor in expected.items())
+    deviation = torch.cat([tensor.flatten() for name, tensor in begins.items() if "lora_A" in name]).std().item()
+    assert (deviation == pytest.approx(1 / 3, rel=0.1)) == (start != "kaiming")
 
 
 @pytest.mark.parametrize("given", SETTINGS)
@@ -148,8 +165,9 @@ def test_a_file_can_be_trained_further(bench: Bench):
     tensors.write(bench.folder / "other" / lora.FILE, {n: 2 * t for n, t in tensors.read(first / lora.FILE).items()})
     given = {"learning_rate": "1e-9", "adam_weight_decay": "0", "start_from": str(bench.folder / "other")}
     assert bench.refused("again", **given) == ["--output_dir"]  # another run
-    refused = bench.refused("more", start_from=str(first / lora.FILE), rank="8", train_text_encoder=True)
-    assert refused == ["--rank", "--start_from"]
+    more = {"rank": "8", "init_lora_weights": "kaiming", "train_text_encoder": True}
+    refused = bench.refused("more", start_from=str(first / lora.FILE), **more)
+    assert refused == ["--rank", "--init_lora_weights", "--start_from"]
 
 
 def test_the_model_itself_stays(bench: Bench):

@@ -37,7 +37,9 @@ def steps(
     if isinstance(options, LoraOptions):
         unet.requires_grad_(False).to(dtype=half)
         ends = base.family.targets(base.family.denoiser, options.layers)
-        unet.add_adapter(LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=ends))
+        unet.add_adapter(
+            LoraConfig(r=options.rank, lora_alpha=options.rank, init_lora_weights="gaussian", target_modules=ends)
+        )
         cast_training_params(unet, torch.float32)
     trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.adam_weight_decay)

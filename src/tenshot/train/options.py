@@ -278,6 +278,9 @@ class LoraOptions(FineTuneOptions):
     )
     use_dora: bool = Field(False, description="train magnitude and direction apart (DoRA)")
     use_rslora: bool = Field(False, description="strength is alpha / sqrt(rank) (rank-stabilised)")
+    init_lora_weights: Literal["gaussian", "kaiming"] = Field(
+        "gaussian", description="how A begins: gaussian, deviation 1/rank (diffusers' scripts); kaiming (peft, kohya)"
+    )
     quantize_base: Literal["nf4", "int8"] | None = Field(
         None, description="keep the denoiser's matrices in 4 or 8 bits"
     )

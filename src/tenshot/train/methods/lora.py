@@ -25,7 +25,15 @@ from tenshot.train.engine import quantize
 from tenshot.train.options import LoraOptions
 from tenshot.train.training_method import Source, TrainingMethod
 
-SHAPES = ("rank", "lora_alpha", "layers", "block_ranks", "use_dora", "use_rslora")  # given by a file to start from
+SHAPES = (
+    "rank",
+    "lora_alpha",
+    "layers",
+    "block_ranks",
+    "use_dora",
+    "use_rslora",
+    "init_lora_weights",
+)  # given by a file to start from
 
 
 class LoraTrainable:
@@ -94,6 +102,7 @@ def _part_settings(base: Model, part: str, options: LoraOptions) -> Config:
         "alpha_pattern": {name: strength * rank for name, rank in others.items()},
         "use_dora": options.use_dora,
         "use_rslora": options.use_rslora,
+        "init_lora_weights": "gaussian" if options.init_lora_weights == "gaussian" else True,
     }
 
 
