@@ -15,6 +15,7 @@ from tenshot.cli.verbs import VERBS, load
 from tenshot.core.events import Events
 from tenshot.core.option_markers import There, marked
 from tenshot.core.options import gather
+from tenshot.io.images import open_picture
 from tenshot.model import hub, model
 from tests.hub_server import Hub
 
@@ -99,6 +100,20 @@ def test_what_a_name_is_called_in_results(
     assert [each["written"] for each in written] == ["tiny.safetensors", "az-converted.safetensors"]
     assert looked["source"] == f"somebody/tiny@{commit}:unet"
     assert "tenshot convert somebody/tiny:unet RESULT" in looked["next"]
+
+
+def test_a_prompt_names_a_lora_of_the_hub(
+    served: Hub, sd1: Path, sd1_lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    served.add("somebody/az-lora", {"az.safetensors": sd1_lora.read_bytes()})
+    draw = ["generate", "--model", str(sd1), "--seed", "1", "--steps", "2", "--device", "cpu", "--out"]
+    assert main([*draw, str(tmp_path / "tag.png"), "--prompt", "a cat <lora:somebody/az-lora:0.7>"]) == 0
+    assert main([*draw, str(tmp_path / "option.png"), "--prompt", "a cat", "--lora", "somebody/az-lora=0.7"]) == 0
+    assert main([*draw, str(tmp_path / "without.png"), "--prompt", "a cat"]) == 0
+    tag, option, without = (open_picture(tmp_path / f"{n}.png").tobytes() for n in ("tag", "option", "without"))
+    assert tag == option != without
+    assert main([*draw, str(tmp_path / "none.png"), "--prompt", "a cat <lora:somebody/else>"]) == 2
+    assert "--prompt: somebody/else" in capsys.readouterr().err and not (tmp_path / "none.png").exists()
 
 
 def test_a_controlnet_by_name_in_half_precision(served: Hub, sd1: Path, tmp_path: Path):

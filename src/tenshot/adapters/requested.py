@@ -11,6 +11,7 @@ from tenshot.adapters import adapter_files, embedding, lora, lora_names
 from tenshot.adapters.embedding import Rows
 from tenshot.adapters.lora import Lora
 from tenshot.core.errors import Fault, Refusal, all_or_refuse
+from tenshot.core.events import Events
 from tenshot.core.json_types import Config
 from tenshot.io import hashes
 from tenshot.model.model import mentions
@@ -90,6 +91,7 @@ def read(
     unet: Config | None = None,
     tags: Sequence[LoraTag] = (),
     folders: Sequence[Path] = (),
+    events: Events | None = None,
 ) -> RequestedAdapters:
     """loras: FILE, FOLDER, or FILE=0.8. unet: the model's configuration. tags: LoRAs by name, to be found in `folders`.
 
@@ -99,7 +101,7 @@ def read(
     said, *found = all_or_refuse(
         lambda: embedding.read_all(words),
         *(partial(_lora, each, unet) for each in loras),
-        *(partial(_tagged, tag, folders, unet) for tag in tags),
+        *(partial(_tagged, tag, folders, unet, events) for tag in tags),
     )
     within = [
         RequestedEmbedding(word, each.place, rows, True) for each in found for word, rows in each.content.words.items()
@@ -117,12 +119,12 @@ def _lora(given: str, unet: Config | None) -> RequestedLora:
     return RequestedLora(lora_names.name_of(place), place, (strength, strength), lora.read(place, unet))
 
 
-def _tagged(tag: LoraTag, folders: Sequence[Path], unet: Config | None) -> RequestedLora:
+def _tagged(tag: LoraTag, folders: Sequence[Path], unet: Config | None, events: Events | None) -> RequestedLora:
     told = (tag.text_encoder, tag.denoiser)
     if not all(-STRONGEST <= each <= STRONGEST for each in told):
         found = f"<lora:{tag.name}>: strengths of {told[0]:g} and {told[1]:g}"
         raise Refusal(Fault("--prompt", found, f"from -{STRONGEST} to {STRONGEST}", "1 is as it was trained"))
-    place = lora_names.find(tag.name, folders)
+    place = lora_names.find(tag.name, folders, events)
     return RequestedLora(tag.name, place, told, lora.read(place, unet))
 
 

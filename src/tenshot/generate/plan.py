@@ -136,7 +136,7 @@ def read(asked: GenerateOptions, events: Events) -> Read:
     where, place, given, pictures, controls, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _found(options, events),
-        lambda: _given(options),
+        lambda: _given(options, events),
         lambda: canvas.read(options.init_image, options.mask) if options.init_image else None,
         lambda: controlnets.read(options),
         *(lambda check=check: refuse_if(check()) for check in checks),
@@ -172,7 +172,7 @@ def _found(options: GenerateOptions, events: Events) -> Path:
     return place
 
 
-def _given(options: GenerateOptions) -> RequestedAdapters | None:
+def _given(options: GenerateOptions, events: Events) -> RequestedAdapters | None:
     """The LoRAs and learned words that `options` name; None without, as peft is slow to import."""
     if not (options.lora or options.embedding or options.tags):
         return None
@@ -181,7 +181,7 @@ def _given(options: GenerateOptions) -> RequestedAdapters | None:
     config: Mapping[str, object] | None = None
     with suppress(Refusal):  # told elsewhere
         config = validate.denoiser_config(compiled_model.folder(compiled_model.find(options.model, vae=options.vae)))
-    return requested.read(options.lora, options.embedding, config, options.tags, options.lora_dir)
+    return requested.read(options.lora, options.embedding, config, options.tags, options.lora_dir, events)
 
 
 def _say_what_has_no_effect(
