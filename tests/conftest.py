@@ -16,6 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.dreambooth_runs import Bench
     from tests.hub_server import Hub
+    from tests.servers import Running
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
 os.environ |= {"TENSHOT_CACHE": tempfile.mkdtemp(prefix="tenshot-tests-")}
@@ -69,6 +70,16 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sd35(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny Stable Diffusion 3.5 with T5. Do not write into it."""
     return _made("sd35", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def server(sd1: Path, sd1_lora: Path) -> Iterator[Running]:
+    """A server of the tiny Stable Diffusion 1.x, of pocket, and of a LoRA that is called lora."""
+    from tests.servers import running
+
+    limits = ("--max_queue=40", "--max_body=2", "--grace=1")
+    with running(sd1, "pocket", "--lora_dir", sd1_lora.parent, *limits) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

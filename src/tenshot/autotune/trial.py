@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
 import sys
 import time
 import traceback
@@ -89,7 +88,7 @@ def run(trial: Trial, limit: float, cancelled: Callable[[], bool] = lambda: Fals
         found = here.recv() if _ready(here, limit, cancelled) else f"was not done after {limit:.0f} s"
     except EOFError:
         process.join()
-        found = f"its process died: {_death(process.exitcode)}"
+        found = f"its process died: {distributed.death(process.exitcode)}"
     except BaseException:
         _end(process, 0)
         raise
@@ -115,14 +114,6 @@ def _ready(pipe: Connection, limit: float, cancelled: Callable[[], bool]) -> boo
         if time.monotonic() >= end:
             return False
     return True
-
-
-def _death(code: int | None) -> str:
-    if code is not None and code < 0:
-        with contextlib.suppress(ValueError):
-            name = signal.Signals(-code).name
-            return f"{name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
-    return f"exit code {code}"
 
 
 def _end(process: BaseProcess, patience: float) -> None:

@@ -43,6 +43,11 @@ VERBS: dict[Name, Verb] = {
     ("resize",): Verb(
         "tenshot.extract.extract:resize", "tenshot.extract.options:ResizeOptions", "Give a LoRA another rank."
     ),
+    ("serve",): Verb(
+        "tenshot.serve.serve:serve",
+        "tenshot.serve.options:ServeOptions",
+        "Draw for other programs: WebUI's and OpenAI's APIs.",
+    ),
     ("inspect",): Verb(
         "tenshot.inspect.inspect:inspect",
         "tenshot.inspect.options:InspectOptions",

@@ -133,6 +133,15 @@ def tie(parent: Callable[[], object] | None = None) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
+def death(code: int | None) -> str:
+    """What a process ended of, in words."""
+    if code is not None and code < 0:
+        with suppress(ValueError):
+            name = signal.Signals(-code).name
+            return f"{name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
+    return f"exit code {code}"
+
+
 def end(pid: int) -> None:
     """End a process with all that it has started; where it leads a group, also what of that outlived its own parent."""
     family: list[psutil.Process] = []

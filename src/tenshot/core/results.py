@@ -128,6 +128,12 @@ class Generated(TypedDict):
     pictures: list[Picture]
 
 
+class Served(TypedDict):
+    """Requests for pictures, by their HTTP status."""
+
+    answered: Mapping[str, int]
+
+
 class Demonstrated(TypedDict):
     page: str
     measures: Mapping[str, Mapping[str, float | None]]

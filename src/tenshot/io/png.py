@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -17,13 +18,20 @@ _INK, _FAINT, _EMPTY = "#222222", "#d8d8d8", "#f3f3f3"
 
 def write_png(path: Path, image: Image.Image, text: str) -> None:
     """Write a PNG atomically, with `text` where UIs look for it: the text chunk `parameters`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(png_bytes(image, text))
+
+
+def png_bytes(image: Image.Image, text: str) -> bytes:
+    """What `write_png` writes."""
     chunk = PngInfo()
     if text:
         chunk.add_text("parameters", text.encode("utf-8", "replace").decode("utf-8"))
     bare = image.copy()
     bare.info = {}  # what a picture was made from may say where it was taken
-    with replacing(path) as temporary:
-        bare.save(temporary, "PNG", pnginfo=chunk)
+    with io.BytesIO() as written:
+        bare.save(written, "PNG", pnginfo=chunk)
+        return written.getvalue()
 
 
 def read_infotext(path: Path) -> str | None:

@@ -1,0 +1,227 @@
+"""What clients of AUTOMATIC1111's API send, as a draft of what is drawn. What cannot be honoured is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from PIL import Image, ImageOps
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from tenshot.core.errors import Fault, refuse_if
+from tenshot.core.size import Size
+from tenshot.diffusion import samplers
+from tenshot.generate.again import EMPHASES
+from tenshot.io.images import open_mask, open_picture
+from tenshot.serve.a1111 import settings
+from tenshot.serve.library import Served
+from tenshot.serve.requests import Desk, Draft, seeds
+
+NOT_HERE = "leave it out"
+#: Fields that mean something in WebUI, and their values that ask for nothing which is not done here.
+IDLE: dict[str, tuple[object, ...]] = {
+    "styles": ([], None),
+    "restore_faces": (False, None),
+    "tiling": (False, None),
+    "refiner_checkpoint": ("", None, "None"),
+    "script_name": ("", None, "None"),
+    "eta": (None, 0, 1),
+    "s_churn": (None, 0),
+    "s_noise": (None, 1),
+    "s_min_uncond": (None, 0),
+    "seed_resize_from_h": (None, 0, -1),
+    "seed_resize_from_w": (None, 0, -1),
+    "firstpass_image": (None, ""),
+    "enable_hr": (None, False),
+    "initial_noise_multiplier": (None, 1),
+    "save_images": (None, False),
+    "infotext": (None, ""),
+    "disable_extra_networks": (None, False),
+    "mask_round": (None, True),
+}
+
+Count = Annotated[int, Field(ge=1, le=1000)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+UNNAMED = ("", "None", "null")  #: of samplers: the usual one
+
+
+class Text2Image(BaseModel):
+    """A prompt in, pictures out. Options that are left out are those of the model."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
+
+    prompt: Text = ""
+    negative_prompt: Text = ""
+    seed: Seed | None = -1
+    subseed: Seed | None = -1
+    subseed_strength: float | None = 0
+    sampler_name: str | None = None
+    sampler_index: str | None = Field(None, description="older clients' name of sampler_name")
+    scheduler: str | None = None
+    batch_size: Count | None = 1
+    n_iter: Count | None = 1
+    steps: int | None = 20
+    cfg_scale: float | None = 7
+    width: int | None = None
+    height: int | None = None
+    override_settings: dict[str, Any] | None = None
+    override_settings_restore_afterwards: bool | None = True
+    alwayson_scripts: dict[str, Any] | None = None
+    send_images: bool | None = True
+    force_task_id: str | None = Field(None, max_length=200)
+
+    begun: ClassVar[bool] = False
+
+    @property
+    def count(self) -> int:
+        return (self.batch_size or 1) * (self.n_iter or 1)
+
+    @property
+    def sampler(self) -> str | None:
+        named = [each for each in (self.sampler_name, self.sampler_index) if each and each not in UNNAMED]
+        return named[0] if named else None
+
+
+class Image2Image(Text2Image):
+    """A prompt and a picture in, pictures out."""
+
+    init_images: list[str] = []
+    resize_mode: Literal[0, 1, 2, 3] | None = 0
+    denoising_strength: float | None = 0.75
+    mask: str | None = None
+    mask_blur: float | None = None
+    mask_blur_x: float | None = None
+    mask_blur_y: float | None = None
+    inpainting_fill: Literal[0, 1, 2, 3] | None = 1
+    inpaint_full_res: bool | None = True
+    inpaint_full_res_padding: int | None = 0
+    inpainting_mask_invert: int | None = 0
+    include_init_images: bool | None = False
+
+    begun: ClassVar[bool] = True
+
+
+def known_sampler(asked: Text2Image, served: Served) -> str | None:
+    """As it is called here, whatever the case. Raises KeyError where there is none."""
+    if asked.sampler is None:
+        return None
+    named = {name.lower(): name for name in served.samplers}
+    named |= {
+        f"{name.lower()} {ending}": f"{name} {ending}"
+        for name in served.samplers
+        for ending in ("karras", "exponential")
+    }
+    named |= {alias: name for name in served.samplers for alias in settings.aliases(name)}
+    return named[asked.sampler.lower()]
+
+
+def draft(asked: Text2Image, chosen: Mapping[str, object], desk: Desk) -> Draft:
+    """chosen: the caller's settings. Raises Refusal; KeyError where the sampler is none of the model's."""
+    over = {**chosen, **settings.checked(asked.override_settings or {}, desk.library)}
+    served = desk.library.model(str(over.get(settings.MODEL) or ""))
+    sampler = known_sampler(asked, served)
+    schedule = _schedule(asked, sampler)
+    refuse_if([*_undone(asked), *_without(schedule, asked)])
+    options: dict[str, object] = {
+        "prompt": [asked.prompt],
+        "negative_prompt": asked.negative_prompt or None,
+        "sampler": sampler,
+        "schedule": schedule,
+        "steps": asked.steps,
+        "guidance_scale": asked.cfg_scale,
+        "width": asked.width,
+        "height": asked.height,
+        "clip_skip": over.get(settings.CLIP_SKIP),
+        "emphasis": EMPHASES[str(over.get(settings.EMPHASIS, "Original"))],
+    }
+    numbers, more = seeds(asked.seed, asked.count), []
+    if asked.subseed_strength:
+        numbers, more = numbers[:1] * asked.count, seeds(asked.subseed, asked.count)
+        options["variation_strength"] = asked.subseed_strength
+    folder = desk.folder() if isinstance(asked, Image2Image) else None
+    if isinstance(asked, Image2Image) and folder:
+        try:
+            options |= _begun(asked, desk, folder)
+        except BaseException:
+            desk.done(folder)
+            raise
+    return Draft(served, options, numbers, more, folder)
+
+
+def _begun(asked: Image2Image, desk: Desk, folder: Path) -> dict[str, object]:
+    """The picture to begin with, and its mask, as WebUI would fit them."""
+    if not asked.init_images:
+        raise Missing
+    refuse_if(_pictures_faults(asked))
+    image = open_picture(desk.decoded(asked.init_images[0], "init_images", folder))
+    own = Size.from_pillow(image.size)
+    size = Size(asked.height or own.height, asked.width or own.width)
+    stretched = asked.resize_mode == 0 and own.width * size.height != own.height * size.width
+    options: dict[str, object] = {"strength": asked.denoising_strength}
+    only_masked = bool(asked.inpaint_full_res) and asked.mask is not None
+    if asked.mask is not None:
+        mask = open_mask(desk.decoded(asked.mask, "mask", folder))
+        mask = ImageOps.invert(mask) if asked.inpainting_mask_invert else mask
+        mask = mask if mask.size == image.size else mask.resize(image.size, Image.Resampling.LANCZOS)
+        if stretched and not only_masked:
+            mask = mask.resize(size.pillow, Image.Resampling.LANCZOS)
+        mask.save(folder / "mask", "PNG")
+        blur = [each for each in (asked.mask_blur, asked.mask_blur_x, asked.mask_blur_y) if each is not None]
+        options |= {"mask": folder / "mask", "mask_blur": blur[0] if blur else None, "only_masked": only_masked}
+        if only_masked:
+            options["only_masked_padding"] = asked.inpaint_full_res_padding
+    if stretched and not only_masked:
+        image = image.resize(size.pillow, Image.Resampling.LANCZOS)
+    image.save(folder / "init_images", "PNG")
+    return {**options, "init_image": folder / "init_images"}
+
+
+class Missing(Exception):
+    """There is no picture to begin with."""
+
+
+def _pictures_faults(asked: Image2Image) -> Iterator[Fault]:
+    if len(asked.init_images) > 1:
+        yield Fault("init_images", f"{len(asked.init_images)} pictures", "one", "ask once for each")
+    if asked.resize_mode in (2, 3):
+        yield Fault("resize_mode", str(asked.resize_mode), "0 (stretched) or 1 (cropped)", "choose one of them")
+    if asked.mask is not None and asked.inpainting_fill in (2, 3):
+        fits = "1 (what is there); 0 is taken for 1"
+        yield Fault("inpainting_fill", str(asked.inpainting_fill), fits, "choose it")
+
+
+def _schedule(asked: Text2Image, sampler: str | None) -> str | None:
+    """None: the sampler's own; what is not known comes back as it was written."""
+    named = (asked.scheduler or "").lower()
+    if named in ("", "automatic", "none", "normal"):  # the last is ComfyUI's name of the usual one
+        return None
+    titles = {title.lower(): name for name, title in samplers.TITLES.items()}
+    found = titles.get(named, named.replace(" ", "_"))
+    own = sampler and samplers.parted(sampler)[1] != samplers.AUTOMATIC
+    return None if own and found not in samplers.TITLES else found
+
+
+def _without(schedule: str | None, asked: Text2Image) -> Iterator[Fault]:
+    if schedule is not None and schedule not in samplers.TITLES:
+        fits = ", ".join(["automatic", *samplers.TITLES])
+        yield Fault("scheduler", f"{asked.scheduler!r} is not known here", fits, "name one of these")
+
+
+def _undone(asked: Text2Image) -> Iterator[Fault]:
+    """What is asked for, and not done here."""
+    told = asked.model_extra or {}
+    for name, nothing in IDLE.items():
+        if told.get(name) not in nothing:
+            found = f"{str(told[name])[:100]}: this server does not do that"
+            yield Fault(name, found, " or ".join(_spelled(each) for each in nothing), NOT_HERE)
+    for name, script in (asked.alwayson_scripts or {}).items():
+        args = script.get("args") if isinstance(script, Mapping) else script
+        if args and args != [False]:  # what clients send for a script that is not asked for
+            yield Fault("alwayson_scripts", f"{name[:100]}: no such script here", "none", NOT_HERE)
+
+
+def _spelled(value: object) -> str:
+    return json.dumps(value)
