@@ -216,6 +216,7 @@ def _found(text: str, start: int, end: int, sign: str, pairs: Mapping[int, int])
 
 _TAG = re.compile(r"<(\w+):([^<>]*)>")
 _LORA = ("lora", "lyco")
+STRENGTHS = {"te": "text_encoder", "unet": "denoiser"}  #: what WebUI calls them, in its order
 
 
 def without_loras(prompt: str) -> tuple[str, list[LoraTag]]:
@@ -231,15 +232,15 @@ def without_loras(prompt: str) -> tuple[str, list[LoraTag]]:
 
 def _tag(told: str) -> LoraTag:
     name, *rest = (word.strip() for word in told.split(":"))
-    if strange := [word for word in rest if "=" in word and word.split("=")[0] not in ("te", "unet")]:
-        raise ValueError(f"<lora:{told}>: {strange[0]} is not known here")
-    named = dict(word.split("=", 1) for word in rest if "=" in word)
+    named = {key: strength for key, sign, strength in (word.partition("=") for word in rest) if sign}
     placed = [word for word in rest if "=" not in word]
-    if len(placed) > 2:
+    if strange := named.keys() - STRENGTHS.keys():
+        raise ValueError(f"<lora:{told}>: {min(strange)}= is not known here")
+    if len(placed) > len(STRENGTHS):
         raise ValueError(f"<lora:{told}>: {len(placed)} strengths, and there are two: of the text encoder and the UNet")
     try:
-        text_encoder = float(placed[0]) if placed else 1.0
-        denoiser = float(placed[1]) if len(placed) > 1 else text_encoder
-        return LoraTag(name, float(named.get("te", text_encoder)), float(named.get("unet", denoiser)))
+        strengths = [*map(float, placed), *[float(placed[0]) if placed else 1.0] * (2 - len(placed))]
+        given = dict(zip(STRENGTHS.values(), strengths, strict=True))
+        return LoraTag(name, **given | {STRENGTHS[key]: float(strength) for key, strength in named.items()})
     except ValueError:
         raise ValueError(f"<lora:{told}>: its strengths are no numbers") from None
