@@ -66,7 +66,7 @@ class SamplingSettings:
     sampler: None for the usual one of the model's process. schedule: of the amounts of noise that it visits.
     reading: how prompts are read. strength: with a picture to begin with, how much of the way to it is gone anew.
     control: the ControlNets that are asked, for all pictures. second: None for none; it goes with no picture to begin
-    with.
+    with. interval: the part of the steps with guidance, as shares of them (arXiv 2404.07724).
     """
 
     sampler: str | None = None
@@ -79,6 +79,7 @@ class SamplingSettings:
     strength: float = 1.0
     control: Sequence[Unit] = ()
     second: SecondPass | None = None
+    interval: tuple[float, float] = (0.0, 1.0)
 
     def size_for(self, model: Model) -> Size:
         return self.size or Size.square(model.resolution)
@@ -150,7 +151,15 @@ class _Pass:
     told: Sequence[Told]
     units: Sequence[Unit]
     control: Sequence[Sequence[Image.Image]]
+    interval: tuple[float, float]
     upscaler: str = LATENT
+
+    @property
+    def guided(self) -> range:
+        """The evaluations with guidance; counted as diffusers' guiders count."""
+        steps = -(-self.sampler.evaluations // self.sampler.each)
+        start, end = (int(share * steps) * self.sampler.each for share in self.interval)
+        return range(start, end)
 
 
 @torch.no_grad()
@@ -192,7 +201,7 @@ def _passes(model: Model, requests: Sequence[Request], settings: SamplingSetting
     sampler = _sampler(model, settings, settings.steps, sampling.skipped(settings.steps, settings.strength))
     size, steps = settings.size_for(model), settings.steps * sampler.each  # as WebUI counts, twice where it asks twice
     told = _told(model, requests, settings, Prompts(model, size, steps, settings.reading))
-    passes = [_Pass(size, sampler, told, settings.control, [each.control for each in requests])]
+    passes = [_Pass(size, sampler, told, settings.control, [each.control for each in requests], settings.interval)]
     if (second := settings.second) is None:
         return passes
     if any(request.image for request in requests):
@@ -202,7 +211,7 @@ def _passes(model: Model, requests: Sequence[Request], settings: SamplingSetting
     sampler = _sampler(model, settings, whole, whole - count)
     told = _told(model, requests, settings, Prompts(model, second.size, count * sampler.each, settings.reading, steps))
     control = [each.enlarged for each in requests]
-    return [*passes, _Pass(second.size, sampler, told, second.control, control, second.upscaler)]
+    return [*passes, _Pass(second.size, sampler, told, second.control, control, settings.interval, second.upscaler)]
 
 
 def _told(model: Model, requests: Sequence[Request], settings: SamplingSettings, prompts: Prompts) -> list[Told]:
@@ -252,7 +261,7 @@ def _denoise(
     steps = one.sampler.run(noise, generators, start)
     seen, time = next(steps)
     control = _control(model, one, batch) if one.units else None
-    guided = Guided(model, one.told[batch], beside, control)
+    guided = Guided(model, one.told[batch], beside, control, one.guided)
     for number, tick in enumerate(ticks):
         answer = guided(seen.to(model.dtype), time, number)
         watch(tick + 1, seen, answer, time)

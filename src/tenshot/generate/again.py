@@ -18,6 +18,8 @@ SIZE = re.compile(r"(\d{1,6})x(\d{1,6})", re.ASCII)
 PLAIN = {
     "Steps": "steps",
     "CFG scale": "guidance_scale",
+    "Guidance start": "guidance_start",
+    "Guidance end": "guidance_end",
     "Seed": "seed",
     "Clip skip": "clip_skip",
     "Variation seed": "variation_seed",
@@ -83,6 +85,8 @@ def _lost(facts: Mapping[str, str]) -> Iterator[str]:
         yield f"was drawn with {model}, hash {facts.get('Model hash', 'unknown')}: --model says where that is"
     if not ours and facts.get("RNG") != "CPU":
         yield f"had its noise from {facts.get('RNG', 'GPU')}, here it comes from the CPU: another picture comes out"
+    if early := facts.get("Skip Early CFG"):
+        yield f"had no guidance in its first steps: --guidance_start {early} comes near"
     if "Hires upscale" in facts:
         yield "had a second pass at a higher resolution, which is left out"
     elif strength := facts.get("Denoising strength"):

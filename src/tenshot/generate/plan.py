@@ -157,6 +157,7 @@ def _settings(options: GenerateOptions, size: Size, begun: bool, units: Sequence
         Reading(options.emphasis, options.clip_skip),
         options.strength if begun else 1.0,
         units,
+        interval=(options.guidance_start, options.guidance_end),
     )
 
 
@@ -236,6 +237,8 @@ def facts(opened: Model, request: Request, settings: SamplingSettings) -> dict[s
         "Sampler": settings.sampler_for(opened),
         "Schedule type": schedule and samplers.TITLES[schedule],
         "CFG scale": settings.guidance,
+        "Guidance start": settings.interval[0] or None,
+        "Guidance end": settings.interval[1] if settings.interval[1] < 1 else None,
         "Seed": request.seed,
         "Size": f"{width}x{height}",
         "Model hash": digest and digest[:10],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,12 +34,17 @@ class Guided:
         told: Sequence[Told],
         beside: torch.Tensor | None = None,
         control: Control | None = None,
+        interval: Container[int] | None = None,
     ) -> None:
-        """beside: what the denoiser sees beside the latents, [pictures, channels, h, w]. control: asked first."""
-        self.model, self.beside, self.control = model, beside, control
-        self.negative = [(row, each.negative) for row, each in enumerate(told) if each.negative is not None]
+        """beside: what the denoiser sees beside the latents, [pictures, channels, h, w]. control: asked first.
+
+        interval: the evaluations in which there is guidance; None: all. In the others the prompt's answer counts as it
+        is, and the negative prompt is not asked; pictures of several prompts are led throughout.
+        """
+        self.model, self.told, self.beside, self.control, self.interval = model, told, beside, control, interval
         self.prompts = [(row, *prompt) for row, each in enumerate(told) for prompt in each.prompts]
-        self.rows = [*(row for row, _ in self.negative), *(row for row, *_ in self.prompts)]
+        self.negative: list[tuple[int, Scheduled]] = []
+        self.rows: list[int] = []
         self.said: list[Conditioning] = []
         self.groups: list[tuple[list[int], Conditioning]] = []
 
@@ -71,6 +76,13 @@ class Guided:
 
     def _listen(self, number: int) -> None:
         """Groups the rows by how many tokens they are told; one group where all are told as many."""
+        led = self.interval is None or number in self.interval
+        self.negative = [
+            (row, each.negative)
+            for row, each in enumerate(self.told)
+            if each.negative is not None and (led or len(each.prompts) > 1)
+        ]
+        self.rows = [*(row for row, _ in self.negative), *(row for row, *_ in self.prompts)]
         schedules = (*(each for _, each in self.negative), *(each for _, _, each in self.prompts))
         said = [next((told for last, told in each if number <= last), each[-1][1]) for each in schedules]
         if len(said) == len(self.said) and all(new is old for new, old in zip(said, self.said, strict=True)):

@@ -234,8 +234,8 @@ def _tag(told: str) -> LoraTag:
     name, *rest = (word.strip() for word in told.split(":"))
     named = {key: strength for key, sign, strength in (word.partition("=") for word in rest) if sign}
     placed = [word for word in rest if "=" not in word]
-    if strange := named.keys() - STRENGTHS.keys():
-        raise ValueError(f"<lora:{told}>: {min(strange)}= is not known here")
+    if strange := sorted(named.keys() - STRENGTHS.keys()):
+        raise ValueError(f"<lora:{told}>: {strange[0]}={named[strange[0]]} is not known here")
     if len(placed) > len(STRENGTHS):
         raise ValueError(f"<lora:{told}>: {len(placed)} strengths, and there are two: of the text encoder and the UNet")
     try:
