@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tenshot.core.errors import Fault, Refusal
 from tenshot.diffusion.samplers import TITLES
+from tenshot.diffusion.upscalers import LANCZOS, LATENT, UPSCALERS
 from tenshot.io import infotext
 from tenshot.io.png import read_infotext
 
 FITS = "a PNG, JPEG or WebP that Tenshot or WebUI drew"
 SCHEDULES = {title: name for name, title in TITLES.items()} | {"Automatic": "automatic"}
+ELSEWHERE = ("Hires sampler", "Hires schedule type", "Hires CFG Scale", "Hires prompt", "Hires negative prompt")
+HIRES = ("Hires upscale", "Hires resize")  # a second pass has the denoising strength then
 EMPHASES = {"Original": "original", "No norm": "no_norm", "None": "none"}
 SIZE = re.compile(r"(\d{1,6})x(\d{1,6})", re.ASCII)
 PLAIN = {
@@ -51,9 +55,45 @@ def options_of(picture: Path, say: Callable[[str], None]) -> dict[str, object]:
     options |= _named(picture, found.facts, "Emphasis", "emphasis", EMPHASES)
     if size := SIZE.fullmatch(found.facts.get("Size", "")):
         options |= {"width": int(size[1]), "height": int(size[2])}
+    hires = _second_pass(found.facts, lambda note: say(f"{picture.name} {note}"))
+    options |= {name: _number(told) if isinstance(told, str) else told for name, told in hires.items()}
     if found.facts.get("Model") == "pocket":
         options["model"] = "pocket"
     return options
+
+
+def _second_pass(told: Mapping[str, str], say: Callable[[str], None]) -> dict[str, object]:
+    """Its options. say: hears what of it cannot be had."""
+    if (scale := _scale(told)) in (None, "1", "1.0", 1.0):
+        if pixels := told.get("Hires resize", told.get("Hires upscale") and told.get("Size")):
+            say(f"had a second pass of {pixels}, which is of the first one's size or of another shape: it is left out")
+        return {}
+    found: dict[str, object] = {"hires_scale": scale, "hires_upscaler": told.get("Hires upscaler", LATENT)}
+    if found["hires_upscaler"] not in UPSCALERS:
+        if found["hires_upscaler"] != "None":  # which is Lanczos there
+            say(f"was enlarged by {told['Hires upscaler']}, which is not known here: {LANCZOS} does it")
+        found["hires_upscaler"] = LANCZOS
+    names = {"Denoising strength": "hires_strength", "Hires steps": "hires_steps"}
+    found |= {option: told[name] for name, option in names.items() if name in told}
+    for name in ELSEWHERE:
+        if name in told:
+            say(f"says {name}: {told[name]}, which is left out")
+    return found
+
+
+def _scale(told: Mapping[str, str]) -> str | float | None:
+    """How much larger the second pass is, where the shape stays."""
+    if "Hires upscale" in told:
+        return told["Hires upscale"]
+    size, resize = (re.fullmatch(r"(\d{1,6})x(\d{1,6})", told.get(name, "")) for name in ("Size", "Hires resize"))
+    if not size or not resize:
+        return None
+    pairs = [(int(to), int(of)) for to, of in zip(resize.groups(), size.groups(), strict=True) if int(to) and int(of)]
+    found = {to / of for to, of in pairs}
+    if len(found) != 1:
+        return None
+    scale = found.pop()
+    return scale if all(int(of * scale) == to for to, of in pairs) else math.nextafter(scale, math.inf)
 
 
 def _named(
@@ -87,9 +127,7 @@ def _lost(facts: Mapping[str, str]) -> Iterator[str]:
         yield f"had its noise from {facts.get('RNG', 'GPU')}, here it comes from the CPU: another picture comes out"
     if early := facts.get("Skip Early CFG"):
         yield f"had no guidance in its first steps: --guidance_start {early} comes near"
-    if "Hires upscale" in facts:
-        yield "had a second pass at a higher resolution, which is left out"
-    elif strength := facts.get("Denoising strength"):
+    if not any(name in facts for name in HIRES) and (strength := facts.get("Denoising strength")):
         painted = f", and --mask with --mask_blur {facts['Mask blur']}" if "Mask blur" in facts else ""
         around = (
             f" --only_masked --only_masked_padding {facts.get('Masked area padding')}"

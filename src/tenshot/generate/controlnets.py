@@ -173,9 +173,10 @@ def units(chosen: Sequence[ControlNet], opened: CompiledModel, events: Events) -
 
 def idle(chosen: Sequence[ControlNet], settings: SamplingSettings) -> Iterator[str]:
     """Which of them have no effect, and why."""
-    steps = settings.steps - sampling.skipped(settings.steps, settings.strength)
+    steps, second = settings.steps - sampling.skipped(settings.steps, settings.strength), settings.second
+    later = (second.steps or settings.steps) if second else steps
     for each, unit in zip(chosen, settings.control, strict=True):
-        if unit.idle(steps):
+        if unit.idle(steps) and unit.idle(later):
             part = f"none of {steps} steps lies within {unit.start:g} to {unit.end:g} of them"
             yield f"{each.asked.place} has no effect: {part if unit.weight else 'its weight is 0'}"
 

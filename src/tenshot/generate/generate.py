@@ -7,10 +7,11 @@ from itertools import count, groupby
 from pathlib import Path
 
 from tenshot import pipeline
-from tenshot.core.events import Events
+from tenshot.core.events import EventGroup, Events
 from tenshot.core.results import Generated, Picture
-from tenshot.generate import plan
+from tenshot.generate import plan, preview
 from tenshot.generate.options import GenerateOptions
+from tenshot.generate.preview import Preview
 from tenshot.io.png import write_png
 from tenshot.pipeline import Request
 
@@ -28,11 +29,13 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
     for tags, group in groupby(planned.pictures, lambda each: each.tags):
         planned.set_loras(tags)
         pictures = [*group]
-        drawn = pipeline.stream(opened, [each.request for each in pictures], planned.settings, events)
-        for each, picture in zip(pictures, drawn, strict=True):
-            path = options.out if options.names_a_png else _free(options.out, each.request)
-            write_png(path, *planned.finished(each, picture))
-            written.append({"file": str(path), "prompt": each.prompt, "seed": each.request.seed})
+        with Preview(preview.place(options.out, options.names_a_png), options.preview_every) as shown:
+            heard = EventGroup(events, shown)
+            drawn = pipeline.stream(opened, [each.request for each in pictures], planned.settings, heard)
+            for each, picture in zip(pictures, drawn, strict=True):
+                path = options.out if options.names_a_png else _free(options.out, each.request)
+                write_png(path, *planned.finished(each, picture))
+                written.append({"file": str(path), "prompt": each.prompt, "seed": each.request.seed})
     return {"pictures": written}
 
 

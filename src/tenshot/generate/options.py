@@ -15,6 +15,7 @@ from tenshot.core.option_text import command
 from tenshot.core.options import Options, as_words
 from tenshot.core.recipes import Recipe, Say
 from tenshot.diffusion.samplers import AUTOMATIC, SAMPLERS, Schedule, names, parted
+from tenshot.diffusion.upscalers import LATENT, UPSCALERS
 from tenshot.generate import controlnet_options
 from tenshot.generate.controlnet_options import Preprocessor
 from tenshot.io import destinations
@@ -42,6 +43,20 @@ def _sampler(name: str) -> str:
 Sampler = Annotated[str, AfterValidator(_sampler), Field(json_schema_extra={"enum": [*SAMPLERS]})]
 
 
+def _upscaler(name: str) -> str:
+    if name not in UPSCALERS:
+        raise ValueError("no upscaler that is known here")
+    return name
+
+
+def _off_at_one(scale: float | None) -> float | None:
+    return None if scale == 1 else scale
+
+
+Upscaler = Annotated[str, AfterValidator(_upscaler), Field(json_schema_extra={"enum": [*UPSCALERS]})]
+Scale = Annotated[float, Field(ge=1, le=8)]
+
+
 def _again(picture: Path, say: Say) -> Mapping[str, object]:
     from tenshot.generate import again
 
@@ -63,6 +78,9 @@ NEEDED = {
     "control_image": "controlnet",
     "control_preprocessor": "controlnet",
     "control_mode": "controlnet",
+    "hires_steps": "hires_scale",
+    "hires_strength": "hires_scale",
+    "hires_upscaler": "hires_scale",
 }
 
 
@@ -145,10 +163,19 @@ class GenerateOptions(Options):
     emphasis: Emphasis = Field("original", description="after (word:1.2): the mean is restored, or not; or no emphasis")
     width: Side | None = Field(None, description="pixels; default: the model's own")
     height: Side | None = Field(None, description="pixels; default: the model's own")
+    hires_scale: Annotated[Scale | None, AfterValidator(_off_at_one)] = Field(
+        None, description="drawn once more, so many times larger (WebUI: Hires. fix); 1: not"
+    )
+    hires_upscaler: Upscaler = Field(LATENT, description="how it becomes larger: as latents, or as a picture")
+    hires_strength: float = Field(0.7, gt=0, le=1, description="how much of the way is gone anew, as of --strength")
+    hires_steps: int = Field(0, ge=0, le=1000, description="steps of the second pass; 0: as many as --steps")
     batch_size: Few = Field(4, description="pictures drawn at once; single values may then be one level of 255 off")
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of the nets")
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     fallback: bool = Field(False, description="a model compiled for another machine: let torch run it")
+    preview_every: int = Field(
+        0, ge=0, le=1_000_000, description="steps after which a small picture beside --out shows what is drawn; 0: none"
+    )
     out: Path = Field(Path("out/pictures"), description="a folder, or a .png file for a single picture")
 
     def faults(self) -> Iterator[Fault]:
@@ -166,6 +193,9 @@ class GenerateOptions(Options):
             found = f"{self.guidance_end:g}, and --guidance_start is {self.guidance_start:g}"
             yield Fault("--guidance_end", found, "more than --guidance_start", "--guidance_scale 1 draws without")
         yield from self.control_faults()
+        if self.hires_scale and self.init_image:
+            do = "leave it out; to enlarge a picture: --init_image FILE --width W --height H --strength 0.4"
+            yield Fault("--hires_scale", "a second pass with --init_image", "a second pass of what a prompt draws", do)
         if self.names_a_png and len(self.prompt) * self.num_images > 1:
             several = (
                 f"{self.num_images} pictures of a prompt" if self.num_images > 1 else f"{len(self.prompt)} pictures"
@@ -193,6 +223,16 @@ class GenerateOptions(Options):
         elif self.names_a_png and exists(self.out) and not _drawn_here(self.out):
             fits = "a new name, or a picture that Tenshot drew, which is drawn anew"
             yield Fault("--out", f"{self.out} is not one of Tenshot's pictures", fits, "choose another name")
+        if self.preview_every:
+            yield from self._preview_faults()
+
+    def _preview_faults(self) -> Iterator[Fault]:
+        from tenshot.generate import preview
+
+        place = preview.place(self.out, self.names_a_png)
+        if exists(place) and not preview.is_one(place):
+            do = "move it, or leave --preview_every out"
+            yield Fault("--preview_every", f"{place} is there, and no preview of Tenshot's", "a place for one", do)
 
     def next_commands(self) -> Sequence[str]:
         leave = {"out", "seed"} if self.names_a_png else {"seed"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from tenshot.core.events import Events
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.families import validate
-from tenshot.generate import canvas, controlnets
+from tenshot.generate import canvas, controlnets, second_pass
 from tenshot.generate.canvas import Canvas, Pictures
 from tenshot.generate.controlnets import ControlNet
 from tenshot.generate.options import GenerateOptions
@@ -29,7 +29,7 @@ from tenshot.model import hub, model, resolve
 from tenshot.model.control import Unit
 from tenshot.model.model import Model
 from tenshot.model.prompts import Reading
-from tenshot.pipeline import Request, SamplingSettings
+from tenshot.pipeline import Request, SamplingSettings, SecondPass
 from tenshot.prompt.syntax import LoraTag, without_loras
 from tenshot.runtime import compiled_model
 from tenshot.runtime.compiled_model import CompiledModel
@@ -109,14 +109,18 @@ class Read:
         _say_what_has_no_effect(options, self.given, opened, events)
         usual = Size.square(opened.resolution)
         if self.pictures:
-            usual = self.pictures.size(opened.resolution, opened.vae_scale_factor)
+            usual = self.pictures.size(opened.resolution, opened.side_multiple)
         size = Size(options.height or usual.height, options.width or usual.width)
+        refuse_if(_size_faults(size, opened))
         around = (options.mask_blur, options.only_masked, options.only_masked_padding)
         start = self.pictures.canvas(size, *around) if self.pictures else None
-        settings = _settings(options, size, start is not None, controlnets.units(self.controls, opened, events))
+        units = controlnets.units(self.controls, opened, events)
+        second = second_pass.planned(options, size, opened, self.controls, units, events)
+        settings = _settings(options, size, start is not None, units, second)
         for idle in controlnets.idle(self.controls, settings):
             events.say(idle)
         maps = tuple(each.map(size, start) for each in self.controls)
+        larger = tuple(each.map(second.size, None) for each in self.controls) if second else ()
         image, mask = (start.image, start.mask) if start else (None, None)
         variation = (options.variation_seed, options.variation_strength) if options.variation_strength else None
         negative, _ = without_loras(options.negative_prompt)
@@ -125,7 +129,8 @@ class Read:
         for prompt in options.prompt:
             bare, tags = without_loras(prompt)
             for seed in range(first, first + options.num_images):
-                pictures.append(Planned(prompt, tags, Request(bare, seed, negative, image, mask, variation, maps)))
+                request = Request(bare, seed, negative, image, mask, variation, maps, larger)
+                pictures.append(Planned(prompt, tags, request))
         return Plan(self, opened, settings, start, pictures)
 
 
@@ -144,7 +149,18 @@ def read(asked: GenerateOptions, events: Events) -> Read:
     return Read(options, where, place, given, pictures, controls)
 
 
-def _settings(options: GenerateOptions, size: Size, begun: bool, units: Sequence[Unit]) -> SamplingSettings:
+def _size_faults(size: Size, opened: Model) -> Iterator[Fault]:
+    multiple, most = opened.side_multiple, opened.most_side or max(size)
+    for name, side in zip(Size._fields, size, strict=True):
+        if side % multiple or side > most:
+            near = min(max(multiple, round(side / multiple) * multiple), most)
+            fits = f"multiples of {multiple}" + (f", up to {most}" if opened.most_side else "")
+            yield Fault(f"--{name}", f"{side} pixels, and the model is {opened.family.title}", fits, f"--{name} {near}")
+
+
+def _settings(
+    options: GenerateOptions, size: Size, begun: bool, units: Sequence[Unit], second: SecondPass | None
+) -> SamplingSettings:
     """begun: is there a picture to begin with?"""
     sampler, schedule = options.sampling
     return SamplingSettings(
@@ -157,6 +173,7 @@ def _settings(options: GenerateOptions, size: Size, begun: bool, units: Sequence
         Reading(options.emphasis, options.clip_skip),
         options.strength if begun else 1.0,
         units,
+        second,
         interval=(options.guidance_start, options.guidance_end),
     )
 
@@ -215,7 +232,7 @@ def _text(
     """The picture's infotext. prompt: with the LoRAs that it names. control: what is said of ControlNets."""
     told = facts(opened, request, settings)
     version = {"Version": told.pop("Version")}
-    told |= {**(_painted(options) if request.mask else {}), **control}
+    told |= {**(_painted(options) if request.mask else {}), **second_pass.facts(options), **control}
     if not given:
         return infotext.written(prompt, request.negative, {**told, **version})
     more = given.facts([request.prompt, request.negative], tags)

@@ -118,6 +118,17 @@ class Model:
         return int(self.denoiser.config.sample_size) * self.vae_scale_factor
 
     @property
+    def side_multiple(self) -> int:
+        """What the sides of its pictures are multiples of, in pixels: a transformer sees latents in patches."""
+        return self.vae_scale_factor * int(self.denoiser.config.get("patch_size") or 1)
+
+    @property
+    def most_side(self) -> int | None:
+        """The longest side of its pictures in pixels, as far as a transformer has places for patches; None: any."""
+        places = self.denoiser.config.get("pos_embed_max_size")
+        return int(places) * self.side_multiple if places else None
+
+    @property
     def denoiser(self) -> Denoiser:
         """The part that tells noise from picture."""
         return self[self.family.denoiser]

@@ -1,0 +1,67 @@
+"""A picture that shows what is drawn while it is drawn: one file beside the results, there until they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from PIL import Image
+
+from tenshot import __version__
+from tenshot.core.errors import Refusal
+from tenshot.core.events import Events
+from tenshot.io import infotext
+from tenshot.io.png import read_infotext, write_png
+
+TITLE = "a preview of what is being drawn"
+ENLARGED = 4  # small pictures have a pixel for 8
+
+
+def place(out: Path, is_file: bool) -> Path:
+    """Of the picture: out/cat.preview.png for the file out/cat.png, else preview.png in the folder."""
+    return out.with_suffix(".preview.png") if is_file else out / "preview.png"
+
+
+def is_one(file: Path) -> bool:
+    """Is it such a picture, left by a run that was ended at once?"""
+    with suppress(Refusal):
+        return (read_infotext(file) or "").startswith(TITLE)
+    return False
+
+
+class Preview(Events):
+    """Writes it every `every` units of drawing; after its `with` the file is gone."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+        self.alone = not path.parent.exists()
+
+    def watches(self, done: int) -> bool:
+        return self.every > 0 and done % self.every == 0
+
+    def drawing(self, done: int, total: int, images: Sequence[Image.Image]) -> None:
+        told = infotext.written(TITLE, "", {"Steps": f"{done} of {total}", "Version": f"tenshot {__version__}"})
+        write_png(self.path, _row(images), told)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.every:
+            self.path.unlink(missing_ok=True)
+            if self.alone:
+                with suppress(OSError):  # there are results in it
+                    self.path.parent.rmdir()
+
+
+def _row(images: Sequence[Image.Image]) -> Image.Image:
+    """Side by side, as near to a square as it goes."""
+    width, height = (ENLARGED * side for side in images[0].size)
+    columns = min(len(images), max(1, round((len(images) * height / width) ** 0.5)))
+    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
+    for number, image in enumerate(images):
+        at = (number % columns * width, number // columns * height)
+        sheet.paste(image.resize((width, height), Image.Resampling.BICUBIC), at)
+    return sheet

@@ -1,0 +1,70 @@
+"""What `tenshot generate` is told of a second pass, as the pipeline takes it, and as infotext tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tenshot.core.errors import Fault, Refusal
+from tenshot.core.events import Events
+from tenshot.core.size import Size
+from tenshot.diffusion.sampling import stretched
+from tenshot.generate.canvas import MOST_SIDE
+from tenshot.generate.controlnets import ControlNet
+from tenshot.generate.options import GenerateOptions
+from tenshot.model.control import Unit
+from tenshot.model.model import Model
+from tenshot.pipeline import SecondPass
+
+MOST_STEPS = 1000  # of a whole way: the times that models are trained at
+
+
+def planned(
+    options: GenerateOptions,
+    first: Size,
+    opened: Model,
+    controls: Sequence[ControlNet],
+    units: Sequence[Unit],
+    events: Events,
+) -> SecondPass | None:
+    """first: what the first pass draws. units: the ControlNets `controls`, loaded.
+
+    Raises Refusal where what is asked is more than can be drawn.
+    """
+    if not options.hires_scale:
+        return None
+    multiple, most = opened.side_multiple, min(MOST_SIDE, opened.most_side or MOST_SIDE)
+    height, width = (int(side * options.hires_scale) // multiple * multiple for side in first)
+    size, count = Size(height, width), options.hires_steps or options.steps
+    faults = []
+    if max(size) > most:
+        found = f"{options.hires_scale:g} times {first.width}x{first.height} is {width}x{height}"
+        faults.append(Fault("--hires_scale", found, f"sides up to {most} pixels", "ask for less"))
+    if (whole := stretched(count, options.hires_strength)) > MOST_STEPS:
+        found = f"{options.hires_strength:g}, and {count} steps: they would be the last of {whole}"
+        do = "give a larger --hires_strength, or fewer --hires_steps"
+        faults.append(Fault("--hires_strength", found, f"the last of {MOST_STEPS} at most", do))
+    if faults:
+        raise Refusal(*faults)
+    if any(abs(drawn - side * options.hires_scale) >= 1 for drawn, side in zip(size, first, strict=True)):
+        events.say(f"the second pass draws {width}x{height}: sides are multiples of {multiple}")
+    again = [_softened(unit, each) for unit, each in zip(units, controls, strict=True)]
+    return SecondPass(size, options.hires_upscaler, options.hires_steps or None, options.hires_strength, again)
+
+
+def _softened(unit: Unit, control: ControlNet) -> Unit:
+    """As sd-webui-controlnet has it: edges that were found count less in the first layers of a second pass."""
+    soft = control.preprocessor == "canny" and unit.mode == "balanced"
+    return replace(unit, mode="prompt") if soft else unit
+
+
+def facts(options: GenerateOptions) -> dict[str, object]:
+    """What infotext says of it, under WebUI's names."""
+    if not options.hires_scale:
+        return {}
+    return {
+        "Denoising strength": options.hires_strength,
+        "Hires upscale": str(options.hires_scale).removesuffix(".0"),
+        "Hires steps": options.hires_steps or None,
+        "Hires upscaler": options.hires_upscaler,
+    }
