@@ -83,7 +83,7 @@ def test_pictures_come_one_by_one_and_in_order() -> None:
         await settled()
         device.draw()
         assert [each.number for each in await ticket.all()] == [1, 2]
-        assert ticket.progress == 1 and not made.tickets
+        assert ticket.progress == 1 and not made.tickets and ticket.limit.cancelled()
 
     played(play())
 

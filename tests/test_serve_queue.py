@@ -88,10 +88,10 @@ def test_weights_in_memory_come_first_but_not_for_ever() -> None:
     assert Queue(9, 1).take(loaded) == []
 
 
-def test_what_is_urgent_comes_first() -> None:
+def test_what_is_urgent_comes_first_whatever_is_in_memory() -> None:
     queue = Queue(100, 1)
     queue.put(rows("a", 2))
-    queue.put(rows("b", 1, priority=1, steps=3))
+    queue.put(rows("b", 1, priority=1, prompt=["x <lora:b>"]))
     assert callers(queue.take(queue.rows[0].kind.weights)) == "b"
 
 
