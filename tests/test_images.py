@@ -9,7 +9,7 @@ from PIL import Image
 
 from tenshot.core.errors import Refusal
 from tenshot.io.infotext import written as infotext
-from tenshot.io.png import contact_sheet, read_infotext, write_png
+from tenshot.io.png import contact_sheet, read_infotext, write_picture
 from tests.infotext import parse_infotext
 
 FACTS = {
@@ -125,7 +125,7 @@ def test_others_read_our_line():
 @pytest.mark.parametrize("text", ["", infotext("a cat", "bad", FACTS), infotext("日本 🐱", "", FACTS), "\nx\r\n"])
 def test_a_png_carries_its_text_and_its_pixels(tmp_path, text):
     path = tmp_path / "deep" / "a.png"
-    write_png(path, picture(), text)
+    write_picture(path, picture(), text)
     assert read_infotext(path) == (text or None)
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(picture()))
     assert Image.open(path).info.get("parameters") == (text or None)
@@ -133,14 +133,14 @@ def test_a_png_carries_its_text_and_its_pixels(tmp_path, text):
 
 
 def test_a_lone_surrogate_does_not_stop_the_picture(tmp_path):
-    write_png(tmp_path / "a.png", picture(), "a \ud83d cat")
+    write_picture(tmp_path / "a.png", picture(), "a \ud83d cat")
     assert read_infotext(tmp_path / "a.png") == "a ? cat"
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
-    write_png(tmp_path / "a.png", picture(), "old")
+    write_picture(tmp_path / "a.png", picture(), "old")
     with pytest.raises(OSError, match="cannot write mode"):
-        write_png(tmp_path / "a.png", Image.new("F", (2, 2)), "new")
+        write_picture(tmp_path / "a.png", Image.new("F", (2, 2)), "new")
     assert read_infotext(tmp_path / "a.png") == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["a.png"]
 

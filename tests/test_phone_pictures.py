@@ -19,7 +19,7 @@ from tenshot.core.size import Size
 from tenshot.io import dataset
 from tenshot.io.image_folder import read_folder
 from tenshot.io.images import open_mask, open_picture
-from tenshot.io.png import write_png
+from tenshot.io.png import write_picture
 from tenshot.model import model
 from tenshot.train.data import image_latents
 from tests.picture_files import encoded
@@ -218,7 +218,7 @@ def test_nothing_but_pixels_travels(kind: str, tmp_path: Path):
         with Image.open(io.BytesIO(encoded(found, other))) as again:
             assert not again.getexif().get_ifd(PLACE) and "icc_profile" not in again.info
     with Image.open(tmp_path / "a.bin") as unread:
-        write_png(tmp_path / "b.png", unread, "a cat")
+        write_picture(tmp_path / "b.png", unread, "a cat")
     assert b"CANARY" not in (tmp_path / "b.png").read_bytes()
     with Image.open(tmp_path / "b.png") as written:
         assert set(written.info) == {"parameters"}

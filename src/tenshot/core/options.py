@@ -217,6 +217,7 @@ def gather(kind: type[Record], words: Sequence[str], say: Say = lambda text: Non
             faults += refusal.faults
             unread |= {f"--{each}" for each in source.gives}
             continue
+        given |= {name: [*_listed(given.get(name)), *_listed(found.pop(name))] for name in source.joins}
         recipe |= found
         places |= {name: f"{path}: {name}" for name in found.keys() - given.keys()}
     chosen = {**recipe, **given}
@@ -243,6 +244,10 @@ def gather(kind: type[Record], words: Sequence[str], say: Say = lambda text: Non
     for note in (*notes, *options.notes()):
         say(note)
     return options
+
+
+def _listed(value: object) -> list[object]:
+    return [*value] if isinstance(value, list) else [] if value is None else [value]
 
 
 def _unspeakable(entry: Entry | None, name: str, value: object, places: Mapping[str, str]) -> Iterator[Fault]:

@@ -21,13 +21,15 @@ class Recipe:
     """A file that options are read from.
 
     read: (file, say) -> their values; say hears what is to be known; raises Refusal. kind: what file it is, in a word.
-    help: in the help text. gives: the options that it always has.
+    help: in the help text. gives: the options that it always has. joins: lists that go on with what it says, as if
+    the command line said it.
     """
 
     read: Callable[[Path, Say], Mapping[str, object]]
     kind: str
     help: str
     gives: tuple[str, ...] = ()
+    joins: tuple[str, ...] = ()
 
 
 SIZE = 100_000  # bytes; ours have three thousand

@@ -19,6 +19,7 @@ from tenshot.diffusion.upscalers import LATENT, UPSCALERS
 from tenshot.generate import controlnet_options
 from tenshot.generate.controlnet_options import Preprocessor
 from tenshot.io import destinations
+from tenshot.io.picture_formats import FORMATS, JPEG_TEXT, WEBP_SIDE
 from tenshot.option_types import (
     ControlNetUnit,
     Device,
@@ -31,7 +32,8 @@ from tenshot.option_types import (
     VaePath,
     WordPath,
 )
-from tenshot.prompt.syntax import Emphasis, LoraTag, heaviest, without_loras
+from tenshot.prompt.faults import prompt_faults
+from tenshot.prompt.syntax import Emphasis, LoraTag, without_loras
 
 
 def _sampler(name: str) -> str:
@@ -63,8 +65,14 @@ def _again(picture: Path, say: Say) -> Mapping[str, object]:
     return again.options_of(picture, say)
 
 
+def _prompts(file: Path, say: Say) -> Mapping[str, object]:
+    from tenshot.generate import prompt_file
+
+    return {"prompt": prompt_file.read(file)}
+
+
+PROMPTS = "a prompt a line, after those of --prompt; # begins a comment."
 AGAIN = "a picture, to be drawn again; it wins over --recipe, the command line over both."
-HEAVIEST = 1000  #: weight of words: more is a slip of the finger
 #: Options that mean nothing without another one.
 NEEDED = {
     "strength": "init_image",
@@ -92,21 +100,14 @@ def _drawn_here(file: Path) -> bool:
     return False
 
 
-def _prompt_faults(option: str, prompts: Sequence[str]) -> Iterator[Fault]:
-    for prompt in prompts:
-        try:
-            without_loras(prompt)
-        except ValueError as error:
-            yield Fault(option, str(error), "<lora:name>, <lora:name:0.8>", "correct it, or leave it out")
-        if not (weight := heaviest(prompt)) <= HEAVIEST:
-            found = f"{prompt[:60]!r} has a weight of {weight:g}"
-            yield Fault(option, found, f"at most {HEAVIEST}", "1.3 is much already: (word:1.3)")
-
-
 class GenerateOptions(Options):
     """Make pictures from a prompt. The same seed gives the same picture, to the bit with --batch_size 1."""
 
-    recipes: ClassVar[Mapping[str, Recipe]] = {**Options.recipes, "from": Recipe(_again, "picture", AGAIN, ("prompt",))}
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        **Options.recipes,
+        "from": Recipe(_again, "picture", AGAIN, ("prompt",)),
+        "prompt_file": Recipe(_prompts, "text file", PROMPTS, ("prompt",), joins=("prompt",)),
+    }
 
     half_serves: ClassVar[bool] = True
 
@@ -176,12 +177,14 @@ class GenerateOptions(Options):
     preview_every: int = Field(
         0, ge=0, le=1_000_000, description="steps after which a small picture beside --out shows what is drawn; 0: none"
     )
-    out: Path = Field(Path("out/pictures"), description="a folder, or a .png file for a single picture")
+    out: Path = Field(Path("out/pictures"), description="a folder, or a .png, .jpg or .webp file for a single picture")
+    format: Literal["png", "jpeg", "webp"] | None = Field(None, description="of the files in a folder; default: png")
+    quality: int = Field(90, ge=1, le=100, description="of JPEG and WebP, which are a little off what was drawn")
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
         for option, prompts in (("--prompt", self.prompt), ("--negative_prompt", [self.negative_prompt])):
-            yield from _prompt_faults(option, prompts)
+            yield from prompt_faults(option, prompts)
         fields = type(self).model_fields
         for name, of in NEEDED.items():
             told = name in self.model_fields_set and getattr(self, name) != fields[name].get_default(
@@ -196,14 +199,29 @@ class GenerateOptions(Options):
         if self.hires_scale and self.init_image:
             do = "leave it out; to enlarge a picture: --init_image FILE --width W --height H --strength 0.4"
             yield Fault("--hires_scale", "a second pass with --init_image", "a second pass of what a prompt draws", do)
-        if self.names_a_png and len(self.prompt) * self.num_images > 1:
+        if self.names_a_picture and len(self.prompt) * self.num_images > 1:
             several = (
                 f"{self.num_images} pictures of a prompt" if self.num_images > 1 else f"{len(self.prompt)} pictures"
             )
-            yield Fault("--out", f"one file for {several}", "a folder", "leave .png out")
-
+            yield Fault("--out", f"one file for {several}", "a folder", f"leave {self.out.suffix} out")
+        yield from self._format_faults()
         if self.sampler and self.schedule != AUTOMATIC and parted(self.sampler)[1] not in (AUTOMATIC, self.schedule):
             yield Fault("--schedule", f"{self.schedule}, but --sampler {self.sampler}", "one of them", "leave one out")
+
+    def _format_faults(self) -> Iterator[Fault]:
+        kind = FORMATS[self.suffix.lower()]
+        if self.format not in (None, kind):
+            yield Fault("--format", f"{self.format}, but --out {self.out}", kind, "leave --format out")
+        if kind == "png" and self.quality != type(self).model_fields["quality"].default:
+            yield Fault("--quality", "given for PNG, which loses nothing", "--format jpeg or webp", "leave it out")
+        if kind == "webp" and max(self.width or 0, self.height or 0) * (self.hires_scale or 1) > WEBP_SIDE:
+            yield Fault("--format", "webp for more than its 16,383 pixels", "png or jpeg", "choose one of them")
+        texts = [len((each + self.negative_prompt).encode("utf-16-be", "replace")) for each in self.prompt]
+        if kind == "jpeg" and max(texts, default=0) > JPEG_TEXT:
+            fits = f"{JPEG_TEXT // 2:,} characters at most"
+            yield Fault(
+                "--format", f"jpeg, which cannot hold a text of {max(texts) // 2:,} characters", fits, "take png"
+            )
 
     def control_faults(self) -> Iterator[Fault]:
         """What is wrong with the numbers of ControlNets, and of what belongs to them."""
@@ -217,10 +235,10 @@ class GenerateOptions(Options):
             yield Fault("--canny_low", found, "at most --canny_high", "100 and 200 are the usual ones")
 
     def obstacles(self) -> Iterator[Fault]:
-        folder = self.out.parent if self.names_a_png else self.out
+        folder = self.out.parent if self.names_a_picture else self.out
         if hurdle := destinations.misnamed(self.out) or destinations.obstacle(folder):
-            yield Fault("--out", hurdle, "a folder, or a .png file", "choose another name")
-        elif self.names_a_png and exists(self.out) and not _drawn_here(self.out):
+            yield Fault("--out", hurdle, "a folder, or a .png, .jpg or .webp file", "choose another name")
+        elif self.names_a_picture and exists(self.out) and not _drawn_here(self.out):
             fits = "a new name, or a picture that Tenshot drew, which is drawn anew"
             yield Fault("--out", f"{self.out} is not one of Tenshot's pictures", fits, "choose another name")
         if self.preview_every:
@@ -229,13 +247,13 @@ class GenerateOptions(Options):
     def _preview_faults(self) -> Iterator[Fault]:
         from tenshot.generate import preview
 
-        place = preview.place(self.out, self.names_a_png)
+        place = preview.place(self.out, self.names_a_picture)
         if exists(place) and not preview.is_one(place):
             do = "move it, or leave --preview_every out"
             yield Fault("--preview_every", f"{place} is there, and no preview of Tenshot's", "a place for one", do)
 
     def next_commands(self) -> Sequence[str]:
-        leave = {"out", "seed"} if self.names_a_png else {"seed"}
+        leave = {"out", "seed"} if self.names_a_picture else {"seed"}
         more = self.model_copy(update={"num_images": 8})
         return (command("generate", *as_words(more, [*leave])),)
 
@@ -255,6 +273,12 @@ class GenerateOptions(Options):
         return name, self.schedule if schedule == AUTOMATIC else schedule
 
     @property
-    def names_a_png(self) -> bool:
+    def names_a_picture(self) -> bool:
         """Is --out the picture itself?"""
-        return self.out.suffix.lower() == ".png" and not isdir(self.out)
+        return self.out.suffix.lower() in FORMATS and not isdir(self.out)
+
+    @property
+    def suffix(self) -> str:
+        """Of the files that are drawn."""
+        kind = self.format or "png"
+        return self.out.suffix if self.names_a_picture else next(each for each, of in FORMATS.items() if of == kind)

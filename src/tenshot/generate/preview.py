@@ -13,7 +13,7 @@ from tenshot import __version__
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.io import infotext
-from tenshot.io.png import read_infotext, write_png
+from tenshot.io.png import read_infotext, write_picture
 
 TITLE = "a preview of what is being drawn"
 ENLARGED = 4  # small pictures have a pixel for 8
@@ -43,7 +43,7 @@ class Preview(Events):
 
     def drawing(self, done: int, total: int, images: Sequence[Image.Image]) -> None:
         told = infotext.written(TITLE, "", {"Steps": f"{done} of {total}", "Version": f"tenshot {__version__}"})
-        write_png(self.path, _row(images), told)
+        write_picture(self.path, _row(images), told)
 
     def __enter__(self) -> Self:
         return self

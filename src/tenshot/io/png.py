@@ -1,4 +1,4 @@
-"""Pictures out: PNG with the text that UIs read back, and labelled sheets to compare by eye."""
+"""Pictures out: with the text that UIs read back, and labelled sheets to compare by eye."""
 
 from __future__ import annotations
 
@@ -11,27 +11,52 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from tenshot.io.images import as_rgb, load, pillow_silent
+from tenshot.io.picture_formats import FORMATS
 from tenshot.io.tensors import replacing
 
+_EXIF, _USER_COMMENT, _UTF16 = 0x8769, 0x9286, b"UNICODE\0"
 _INK, _FAINT, _EMPTY = "#222222", "#d8d8d8", "#f3f3f3"
 
 
-def write_png(path: Path, image: Image.Image, text: str) -> None:
-    """Write a PNG atomically, with `text` where UIs look for it: the text chunk `parameters`."""
+def write_picture(path: Path, image: Image.Image, text: str, quality: int = 90) -> None:
+    """Write a picture atomically, with `text` where UIs look for it. Its suffix says the format: one of FORMATS.
+
+    quality: of JPEG and WebP. Raises ValueError where the text is longer than JPEG's EXIF can hold.
+    """
+    content = (
+        png_bytes(image, text) if FORMATS[path.suffix.lower()] == "png" else _exif_bytes(path, image, text, quality)
+    )
     with replacing(path) as temporary:
-        temporary.write_bytes(png_bytes(image, text))
+        temporary.write_bytes(content)
 
 
 def png_bytes(image: Image.Image, text: str) -> bytes:
-    """What `write_png` writes."""
+    """A PNG with `text` in the text chunk `parameters`."""
     chunk = PngInfo()
     if text:
         chunk.add_text("parameters", text.encode("utf-8", "replace").decode("utf-8"))
-    bare = image.copy()
-    bare.info = {}  # what a picture was made from may say where it was taken
     with io.BytesIO() as written:
-        bare.save(written, "PNG", pnginfo=chunk)
+        _bare(image).save(written, "PNG", pnginfo=chunk)
         return written.getvalue()
+
+
+def _exif_bytes(path: Path, image: Image.Image, text: str, quality: int) -> bytes:
+    """A JPEG or WebP with `text` in EXIF's UserComment."""
+    exif = Image.Exif()
+    if text:
+        exif.get_ifd(_EXIF)[_USER_COMMENT] = _UTF16 + text.encode("utf-16-be", "replace")
+    with io.BytesIO() as written:
+        _bare(as_rgb(image)).save(
+            written, FORMATS[path.suffix.lower()], quality=quality, exif=exif.tobytes() if text else b""
+        )
+        return written.getvalue()
+
+
+def _bare(image: Image.Image) -> Image.Image:
+    """Without what a picture was made from says of itself: it may say where it was taken."""
+    bare = image.copy()
+    bare.info = {}
+    return bare
 
 
 def read_infotext(path: Path) -> str | None:
@@ -44,7 +69,7 @@ def read_infotext(path: Path) -> str | None:
         return str(image.info["parameters"])
     with pillow_silent():
         try:
-            comment = image.getexif().get_ifd(0x8769).get(0x9286)
+            comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
         except Exception:  # unreadable EXIF says nothing
             return None
     return _user_comment(comment) if isinstance(comment, bytes) else None
@@ -139,7 +164,7 @@ def _height(text: str, font: ImageFont.FreeTypeFont, below: int = 0) -> int:
 def _user_comment(comment: bytes) -> str | None:
     """EXIF UserComment: eight bytes name the encoding. Writers disagree on UTF-16's byte order; more ASCII wins."""
     code, body = comment[:8], comment[8:]
-    if code == b"UNICODE\0":
+    if code == _UTF16:
         texts = [body.decode(name, "replace") for name in ("utf-16-be", "utf-16-le")]
         text = max(texts, key=lambda text: sum(character.isascii() for character in text))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
@@ -56,8 +57,11 @@ def _unfit(path: Path, found: os.stat_result, fits: str, most: int) -> Iterator[
         yield Fault(str(path), f"{found.st_size:,} bytes", f"{fits}, of {most:,} bytes at most", "move it elsewhere")
 
 
-def text(path: Path, fits: str, most: int) -> str:
-    """The text at `path`. Raises Refusal as `opened`, and where it is not UTF-8."""
+def text(path: Path, fits: str, most: int, utf_16: bool = False) -> str:
+    """The text at `path`. Raises Refusal as `opened`, and where it is not UTF-8.
+
+    utf_16: is it taken, too, where a mark at the beginning says so, as Windows' Notepad can save it?
+    """
     with opened(path, fits, most) as file:
         content = file.read(most + 1)  # a file may grow, or not know its size
     do = "save it again with UTF-8 encoding"
@@ -65,9 +69,10 @@ def text(path: Path, fits: str, most: int) -> str:
         told = f"more than {most:,} bytes"
         raise Refusal(Fault(str(path), told, f"{fits}, of {most:,} bytes at most", "move it elsewhere"))
     try:
-        found = content.decode("utf-8-sig")
+        marked = utf_16 and content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        found = content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
-        told = f"not UTF-8 text: byte {content[error.start]:#04x} at {error.start:,}"
+        told = f"not {'UTF-16' if marked else 'UTF-8'} text: byte {content[error.start]:#04x} at {error.start:,}"
         raise Refusal(Fault(str(path), told, fits, do)) from None
     if "\0" in found:
         raise Refusal(Fault(str(path), "not UTF-8 text: it holds NUL bytes", fits, do))

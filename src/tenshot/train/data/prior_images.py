@@ -22,7 +22,7 @@ from tenshot.diffusion.process import Process
 from tenshot.io import cache, destinations, hashes, tensors
 from tenshot.io.image_folder import Example, read_folder
 from tenshot.io.images import open_picture
-from tenshot.io.png import write_png
+from tenshot.io.png import write_picture
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
 from tenshot.train.data import image_latents
@@ -163,7 +163,7 @@ def _draw(
         for latent, image, (name, each) in zip(latents, images, names.items(), strict=True):
             if name in whole:
                 continue
-            write_png(folder / name, image, f"{wanted.prompt}\nSteps: {wanted.steps}, Seed: {each}")
+            write_picture(folder / name, image, f"{wanted.prompt}\nSteps: {wanted.steps}, Seed: {each}")
             kept[name] = latent
             ledger["pictures"][name] = {
                 "seed": each,

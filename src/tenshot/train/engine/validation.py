@@ -17,7 +17,7 @@ from tenshot.core.size import Size
 from tenshot.evaluate import judge
 from tenshot.io import infotext, tensors, text_files
 from tenshot.io.images import open_picture
-from tenshot.io.png import write_png
+from tenshot.io.png import write_picture
 from tenshot.pipeline import Request, SamplingSettings
 from tenshot.train.engine.early_stopping import Sight
 from tenshot.train.engine.trainable import Trainable, offload_unused
@@ -75,7 +75,7 @@ class ValidationImages:
         sampler = self.settings.sampler_for(base)
         for number, image in enumerate(images):
             facts = {"Steps": self.settings.steps, "Sampler": sampler, "Seed": requests[number].seed}
-            write_png(self._file(step, number), image, infotext.written(prompt, "", facts))
+            write_picture(self._file(step, number), image, infotext.written(prompt, "", facts))
             self.shown.picture(f"validation/{number}", step, image)
         if self.options.judges:
             self._look(step, images)

@@ -1,0 +1,5 @@
+"""The formats that pictures are written in, and what they cannot hold."""
+
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}  #: by the suffixes of files
+WEBP_SIDE = 16_383  #: pixels that WebP can have
+JPEG_TEXT = 50_000  #: bytes of prompts within a JPEG; its EXIF holds 65,533 in all
