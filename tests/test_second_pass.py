@@ -12,8 +12,9 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from PIL import Image
 
+import tenshot
 from tenshot import pipeline
-from tenshot.core.errors import Cancelled, Refusal
+from tenshot.core.errors import Cancelled, Refusal, Slow
 from tenshot.core.events import Events
 from tenshot.core.size import Size
 from tenshot.diffusion import sampling
@@ -22,6 +23,7 @@ from tenshot.diffusion.upscalers import UPSCALERS
 from tenshot.model import model
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings, SecondPass
+from tests import artifacts
 
 LARGE = Size(96, 128)
 SIZE = Size(48, 64)
@@ -236,3 +238,21 @@ def test_stopped_in_the_second_pass_keeps_what_is_whole(opened: Model):
         for each in pipeline.stream(opened, requests, how, heard):
             found.append(each)
     assert [each.size for each in found] == [LARGE.pillow]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
+def test_sizes_that_are_not_compiled_are_torchs_and_said(sd1: Path, tmp_path: Path, upscaler: str):
+    fast, plain = tenshot.load(artifacts.made(sd1, tmp_path / "fast")), tenshot.load(str(sd1))
+    how = settings(SecondPass(LARGE, upscaler, 3, 0.5), size=None)
+    with pytest.warns(Slow, match="no program for") as told:
+        found = pipeline.images(fast, [Request("a", 3)], how)
+    assert [str(each.message).split(":")[0] for each in told] == ["unet", "decoder"]
+    (one,), (other,) = found, pipeline.images(plain, [Request("a", 3)], how)
+    assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 2
+
+
+def test_half_precision_goes_through_the_vae(sd1: Path):
+    whole = model.load(str(sd1), precision="bf16")
+    (found,) = pipeline.images(whole, [Request("a", 3)], settings(SecondPass(LARGE, "Lanczos", 2, 0.5)))
+    assert found.size == LARGE.pillow
