@@ -188,6 +188,10 @@ def test_progress_and_interrupt_are_the_callers_own(server: Running) -> None:
         for agent in ("mine", "another")
     }
     assert told["mine"]["active"] and not told["another"]["active"]
+    while not (shown := mine.progress()["current_image"]):
+        assert mine.is_alive()
+    assert Image.open(io.BytesIO(base64.b64decode(shown))).size == (64, 64)
+    assert post(server, "/internal/progress", {"id_task": "task(a)"}, **{"User-Agent": "mine"}).json()["live_preview"]
     assert mine.stop("another").json() == {} and mine.is_alive()
     assert mine.stop().json() == {}
     mine.join(9)

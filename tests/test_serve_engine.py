@@ -46,7 +46,8 @@ class Device:
 
     def draw(self) -> None:
         """All that it was told last."""
-        for number in self.told[-1].pictures:
+        asked = next(each for each in reversed(self.told) if isinstance(each, worker.Draw))
+        for number in asked.pictures:
             self.heard(worker.Drawn(number, (1, 1), bytes(3), f"text {number}"))
         self.heard(worker.Idle(5))
 
@@ -122,6 +123,28 @@ def test_what_nobody_wants_is_dropped_at_once() -> None:
         assert not ticket.pictures
         made.submit(rows("b"))
         assert [*device.told[-1].pictures] == [3]
+
+    played(play())
+
+
+def test_pictures_on_the_way_are_told_where_they_are_wanted() -> None:
+    async def play() -> None:
+        made, (device,), _ = engine()
+        made.start()
+        await made.is_ready()
+        ticket = made.submit(rows("a"))
+        device.heard(worker.Step((1,), 2, 6))
+        await settled()
+        assert worker.Show() not in device.told
+        ticket.partials = 2
+        for done, asked in ((1, 0), (2, 1), (3, 1), (4, 2), (5, 2)):
+            device.heard(worker.Step((1,), done, 6))
+            await settled()
+            assert device.told.count(worker.Show()) == asked, done
+            if done in (3, 5):
+                device.heard(worker.Shown(1, (1, 1), bytes(3)))
+        device.draw()
+        assert [each.partial async for each in ticket.drawn()] == [0, 1, None]
 
     played(play())
 

@@ -52,15 +52,23 @@ def test_several_and_an_address_for_each(client: openai.OpenAI, server: Running,
 
 
 def test_a_stream_tells_each_picture(client: openai.OpenAI, sd1: Path, tmp_path: Path) -> None:
-    stream = client.images.generate(
-        prompt=PROMPT, n=2, stream=True, partial_images=2, size="64x64", extra_body={**OURS, "seed": 3}
-    )
+    stream = client.images.generate(prompt=PROMPT, n=2, stream=True, size="64x64", extra_body=OURS)
     events = [*stream]
     assert [each.type for each in events] == ["image_generation.completed"] * 2
     assert events[0].size == "64x64" and events[0].usage.total_tokens == 0 and events[0].output_format == "png"
     assert decoded(events[1].b64_json).size == (64, 64)
     with pytest.raises(openai.UnprocessableEntityError, match="no LoRA"):
         client.images.generate(prompt="<lora:none>", stream=True)
+
+
+def test_a_stream_tells_pictures_on_the_way(client: openai.OpenAI, sd1: Path, tmp_path: Path) -> None:
+    asked = {"prompt": PROMPT, "size": "64x64", "extra_body": {**OURS, "steps": 40}}
+    events = [*client.images.generate(stream=True, partial_images=2, **asked)]
+    kinds = ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    assert [each.type for each in events] == kinds
+    assert [each.partial_image_index for each in events[:2]] == [0, 1]
+    assert len({each.b64_json for each in events}) == 3 and {each.size for each in events} == {"64x64"}
+    assert same(decoded(events[2].b64_json), commanded(sd1, tmp_path / "a.png", steps=40))
 
 
 def test_an_edit_repaints_what_is_transparent(client: openai.OpenAI, sd1: Path, tmp_path: Path) -> None:

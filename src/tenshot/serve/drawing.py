@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -71,6 +72,14 @@ class Server:
 
 async def png(picture: Picture) -> bytes:
     return await asyncio.to_thread(png_bytes, picture.image, picture.infotext)
+
+
+async def preview(server: Server, ticket: Ticket) -> str | None:
+    """What its picture at work looked like when somebody asked last, base64; it is looked at anew for the next."""
+    server.engine.show(ticket)
+    if ticket.preview is None:
+        return None
+    return base64.b64encode(await asyncio.to_thread(png_bytes, ticket.preview, "")).decode()
 
 
 def now() -> int:

@@ -40,17 +40,21 @@ class Late(Unavailable):
 
 @dataclass(frozen=True)
 class Picture:
-    """number: of the request's pictures, from 0."""
+    """number: of the request's pictures, from 0. partial: which of those on the way to it, from 0; None: it is done."""
 
     number: int
     row: Row
     image: Image.Image
     infotext: str
+    partial: int | None = None
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A request at work. left: rows that are not drawn yet. step, steps: of the batch that one of them is in."""
+    """A request at work. left: rows that are not drawn yet. step, steps: of the batch that one of them is in.
+
+    partials: how many pictures on the way to each one are told, too. preview: what one looked like last.
+    """
 
     rows: Sequence[Row]
     began: float
@@ -61,10 +65,14 @@ class Ticket:
     interrupted: bool = False
     error: Exception | None = None
     limit: asyncio.TimerHandle | None = None
+    partials: int = 0
+    preview: Image.Image | None = None
 
     def __post_init__(self) -> None:
         self.left = {*self.rows}
         self._news: asyncio.Queue[Picture | None] = asyncio.Queue()
+        self._partial: dict[Row, int] = {}
+        self._looks = 0  # at the batch at work
 
     @property
     def over(self) -> bool:
@@ -85,7 +93,20 @@ class Ticket:
 
     async def all(self) -> list[Picture]:
         """In the order they were asked for; raises as `drawn`."""
-        return sorted([each async for each in self.drawn()], key=lambda each: each.number)
+        found = [each async for each in self.drawn() if each.partial is None]
+        return sorted(found, key=lambda each: each.number)
+
+    def due(self) -> bool:
+        """Is it time to look at the batch at work? Once for each picture on the way."""
+        due = self._looks < self.partials and self.step * (self.partials + 1) >= self.steps * (self._looks + 1)
+        self._looks += due
+        return due
+
+    def look(self, row: Row, image: Image.Image) -> None:
+        self.preview, told = image, self._partial.get(row, 0)
+        if told < self.partials:
+            self._partial[row] = told + 1
+            self._news.put_nowait(Picture(row.number, row, image, "", told))
 
     def have(self, picture: Picture) -> None:
         self.pictures[picture.number] = picture
@@ -95,7 +116,7 @@ class Ticket:
     def without(self, rows: Sequence[Row]) -> None:
         if self.left:
             self.left.difference_update(rows)
-            self.step = 0
+            self.step = self._looks = 0
             if not self.left:
                 self._news.put_nowait(None)
 
@@ -134,7 +155,7 @@ class _Device:
 
         threading.Thread(target=listen, daemon=True).start()
 
-    def tell(self, told: worker.Draw | worker.Drop | None) -> None:
+    def tell(self, told: worker.Draw | worker.Drop | worker.Show | None) -> None:
         try:
             if self.pipe:
                 self.pipe.send(told)
@@ -202,6 +223,12 @@ class Engine:
         self._over(ticket)
         self._pump()
 
+    def show(self, ticket: Ticket) -> None:
+        """Have its pictures at work looked at after the next step."""
+        for each in self.devices:
+            if any(of is ticket for of, _ in each.given.values()):
+                each.tell(worker.Show())
+
     def at_work(self, ticket: Ticket) -> list[Row]:
         """Its rows that are drawn now."""
         return [row for each in self.devices for of, row in each.given.values() if of is ticket and row in ticket.left]
@@ -260,6 +287,13 @@ class Engine:
                 for number in told.numbers:
                     ticket, _ = one.given[number]
                     ticket.step, ticket.steps = told.done, told.steps
+                for ticket in dict.fromkeys(one.given[number][0] for number in told.numbers):
+                    if ticket.due():
+                        one.tell(worker.Show())
+            case worker.Shown():
+                ticket, row = one.given[told.number]
+                if row in ticket.left:
+                    ticket.look(row, Image.frombytes("RGB", told.size, told.pixels))
             case worker.Drawn():
                 ticket, row = one.given[told.number]
                 if row in ticket.left:

@@ -182,7 +182,7 @@ async def _answered(
     server: Server, shelf: Shelf, asked: Generation, draft: Draft, request: Request, kind: str
 ) -> Response:
     if asked.stream:
-        stream = _stream(server, draft, request, kind)
+        stream = _stream(server, draft, request, kind, asked.partial_images or 0)
         first = await anext(stream)  # what is refused is refused before a stream begins
         return StreamingResponse(_all(first, stream), media_type="text/event-stream")
     async with server.asked(request, draft) as ticket:
@@ -196,13 +196,14 @@ async def _answered(
     return Response(json.dumps(told), media_type="application/json")
 
 
-async def _stream(server: Server, draft: Draft, request: Request, kind: str) -> AsyncIterator[str]:
-    """First nothing, once the request is taken; then an event for each picture."""
+async def _stream(server: Server, draft: Draft, request: Request, kind: str, partials: int) -> AsyncIterator[str]:
+    """First nothing, once the request is taken; then an event for each picture, and for `partials` on the way to it."""
     async with server.asked(request, draft) as ticket:
+        ticket.partials = partials
         yield ""
         try:
             async for picture in ticket.drawn():
-                yield await _completed(picture, kind)
+                yield await _event(picture, kind)
         except Exception as error:
             told = {"error": {"message": str(error)[:2000], "type": "server_error", "param": None, "code": None}}
             yield f"event: error\ndata: {json.dumps(told)}\n\n"
@@ -214,15 +215,16 @@ async def _all(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
         yield each
 
 
-async def _completed(picture: Picture, kind: str) -> str:
+async def _event(picture: Picture, kind: str) -> str:
+    done = picture.partial is None
     told = {
-        "type": f"{kind}.completed",
+        "type": f"{kind}.{'completed' if done else 'partial_image'}",
         "b64_json": base64.b64encode(await png(picture)).decode(),
         "created_at": now(),
         "size": f"{picture.image.width}x{picture.image.height}",
         "quality": "auto",
         "background": "opaque",
         "output_format": "png",
-        "usage": NO_TOKENS,
+        **({"usage": NO_TOKENS} if done else {"partial_image_index": picture.partial}),
     }
     return f"event: {told['type']}\ndata: {json.dumps(told)}\n\n"

@@ -37,7 +37,7 @@ class Setup:
     models: int
 
 
-# What it is told: Draw, Drop; None: to end.
+# What it is told: Draw, Drop, Show; None: to end.
 @dataclass(frozen=True)
 class Draw:
     """pictures: by number, each asked for by options of its own; all of one kind."""
@@ -48,6 +48,11 @@ class Draw:
 @dataclass(frozen=True)
 class Drop:
     numbers: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Show:
+    """Tell what the pictures at work look like after the next step."""
 
 
 # What it tells.
@@ -63,6 +68,15 @@ class Step:
     numbers: tuple[int, ...]
     done: int
     steps: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture at work, roughly."""
+
+    number: int
+    size: tuple[int, int]
+    pixels: bytes
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class Unfit:
     faults: tuple[Fault, ...]
 
 
-Told: TypeAlias = Ready | Step | Drawn | Failed | Said | Idle | Unfit
+Told: TypeAlias = Ready | Step | Shown | Drawn | Failed | Said | Idle | Unfit
 
 
 class _Ear(Events):
@@ -111,6 +125,8 @@ class _Ear(Events):
         self.pipe, self.dropped = pipe, set[int]()
         self.numbers: tuple[int, ...] = ()
         self.steps = 0
+        self.show = False
+        self.size = (0, 0)
 
     def say(self, text: str) -> None:
         self.pipe.send(Said(text))
@@ -121,6 +137,15 @@ class _Ear(Events):
     def advance(self, done: int, **figures: float) -> None:
         if self.numbers:
             self.pipe.send(Step(self.numbers, done, self.steps))
+
+    def watches(self, done: int) -> bool:
+        return self.show and bool(self.numbers)
+
+    def drawing(self, done: int, total: int, images: Sequence[Image.Image]) -> None:
+        self.show = False
+        for number, image in zip(self.numbers, images, strict=True):
+            larger = image.resize(self.size, Image.Resampling.BICUBIC)
+            self.pipe.send(Shown(number, larger.size, larger.tobytes()))
 
     def cancelled(self) -> bool:
         return bool(self.numbers) and self.dropped.issuperset(self.numbers)
@@ -146,6 +171,8 @@ class Worker:
                 told = None
             if isinstance(told, Drop):
                 self.ear.dropped.update(told.numbers)
+            elif isinstance(told, Show):
+                self.ear.show = True
             else:
                 self.inbox.put(told)
             if told is None:
@@ -203,6 +230,7 @@ class Worker:
             self.loras.pop(id(opened), None)
             opened.set_loras(wanted)
             self.loras[id(opened)] = wanted
+        self.ear.size, self.ear.show = first.settings.size_for(opened).pillow, False
         self.ear.numbers = tuple(number for number, *_ in batch if number)  # 0: nobody waits for it
         try:
             requests = [each.request for *_, each in batch]

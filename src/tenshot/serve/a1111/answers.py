@@ -65,8 +65,8 @@ def info(asked: Text2Image, draft: Draft, pictures: Sequence[Picture]) -> str:
     return json.dumps(told)
 
 
-def progress(caller: Caller, engine: Engine) -> dict[str, object]:
-    """Of the caller's own requests."""
+def progress(caller: Caller, engine: Engine, shown: str | None) -> dict[str, object]:
+    """Of the caller's own requests. shown: what the picture at work looks like, base64."""
     working = caller.at_work()
     first = working[0] if working else None
     done = first.progress if first else 0.0
@@ -74,7 +74,7 @@ def progress(caller: Caller, engine: Engine) -> dict[str, object]:
         "progress": done,
         "eta_relative": eta(first, engine) if first else 0.0,
         "state": state(caller, working),
-        "current_image": None,
+        "current_image": shown,
         "textinfo": waiting(first, engine) if first else None,
     }
 
@@ -107,7 +107,7 @@ def waiting(ticket: Ticket, engine: Engine) -> str | None:
     return f"waiting: {before} pictures before it"
 
 
-def of_task(ticket: Ticket | None, engine: Engine) -> dict[str, object]:
+def of_task(ticket: Ticket | None, engine: Engine, shown: str | None) -> dict[str, object]:
     """/internal/progress. ticket: None where there is none of that name, or no longer."""
     active = bool(ticket and engine.at_work(ticket))
     return {
@@ -116,8 +116,8 @@ def of_task(ticket: Ticket | None, engine: Engine) -> dict[str, object]:
         "completed": ticket is None or ticket.over,
         "progress": ticket.progress if ticket else None,
         "eta": eta(ticket, engine) if ticket else None,
-        "live_preview": None,
-        "id_live_preview": -1,
+        "live_preview": f"data:image/png;base64,{shown}" if shown else None,
+        "id_live_preview": ticket.step if ticket and shown else -1,
         "textinfo": waiting(ticket, engine) if ticket and not ticket.over else None,
     }
 

@@ -15,7 +15,7 @@ from tenshot.io import infotext
 from tenshot.io.png import read_infotext
 from tenshot.serve.a1111 import answers, settings
 from tenshot.serve.a1111.asked import Image2Image, Missing, Text2Image, draft
-from tenshot.serve.drawing import Server, png
+from tenshot.serve.drawing import Server, png, preview
 from tenshot.serve.requests import Draft
 
 
@@ -84,13 +84,17 @@ def _infotext(server: Server, image: str) -> str:
 
 def _watching(at: APIRouter, server: Server) -> None:
     @at.get("/sdapi/v1/progress")
-    async def progress(request: Request) -> dict[str, object]:
-        return answers.progress(server.callers.of(request), server.engine)
+    async def progress(request: Request, skip_current_image: bool = False) -> dict[str, object]:
+        caller = server.callers.of(request)
+        working = caller.at_work()
+        shown = await preview(server, working[0]) if working and not skip_current_image else None
+        return answers.progress(caller, server.engine, shown)
 
     @at.post("/internal/progress")
     async def of_task(task: Task, request: Request) -> dict[str, object]:
         ticket = server.callers.of(request).tickets.get(task.id_task or "")
-        return answers.of_task(ticket, server.engine)
+        shown = await preview(server, ticket) if ticket and task.live_preview else None
+        return answers.of_task(ticket, server.engine, shown)
 
     @at.get("/internal/pending-tasks")
     async def pending(request: Request) -> dict[str, object]:
