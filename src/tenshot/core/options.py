@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -142,6 +142,7 @@ class Entry:
         return None if nothing else word
 
 
+@cache
 def entries(kind: type[Options]) -> dict[str, Entry]:
     """Every option of `kind` by name, in the record's order."""
     schema = kind.model_json_schema()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class Loads(TypedDict, total=False):
@@ -125,7 +125,10 @@ class Picture(TypedDict):
 
 
 class Generated(TypedDict):
+    """sheets: the files of contact sheets, of a matrix."""
+
     pictures: list[Picture]
+    sheets: NotRequired[list[str]]
 
 
 class Served(TypedDict):

@@ -135,6 +135,8 @@ def _lost(facts: Mapping[str, str]) -> Iterator[str]:
             else ""
         )
         yield f"was drawn from another picture: --init_image says which, --strength {strength}{painted}{around}"
+    if facts.get("Script") == "X/Y/Z plot":
+        yield "is a sheet of several pictures: the first of them is drawn"
     for name in facts:
         if name in ("VAE", "Refiner", "Hypernet", "Eta", "ENSD") or name.startswith("ControlNet "):
             yield f"says {name}: {facts[name]}, which is left out"

@@ -3,40 +3,97 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import count, groupby
 from pathlib import Path
 
+from PIL import Image
+
 from tenshot import pipeline
+from tenshot.core.errors import all_or_refuse
 from tenshot.core.events import EventGroup, Events
 from tenshot.core.results import Generated, Picture
-from tenshot.generate import plan, preview
+from tenshot.generate import matrix, plan, preview
+from tenshot.generate.matrix import Cell
 from tenshot.generate.options import GenerateOptions
+from tenshot.generate.plan import Plan, Read
 from tenshot.generate.preview import Preview
+from tenshot.generate.sheets import Board
 from tenshot.io.png import write_picture
 from tenshot.pipeline import Request
 
 
 def generate(options: GenerateOptions, events: Events) -> Generated:
-    """Draw and write; for each picture its file, prompt and seed come back.
+    """Draw and write; for each picture its file, prompt and seed come back, and the files of the sheets.
 
     Raises Refusal before anything is written; Cancelled, where the pictures drawn so far are kept.
     """
-    found = plan.read(options, events)
-    opened = found.load(events)
-    planned = found.planned(opened, events)
-    planned.check_strengths()
-    written: list[Picture] = []
+    axes = matrix.axes(GenerateOptions, options.matrix)
+    cells = matrix.cells(options, axes) if axes else [Cell((), options)]
+    heard = _Once(events) if axes else events
+    found = all_or_refuse(*(partial(plan.read, each.options, heard) for each in cells))
+    board = Board(axes)
+    pictures: list[Picture] = []
+    sheets: list[str] = []
+    pairs = sorted(zip(cells, found, strict=True), key=lambda pair: _net(pair[1]))
+    try:
+        for _, group in groupby(pairs, lambda pair: _net(pair[1])):
+            same = [*group]
+            for cell, planned in zip(same, _plans([each for _, each in same], heard), strict=True):
+                for number, (picture, image, text) in enumerate(_drawn(planned, events)):
+                    pictures.append(picture)
+                    if axes:
+                        board.add(cell[0].at, number, image, text)
+    finally:
+        sheets = board.write(options.out)
+    return {"pictures": pictures, "sheets": sheets} if axes else {"pictures": pictures}
+
+
+class _Once(EventGroup):
+    """Hears each sentence once, however many cells say it."""
+
+    def __init__(self, *listeners: Events) -> None:
+        super().__init__(*listeners)
+        self.said: set[str] = set()
+
+    def say(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            super().say(text)
+
+
+def _net(found: Read) -> tuple[str, ...]:
+    """What makes a model another one: cells of which it is the same share one in memory."""
+    options, words = found.options, found.given.words if found.given else ()
+    return (
+        *(str(each) for each in (found.place, options.vae, found.where, options.precision, options.fallback)),
+        *(str(each.file) for each in words),
+    )
+
+
+def _plans(found: Sequence[Read], events: Events) -> list[Plan]:
+    """Of one model, which is loaded; all of them are checked. Raises Refusal."""
+    opened = found[0].load(events)
+    plans: list[Plan] = all_or_refuse(*(partial(each.planned, opened, events) for each in found))
+    all_or_refuse(*(partial(each.check_strengths, len(plans) > 1) for each in plans))
+    return plans
+
+
+def _drawn(planned: Plan, events: Events) -> Iterator[tuple[Picture, Image.Image, str]]:
+    """Each picture once it is written, and its infotext."""
+    options = planned.found.options
     for tags, group in groupby(planned.pictures, lambda each: each.tags):
         planned.set_loras(tags)
         pictures = [*group]
         with Preview(preview.place(options.out, options.names_a_picture), options.preview_every) as shown:
             heard = EventGroup(events, shown)
-            drawn = pipeline.stream(opened, [each.request for each in pictures], planned.settings, heard)
+            drawn = pipeline.stream(planned.opened, [each.request for each in pictures], planned.settings, heard)
             for each, picture in zip(pictures, drawn, strict=True):
                 path = options.out if options.names_a_picture else _free(options.out, each.request, options.suffix)
-                write_picture(path, *planned.finished(each, picture), options.quality)
-                written.append({"file": str(path), "prompt": each.prompt, "seed": each.request.seed})
-    return {"pictures": written}
+                image, text = planned.finished(each, picture)
+                write_picture(path, image, text, options.quality)
+                yield {"file": str(path), "prompt": each.prompt, "seed": each.request.seed}, image, text
 
 
 def _free(folder: Path, request: Request, suffix: str) -> Path:

@@ -16,7 +16,7 @@ from tenshot.core.options import Options, as_words
 from tenshot.core.recipes import Recipe, Say
 from tenshot.diffusion.samplers import AUTOMATIC, SAMPLERS, Schedule, names, parted
 from tenshot.diffusion.upscalers import LATENT, UPSCALERS
-from tenshot.generate import controlnet_options
+from tenshot.generate import controlnet_options, matrix
 from tenshot.generate.controlnet_options import Preprocessor
 from tenshot.io import destinations
 from tenshot.io.picture_formats import FORMATS, JPEG_TEXT, WEBP_SIDE
@@ -174,6 +174,9 @@ class GenerateOptions(Options):
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="number format of the nets")
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     fallback: bool = Field(False, description="a model compiled for another machine: let torch run it")
+    matrix: list[str] = Field(
+        [], description='an option and values, "steps=10,20,30": all of them on a sheet; again for more axes'
+    )
     preview_every: int = Field(
         0, ge=0, le=1_000_000, description="steps after which a small picture beside --out shows what is drawn; 0: none"
     )
@@ -199,7 +202,11 @@ class GenerateOptions(Options):
         if self.hires_scale and self.init_image:
             do = "leave it out; to enlarge a picture: --init_image FILE --width W --height H --strength 0.4"
             yield Fault("--hires_scale", "a second pass with --init_image", "a second pass of what a prompt draws", do)
-        if self.names_a_picture and len(self.prompt) * self.num_images > 1:
+        if self.matrix:
+            yield from matrix.faults(self, self.matrix)
+        if self.names_a_picture and self.matrix:
+            yield Fault("--out", "one file for a matrix", "a folder", f"leave {self.out.suffix} out")
+        elif self.names_a_picture and len(self.prompt) * self.num_images > 1:
             several = (
                 f"{self.num_images} pictures of a prompt" if self.num_images > 1 else f"{len(self.prompt)} pictures"
             )

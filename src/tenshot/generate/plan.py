@@ -62,13 +62,15 @@ class Plan:
 
     def set_loras(self, tags: Sequence[LoraTag]) -> None:
         """Those for all prompts and these. Raises Refusal where that gives numbers that are not finite."""
-        if self.found.given:
-            self.opened.set_loras(self.found.given.strengths(tags))
+        self.opened.set_loras(self.found.given.strengths(tags) if self.found.given else {})
 
-    def check_strengths(self) -> None:
-        """Raises Refusal with the faults of all LoRAs that pictures ask for, before one is drawn."""
+    def check_strengths(self, beside: bool = False) -> None:
+        """Raises Refusal with the faults of all LoRAs that pictures ask for, before one is drawn.
+
+        beside: are there other plans, of which pictures may be drawn first?
+        """
         sets = dict.fromkeys(tuple(each.tags) for each in self.pictures)
-        if len(sets) > 1:
+        if beside or len(sets) > 1:
             all_or_refuse(*(partial(self.set_loras, tags) for tags in sets))
 
     def finished(self, planned: Planned, drawn: Image.Image) -> tuple[Image.Image, str]:

@@ -1,0 +1,65 @@
+"""Pictures side by side: the sheets of a matrix, or of all pictures of a command."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from tenshot.generate.matrix import Axis
+from tenshot.io import infotext
+from tenshot.io.png import contact_sheet, write_picture
+
+LARGEST = 512  # pixels of a picture on a sheet
+WIDEST = 12_000  # pixels of all pictures beside each other
+AXES = "XYZ"
+
+
+@dataclass
+class Board:
+    """What was drawn, by its place. axes: the first goes across, the second down, of the others each value has a sheet.
+
+    number: the pictures of a cell have a sheet each, too. Whatever was not drawn stays empty.
+    """
+
+    axes: Sequence[Axis]
+    drawn: dict[tuple[int, ...], dict[tuple[int, int], Image.Image]] = field(default_factory=lambda: defaultdict(dict))
+    told: dict[tuple[int, ...], str] = field(default_factory=dict)
+
+    def add(self, at: tuple[int, ...], number: int, image: Image.Image, text: str) -> None:
+        across, down, *others = (*at, 0, 0)[: max(2, len(at))]
+        cell = max(16, min(LARGEST, WIDEST // max(len(each.values) for each in self.axes)))
+        small = ImageOps.contain(image, (cell, cell)) if max(image.size) > cell else image
+        sheet = (*others, number)
+        self.drawn[sheet][down, across] = small
+        self.told.setdefault(sheet, text)
+
+    def write(self, folder: Path) -> list[str]:
+        """The files."""
+        files = []
+        for sheet, images in self.drawn.items():
+            path = next(each for number in count() if not (each := folder / f"grid-{number:04d}.png").exists())
+            write_picture(path, self._image(sheet, images), self._text(self.told[sheet]))
+            files.append(str(path))
+        return files
+
+    def _image(self, sheet: tuple[int, ...], images: dict[tuple[int, int], Image.Image]) -> Image.Image:
+        columns = self.axes[0].labels
+        rows = self.axes[1].labels if len(self.axes) > 1 else [""]
+        title = ", ".join(axis.labels[at] for axis, at in zip(self.axes[2:], sheet[:-1], strict=True))
+        cells = [[images.get((down, across)) for across in range(len(columns))] for down in range(len(rows))]
+        return contact_sheet(cells, rows, columns, max(max(each.size) for each in images.values()), title)
+
+    def _text(self, first: str) -> str:
+        """The text of the first picture, and the axes as WebUI tells them."""
+        found = infotext.parsed(first)
+        told: dict[str, object] = {"Script": "X/Y/Z plot"}
+        for letter, axis in zip(AXES, self.axes, strict=False):
+            told |= {f"{letter} Type": axis.name, f"{letter} Values": ", ".join(axis.values)}
+        version = {"Version": found.facts["Version"]}
+        facts = {name: value for name, value in found.facts.items() if name != "Version"}
+        return infotext.written(found.prompt, found.negative_prompt, {**facts, **told, **version})

@@ -1,0 +1,114 @@
+"""Sheets of all combinations of options: each cell is what the same options draw alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tenshot.core.errors import Cancelled, Refusal
+from tenshot.core.events import Events
+from tenshot.core.options import gather, resolve
+from tenshot.generate import generate, matrix
+from tenshot.generate.options import GenerateOptions
+from tenshot.io.png import read_infotext
+from tenshot.runtime import compiled_model
+from tests.infotext import parse_infotext
+
+
+def options(sd1: Path, **given: Any) -> GenerateOptions:
+    return resolve(GenerateOptions, {"model": str(sd1), "prompt": ["a bear"], "steps": 1, "batch_size": 1, **given})
+
+
+def values(*written: str) -> list[list[str]]:
+    return [list(each.values) for each in matrix.axes(GenerateOptions, written)]
+
+
+def pixels(file: str | Path) -> np.ndarray:
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def test_values_are_written_as_in_webui():
+    assert values("steps=10, 20,30", "sampler=Euler a,DPM++ 2M") == [["10", "20", "30"], ["Euler a", "DPM++ 2M"]]
+    assert values("steps=1-5") == [["1", "2", "3", "4", "5"]]
+    assert values("steps=1-10 (+2)") == [["1", "3", "5", "7", "9"]]
+    assert values("steps=10-50 [5]") == [["10", "20", "30", "40", "50"]]
+    assert values("steps=1-10 [5]") == [["1", "3", "6", "8", "10"]]
+    assert values("guidance-scale=1-2 (+0.5), 7") == [["1", "1.5", "2", "7"]]
+    assert values("steps=5-1 (-2)") == [["5", "3", "1"]]
+    assert values("strength=0-1[3]") == [["0", "0.5", "1"]]
+    assert values('prompt="a cat, old", a dog 1-3') == [["a cat, old", "a dog 1-3"]]
+
+
+@pytest.mark.parametrize(
+    "written",
+    (
+        *("steps", "steps=", "=3", "stps=1,2", "out=a,b", "matrix=x", "steps=1,,2", "steps=1-5 (+0)", "steps=1-5 (-1)"),
+        *("steps=1-1000000", "steps=1-5 [0]", "steps=0,5", "sampler=Euler a,Oiler", "prompt_sr=cat,dog", "steps=1e999"),
+        *("seed=1-999999999999999", "steps=999999999999999999999-1"),
+    ),
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_drawn(sd1: Path, tmp_path: Path, written: str):
+    words = [f"--model={sd1}", "--prompt=a bear", "--matrix", "guidance_scale=1,7", "--matrix", written]
+    with pytest.raises(Refusal) as refusal:
+        gather(GenerateOptions, [*words, f"--out={tmp_path / 'out'}"])
+    assert all(fault.where.startswith("--matrix") and fault.found for fault in refusal.value.faults)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_faults_of_all_axes_come_at_once_and_once(sd1: Path, tmp_path: Path):
+    axes = ["steps=1,0,-1", "guidance_scale=0,7,8"]
+    with pytest.raises(Refusal) as refusal:
+        gather(GenerateOptions, ["--prompt=x", f"--out={tmp_path / 'a.png'}", *(f"--matrix={each}" for each in axes)])
+    assert [fault.where for fault in refusal.value.faults] == [
+        "--matrix guidance_scale=0",
+        "--matrix steps=0",
+        "--matrix steps=-1",
+        "--out",
+    ]
+
+
+def test_each_cell_is_what_its_options_draw_alone(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    loaded = []
+    load = compiled_model.load
+    monkeypatch.setattr(compiled_model, "load", lambda *a, **b: loaded.append(a) or load(*a, **b))
+    axes = ["steps=1,2", "prompt_sr=bear,cat", "guidance_scale=3,7"]
+    made = generate.generate(options(sd1, matrix=axes, out=tmp_path / "out"), Events())
+    assert (len(made["pictures"]), len(made["sheets"]), len(loaded)) == (8, 2, 1)
+    assert len({each["seed"] for each in made["pictures"]}) == 1  # left to chance, and the same for all
+    told = [parse_infotext(read_infotext(Path(each["file"])) or "") for each in made["pictures"]]
+    assert [(facts["Steps"], prompt, facts["CFG scale"]) for prompt, _, facts in told] == [
+        (steps, f"a {animal}", scale) for steps in "12" for animal in ("bear", "cat") for scale in ("3.0", "7.0")
+    ]
+    last, seed = made["pictures"][-1], made["pictures"][-1]["seed"]
+    alone = options(sd1, prompt=["a cat"], steps=2, guidance_scale=7, seed=seed, out=tmp_path / "alone.png")
+    generate.generate(alone, Events())
+    assert np.array_equal(pixels(tmp_path / "alone.png"), pixels(last["file"]))
+    second = pixels(made["sheets"][1])  # its lower right picture is the last one
+    side = pixels(last["file"]).shape[0]
+    found = np.lib.stride_tricks.sliding_window_view(second[:, :, 0], (side, side))
+    assert (found == pixels(last["file"])[:, :, 0]).all(axis=(2, 3)).sum() == 1
+    facts = parse_infotext(read_infotext(Path(made["sheets"][0])) or "")[2]
+    assert (facts["Script"], facts["X Type"], facts["X Values"]) == ("X/Y/Z plot", "steps", "1, 2")
+    assert (facts["Y Values"], facts["Z Values"], facts["CFG scale"]) == ("bear, cat", "3, 7", "3.0")
+
+
+class Stops(Events):
+    def __init__(self) -> None:
+        self.jobs = 0
+
+    def begin(self, job: str, total: int, done: int = 0) -> None:
+        self.jobs += job == "drawing"
+
+    def cancelled(self) -> bool:
+        return self.jobs > 2
+
+
+def test_what_was_drawn_is_kept_on_a_sheet_when_it_is_stopped(sd1: Path, tmp_path: Path):
+    with pytest.raises(Cancelled):
+        generate.generate(options(sd1, matrix=["steps=1-4"], out=tmp_path, seed=3), Stops())
+    assert len([*tmp_path.glob("000?-3-*.png")]) == 2
+    assert len([*tmp_path.glob("grid-*.png")]) == 1
