@@ -27,8 +27,12 @@ class Running:
         self.answered: dict[str, int] = {}
         self._ready = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
-        assert self._ready.wait(PATIENCE) and self.process.poll() is None, "".join(self.said)
-        self.url = re.search(r"(http://\S+): ready", "".join(self.said))[1]
+        self._ready.wait(PATIENCE)
+        found = re.search(r"(http://\S+): ready", "".join(self.said))
+        if not found:
+            self.process.kill()
+            raise AssertionError("".join(self.said))
+        self.url = found[1]
         self.port = int(self.url.rpartition(":")[2])
 
     def _listen(self) -> None:
