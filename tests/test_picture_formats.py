@@ -84,6 +84,7 @@ def test_formats_that_do_not_go_together_are_refused(sd1: Path, tmp_path: Path):
         "--quality": {"out": tmp_path, "quality": 50},
         "16,383": {"out": tmp_path / "a.webp", "width": 16384},
         "cannot hold a text of": {"out": tmp_path / "a.jpg", "prompt": ["a" * 30_000]},
+        ".gif is not written": {"out": tmp_path / "a.gif"},
         "one file for 2": {"out": tmp_path / "a.webp", "num_images": 2},
     }
     for told, given in wrong.items():

@@ -19,7 +19,7 @@ from tenshot.diffusion.upscalers import LATENT, UPSCALERS
 from tenshot.generate import controlnet_options, matrix
 from tenshot.generate.controlnet_options import Preprocessor
 from tenshot.io import destinations
-from tenshot.io.picture_formats import FORMATS, JPEG_TEXT, WEBP_SIDE
+from tenshot.io.picture_formats import FORMATS, JPEG_TEXT, OTHERS, WEBP_SIDE
 from tenshot.option_types import (
     ControlNetUnit,
     Device,
@@ -216,6 +216,10 @@ class GenerateOptions(Options):
             yield Fault("--schedule", f"{self.schedule}, but --sampler {self.sampler}", "one of them", "leave one out")
 
     def _format_faults(self) -> Iterator[Fault]:
+        if self.out.suffix.lower() in OTHERS and not isdir(self.out):
+            yield Fault(
+                "--out", f"{self.out.suffix} is not written here", "a folder, or " + ", ".join(FORMATS), "take one"
+            )
         kind = FORMATS[self.suffix.lower()]
         if self.format not in (None, kind):
             yield Fault("--format", f"{self.format}, but --out {self.out}", kind, "leave --format out")
