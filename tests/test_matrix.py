@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tenshot.core.errors import Cancelled, Refusal
 from tenshot.core.events import Events
@@ -112,3 +115,30 @@ def test_what_was_drawn_is_kept_on_a_sheet_when_it_is_stopped(sd1: Path, tmp_pat
         generate.generate(options(sd1, matrix=["steps=1-4"], out=tmp_path, seed=3), Stops())
     assert len([*tmp_path.glob("000?-3-*.png")]) == 2
     assert len([*tmp_path.glob("grid-*.png")]) == 1
+
+
+def test_cells_have_their_own_loras_and_models(
+    sd1: Path, sd1_lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(sd1, tmp_path / "other")
+    loaded = []
+    load = compiled_model.load
+    monkeypatch.setattr(compiled_model, "load", lambda *a, **b: loaded.append(a) or load(*a, **b))
+    axes = [f"lora={sd1_lora},none", f"model={sd1},{tmp_path / 'other'}"]
+    made = generate.generate(options(sd1, seed=1, matrix=axes, out=tmp_path / "out"), Events())
+    generate.generate(options(sd1, seed=1, out=tmp_path / "bare.png"), Events())
+    bare = pixels(tmp_path / "bare.png")
+    with_lora = ["lora" in (read_infotext(Path(each["file"])) or "").split("\n")[0] for each in made["pictures"]]
+    assert sorted(with_lora) == [False, False, True, True]
+    assert [not np.array_equal(pixels(each["file"]), bare) for each in made["pictures"]] == with_lora
+    assert len(loaded) == 3  # two of them for the sheet
+
+
+def test_all_strengths_are_tried_before_the_first_picture(sd1: Path, sd1_lora: Path, tmp_path: Path):
+    with safe_open(sd1_lora, "pt") as file:
+        huge = {name: file.get_tensor(name) * (1e37 if "lora_B" in name else 1) for name in file.keys()}
+        save_file(huge, tmp_path / "huge.safetensors", file.metadata())
+    axes = [f"lora=none,{sd1_lora},{tmp_path / 'huge.safetensors'}=1000"]
+    with pytest.raises(Refusal, match="NaN or infinite"):
+        generate.generate(options(sd1, matrix=axes, out=tmp_path / "out"), Events())
+    assert not (tmp_path / "out").exists()
