@@ -142,3 +142,44 @@ def test_all_strengths_are_tried_before_the_first_picture(sd1: Path, sd1_lora: P
     with pytest.raises(Refusal, match="NaN or infinite"):
         generate.generate(options(sd1, matrix=axes, out=tmp_path / "out"), Events())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_grid_has_all_pictures_in_order(sd1: Path, tmp_path: Path):
+    given = {"prompt": ["a bear", "a cat"], "num_images": 3, "seed": 5, "grid": True, "out": tmp_path}
+    made = generate.generate(options(sd1, **given), Events())
+    (sheet,) = made["sheets"]
+    assert len(made["pictures"]) == 6 and read_infotext(Path(sheet)) == read_infotext(Path(made["pictures"][0]["file"]))
+    whole, pictures = pixels(sheet), [pixels(each["file"]) for each in made["pictures"]]
+    side = pictures[0].shape[0]
+    found = [
+        next(
+            (top, left)
+            for top in range(whole.shape[0] - side + 1)
+            for left in range(whole.shape[1] - side + 1)
+            if np.array_equal(whole[top : top + side, left : left + side], picture)
+        )
+        for picture in pictures
+    ]
+    rows, columns = ({place[axis] for place in found} for axis in (0, 1))
+    assert found == sorted(found) and (len(rows), len(columns)) == (2, 3)
+
+
+def test_a_grid_keeps_what_was_drawn(sd1: Path, tmp_path: Path):
+    class Twice(Events):
+        def __init__(self) -> None:
+            self.seen = 0
+
+        def cancelled(self) -> bool:
+            self.seen = len([*tmp_path.glob("*.png")])
+            return self.seen == 2
+
+    with pytest.raises(Cancelled):
+        generate.generate(options(sd1, num_images=4, grid=True, out=tmp_path), Twice())
+    assert len([*tmp_path.glob("grid-*.png")]) == 1 and len([*tmp_path.glob("*.png")]) == 3
+
+
+@pytest.mark.parametrize("more", [["--matrix", "steps=1,2", "--out", "out"], ["--out", "one.png"]])
+def test_a_grid_is_no_matrix_and_no_single_picture(more: list[str], sd1: Path):
+    with pytest.raises(Refusal) as refusal:
+        gather(GenerateOptions, [f"--model={sd1}", "--prompt=a bear", "--grid", *more])
+    assert len(refusal.value.faults) == 1

@@ -125,7 +125,7 @@ class Picture(TypedDict):
 
 
 class Generated(TypedDict):
-    """sheets: the files of contact sheets, of a matrix."""
+    """sheets: the files of contact sheets, of a matrix or a grid."""
 
     pictures: list[Picture]
     sheets: NotRequired[list[str]]

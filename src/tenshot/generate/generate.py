@@ -19,7 +19,7 @@ from tenshot.generate.matrix import Cell
 from tenshot.generate.options import GenerateOptions
 from tenshot.generate.plan import Plan, Read
 from tenshot.generate.preview import Preview
-from tenshot.generate.sheets import Board
+from tenshot.generate.sheets import Board, Grid
 from tenshot.io.png import write_picture
 from tenshot.pipeline import Request
 
@@ -33,7 +33,7 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
     cells = matrix.cells(options, axes) if axes else [Cell((), options)]
     heard = _Once(events) if axes else events
     found = all_or_refuse(*(partial(plan.read, each.options, heard) for each in cells))
-    board = Board(axes)
+    board, grid = Board(axes), Grid(len(options.prompt) * options.num_images)
     pictures: list[Picture] = []
     sheets: list[str] = []
     pairs = sorted(zip(cells, found, strict=True), key=lambda pair: _net(pair[1]))
@@ -45,9 +45,11 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
                     pictures.append(picture)
                     if axes:
                         board.add(cell[0].at, number, image, text)
+                    elif options.grid:
+                        grid.add(image, text)
     finally:
-        sheets = board.write(options.out)
-    return {"pictures": pictures, "sheets": sheets} if axes else {"pictures": pictures}
+        sheets = [*board.write(options.out), *grid.write(options.out)]
+    return {"pictures": pictures, "sheets": sheets} if axes or options.grid else {"pictures": pictures}
 
 
 class _Once(EventGroup):

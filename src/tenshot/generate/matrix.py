@@ -19,6 +19,7 @@ Record = TypeVar("Record", bound=Options)
 REPLACED = "prompt_sr"  #: an axis that is no option: its first value is searched in the prompts, the others stand there
 NEVER = (
     "matrix",
+    "grid",
     "out",
     "format",
     "quality",

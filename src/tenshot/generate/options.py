@@ -177,6 +177,7 @@ class GenerateOptions(Options):
     matrix: list[str] = Field(
         [], description='an option and values, "steps=10,20,30": all of them on a sheet; again for more axes'
     )
+    grid: bool = Field(False, description="all pictures on a sheet, too")
     preview_every: int = Field(
         0, ge=0, le=1_000_000, description="steps after which a small picture beside --out shows what is drawn; 0: none"
     )
@@ -204,8 +205,11 @@ class GenerateOptions(Options):
             yield Fault("--hires_scale", "a second pass with --init_image", "a second pass of what a prompt draws", do)
         if self.matrix:
             yield from matrix.faults(self, self.matrix)
-        if self.names_a_picture and self.matrix:
-            yield Fault("--out", "one file for a matrix", "a folder", f"leave {self.out.suffix} out")
+        if self.grid and self.matrix:
+            yield Fault("--grid", "given with --matrix, which makes sheets of its own", "one of them", "leave it out")
+        if self.names_a_picture and (self.matrix or self.grid):
+            what = "a matrix" if self.matrix else "pictures and their sheet"
+            yield Fault("--out", f"one file for {what}", "a folder", f"leave {self.out.suffix} out")
         elif self.names_a_picture and len(self.prompt) * self.num_images > 1:
             several = (
                 f"{self.num_images} pictures of a prompt" if self.num_images > 1 else f"{len(self.prompt)} pictures"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,17 +33,15 @@ class Board:
 
     def add(self, at: tuple[int, ...], number: int, image: Image.Image, text: str) -> None:
         across, down, *others = (*at, 0, 0)[: max(2, len(at))]
-        cell = max(16, min(LARGEST, WIDEST // max(len(each.values) for each in self.axes)))
-        small = ImageOps.contain(image, (cell, cell)) if max(image.size) > cell else image
         sheet = (*others, number)
-        self.drawn[sheet][down, across] = small
+        self.drawn[sheet][down, across] = _small(image, max(len(each.values) for each in self.axes))
         self.told.setdefault(sheet, text)
 
     def write(self, folder: Path) -> list[str]:
         """The files."""
         files = []
         for sheet, images in self.drawn.items():
-            path = next(each for number in count() if not (each := folder / f"grid-{number:04d}.png").exists())
+            path = _free(folder)
             write_picture(path, self._image(sheet, images), self._text(self.told[sheet]))
             files.append(str(path))
         return files
@@ -63,3 +62,43 @@ class Board:
         version = {"Version": found.facts["Version"]}
         facts = {name: value for name, value in found.facts.items() if name != "Version"}
         return infotext.written(found.prompt, found.negative_prompt, {**facts, **told, **version})
+
+
+@dataclass
+class Grid:
+    """All pictures of a command on one sheet, as square as may be, with the first one's infotext, as in WebUI."""
+
+    count: int
+    images: list[Image.Image] = field(default_factory=list)
+    told: str = ""
+
+    @property
+    def columns(self) -> int:
+        return math.isqrt(self.count - 1) + 1
+
+    def add(self, image: Image.Image, text: str) -> None:
+        self.images.append(_small(image, self.columns))
+        self.told = self.told or text
+
+    def write(self, folder: Path) -> list[str]:
+        """The file; none where nothing was drawn."""
+        if not self.images:
+            return []
+        starts = range(0, len(self.images), self.columns)
+        rows = [
+            [*self.images[start : start + self.columns], *[None] * self.columns][: self.columns] for start in starts
+        ]
+        side = max(max(each.size) for each in self.images)
+        path = _free(folder)
+        write_picture(path, contact_sheet(rows, [""] * len(rows), [""] * self.columns, side), self.told)
+        return [str(path)]
+
+
+def _small(image: Image.Image, beside: int) -> Image.Image:
+    """As it may be where so many are beside each other."""
+    cell = max(16, min(LARGEST, WIDEST // beside))
+    return ImageOps.contain(image, (cell, cell)) if max(image.size) > cell else image
+
+
+def _free(folder: Path) -> Path:
+    return next(each for number in count() if not (each := folder / f"grid-{number:04d}.png").exists())
