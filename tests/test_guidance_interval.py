@@ -88,3 +88,6 @@ def test_it_is_an_option_and_drawn_again(sd1: Path, tmp_path: Path, capsys: pyte
     wrong = ["--model", str(sd1), "--prompt", "a cat", "--guidance_start", "0.6", "--guidance_end", "0.5"]
     assert main([*draw[:-1], str(tmp_path / "three.png"), *wrong]) == 2
     assert "--guidance_end: 0.5, and --guidance_start is 0.6" in capsys.readouterr().err
+    without = ["--model", str(sd1), "--prompt", "a cat", "--guidance_scale", "1", "--guidance_end", "0.5"]
+    assert main([*draw[:-1], str(tmp_path / "four.png"), *without]) == 0
+    assert "--guidance_end have no effect" in capsys.readouterr().err

@@ -217,6 +217,8 @@ def _say_what_has_no_effect(
         events.say(f"<lora:{tag.name}> in the negative prompt has no effect, as in WebUI")
     if options.negative_prompt and options.guidance_scale == 1 and not any("AND" in each for each in options.prompt):
         events.say("the negative prompt has no effect: --guidance_scale is 1")
+    if options.guidance_scale == 1 and (options.guidance_start, options.guidance_end) != (0, 1):
+        events.say("--guidance_start and --guidance_end have no effect: --guidance_scale is 1")
     if options.clip_skip > 1 and not opened.family.clip_skip:
         events.say(f"--clip_skip has no effect on {opened.family.title}, as in WebUI")
 
