@@ -154,6 +154,14 @@ def test_texts_are_escaped_wherever_they_come_from(report, tmp_path):
         (0.40, 0.50, "lower", False, "Subject likeness did not fall: it went from 0.400 to 0.500 (+25\u202f%)."),
         (0.500, 0.502, "higher", False, "Subject likeness hardly moved: it went from 0.500 to 0.502 (±0\u202f%)."),
         (0.0, 0.5, "higher", True, "Subject likeness rose from 0.00 to 0.500."),
+        (
+            0.0006,
+            0.41,
+            "higher",
+            True,
+            "Subject likeness rose from 0.000600 to 0.410.",
+        ),  # no percent of next to nothing
+        (-0.14, 0.15, "higher", True, "Subject likeness rose from \u22120.140 to 0.150."),
         (0.4, 0.5, "", None, "Subject likeness went from 0.400 to 0.500 (+25\u202f%)."),
         (None, 0.5, "higher", None, "Nothing was measured: judge by the pictures."),
         (0.4, math.nan, "higher", None, "Nothing was measured: judge by the pictures."),

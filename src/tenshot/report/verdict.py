@@ -6,6 +6,7 @@ import math
 
 from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, Report
 
+MOST = 10  # times the value before: a change beyond is not said in percent
 _THIN, _MINUS, _NOTHING = "\u202f", "\u2212", "\u2013"  # a space at which no line breaks, a minus, a dash
 
 MORE = (
@@ -57,10 +58,10 @@ def _change(before: float, after: float) -> int:
 
 
 def percent(before: float, after: float) -> str:
-    """The change in brackets, as in " (+5 %)"; nothing where `before` is 0."""
-    if not before:
+    """The change in brackets, as in " (+5 %)"; nothing where `before` is no measure for it: below 0, or next to it."""
+    if before <= 0 or abs(after - before) > MOST * before:
         return ""
-    rounded = round(100 * (after - before) / abs(before))
+    rounded = round(100 * (after - before) / before)
     return f" ({rounded:+d}{_THIN}%)".replace("-", _MINUS) if rounded else f" (±0{_THIN}%)"
 
 
