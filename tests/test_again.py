@@ -70,7 +70,9 @@ def test_values_that_are_json_are_whole():
     assert broken.facts == {"Steps": "3", "Bad": "[{", "Seed": "4"}
 
 
-@pytest.mark.parametrize("text", ["", "a", "a: b, c", "a\nSteps: x", "\n\n", "Negative prompt: b"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "a: b, c", "a\nSteps: x", "a\nSteps: 3", "Steps: 3,", "\n\n", "Negative prompt: b"]
+)
 def test_a_prompt_is_no_line_of_facts(text: str):
     found = infotext.parsed(text)
     assert not found.facts and (found.prompt, found.negative_prompt) != (None, None)
@@ -125,7 +127,8 @@ def test_a_picture_drawn_again_is_the_same_to_the_pixel(sd1: Path, sd1_lora: Pat
     [
         ("just a prompt", "does not say what it was drawn with"),
         ("a\nSteps: 20, Sampler: Restart, Seed: 1", "Restart"),
-        ("a\nSteps: 20, Schedule type: Beta, Seed: 1", "Beta is not known"),
+        ("a\nSteps: 20, Schedule type: Beta, Seed: 1", "schedule: 'Beta'"),
+        ("a\nSteps: 20, Emphasis: Ignore, Seed: 1", "emphasis: 'Ignore'"),
         ("a\nSteps: 0, Seed: 1, CFG scale: much", "much"),
         ("a\nSteps: 20, Seed: 99999999999999999999", "9999"),
     ],
@@ -151,6 +154,23 @@ def test_hints_tell_what_a_picture_had_besides(tmp_path: Path):
     text = "a\nSteps: 20, Seed: 1, Denoising strength: 0.6, Hires upscale: 2, RNG: CPU"
     options, said = read(saved(tmp_path / "b.png", text))
     assert not said and (options.hires_scale, options.hires_strength) == (2, 0.6)
+
+
+def test_whatever_else_a_picture_says_is_told_in_one_line(tmp_path: Path):
+    second = (
+        "Hires upscale: 2, Hires checkpoint: other.safetensors, Hires sampler: Euler, Hires Module 1: Use same choices"
+    )
+    text = f"a\nSteps: 20, Sampler: Euler, Seed: 1, RNG: CPU, {second}, ADetailer model: face.pt, Batch size: 2"
+    _, said = read(saved(tmp_path / "a.png", text))
+    assert said == ["a.png says Hires checkpoint: other.safetensors, ADetailer model: face.pt, which is left out"]
+    _, said = read(saved(tmp_path / "b.png", 'a\nSteps: 20, Seed: 1, RNG: CPU, TI hashes: "az: 0123456789ab"'))
+    assert len(said) == 1 and "az: 0123456789ab" in said[0] and "--embedding" in said[0]
+
+
+def test_the_command_line_mends_what_is_not_known(tmp_path: Path):
+    path = saved(tmp_path / "a.png", "a\nSteps: 20, Sampler: Restart, Schedule type: Beta, Seed: 1, RNG: CPU")
+    options, _ = read(path, "--sampler", "Euler", "--schedule", "karras")
+    assert options.sampling == ("Euler", "karras") and options.steps == 20
 
 
 def test_a_size_that_is_none_is_said(tmp_path: Path):

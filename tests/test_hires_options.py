@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tenshot import pipeline
+from tenshot import generation_parameters, pipeline
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import gather
-from tenshot.generate import again, generate, plan
+from tenshot.generate import generate, plan
 from tenshot.generate.options import GenerateOptions
 from tenshot.io.png import read_infotext
 from tenshot.model import model
@@ -171,7 +171,7 @@ def test_second_passes_of_webui_are_read(
 def test_a_size_that_was_asked_comes_out():
     for width in (512, 768, 832, 896):
         for to in range(900, 3000, 7):
-            scale = again._scale({"Size": f"{width}x512", "Hires resize": f"{to}x0"})
+            scale = generation_parameters._scale({"Size": f"{width}x512", "Hires resize": f"{to}x0"})
             assert isinstance(scale, float) and int(width * scale) == to
 
 

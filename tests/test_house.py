@@ -28,7 +28,8 @@ FLOORS = (
     {"core"},
     {"io", "diffusion", "prompt"},
     {"families"},
-    {"model", "pipeline", "adapters", "export", "evaluate", "runtime", "option_types", "next_commands"},
+    {"model", "pipeline", "adapters", "export", "evaluate", "runtime"}
+    | {"option_types", "next_commands", "generation_parameters"},
     {"generate", "convert", "extract", "inspect", "merge", "train", "autotune"},
     {"demo", "report", "compare", "bench", "serve", "cli", "__main__"},
 )

@@ -60,9 +60,12 @@ Scale = Annotated[float, Field(ge=1, le=8)]
 
 
 def _again(picture: Path, say: Say) -> Mapping[str, object]:
-    from tenshot.generate import again
+    from tenshot import generation_parameters
 
-    return again.options_of(picture, say)
+    found = generation_parameters.read(picture, f"--from {picture}")
+    for note in generation_parameters.lost(found.facts):
+        say(f"{picture.name} {note}")
+    return generation_parameters.as_options(found)
 
 
 def _prompts(file: Path, say: Say) -> Mapping[str, object]:

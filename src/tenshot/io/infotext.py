@@ -11,7 +11,7 @@ NEGATIVE = "Negative prompt:"
 _KEY = r"\w[^,:\"\n]*"
 _NAME = re.compile(rf"\s*({_KEY}):\s*")
 _VALUE = re.compile(r"\"(?:\\.|[^\\\"])*\"|[^,\n]*")
-CERTAIN = re.compile(r"Steps: \d+(,|$)")  #: how a line begins that is facts for certain
+CERTAIN = re.compile(r"Steps: \d+(,|$)")  #: how a line of several facts begins that is one for certain
 FEW = 3  #: so many facts make a line one of facts that does not begin so
 
 
@@ -62,7 +62,8 @@ def _facts(line: str) -> dict[str, str]:
             facts[name[1].rstrip()], at = _value(line, name.end())
         whole = whole and name is not None
         at = line.find(",", at) + 1 or len(line)
-    return facts if CERTAIN.match(line) or (whole and len(facts) >= FEW) else {}
+    certain = CERTAIN.match(line) and len(facts) > 1
+    return facts if certain or (whole and len(facts) >= FEW) else {}
 
 
 def _value(line: str, at: int) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from tenshot.core.errors import Fault, refuse_if
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers
-from tenshot.generate.again import EMPHASES
+from tenshot.generation_parameters import EMPHASES
 from tenshot.io.images import open_mask, open_picture
 from tenshot.serve.a1111 import settings
 from tenshot.serve.library import Served

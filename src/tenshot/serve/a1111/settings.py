@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
-from tenshot.generate.again import EMPHASES
+from tenshot.generation_parameters import EMPHASES
 from tenshot.serve.library import Library
 
 MODEL, CLIP_SKIP, EMPHASIS, VAE = "sd_model_checkpoint", "CLIP_stop_at_last_layers", "emphasis", "sd_vae"
