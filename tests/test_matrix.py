@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,30 @@ def test_cells_have_their_own_loras_and_models(
     with_lora = ["lora" in (read_infotext(Path(each["file"])) or "").split("\n")[0] for each in made["pictures"]]
     assert sorted(with_lora) == [False, False, True, True]
     assert [not np.array_equal(pixels(each["file"]), bare) for each in made["pictures"]] == with_lora
-    assert len(loaded) == 3  # two of them for the sheet
+    assert len(loaded) == 4  # three of them for the sheet: both are looked at first, and one of them stays
+
+
+def test_what_a_second_model_cannot_draw_is_told_before_the_first_picture(sd1: Path, sd35: Path, tmp_path: Path):
+    for number, models in enumerate(([sd1, sd35], [sd35, sd1])):
+        out = tmp_path / str(number)
+        axes = [f"model={','.join(map(str, models))}", "hires_scale=1,8"]
+        with pytest.raises(Refusal) as refusal:
+            generate.generate(options(sd1, width=2104, height=72, matrix=axes, out=out), Events())
+        found = [(fault.where, fault.found) for fault in refusal.value.faults]
+        assert {where for where, _ in found} == {"--width", "--height", "--hires_scale"} and not out.exists()
+        assert any("Stable Diffusion 3" in text for _, text in found) and any("16832x576" in text for _, text in found)
+
+
+def test_what_comes_next_is_more_of_a_picture_on_the_sheet(sd1: Path, tmp_path: Path):
+    given = options(sd1, matrix=["steps=1,2"], seed=7, out=tmp_path / "out", negative_prompt="x")
+    (line,) = given.next_commands()
+    (picture, *_) = generate.generate(given, Events())["pictures"]
+    words = [picture["file"] if word == "PICTURE" else word for word in shlex.split(line)[2:]]
+    more = gather(GenerateOptions, words)
+    assert (more.num_images, more.seed, more.matrix, more.steps, more.model) == (8, -1, [], 1, str(sd1))
+    assert (more.prompt, more.negative_prompt, more.batch_size, more.out) == (["a bear"], "x", 1, tmp_path / "out")
+    (line,) = options(sd1, matrix=[f"model={sd1}", "steps=1,2"]).next_commands()
+    assert "--model" not in line and "--steps" not in line and "--seed -1" in line
 
 
 def test_all_strengths_are_tried_before_the_first_picture(sd1: Path, sd1_lora: Path, tmp_path: Path):

@@ -56,10 +56,12 @@ def test_it_is_there_while_drawing_and_changes_and_goes(draw: Draw):
     pictures = draw("--preview_every", "2", *words, events=looking)
     shapes = [None if each is None else each.shape for each in looking.seen]
     assert shapes == [
-        *(None, (64, 64, 3), (64, 64, 3), (64, 64, 3), (64, 64, 3), (128, 128, 3), (128, 128, 3), (128, 128, 3)),
-        *((128, 128, 3), (32, 32, 3), (32, 32, 3), (32, 32, 3), (32, 32, 3), (64, 64, 3), (64, 64, 3), (64, 64, 3)),
+        *(None, (88, 88, 3), (88, 88, 3), (88, 88, 3), (88, 88, 3), (152, 152, 3), (152, 152, 3), (152, 152, 3)),
+        *((152, 152, 3), (32, 32, 3), (32, 32, 3), (32, 32, 3), (32, 32, 3), (64, 64, 3), (64, 64, 3), (64, 64, 3)),
     ]
-    assert (looking.seen[1] != looking.seen[3]).any() and (looking.seen[1][:32, :32] != looking.seen[1][32:, :32]).any()
+    assert (looking.seen[1] != looking.seen[3]).any() and (
+        looking.seen[1][9:41, 9:41] != looking.seen[1][47:79, 9:41]
+    ).any()
     assert {each.name for each in Path("out").iterdir()} == {Path(each["file"]).name for each in pictures}
     plain = draw(*words)
     for one, other in zip(pictures, plain, strict=True):

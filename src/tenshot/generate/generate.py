@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from tenshot import pipeline
-from tenshot.core.errors import all_or_refuse
+from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import EventGroup, Events
 from tenshot.core.results import Generated, Picture
 from tenshot.generate import matrix, plan, preview
@@ -22,6 +22,8 @@ from tenshot.generate.preview import Preview
 from tenshot.generate.sheets import Board, Grid
 from tenshot.io.png import write_picture
 from tenshot.pipeline import Request
+
+Group = Sequence[tuple[Cell, Read]]  #: of one model
 
 
 def generate(options: GenerateOptions, events: Events) -> Generated:
@@ -37,16 +39,20 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
     pictures: list[Picture] = []
     sheets: list[str] = []
     pairs = sorted(zip(cells, found, strict=True), key=lambda pair: _net(pair[1]))
+    groups = [[*group] for _, group in groupby(pairs, lambda pair: _net(pair[1]))]
+    plans = _first(groups, heard)
     try:
-        for _, group in groupby(pairs, lambda pair: _net(pair[1])):
-            same = [*group]
-            for cell, planned in zip(same, _plans([each for _, each in same], heard), strict=True):
+        for group in groups:
+            plans = plans or _plans(group, heard)
+            for cell, planned in zip(group, plans, strict=True):
                 for number, (picture, image, text) in enumerate(_drawn(planned, events)):
                     pictures.append(picture)
                     if axes:
                         board.add(cell[0].at, number, image, text)
                     elif options.grid:
                         grid.add(image, text)
+            plans = []
+            del planned  # its model goes before the next one comes
     finally:
         sheets = [*board.write(options.out), *grid.write(options.out)]
     return {"pictures": pictures, "sheets": sheets} if axes or options.grid else {"pictures": pictures}
@@ -74,10 +80,27 @@ def _net(found: Read) -> tuple[str, ...]:
     )
 
 
-def _plans(found: Sequence[Read], events: Events) -> list[Plan]:
+def _first(groups: Sequence[Group], events: Events) -> list[Plan]:
+    """The plans of the first model, which is loaded. All the others were before it, one at a time.
+
+    Raises Refusal with the faults of all.
+    """
+    plans: list[Plan] = []
+    faults: list[Fault] = []
+    for group in reversed(groups):
+        plans = []  # its model goes before the next one comes
+        try:
+            plans = _plans(group, events)
+        except Refusal as refusal:
+            faults = [*refusal.faults, *faults]
+    refuse_if(faults)
+    return plans
+
+
+def _plans(group: Group, events: Events) -> list[Plan]:
     """Of one model, which is loaded; all of them are checked. Raises Refusal."""
-    opened = found[0].load(events)
-    plans: list[Plan] = all_or_refuse(*(partial(each.planned, opened, events) for each in found))
+    opened = group[0][1].load(events)
+    plans: list[Plan] = all_or_refuse(*(partial(each.planned, opened, events) for _, each in group))
     all_or_refuse(*(partial(each.check_strengths, len(plans) > 1) for each in plans))
     return plans
 

@@ -95,6 +95,16 @@ NEEDED = {
 }
 
 
+#: What infotext does not say, so that it goes beside --from.
+UNTOLD = frozenset(
+    (
+        *("model", "vae", "lora_dir", "embedding", "init_image", "strength", "mask", "mask_blur", "only_masked"),
+        *("only_masked_padding", "controlnet", "control_image", "control_preprocessor", "control_mode", "canny_low"),
+        *("canny_high", "batch_size", "precision", "device", "fallback", "out", "format", "quality"),
+    )
+)
+
+
 def _drawn_here(file: Path) -> bool:
     from tenshot.io.png import read_infotext
 
@@ -271,8 +281,12 @@ class GenerateOptions(Options):
             yield Fault("--preview_every", f"{place} is there, and no preview of Tenshot's", "a place for one", do)
 
     def next_commands(self) -> Sequence[str]:
-        leave = {"out", "seed"} if self.names_a_picture else {"seed"}
         more = self.model_copy(update={"num_images": 8})
+        if self.matrix:  # whichever picture on the sheet is liked
+            axes = {each.name for each in matrix.axes(type(self), self.matrix)}
+            leave = type(self).model_fields.keys() - UNTOLD | axes
+            return (command("generate", "--from", "PICTURE", "--seed", -1, *as_words(more, [*leave - {"num_images"}])),)
+        leave = {"out", "seed"} if self.names_a_picture else {"seed"}
         return (command("generate", *as_words(more, [*leave])),)
 
     @property

@@ -7,13 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tenshot import __version__
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.io import infotext
-from tenshot.io.png import read_infotext, write_picture
+from tenshot.io.png import read_infotext, square_sheet, write_picture
 
 TITLE = "a preview of what is being drawn"
 ENLARGED = 4  # small pictures have a pixel for 8
@@ -43,7 +43,7 @@ class Preview(Events):
 
     def drawing(self, done: int, total: int, images: Sequence[Image.Image]) -> None:
         told = infotext.written(TITLE, "", {"Steps": f"{done} of {total}", "Version": f"tenshot {__version__}"})
-        write_picture(self.path, _row(images), told)
+        write_picture(self.path, _shown(images), told)
 
     def __enter__(self) -> Self:
         return self
@@ -56,12 +56,7 @@ class Preview(Events):
                     self.path.parent.rmdir()
 
 
-def _row(images: Sequence[Image.Image]) -> Image.Image:
-    """Side by side, as near to a square as it goes."""
-    width, height = (ENLARGED * side for side in images[0].size)
-    columns = min(len(images), max(1, round((len(images) * height / width) ** 0.5)))
-    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
-    for number, image in enumerate(images):
-        at = (number % columns * width, number // columns * height)
-        sheet.paste(image.resize((width, height), Image.Resampling.BICUBIC), at)
-    return sheet
+def _shown(images: Sequence[Image.Image]) -> Image.Image:
+    """Enlarged; several of them on a sheet."""
+    side = ENLARGED * max(images[0].size)
+    return square_sheet(images, side) if len(images) > 1 else ImageOps.contain(images[0], (side, side))

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from tenshot.generate.matrix import Axis
 from tenshot.io import infotext
-from tenshot.io.png import contact_sheet, write_picture
+from tenshot.io.png import contact_sheet, square_sheet, write_picture
 
 LARGEST = 512  # pixels of a picture on a sheet
 WIDEST = 12_000  # pixels of all pictures beside each other
@@ -72,25 +72,17 @@ class Grid:
     images: list[Image.Image] = field(default_factory=list)
     told: str = ""
 
-    @property
-    def columns(self) -> int:
-        return math.isqrt(self.count - 1) + 1
-
     def add(self, image: Image.Image, text: str) -> None:
-        self.images.append(_small(image, self.columns))
+        self.images.append(_small(image, math.isqrt(self.count - 1) + 1))
         self.told = self.told or text
 
     def write(self, folder: Path) -> list[str]:
         """The file; none where nothing was drawn."""
         if not self.images:
             return []
-        starts = range(0, len(self.images), self.columns)
-        rows = [
-            [*self.images[start : start + self.columns], *[None] * self.columns][: self.columns] for start in starts
-        ]
         side = max(max(each.size) for each in self.images)
         path = _free(folder)
-        write_picture(path, contact_sheet(rows, [""] * len(rows), [""] * self.columns, side), self.told)
+        write_picture(path, square_sheet(self.images, side, self.count), self.told)
         return [str(path)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -108,6 +109,14 @@ def contact_sheet(
         for column, image in enumerate(row):
             _put(sheet, draw, image, left + column * (cell + gap), y, cell)
     return sheet
+
+
+def square_sheet(images: Sequence[Image.Image], cell: int, count: int = 0) -> Image.Image:
+    """A grid as square as may be, each within `cell` pixels. count: of them all, where not all are there."""
+    columns = math.isqrt(max(count, len(images)) - 1) + 1
+    starts = range(0, len(images), columns)
+    rows = [[*images[start : start + columns], *[None] * columns][:columns] for start in starts]
+    return contact_sheet(rows, [""] * len(rows), [""] * columns, cell)
 
 
 def _put(sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Image.Image | None, x: int, y: int, cell: int) -> None:
