@@ -9,21 +9,13 @@ import pytest
 from PIL import Image
 
 from tenshot.core.options import resolve
-from tenshot.families.registry import FAMILIES
 from tenshot.io.image_folder import read_folder
 from tenshot.model import model
 from tenshot.train import notices
-from tenshot.train.options import DreamBoothOptions, FullOptions, LoraOptions, TextualInversionOptions
+from tenshot.train.options import LoraOptions, TextualInversionOptions
 from tests import tiny
-from tests.dreambooth_runs import WAYS, Bench, Ear
+from tests.dreambooth_runs import Bench, Ear
 
-NEEDED = {
-    "instance_data_dir": ".",
-    "instance_prompt": "az",
-    "train_data_dir": ".",
-    "placeholder_token": ["<az>"],
-    "initializer_token": ["a"],
-}
 PRIOR = {"with_prior_preservation": True, "class_prompt": "a cat"}
 
 
@@ -66,35 +58,6 @@ def test_steps_win_over_epochs():
     given = {"validation_prompt": "a cat", "validation_steps": 2}
     assert lines(**given) == []
     assert lines(**given, validation_epochs=3) == ["--validation_epochs has no effect beside --validation_steps"]
-
-
-@pytest.mark.parametrize(("kind", "method", "family", "million", "usual"), [
-    (DreamBoothOptions, "dreambooth", "sd1", 860, 5e-6),
-    (DreamBoothOptions, "dreambooth", "sd3", 2000, 1e-4),
-    (DreamBoothOptions, "dreambooth", "sd1", 12, 3e-4),
-    (LoraOptions, "lora", "sdxl", 2600, 1e-4),
-    (LoraOptions, "lora", "sd3", 2000, 4e-4),
-    (LoraOptions, "lora", "sd1", 12, 2e-3),
-    (FullOptions, "full", "sd2", 860, 1e-5),
-    (TextualInversionOptions, "textual-inversion", "sd1", 860, 5e-3),
-    (TextualInversionOptions, "textual-inversion", "sd1", 12, 1e-4),
-])  # fmt: skip
-def test_rates_that_are_an_order_off(kind: Any, method: str, family: str, million: int, usual: float):
-    def said(factor: float, **given: Any) -> list[str]:
-        given |= {name: each for name, each in NEEDED.items() if name in kind.model_fields}
-        options = resolve(kind, given | {"learning_rate": usual * factor})
-        return list(notices.rate(options, method, family, million * 1_000_000))
-
-    assert said(1) == said(0.11) == said(9) == []
-    (low,), (high,) = said(1 / 30), said(30)
-    assert "may learn nothing: 30 times below" in low and f"{usual:g}, usual for {method} of a {family} model" in low
-    assert "may spoil it: 30 times above" in high
-    assert "below 1," in said(1, optimizer="prodigy")[0] and said(1 / usual, optimizer="prodigy") == []
-
-
-def test_methods_have_the_names_that_rates_go_by():
-    assert {method.name for method, _ in WAYS.values()} == set(notices.SMALL_RATES)
-    assert set(notices.FAMILY_RATES) <= {family.name for family in FAMILIES}
 
 
 def test_prompts_and_captions(sd1: Path, tmp_path: Path):

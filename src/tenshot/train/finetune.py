@@ -20,7 +20,7 @@ from tenshot.io.image_folder import Example
 from tenshot.model import hub, model
 from tenshot.model.model import Model
 from tenshot.pipeline import SamplingSettings
-from tenshot.train import notices, result_export
+from tenshot.train import learning_rates, notices, result_export
 from tenshot.train.checks import Prepared, check
 from tenshot.train.data import image_latents, prior_images, text_embeddings
 from tenshot.train.data.captions import Captions
@@ -38,6 +38,7 @@ def train(method: TrainingMethod[Options], options: Options, events: Events, *, 
     options = hub.fetched(options, events)
     phases = eta.Phases()
     events = EventGroup(events, phases)
+    options = learning_rates.settled(method.name, options, events)
     prepared = replace(check(method, options, events), foretold=foretold)
     distributed.join(prepared.where.type == "cpu")
     with run.alone(options.output_dir):
@@ -59,7 +60,9 @@ def _train(
     prompt = method.source(options).prompt or ""
     for line in (
         *notices.options(options),
-        *notices.rate(options, method.name, base.family.name, sum(p.numel() for p in base.denoiser.parameters())),
+        *learning_rates.far_off(
+            options, method.name, base.family.name, sum(p.numel() for p in base.denoiser.parameters())
+        ),
         *notices.words(options),
         *(notices.still(options, base.family) if method.saves_model else ()),
         *notices.captions(options, prompt, examples, base),

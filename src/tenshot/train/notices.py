@@ -19,15 +19,6 @@ LONGEST_SHAPE, LONGEST_OF_SQUARES = (
     3,
 )  # proportions: of --aspect_ratio_buckets, with a fifth lost; of three squares
 
-SMALL = 100_000_000  # numbers of a denoiser; the pocket model's has 12 million, that of SD 1.5 860
-SMALL_RATES = {
-    "dreambooth": 3e-4,
-    "full": 3e-4,
-    "lora": 2e-3,
-    "textual-inversion": 1e-4,
-}  # by which tests teach the pocket model
-FAMILY_RATES = {"sd3": {"dreambooth": 1e-4, "lora": 4e-4}}  # diffusers' README_sd3; elsewhere a method's default
-
 
 @dataclass(frozen=True)
 class Need:
@@ -92,23 +83,6 @@ def options(given: FineTuneOptions) -> Iterator[str]:
             have = "has" if len(names) == 1 else "have"
             without = need.what if need.what.startswith("beside") else f"without {need.what}"
             yield f"{' and '.join(f'--{name}' for name in names)} {have} no effect {without}"
-
-
-def rate(given: FineTuneOptions, method: str, family: str, numbers: int) -> Iterator[str]:
-    """A learning rate ten times off what the method, the family and the size of its denoiser usually learn with."""
-    usual = type(given).model_fields["learning_rate"].default
-    usual = FAMILY_RATES.get(family, {}).get(method, usual)
-    if numbers < SMALL:
-        usual = SMALL_RATES.get(method, usual)
-    if optimizers.chosen(given) == "prodigy":
-        usual = 1.0  # it finds the rate by itself and multiplies it
-    off = given.learning_rate / usual
-    if not 0.1 <= off <= 10:
-        by, risk = (
-            (f"{1 / off:.0f} times below", "learn nothing") if off < 1 else (f"{off:.0f} times above", "spoil it")
-        )
-        what = f"{method} of a {family} model of this size ({numbers / 1e6:,.0f} million numbers)"
-        yield f"--learning_rate {given.learning_rate:g} may {risk}: {by} {usual:g}, usual for {what}"
 
 
 def words(given: FineTuneOptions) -> Iterator[str]:

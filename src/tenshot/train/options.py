@@ -45,7 +45,12 @@ class LoopOptions(Options):
     stop_when_learned: bool = Field(
         False, description="stop earlier, once the loss on fixed inputs lies still and drawings show your pictures"
     )
-    learning_rate: float = Field(5e-6, gt=0, le=100, description="step size of the optimizer")
+    learning_rate: float = Field(
+        5e-6,
+        gt=0,
+        le=100,
+        description="step size of the optimizer; where none is given, small models and SD3 have their own",
+    )
     lr_scheduler: Schedule = Field("constant", description="course of the learning rate")
     lr_warmup_steps: int = Field(
         0, ge=0, le=MOST_STEPS, description="optimizer steps in which the rate rises to its full value"
@@ -256,7 +261,12 @@ class FullOptions(FineTuneOptions):
 
     train_data_dir: FolderPath = Field(description="folder of pictures with captions")
     output_dir: Path = Field(Path("out/full"), description="folder for the result, its checkpoints and its log")
-    learning_rate: float = Field(1e-5, gt=0, le=100, description="step size of the optimizer")
+    learning_rate: float = Field(
+        1e-5,
+        gt=0,
+        le=100,
+        description="step size of the optimizer; where none is given, small models and SD3 have their own",
+    )
 
 
 class LoraOptions(FineTuneOptions):
@@ -268,7 +278,12 @@ class LoraOptions(FineTuneOptions):
     instance_prompt: str | None = Field(None, min_length=1, description='names it, as in "a photo of az cat"')
     train_data_dir: FolderPath | None = Field(None, description="folder of pictures with captions")
     output_dir: Path = Field(Path("out/lora"), description="folder for the result, its checkpoints and its log")
-    learning_rate: float = Field(1e-4, gt=0, le=100, description="step size of the optimizer")
+    learning_rate: float = Field(
+        1e-4,
+        gt=0,
+        le=100,
+        description="step size of the optimizer; where none is given, small models and SD3 have their own",
+    )
     rank: Rank = Field(4, description="width of the adapter")
     lora_alpha: float | None = Field(None, gt=0, le=1e6, description="strength is alpha / rank; default: the rank")
     layers: Layers = Field("attention", description="attention; transformer: all its linear layers; all: convolutions")
@@ -319,7 +334,12 @@ class TextualInversionOptions(FineTuneOptions):
     num_vectors: int = Field(1, ge=1, le=75, description="how many embedding vectors each new word has")
     learnable_property: Literal["object", "style"] = Field("object", description="what the pictures have in common")
     output_dir: Path = Field(Path("out/inversion"), description="folder for the result, its checkpoints and its log")
-    learning_rate: float = Field(5e-3, gt=0, le=100, description="step size of the optimizer")
+    learning_rate: float = Field(
+        5e-3,
+        gt=0,
+        le=100,
+        description="step size of the optimizer; where none is given, small models and SD3 have their own",
+    )
     adam_weight_decay: float = Field(0.0, ge=0, le=100, description="weight decay, decoupled from the gradient")
 
     def next_commands(self) -> Sequence[str]:
