@@ -9,7 +9,8 @@ import pytest
 
 from tenshot.core import hub_names
 from tenshot.core.hub_names import HubName, Kind
-from tenshot.core.options import as_recipe, as_words
+from tenshot.core.options import as_words
+from tenshot.core.recipes import as_recipe
 from tenshot.families import validate
 from tenshot.generate.options import GenerateOptions
 from tenshot.model import hub_files

@@ -15,6 +15,8 @@ from tenshot.cli.verbs import VERBS, load
 from tenshot.core.events import Events
 from tenshot.core.option_markers import There, marked
 from tenshot.core.options import gather
+from tenshot.generate import plan
+from tenshot.generate.options import GenerateOptions
 from tenshot.io.images import open_picture
 from tenshot.model import hub, model
 from tests.hub_server import Hub
@@ -114,6 +116,52 @@ def test_a_prompt_names_a_lora_of_the_hub(
     assert tag == option != without
     assert main([*draw, str(tmp_path / "none.png"), "--prompt", "a cat <lora:somebody/else>"]) == 2
     assert "--prompt: somebody/else" in capsys.readouterr().err and not (tmp_path / "none.png").exists()
+
+
+def weights_asked(served: Hub) -> list[str]:
+    return [path for method, path, _ in served.asked if method == "GET" and path.endswith(".safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--prompt", "a <lora:somebody/az-lora> <lora:nobody>"], ["<lora:nobody>"]),
+        (["--prompt", "a <lora:somebody/az-lora> <lora:somebody/none>"], ["somebody/none"]),
+        (["--prompt", "a <lora:somebody/az-lora>", "--lora", "no.safetensors"], ["no.safetensors"]),
+        (["--prompt", "a <lora:nobody>", "--steps", "0"], ["<lora:nobody>", "--steps"]),
+        (["--prompt", "a <lora:somebody/none>", "--steps", "0"], ["somebody/none", "--steps"]),
+        (["--prompt", "a", "--matrix", "model=somebody/tiny,somebody/none"], ["somebody/none"]),
+        (["--prompt", "a", "--matrix", "lora=somebody/az-lora,no.safetensors"], ["no.safetensors"]),
+        (["--prompt", "a", "--matrix", "prompt=a <lora:somebody/az-lora>,a <lora:nobody>"], ["<lora:nobody>"]),
+    ],
+)
+def test_nothing_is_fetched_before_all_faults_are_told(
+    words: list[str],
+    found: list[str],
+    served: Hub,
+    sd1: Path,
+    sd1_lora: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    served.add("somebody/az-lora", {"az.safetensors": sd1_lora.read_bytes()})
+    served.add("somebody/tiny", sd1)
+    monkeypatch.chdir(tmp_path)
+    Path("no.safetensors").write_bytes(b"no")
+    assert main(["generate", "--model", str(sd1), *words]) == 2
+    told = capsys.readouterr().err
+    assert all(each in told for each in found) and not weights_asked(served) and not Path("out").exists()
+
+
+def test_options_of_names_are_checked_once(served: Hub, sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    served.add("somebody/tiny", sd1)
+    words = ["--model", "somebody/tiny", "--prompt", "a", "--steps", "1", "--out", str(tmp_path / "a.png")]
+    options, seen = gather(GenerateOptions, words), []
+    faults = GenerateOptions.faults
+    monkeypatch.setattr(GenerateOptions, "faults", lambda self: seen.append(self) or faults(self))
+    plan.read(options, Events())
+    assert len(seen) == 1
 
 
 def test_a_controlnet_by_name_in_half_precision(served: Hub, sd1: Path, tmp_path: Path):

@@ -12,8 +12,8 @@ from tenshot.cli import verbs
 from tenshot.core import gpus
 from tenshot.core.errors import Refusal
 from tenshot.core.option_text import spell
-from tenshot.core.options import MISSING, Options, as_recipe, as_words, entries, gather, resolve
-from tenshot.core.recipes import read_recipe
+from tenshot.core.options import MISSING, Options, as_words, entries, gather, resolve
+from tenshot.core.recipes import as_recipe, read_recipe
 
 
 class Base(Options):

@@ -13,8 +13,7 @@ from pathlib import Path
 from tenshot.adapters import adapter_files
 from tenshot.core import hub_names
 from tenshot.core.errors import Fault, Refusal
-from tenshot.core.events import Events
-from tenshot.model import hub
+from tenshot.core.hub_names import HubName
 
 USUAL = ("loras", "out", "models/Lora", "models/loras")  #: in the folder where the command is given, which counts, too
 ENDINGS = (".safetensors", ".pt", ".ckpt", ".bin")
@@ -27,8 +26,11 @@ def name_of(place: Path) -> str:
     return place.stem
 
 
-def find(name: str, folders: Sequence[Path] = (), events: Events | None = None) -> Path:
-    """The LoRA called `name` in `folders`, the usual ones where none is given, or on the hub. Raises Refusal."""
+def find(name: str, folders: Sequence[Path] = ()) -> Path | HubName:
+    """The LoRA called `name` in `folders`, the usual ones where none is given; else what it names of the hub.
+
+    Raises Refusal where it is neither, or several are called so.
+    """
     known = list(_places(folders))
     found = [each for each in known if name_of(each) == name] or [
         each for each in known if name_of(each).lower() == name.lower()
@@ -37,7 +39,7 @@ def find(name: str, folders: Sequence[Path] = (), events: Events | None = None) 
     if len(found) == 1:
         return found[0]
     if not found and (meant := hub_names.parse(name)):
-        return hub.look(meant, "lora", half=True, where="--prompt").fetched(events or Events())
+        return meant
     if found:
         told = f"<lora:{name}> is the name of {len(found)} files: {', '.join(map(str, found[:4]))}"
         raise Refusal(Fault("--prompt", told, "one", f"--lora {found[0]} names a file, --lora_dir a folder"))

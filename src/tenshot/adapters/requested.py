@@ -12,8 +12,10 @@ from tenshot.adapters.embedding import Rows
 from tenshot.adapters.lora import Lora
 from tenshot.core.errors import Fault, Refusal, all_or_refuse
 from tenshot.core.events import Events
+from tenshot.core.hub_names import HubName
 from tenshot.core.json_types import Config
 from tenshot.io import hashes
+from tenshot.model import hub
 from tenshot.model.model import mentions
 from tenshot.prompt.syntax import LoraTag
 
@@ -124,7 +126,9 @@ def _tagged(tag: LoraTag, folders: Sequence[Path], unet: Config | None, events: 
     if not all(-STRONGEST <= each <= STRONGEST for each in told):
         found = f"<lora:{tag.name}>: strengths of {told[0]:g} and {told[1]:g}"
         raise Refusal(Fault("--prompt", found, f"from -{STRONGEST} to {STRONGEST}", "1 is as it was trained"))
-    place = lora_names.find(tag.name, folders, events)
+    place = lora_names.find(tag.name, folders)
+    if isinstance(place, HubName):
+        place = hub.look(place, "lora", half=True, where="--prompt").fetched(events or Events())
     return RequestedLora(tag.name, place, told, lora.read(place, unet))
 
 

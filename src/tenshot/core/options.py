@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
-from tenshot.core.hub_names import spelled
+from tenshot.core.hub_names import HubName, Kind, spelled
 from tenshot.core.json_types import Schema
 from tenshot.core.option_markers import Asked, Computes, Elsewhere, Mark, There, marked
 from tenshot.core.option_text import brief, choices_of, form, inline, limits, spell, words_of
@@ -46,6 +46,10 @@ class Options(BaseModel):
 
         wrong: the names of options that are not to be trusted.
         """
+        return iter(())
+
+    def named_within(self) -> Iterator[tuple[str, HubName, Kind]]:
+        """What values name of the hub that are no such names themselves: which option's, and what it is to be."""
         return iter(())
 
     def notes(self) -> Iterator[str]:
@@ -280,13 +284,6 @@ def _told_of(
         for each, value in marked(fields[name], chosen[name], mark)
         for fault in ask(each, f"--{name}", value, fields[name].description or "")
     ]
-
-
-def as_recipe(options: Options) -> str:
-    """The YAML recipe that reproduces `options`."""
-    import yaml
-
-    return yaml.safe_dump(options.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def _named(kind: type[Options], name: str) -> str:

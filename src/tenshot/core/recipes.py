@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import yaml
+from pydantic import BaseModel
 
 from tenshot.core.errors import Fault, Refusal
 
@@ -48,6 +49,11 @@ def read_recipe(path: Path) -> dict[str, object]:
         do = "write one option a line, as in seed: 1"
         raise Refusal(Fault(str(path), "holds no `option: value` lines", "a YAML recipe", do))
     return recipe
+
+
+def as_recipe(options: BaseModel) -> str:
+    """The YAML recipe that reproduces `options`."""
+    return yaml.safe_dump(options.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 RECIPE = Recipe(lambda path, _: read_recipe(path), "YAML recipe", "YAML file of options; the command line wins.")

@@ -21,6 +21,7 @@ from tenshot.generate.plan import Plan, Read
 from tenshot.generate.preview import Preview
 from tenshot.generate.sheets import Board, Grid
 from tenshot.io.png import write_picture
+from tenshot.model import hub
 from tenshot.pipeline import Request
 
 Group = Sequence[tuple[Cell, Read]]  #: of one model
@@ -34,6 +35,8 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
     axes = matrix.axes(GenerateOptions, options.matrix)
     cells = matrix.cells(options, axes) if axes else [Cell((), options)]
     heard = _Once(events) if axes else events
+    if axes:
+        hub.check([each.options for each in cells])
     found = all_or_refuse(*(partial(plan.read, each.options, heard) for each in cells))
     board, grid = Board(axes), Grid(len(options.prompt) * options.num_images)
     pictures: list[Picture] = []

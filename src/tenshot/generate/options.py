@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from os.path import exists, isdir
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from tenshot.core.errors import Fault, Refusal
+from tenshot.core.errors import Fault, Refusal, faults_of
+from tenshot.core.hub_names import HubName, Kind
 from tenshot.core.option_text import command
 from tenshot.core.options import Options, as_words
 from tenshot.core.recipes import Recipe, Say
@@ -271,6 +273,27 @@ class GenerateOptions(Options):
             yield Fault("--out", f"{self.out} is not one of Tenshot's pictures", fits, "choose another name")
         if self.preview_every:
             yield from self._preview_faults()
+
+    def contents(self, wrong: Container[str] = ()) -> Iterator[Fault]:
+        if "lora_dir" in wrong or not self.tags:
+            return
+        from tenshot.adapters import lora_names
+        from tenshot.model import hub
+
+        for tag in self.tags:
+            yield from faults_of(partial(lora_names.find, tag.name, self.lora_dir))
+        for _, name, kind in self.named_within():
+            yield from faults_of(partial(hub.look, name, kind, half=True, where="--prompt"))
+
+    def named_within(self) -> Iterator[tuple[str, HubName, Kind]]:
+        if not any("/" in tag.name for tag in self.tags):
+            return
+        from tenshot.adapters import lora_names
+
+        for tag in self.tags:
+            with suppress(Refusal):
+                if isinstance(found := lora_names.find(tag.name, self.lora_dir), HubName):
+                    yield "prompt", found, "lora"
 
     def _preview_faults(self) -> Iterator[Fault]:
         from tenshot.generate import preview

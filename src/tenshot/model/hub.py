@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -75,18 +75,35 @@ def fetched(options: Record, events: Events) -> Record:
     Before anything is, all that can be told of the options is, with what the hub says. Raises Refusal with every fault.
     """
     named = [*_named(options)]
-    if not named:
+    found = _looked(options)
+    if not found:
         return options
-    *found, _ = all_or_refuse(
-        *(partial(look, each.name, each.kind, options.half_serves, f"--{each.field}") for each in named),
-        lambda: refuse_if(_faults(options)),
-    )
-    places = {
-        (each.field, each.value): f"{meant.fetched(events)}{each.behind}"
-        for each, meant in zip(named, found, strict=True)
-    }
+    fetched = [each.fetched(events) for each in found]
+    places = {(each.field, each.value): f"{place}{each.behind}" for each, place in zip(named, fetched, strict=False)}
     fields = dict.fromkeys(each.field for each in named)
     return options.model_copy(update={field: _placed(field, getattr(options, field), places) for field in fields})
+
+
+def check(several: Sequence[Options]) -> None:
+    """What `fetched` checks, of several options before anything is fetched for one of them.
+
+    Raises Refusal with the faults of all, where any names something of the hub.
+    """
+    if any(all_or_refuse(*(partial(_looked, each) for each in several))):
+        refuse_if(fault for each in several for fault in _faults(each))
+
+
+def _looked(options: Options) -> list[Found]:
+    """What the options name of the hub: first the values that are names, then what is named within others."""
+    named = [(each.field, each.name, each.kind) for each in _named(options)]
+    named += options.named_within()
+    if not named:
+        return []
+    *found, _ = all_or_refuse(
+        *(partial(look, name, kind, options.half_serves, f"--{field}") for field, name, kind in named),
+        lambda: refuse_if(_faults(options)),
+    )
+    return found
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tenshot import __version__
 from tenshot.core import device, distributed
 from tenshot.core.errors import Cancelled, Fault, Refusal, refuse_if
 from tenshot.core.events import EventGroup, Events, track
-from tenshot.core.options import as_recipe
+from tenshot.core.recipes import as_recipe
 from tenshot.core.results import Forecast, Trained
 from tenshot.core.size import Size
 from tenshot.io import tensors, text_files
