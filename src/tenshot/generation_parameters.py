@@ -41,7 +41,7 @@ PAINTED = ("Denoising strength", "Mask blur", "Inpaint area", "Masked area paddi
 #: What follows from other facts, or has no part in what is drawn.
 IDLE = (
     *("Size", "Model", "Model hash", "Version", "RNG", "Skip Early CFG", "Script", "Batch size", "Batch pos"),
-    *("Lora hashes", "TI hashes", "VAE hash", "Hashes", "Created Date", "Civitai resources", "Civitai metadata"),
+    *("Lora hashes", "TI hashes", "VAE", "VAE hash", "Hashes", "Created Date", "Civitai resources", "Civitai metadata"),
     *(f"{letter} {what}" for letter in "XYZ" for what in ("Type", "Values")),
 )
 READ = frozenset((*PLAIN, *NAMED, *SECOND, *PAINTED, *IDLE))
@@ -111,22 +111,28 @@ def _number(text: str) -> object:
     return text
 
 
+def elsewhere(facts: Mapping[str, str]) -> Iterator[str]:
+    """The files that a picture was drawn with and that options have to name, in words that go on from its name."""
+    if "Model source" not in facts and (model := facts.get("Model")) not in (None, "pocket"):
+        yield f"was drawn with {model}, hash {facts.get('Model hash', 'unknown')}: --model says where that is"
+    if vae := facts.get("VAE"):
+        yield f"was drawn with the VAE {vae}, hash {facts.get('VAE hash', 'unknown')}: --vae says where that is"
+    if words := facts.get("TI hashes"):
+        yield f"was drawn with learned words, of hashes {words}: --embedding says where they are"
+
+
 def lost(facts: Mapping[str, str]) -> Iterator[str]:
-    """What a picture was drawn with that does not follow from its options, in words that go on from its name."""
+    """What else does not follow from a picture's options, likewise."""
     if "Size" in facts and not SIZE.fullmatch(facts["Size"]):
         yield f"says Size: {facts['Size']}, which is none: --width and --height say it"
     ours = facts.get("Version", "").startswith("tenshot")
-    if "Model source" not in facts and (model := facts.get("Model")) not in (None, "pocket"):
-        yield f"was drawn with {model}, hash {facts.get('Model hash', 'unknown')}: --model says where that is"
-    if words := facts.get("TI hashes"):
-        yield f"was drawn with learned words, of hashes {words}: --embedding says where they are"
     if not ours and facts.get("RNG") != "CPU":
         yield f"had its noise from {facts.get('RNG', 'GPU')}, here it comes from the CPU: another picture comes out"
     if early := facts.get("Skip Early CFG"):
         yield f"had no guidance in its first steps: --guidance_start {early} comes near"
     if any(name in facts for name in HIRES):
         yield from _lost_of_second_pass(facts)
-    elif strength := facts.get("Denoising strength"):
+    elif strength := strength_of_picture(facts):
         yield f"was drawn from another picture: --init_image says which, --strength {strength}{_painted(facts)}"
     if facts.get("Script") == "X/Y/Z plot":
         yield "is a sheet of several pictures: the first of them is drawn"
@@ -135,6 +141,11 @@ def lost(facts: Mapping[str, str]) -> Iterator[str]:
     ]
     if left:
         yield f"says {', '.join(left)}, which is left out"
+
+
+def strength_of_picture(facts: Mapping[str, str]) -> str | None:
+    """How far it is from the picture that it was drawn from; None where there was none."""
+    return None if any(name in facts for name in HIRES) else facts.get("Denoising strength")
 
 
 def _lost_of_second_pass(facts: Mapping[str, str]) -> Iterator[str]:

@@ -31,7 +31,7 @@ def find(name: str, folders: Sequence[Path] = ()) -> Path | HubName:
 
     Raises Refusal where it is neither, or several are called so.
     """
-    known = list(_places(folders))
+    known = list(places(folders))
     found = [each for each in known if name_of(each) == name] or [
         each for each in known if name_of(each).lower() == name.lower()
     ]
@@ -51,7 +51,8 @@ def find(name: str, folders: Sequence[Path] = ()) -> Path | HubName:
     raise Refusal(Fault("--prompt", f"<lora:{name}>: no LoRA of that name in {where}", fits, do))
 
 
-def _places(folders: Sequence[Path]) -> Iterator[Path]:
+def places(folders: Sequence[Path] = ()) -> Iterator[Path]:
+    """The files and folders that may be LoRAs, each once."""
     usual = [Path(each) for each in USUAL]
     files: Iterable[Path] = [file for folder in folders or usual for file in _files(folder)]
     here = [] if folders else [file for file in Path().iterdir() if file.suffix in ENDINGS and file.is_file()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
+from typing import NotRequired, Required, TypedDict
 
 
 class Loads(TypedDict, total=False):
@@ -58,6 +58,17 @@ class Hashes(TypedDict, total=False):
     sha256: str
 
 
+class Resource(TypedDict, total=False):
+    """What a picture was drawn with. file: what is called so here; at_hand: is it that, as far as its hash is told?"""
+
+    what: Required[str]
+    name: Required[str]
+    at_hand: Required[bool]
+    hash: str
+    file: str
+    another_hash: bool
+
+
 class Inspected(Loads, Hashes, total=False):
     file: str
     source: str
@@ -86,6 +97,12 @@ class Inspected(Loads, Hashes, total=False):
     word: str
     vectors: Mapping[str, list[int]]
     in_the_prompt: Mapping[str, str]
+    size: str
+    prompt: str
+    negative_prompt: str
+    settings: Mapping[str, str]
+    resources: list[Resource]
+    notes: list[str]
     next: list[str]
 
 

@@ -65,7 +65,7 @@ def _again(picture: Path, say: Say) -> Mapping[str, object]:
     from tenshot import generation_parameters
 
     found = generation_parameters.read(picture, f"--from {picture}")
-    for note in generation_parameters.lost(found.facts):
+    for note in (*generation_parameters.elsewhere(found.facts), *generation_parameters.lost(found.facts)):
         say(f"{picture.name} {note}")
     return generation_parameters.as_options(found)
 

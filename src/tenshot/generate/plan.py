@@ -236,11 +236,20 @@ def _text(
     """The picture's infotext. prompt: with the LoRAs that it names. control: what is said of ControlNets."""
     told = facts(opened, request, settings)
     version = {"Version": told.pop("Version")}
-    told |= {**(_painted(options) if request.mask else {}), **second_pass.facts(options), **control}
+    told |= _vae(options, opened) | (_painted(options) if request.mask else {}) | second_pass.facts(options)
+    told |= control
     if not given:
         return infotext.written(prompt, request.negative, {**told, **version})
     more = given.facts([request.prompt, request.negative], tags)
     return infotext.written(given.prompt(prompt), request.negative, {**told, **more, **version})
+
+
+def _vae(options: GenerateOptions, opened: Model) -> dict[str, object]:
+    """What infotext says of a VAE in place of the model's own."""
+    if not options.vae:
+        return {}
+    digest = resolve.vae_hash(opened.place)
+    return {"VAE hash": digest and digest[:10], "VAE": hub_names.called(options.vae)}
 
 
 def _painted(options: GenerateOptions) -> dict[str, object]:

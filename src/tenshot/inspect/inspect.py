@@ -15,6 +15,7 @@ from tenshot.core.events import Events
 from tenshot.core.results import Inspected
 from tenshot.export import compatibility
 from tenshot.families import conversion, partial_checkpoints, registry, validate
+from tenshot.inspect import pictures
 from tenshot.inspect.options import InspectOptions
 from tenshot.io import hashes, tensor_files, text_files
 from tenshot.io.tensor_files import Container
@@ -47,6 +48,8 @@ TAGS = 8  # trigger words shown at most
 def inspect(options: InspectOptions, events: Events) -> Inspected:
     """Raises Refusal where the file is damaged, or no file of tensors."""
     file = hub.fetched(options, events).file
+    if pictures.is_one(file):
+        return pictures.look(file, options.file)
     place = model.find("pocket") if str(file) == "pocket" else file
     found = _folder(place) if (place / "model_index.json").is_file() else _file(place)
     prompts = [*found.get("trigger_words", ()), found.get("word"), next_commands.taught(place)]

@@ -11,10 +11,10 @@ from tenshot.option_types import SomeModel
 
 
 class InspectOptions(Options):
-    """Say what a file or a model folder is: tenshot inspect FILE."""
+    """Say what a file, a model folder or a picture is: tenshot inspect FILE."""
 
     words: ClassVar[tuple[str, ...]] = ("file",)
 
     half_serves: ClassVar[bool] = True
 
-    file: SomeModel = Field(description="a file, a model folder, pocket, or org/name of the hub")
+    file: SomeModel = Field(description="a file, a picture, a model folder, pocket, or org/name of the hub")

@@ -76,8 +76,8 @@ def look(name: HubName, where: str) -> Repository:
         found, fits = f"{name}: there is no revision {name.revision}", "a branch, a tag or a commit of it"
         raise Refusal(Fault(where, found, fits, f"{_page(name)}/tree/main lists them")) from None
     except Exception as error:  # it has many ways to say so, and so has the network
-        if kept := _kept(name):
-            return Repository(name, *kept, away=_reason(error))
+        if known := kept(name):
+            return Repository(name, *known, away=_reason(error))
         raise Refusal(hurdle(name, where, error)) from None
 
 
@@ -230,8 +230,8 @@ def _remember(repository: Repository) -> None:
         tensors.write_text(note, repository.commit)
 
 
-def _kept(name: HubName) -> tuple[str, dict[str, Entry]] | None:
-    """The commit and the files that the cache has."""
+def kept(name: HubName) -> tuple[str, dict[str, Entry]] | None:
+    """The commit and the files that the cache has; None where it has nothing of it."""
     note = _home(name) / "refs" / name.revision
     commit = note.read_text().strip() if note.is_file() else name.revision
     folder = _home(name) / "snapshots" / commit

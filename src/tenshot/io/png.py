@@ -61,11 +61,12 @@ def _bare(image: Image.Image) -> Image.Image:
 
 
 def read_infotext(path: Path) -> str | None:
-    """The infotext in a PNG (text chunk) or a JPEG or WebP (EXIF UserComment); None where there is none.
+    """What `infotext_of` says of a file. Raises Refusal where that is not a whole picture."""
+    return infotext_of(load(path))
 
-    Raises Refusal where the file is not a whole picture.
-    """
-    image = load(path)
+
+def infotext_of(image: Image.Image) -> str | None:
+    """The infotext in a PNG (text chunk) or a JPEG or WebP (EXIF UserComment); None where there is none."""
     if "parameters" in image.info:
         return str(image.info["parameters"])
     with pillow_silent():

@@ -67,6 +67,19 @@ def model_hash(place: Path) -> str | None:
     return source["sha256"] if source else None
 
 
+def vae_hash(place: Path) -> str | None:
+    """The SHA-256 of the file whose VAE a folder in the cache has; None where it was no file."""
+    vae = _stamp(place).get("vae") if cache.holds(place) else None
+    return vae["sha256"] if vae and "facts" in vae else None
+
+
+def file_of(digest: str) -> Path | None:
+    """A checkpoint file that was used here before, by the beginning of its SHA-256; None where none is there now."""
+    stamps = [_stamp(each / "any") for each in (cache.root() / "models").glob("*") if OURS.fullmatch(each.name)]
+    files = [Path(each["file"]) for each in stamps if each and each["source"]["sha256"].startswith(digest)]
+    return next((each for each in files if each.is_file()), None)
+
+
 def source(place: Path) -> str | None:
     """What a model's folder is of the hub: org/name@commit, with :file where it was made of one."""
     found = hub_names.of_path(place)
