@@ -27,11 +27,12 @@ def command(*words: object) -> str:
 
 
 def words_of(value: object) -> list[str]:
+    """What stands after an option on the command line."""
     if isinstance(value, Mapping):
         return [f"{key}={spell(each)}" for key, each in value.items()]
     if isinstance(value, list | tuple):
-        return [spell(each) for each in value]
-    return [] if value is True else [spell(value)]
+        return [spell(each) if each != "" else "" for each in value]
+    return [] if value is True else [spell(value) if value != "" else ""]
 
 
 def brief(value: object) -> str:

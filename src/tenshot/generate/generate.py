@@ -14,7 +14,7 @@ from tenshot import pipeline
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import EventGroup, Events
 from tenshot.core.results import Generated, Picture
-from tenshot.generate import matrix, plan, preview
+from tenshot.generate import matrix, plan, preview, prompt_options
 from tenshot.generate.matrix import Cell
 from tenshot.generate.options import GenerateOptions
 from tenshot.generate.plan import Plan, Read
@@ -33,12 +33,12 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
     Raises Refusal before anything is written; Cancelled, where the pictures drawn so far are kept.
     """
     axes = matrix.axes(GenerateOptions, options.matrix)
-    cells = matrix.cells(options, axes) if axes else [Cell((), options)]
-    heard = _Once(events) if axes else events
-    if axes:
+    cells = matrix.cells(options, axes) if axes else [Cell((), each) for each in _apart(options)]
+    heard = _Once(events) if len(cells) > 1 else events
+    if len(cells) > 1:
         hub.check([each.options for each in cells])
     found = all_or_refuse(*(partial(plan.read, each.options, heard) for each in cells))
-    board, grid = Board(axes), Grid(len(options.prompt) * options.num_images)
+    board, grid = Board(axes), Grid(sum(len(each.options.prompt) * each.options.num_images for each in cells))
     pictures: list[Picture] = []
     sheets: list[str] = []
     pairs = sorted(zip(cells, found, strict=True), key=lambda pair: _net(pair[1]))
@@ -59,6 +59,13 @@ def generate(options: GenerateOptions, events: Events) -> Generated:
     finally:
         sheets = [*board.write(options.out), *grid.write(options.out)]
     return {"pictures": pictures, "sheets": sheets} if axes or options.grid else {"pictures": pictures}
+
+
+def _apart(options: GenerateOptions) -> list[GenerateOptions]:
+    """As they are, or apart for prompts that have their own."""
+    if not options.prompt_options:
+        return [options]
+    return prompt_options.split(options, options.prompt, options.prompt_options)
 
 
 class _Once(EventGroup):

@@ -99,15 +99,19 @@ def _cell(kind: type[Record], told: Mapping[str, Any], axes: Sequence[Axis], at:
     given = dict(told)
     for axis, value in chosen:
         if axis.name != REPLACED:
-            entry = known[axis.name]
-            nothing = value.lower() == "none" and not entry.needed
-            given[axis.name] = ([] if nothing else [value]) if entry.many else entry.read(value)
+            given[axis.name] = valued(known[axis.name], value)
     for axis, value in chosen:
         if axis.name == REPLACED:
             given |= _replaced(given, axis.values[0], value)
     made = resolve(kind, given, {axis.name: f"--matrix {axis.name}={value}" for axis, value in chosen})
     refuse_if(made.faults())
     return made
+
+
+def valued(entry: Entry, value: str) -> object:
+    """A single word as an option's value."""
+    nothing = value.lower() == "none" and not entry.needed
+    return ([] if nothing else [value]) if entry.many else entry.read(value)
 
 
 def _replaced(given: Mapping[str, Any], searched: str, value: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tenshot.core.options import Options, as_words
 from tenshot.core.recipes import Recipe, Say
 from tenshot.diffusion.samplers import AUTOMATIC, SAMPLERS, Schedule, names, parted
 from tenshot.diffusion.upscalers import LATENT, UPSCALERS
-from tenshot.generate import controlnet_options, matrix
+from tenshot.generate import controlnet_options, matrix, prompt_options
 from tenshot.generate.controlnet_options import Preprocessor
 from tenshot.io import destinations
 from tenshot.io.picture_formats import FORMATS, JPEG_TEXT, OTHERS, WEBP_SIDE
@@ -73,10 +73,14 @@ def _again(picture: Path, say: Say) -> Mapping[str, object]:
 def _prompts(file: Path, say: Say) -> Mapping[str, object]:
     from tenshot.generate import prompt_file
 
-    return {"prompt": prompt_file.read(file)}
+    return prompt_file.read(file, GenerateOptions, say)
 
 
-PROMPTS = "a prompt a line, after those of --prompt; # begins a comment."
+def _if_any(own: list[str]) -> list[str]:
+    return own if any(each.strip() for each in own) else []
+
+
+PROMPTS = 'a prompt a line, or as WebUI has it (--prompt "a cat" --steps 10), after those of --prompt.'
 AGAIN = "a picture, to be drawn again; it wins over --recipe, the command line over both."
 #: Options that mean nothing without another one.
 NEEDED = {
@@ -121,7 +125,7 @@ class GenerateOptions(Options):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         **Options.recipes,
         "from": Recipe(_again, "picture", AGAIN, ("prompt",)),
-        "prompt_file": Recipe(_prompts, "text file", PROMPTS, ("prompt",), joins=("prompt",)),
+        "prompt_file": Recipe(_prompts, "text file", PROMPTS, ("prompt",), joins=("prompt", "prompt_options")),
     }
 
     half_serves: ClassVar[bool] = True
@@ -132,6 +136,9 @@ class GenerateOptions(Options):
     vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
     prompt: list[str] = Field(
         min_length=1, description="what to draw, as WebUI has it: (word:1.2), <lora:name:0.8>; again for more prompts"
+    )
+    prompt_options: Annotated[list[str], AfterValidator(_if_any)] = Field(
+        [], description='of each prompt alone, of the last ones where these are fewer: "steps=10 seed=3"'
     )
     lora: list[LoraPath] = Field(
         [], description="a LoRA (LoHa, LoKr): file, folder, or org/name of the hub; FILE=0.8: at that strength"
@@ -220,6 +227,11 @@ class GenerateOptions(Options):
             yield Fault("--hires_scale", "a second pass with --init_image", "a second pass of what a prompt draws", do)
         if self.matrix:
             yield from matrix.faults(self, self.matrix)
+        if self.prompt_options:
+            yield from prompt_options.faults(self, self.prompt, self.prompt_options)
+        if self.prompt_options and self.matrix:
+            found = "given with prompts that have options of their own"
+            yield Fault("--matrix", found, "one of them", "an axis of prompts: --matrix prompt=...")
         if self.grid and self.matrix:
             yield Fault("--grid", "given with --matrix, which makes sheets of its own", "one of them", "leave it out")
         if self.names_a_picture and (self.matrix or self.grid):
