@@ -73,12 +73,24 @@ def sd35(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(sd1: Path, sd1_lora: Path) -> Iterator[Running]:
-    """A server of the tiny Stable Diffusion 1.x, of pocket, and of a LoRA that is called lora."""
+def sd1_controlnets(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of ControlNets for it, edges5 and edges6. Do not write into it."""
+    from tests.test_controlnet import a_controlnet
+
+    folder = tmp_path_factory.mktemp("controlnets")
+    for seed in (5, 6):
+        a_controlnet(folder / f"edges{seed}", sd1, seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(sd1: Path, sd1_lora: Path, sd1_controlnets: Path) -> Iterator[Running]:
+    """A server of the tiny Stable Diffusion 1.x, of pocket, of a LoRA that is called lora, and of ControlNets."""
     from tests.servers import running
 
     limits = ("--max_queue=40", "--max_body=2", "--grace=1")
-    with running(sd1, "pocket", "--lora_dir", sd1_lora.parent, *limits) as found:
+    folders = ("--lora_dir", sd1_lora.parent, "--controlnet_dir", sd1_controlnets)
+    with running(sd1, "pocket", *folders, *limits) as found:
         yield found
 
 

@@ -61,9 +61,8 @@ def a_controlnet(place: Path, unet: Path, seed: int = 5) -> Path:
 
 
 @pytest.fixture(scope="module")
-def nets(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("controlnets")
-    return [a_controlnet(folder / f"edges{seed}", sd1, seed) for seed in (5, 6)]
+def nets(sd1_controlnets: Path) -> list[Path]:
+    return [sd1_controlnets / "edges5", sd1_controlnets / "edges6"]
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +209,30 @@ def test_the_part_around_a_mask_sees_its_part_of_the_control_picture():
     assert asked.map(SIZE, None).size == (64, 64)
 
 
+@pytest.mark.parametrize("preprocessor", ["none", "canny"])
+def test_shapes_of_the_control_picture(preprocessor: Any):
+    """Cropped as fit_picture does, stretched, or whole in a frame of its edge's colour, in which canny finds none."""
+    wide = picture(300, 100)
+    wide.paste((9, 200, 30), (0, 0, 300, 8)), wide.paste((9, 200, 30), (0, 92, 300, 100))
+
+    def seen(resize: Any, start: canvas.Canvas | None = None) -> np.ndarray:
+        net = controlnets.ControlNet(Asked("net"), wide, preprocessor, "balanced", (100, 200), resize)
+        return np.asarray(net.map(Size(96, 192), start))
+
+    def made(image: Image.Image) -> np.ndarray:
+        return np.asarray(controlnets.canny(image, 100, 200) if preprocessor == "canny" else image)
+
+    lanczos = Image.Resampling.LANCZOS
+    assert np.array_equal(seen("crop"), made(wide.crop((50, 0, 250, 100)).resize((192, 96), lanczos)))
+    assert np.array_equal(seen("stretch"), made(wide.resize((192, 96), lanczos)))
+    filled, whole = seen("fill"), made(wide.resize((192, 64), lanczos))
+    assert np.array_equal(filled[16:80], whole)
+    assert np.unique(np.concatenate([filled[:16], filled[80:]]).reshape(-1, 3), axis=0).shape == (1, 3)
+    assert tuple(filled[0, 0]) == ((0, 0, 0) if preprocessor == "canny" else tuple(whole[0, 0]))
+    thin = controlnets.ControlNet(Asked("net"), picture(900, 1), preprocessor, "balanced", (100, 200), "fill")
+    assert thin.map(SIZE, None).size == (64, 64)
+
+
 def test_canny_is_opencvs():
     shown = picture(96, 64)
     for low, high in ((100, 200), (20, 60)):
@@ -252,6 +275,7 @@ def test_the_verb_draws_with_several_and_says_so(draw: Callable[..., Any], nets:
         controlnet=[str(nets[0]), f"{nets[1]}=0.5@0-0.5"],
         control_preprocessor=["canny", "none"],
         control_mode=["control"],
+        control_resize=["crop", "fill"],
         canny_low=20,
         canny_high=60,
     )
@@ -261,6 +285,7 @@ def test_the_verb_draws_with_several_and_says_so(draw: Callable[..., Any], nets:
     assert first["Module"] == "canny" and first["Threshold B"] == "60" and first["Model"].startswith("edges5 [")
     assert first["Control Mode"] == "ControlNet is more important" and first["Weight"] == "1"
     assert (second["Module"], second["Weight"], second["Guidance End"]) == ("none", "0.5", "0.5")
+    assert (first["Resize Mode"], second["Resize Mode"]) == ("Crop and Resize", "Resize and Fill")
     assert "ControlNet 0" not in parse_infotext(read_infotext(Path(plain["file"])) or "")[2]
 
 
@@ -385,7 +410,7 @@ def test_compiled_draws_as_torch(sd1: Path, nets: list[Path], tmp_path: Path, re
             found = []
             for opened in (plain, fast):
                 asked = controlnets.ControlNet(Asked(str(place), end=0.5), picture(), "none", mode, (100, 200))
-                units = controlnets.units([asked], opened, listener)
+                units = controlnets.units([asked], opened, {}, listener)
                 found.append(drawn(opened, list(units), [picture()]))
             assert (units[0].net is fast["controlnet"]) == (place == nets[0])
             assert apart(*found) < 1e-3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +40,11 @@ class Canvas:
         placed.paste(drawn.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
         return Image.composite(placed, self.whole, self.soft)
 
-    def beside(self, picture: Image.Image, size: Size) -> Image.Image:
-        """Of another picture what belongs to what is drawn, of `size`."""
+    def beside(self, size: Size, fitted: Callable[[Size], Image.Image]) -> Image.Image:
+        """Of another picture what belongs to what is drawn, of `size`. fitted: the picture, of a size."""
         if self.box is None or self.whole is None:
-            return fit_picture(picture, size)
-        whole = fit_picture(picture, Size.from_pillow(self.whole.size))
+            return fitted(size)
+        whole = fitted(Size.from_pillow(self.whole.size))
         return whole.resize(size.pillow, Image.Resampling.LANCZOS, self.box)
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from tenshot.core.errors import Fault
 
 Preprocessor = Literal["none", "canny"]
+Resize = Literal["crop", "stretch", "fill"]
 FORMS = "NAME, NAME=0.8, NAME=0.8@0.2-0.9, or NAME=@0.2-0.9"
 MOST = 2.0  # what WebUI's weights go to
 _NUMBER = r"\d*\.?\d+|\d+\."

@@ -22,8 +22,9 @@ from tenshot.core.size import Size
 from tenshot.diffusion import sampling
 from tenshot.families import registry, validate
 from tenshot.families.base import Family
+from tenshot.families.components import Net
 from tenshot.generate.canvas import Canvas
-from tenshot.generate.controlnet_options import Asked, Preprocessor
+from tenshot.generate.controlnet_options import Asked, Preprocessor, Resize
 from tenshot.generate.options import GenerateOptions
 from tenshot.io import hashes
 from tenshot.io.images import fit_picture, open_picture
@@ -38,6 +39,11 @@ TITLES: dict[Mode, str] = {
     "balanced": "Balanced",
     "prompt": "My prompt is more important",
     "control": "ControlNet is more important",
+}
+RESIZE_TITLES: dict[Resize, str] = {
+    "crop": "Crop and Resize",
+    "stretch": "Just Resize",
+    "fill": "Resize and Fill",
 }
 #: What a ControlNet must share with its UNet, and what diffusers takes where nothing is said.
 SHARED = {
@@ -58,10 +64,22 @@ class ControlNet:
     preprocessor: Preprocessor
     mode: Mode
     thresholds: tuple[int, int]
+    resize: Resize = "crop"
 
     def map(self, size: Size, canvas: Canvas | None) -> Image.Image:
         """What the ControlNet sees of its picture where one of `size` is drawn, all or the part of it on `canvas`."""
-        shown = canvas.beside(self.picture, size) if canvas else fit_picture(self.picture, size)
+        shown = canvas.beside(size, self._fitted) if canvas else self._fitted(size)
+        return shown if self.resize == "fill" else self._seen(shown)
+
+    def _fitted(self, size: Size) -> Image.Image:
+        if self.resize == "crop":
+            return fit_picture(self.picture, size)
+        if self.resize == "stretch":
+            return self.picture.resize(size.pillow, Image.Resampling.LANCZOS)
+        # Edges are those of the picture alone, not of the frame around it.
+        return framed(self._seen(contained(self.picture, size)), size)
+
+    def _seen(self, shown: Image.Image) -> Image.Image:
         return canny(shown, *self.thresholds) if self.preprocessor == "canny" else shown
 
     @property
@@ -73,7 +91,7 @@ class ControlNet:
             "Module": self.preprocessor,
             "Model": f"{name} [{hashes.auto_v1(_weights(place))}]",
             "Weight": f"{self.asked.weight:g}",
-            "Resize Mode": "Crop and Resize",
+            "Resize Mode": RESIZE_TITLES[self.resize],
         }
         if self.preprocessor == "canny":
             facts |= dict(zip(("Threshold A", "Threshold B"), self.thresholds, strict=True))
@@ -104,11 +122,12 @@ def read(options: GenerateOptions) -> list[ControlNet]:
         _spread(options.control_image, count),
         _spread(options.control_preprocessor, count),
         _spread(options.control_mode, count),
+        _spread(options.control_resize, count),
         strict=True,
     )
     return [
-        ControlNet(Asked.parsed(given), opened[image], preprocessor, mode, thresholds)
-        for given, image, preprocessor, mode in rows
+        ControlNet(Asked.parsed(given), opened[image], preprocessor, mode, thresholds, resize)
+        for given, image, preprocessor, mode, resize in rows
     ]
 
 
@@ -158,9 +177,13 @@ def _plain(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def units(chosen: Sequence[ControlNet], opened: CompiledModel, events: Events) -> tuple[Unit, ...]:
-    """Loaded, and at work beside `opened`. A net that the model is compiled with is run as its program."""
-    nets: dict[str, Any] = {}
+def units(
+    chosen: Sequence[ControlNet], opened: CompiledModel, nets: dict[str, Net], events: Events
+) -> tuple[Unit, ...]:
+    """Loaded, and at work beside `opened`. A net that the model is compiled with is run as its program.
+
+    nets: those that are in memory beside it, by their place; what is loaded stays there.
+    """
     for each in chosen:
         if each.asked.place not in nets:
             nets[each.asked.place] = _net(Path(each.asked.place), opened, events)
@@ -181,7 +204,7 @@ def idle(chosen: Sequence[ControlNet], settings: SamplingSettings) -> Iterator[s
             yield f"{each.asked.place} has no effect: {part if unit.weight else 'its weight is 0'}"
 
 
-def _net(place: Path, opened: CompiledModel, events: Events) -> Any:
+def _net(place: Path, opened: CompiledModel, events: Events) -> Net:
     net: Any = model.load_controlnet(place, opened.device, opened.dtype)
     refuse_if(_unfit(place, net, opened))
     own: Any = opened.parts.get("controlnet")
@@ -206,6 +229,22 @@ def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     """Are all weights equal?"""
     mine, theirs = dict(one.named_parameters()), dict(other.named_parameters())
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def contained(image: Image.Image, size: Size) -> Image.Image:
+    """As large as it goes within `size`, of its own shape."""
+    scale = min(size.width / image.width, size.height / image.height)
+    width, height = (max(1, round(each * scale)) for each in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def framed(image: Image.Image, size: Size) -> Image.Image:
+    """In the middle of `size`, around it the middle colour of its own edge (WebUI: Resize and Fill)."""
+    pixels = np.array(image.convert("RGB"))
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    whole = Image.new("RGB", size.pillow, tuple(int(each) for each in np.median(edge, axis=0)))
+    whole.paste(image, ((size.width - image.width) // 2, (size.height - image.height) // 2))
+    return whole
 
 
 def canny(image: Image.Image, low: int, high: int) -> Image.Image:

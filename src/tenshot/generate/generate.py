@@ -14,6 +14,7 @@ from tenshot import pipeline
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import EventGroup, Events
 from tenshot.core.results import Generated, Picture
+from tenshot.families.components import Net
 from tenshot.generate import matrix, plan, preview, prompt_options
 from tenshot.generate.matrix import Cell
 from tenshot.generate.options import GenerateOptions
@@ -110,7 +111,8 @@ def _first(groups: Sequence[Group], events: Events) -> list[Plan]:
 def _plans(group: Group, events: Events) -> list[Plan]:
     """Of one model, which is loaded; all of them are checked. Raises Refusal."""
     opened = group[0][1].load(events)
-    plans: list[Plan] = all_or_refuse(*(partial(each.planned, opened, events) for _, each in group))
+    nets: dict[str, Net] = {}
+    plans: list[Plan] = all_or_refuse(*(partial(each.planned, opened, events, nets) for _, each in group))
     all_or_refuse(*(partial(each.check_strengths, len(plans) > 1) for each in plans))
     return plans
 

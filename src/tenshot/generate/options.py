@@ -19,7 +19,7 @@ from tenshot.core.recipes import Recipe, Say
 from tenshot.diffusion.samplers import AUTOMATIC, SAMPLERS, Schedule, names, parted
 from tenshot.diffusion.upscalers import LATENT, UPSCALERS
 from tenshot.generate import controlnet_options, matrix, prompt_options
-from tenshot.generate.controlnet_options import Preprocessor
+from tenshot.generate.controlnet_options import Preprocessor, Resize
 from tenshot.io import destinations
 from tenshot.io.picture_formats import FORMATS, JPEG_TEXT, OTHERS, WEBP_SIDE
 from tenshot.option_types import (
@@ -95,6 +95,7 @@ NEEDED = {
     "control_image": "controlnet",
     "control_preprocessor": "controlnet",
     "control_mode": "controlnet",
+    "control_resize": "controlnet",
     "hires_steps": "hires_scale",
     "hires_strength": "hires_scale",
     "hires_upscaler": "hires_scale",
@@ -171,6 +172,9 @@ class GenerateOptions(Options):
     )
     control_mode: list[Literal["balanced", "prompt", "control"]] = Field(
         ["balanced"], min_length=1, description="what counts more, the prompt or the control picture, as in WebUI"
+    )
+    control_resize: list[Resize] = Field(
+        ["crop"], min_length=1, description="how --control_image becomes of the shape that is drawn; fill: with a frame"
     )
     canny_low: int = Field(100, ge=0, le=10_000, description="canny: edges from here on, where they go on from others")
     canny_high: int = Field(200, ge=0, le=10_000, description="canny: from here on what is an edge for certain")
@@ -269,7 +273,7 @@ class GenerateOptions(Options):
         """What is wrong with the numbers of ControlNets, and of what belongs to them."""
         for each in self.controlnet:
             yield from controlnet_options.faults(each)
-        counts = ("control_image", "control_preprocessor", "control_mode")
+        counts = ("control_image", "control_preprocessor", "control_mode", "control_resize")
         told = {name: len(getattr(self, name)) for name in counts}
         yield from controlnet_options.miscounts(len(self.controlnet), **told)
         if self.controlnet and self.canny_low > self.canny_high:

@@ -20,6 +20,7 @@ from tenshot.core.events import Events
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.families import validate
+from tenshot.families.components import Net
 from tenshot.generate import canvas, controlnets, second_pass
 from tenshot.generate.canvas import Canvas, Pictures
 from tenshot.generate.controlnets import ControlNet
@@ -105,8 +106,8 @@ class Read:
             opened = opened.with_word(word.word, word.rows)
         return opened
 
-    def planned(self, opened: CompiledModel, events: Events) -> Plan:
-        """opened: what `load` gave."""
+    def planned(self, opened: CompiledModel, events: Events, nets: dict[str, Net] | None = None) -> Plan:
+        """opened: what `load` gave. nets: ControlNets that are in memory beside it, and stay there."""
         options = self.options
         _say_what_has_no_effect(options, self.given, opened, events)
         usual = Size.square(opened.resolution)
@@ -116,7 +117,7 @@ class Read:
         refuse_if(_size_faults(size, opened))
         around = (options.mask_blur, options.only_masked, options.only_masked_padding)
         start = self.pictures.canvas(size, *around) if self.pictures else None
-        units = controlnets.units(self.controls, opened, events)
+        units = controlnets.units(self.controls, opened, {} if nets is None else nets, events)
         second = second_pass.planned(options, size, opened, self.controls, units, events)
         settings = _settings(options, size, start is not None, units, second)
         for idle in controlnets.idle(self.controls, settings):

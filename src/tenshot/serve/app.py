@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 import tenshot
 from tenshot.core.errors import Refusal
 from tenshot.serve import openai
-from tenshot.serve.a1111 import routes
+from tenshot.serve.a1111 import controlnet_routes, routes
 from tenshot.serve.drawing import Server
 from tenshot.serve.engine import Late, Unavailable
 from tenshot.serve.queue import Full
@@ -27,6 +27,7 @@ def application(server: Server, key: str | None) -> ASGIApp:
     about = "AUTOMATIC1111's API and OpenAI's images API."
     app = FastAPIOffline(title="Tenshot", version=tenshot.__version__, description=about)
     app.include_router(routes.router(server))
+    app.include_router(controlnet_routes.router(server))
     app.include_router(openai.router(server))
 
     @app.get("/healthz")

@@ -40,13 +40,17 @@ class Late(Unavailable):
 
 @dataclass(frozen=True)
 class Picture:
-    """number: of the request's pictures, from 0. partial: which of those on the way to it, from 0; None: it is done."""
+    """number: of the request's pictures, from 0. partial: which of those on the way to it, from 0; None: it is done.
+
+    maps: what its ControlNets saw.
+    """
 
     number: int
     row: Row
     image: Image.Image
     infotext: str
     partial: int | None = None
+    maps: Sequence[Image.Image] = ()
 
 
 @dataclass(eq=False)
@@ -298,7 +302,8 @@ class Engine:
                 ticket, row = one.given[told.number]
                 if row in ticket.left:
                     image = Image.frombytes("RGB", told.size, told.pixels)
-                    ticket.have(Picture(row.number, row, image, told.infotext))
+                    maps = [Image.frombytes("RGB", size, pixels) for size, pixels in told.maps]
+                    ticket.have(Picture(row.number, row, image, told.infotext, maps=maps))
                 self._over(ticket)
             case worker.Failed():
                 ticket, _ = one.given[told.number]

@@ -13,11 +13,13 @@ from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
 from tenshot.diffusion import samplers
 from tenshot.families.base import Family
+from tenshot.io import hashes
 from tenshot.model import resolve
 from tenshot.prompt.syntax import LoraTag
 from tenshot.runtime import compiled_model
 
-SAFE = ".safetensors"  # of LoRAs: other containers can hold programs
+SAFE = ".safetensors"  # of LoRAs and ControlNets: other containers can hold programs
+PART = "diffusion_pytorch_model"  # what files with weights are called in diffusers' folders
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,20 @@ class Served:
 
 @dataclass(frozen=True)
 class Library:
-    """lora_dirs: where LoRAs lie, looked through anew each time."""
+    """lora_dirs, controlnet_dirs: where LoRAs and ControlNets lie, looked through anew each time."""
 
     models: Sequence[Served]
     lora_dirs: Sequence[Path]
+    controlnet_dirs: Sequence[Path] = ()
 
     @classmethod
-    def read(cls, given: Sequence[str], lora_dirs: Sequence[Path], events: Events) -> Library:
+    def read(
+        cls, given: Sequence[str], lora_dirs: Sequence[Path], controlnet_dirs: Sequence[Path], events: Events
+    ) -> Library:
         """Raises Refusal where one is no model, or two have one name."""
         models = all_or_refuse(*(lambda each=each: _served(each, events) for each in dict.fromkeys(given)))
         refuse_if(_namesakes(models))
-        return cls(models, lora_dirs)
+        return cls(models, lora_dirs, controlnet_dirs)
 
     def model(self, asked: str | None) -> Served:
         """By its name, title, file name or hash; None or nothing: the first. Raises Refusal."""
@@ -73,8 +78,27 @@ class Library:
 
     def loras(self) -> dict[str, Path]:
         """Name -> file."""
-        files = (file for folder in self.lora_dirs for file in sorted(folder.rglob(f"*{SAFE}")) if file.is_file())
-        return {lora_names.name_of(file): file for file in files}
+        return {lora_names.name_of(file): file for file in _files(self.lora_dirs)}
+
+    def controlnets(self) -> dict[str, Path]:
+        """Name, with a hash behind it as sd-webui-controlnet has it -> file, or diffusers' folder."""
+        found: dict[str, Path] = {}
+        for file in _files(self.controlnet_dirs):
+            place = file.parent if file.name.startswith(PART) and (file.parent / "config.json").is_file() else file
+            found.setdefault(f"{_name(place)} [{hashes.auto_v1(file)}]", place)
+        return found
+
+    def controlnet(self, asked: str) -> Path:
+        """By its name, with the hash or without. Raises Refusal."""
+        known = self.controlnets()
+        named = {name.lower(): place for name, place in known.items()}
+        named |= {_name(place).lower(): place for place in known.values()}
+        if asked.lower() not in named:
+            near = difflib.get_close_matches(asked.lower(), named, 1, 0.5)
+            fits = ", ".join(sorted(known)[:9]) or "there is none at all (tenshot serve --controlnet_dir)"
+            do = f"name one of these, {_name(named[near[0]])} perhaps" if near else "name one of these"
+            raise Refusal(Fault("model", f"{asked[:200]!r}: no ControlNet of that name is served here", fits, do))
+        return named[asked.lower()]
 
     def check(self, tags: Sequence[LoraTag]) -> None:
         """Raises Refusal where a prompt names a LoRA that is not here."""
@@ -87,6 +111,16 @@ def _served(given: str, events: Events) -> Served:
     file = path.name if path.is_file() else hub_names.called(place)
     name = Path(file).stem if path.is_file() else file
     return Served(name, given, file, compiled_model.examine(place), resolve.model_hash(place))
+
+
+def _files(folders: Sequence[Path]) -> Iterator[Path]:
+    return (file for folder in folders for file in sorted(folder.rglob(f"*{SAFE}")) if file.is_file())
+
+
+def _name(place: Path) -> str:
+    """Of a ControlNet, as infotext has it."""
+    called = hub_names.called(place)
+    return called if place.is_dir() else Path(called).stem
 
 
 def _namesakes(models: Sequence[Served]) -> Iterator[Fault]:

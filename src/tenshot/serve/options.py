@@ -31,6 +31,9 @@ class ServeOptions(Options):
         description="one or more: pocket, model folders, checkpoint files, what compile made, or org/name of the hub",
     )
     lora_dir: list[FolderPath] = Field([], description="whose .safetensors prompts may name: <lora:name:0.8>")
+    controlnet_dir: list[FolderPath] = Field(
+        [], description="whose ControlNets requests may name: .safetensors files, and diffusers' folders of them"
+    )
     embedding: list[WordPath] = Field(
         [], description="a learned word that all models know: a file, diffusers' folder, or org/name of the hub"
     )

@@ -23,13 +23,14 @@ PICTURE = "a PNG, JPEG or WebP in base64, or a data: URI of it"
 
 @dataclass(frozen=True)
 class Draft:
-    """A request on its way to rows. folder: for its pictures; None: it has none."""
+    """A request on its way to rows. folder: for its pictures; None: it has none. maps: which control maps are shown."""
 
     served: Served
     options: Mapping[str, object]
     seeds: Sequence[int]
     variations: Sequence[int] = ()
     folder: Path | None = None
+    maps: Sequence[int] = ()
 
 
 class Desk:
@@ -109,6 +110,8 @@ class Desk:
         if str(self.spool) in text:
             before, _, after = text.partition(str(self.spool))
             text = before + after[1:].partition("/")[2]
+        for folder in (*self.options.lora_dir, *self.options.controlnet_dir):
+            text = text.replace(f"{folder}/", "")
         return text.removeprefix("--")
 
 

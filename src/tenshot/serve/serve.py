@@ -32,7 +32,7 @@ def serve(options: ServeOptions, events: Events) -> Served:
     _, found, key = all_or_refuse(_installed, lambda: hub.fetched(options, events), lambda: safety.key(options))
     from tenshot.serve.library import Library
 
-    library = Library.read(found.model, found.lora_dir, events)
+    library = Library.read(found.model, found.lora_dir, found.controlnet_dir, events)
     with _listening(options) as listener, tempfile.TemporaryDirectory(prefix="tenshot-serve-") as spool:
         from tenshot.serve.app import application
         from tenshot.serve.drawing import Server

@@ -20,12 +20,14 @@ from tenshot import pipeline
 from tenshot.core import device, distributed
 from tenshot.core.errors import Cancelled, Fault, Refusal
 from tenshot.core.events import Events
+from tenshot.families.components import Net
 from tenshot.generate import plan
 from tenshot.generate.options import GenerateOptions
 from tenshot.generate.plan import Plan, Planned
 from tenshot.runtime.compiled_model import CompiledModel
 
 READ = 32  # options whose files are kept in mind
+NETS = 4  # ControlNets that are kept beside a model
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,13 @@ class Shown:
 
 @dataclass(frozen=True)
 class Drawn:
+    """maps: what its ControlNets saw, in RGB of that size."""
+
     number: int
     size: tuple[int, int]
     pixels: bytes
     infotext: str
+    maps: Sequence[tuple[tuple[int, int], bytes]] = ()
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,7 @@ class Worker:
         self.inbox: queue.SimpleQueue[Draw | None] = queue.SimpleQueue()
         self.models: OrderedDict[object, CompiledModel] = OrderedDict()
         self.loras: dict[object, object] = {}
+        self.nets: dict[object, dict[str, Net]] = {}  # ControlNets, by the model that they are beside
         self.read: OrderedDict[str, plan.Read] = OrderedDict()
 
     def listen(self) -> None:
@@ -211,7 +217,8 @@ class Worker:
         try:
             for (number, planned, picture), image in zip(batch, self.images(batch), strict=True):
                 finished, text = planned.finished(picture, image)
-                self.pipe.send(Drawn(number, finished.size, finished.tobytes(), text))
+                maps = [(each.size, each.tobytes()) for each in picture.request.control]
+                self.pipe.send(Drawn(number, finished.size, finished.tobytes(), text, maps))
         except Cancelled:
             return
         except Exception as error:
@@ -248,7 +255,12 @@ class Worker:
         while len(self.read) > READ:
             self.read.popitem(last=False)
         found = replace(self.read[key], options=options)
-        return found.planned(self.opened(found), Events())  # what has no effect is nothing for the server's log
+        opened = self.opened(found)
+        nets = self.nets.setdefault(id(opened), {})
+        wanted = {each.asked.place for each in found.controls}
+        for place in [each for each in nets if each not in wanted][: max(0, len(nets.keys() | wanted) - NETS)]:
+            del nets[place]
+        return found.planned(opened, Events(), nets)  # what has no effect is nothing for the server's log
 
     def opened(self, found: plan.Read) -> CompiledModel:
         """The model in memory; the one that was not used for longest makes room."""
@@ -258,6 +270,7 @@ class Worker:
             while len(self.models) >= self.setup.models:
                 _, gone = self.models.popitem(last=False)
                 self.loras.pop(id(gone), None)
+                self.nets.pop(id(gone), None)
                 del gone
                 device.empty_cache()
             self.models[key] = found.load(self.ear)

@@ -150,3 +150,12 @@ def schedulers() -> list[dict[str, object]]:
         {"name": name, "label": title, "aliases": None, "default_rho": -1.0, "need_inner_model": False}
         for name, title in titles.items()
     ]
+
+
+def scripts(names: Sequence[str]) -> list[dict[str, object]]:
+    """Always on: what clients say under their names works without a script's being chosen."""
+    return [
+        {"name": name, "is_alwayson": True, "is_img2img": begun, "args": []}
+        for name in names
+        for begun in (False, True)
+    ]

@@ -15,7 +15,7 @@ from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.generation_parameters import EMPHASES
 from tenshot.io.images import open_mask, open_picture
-from tenshot.serve.a1111 import settings
+from tenshot.serve.a1111 import control, settings
 from tenshot.serve.library import Served
 from tenshot.serve.requests import Desk, Draft, seeds
 
@@ -40,6 +40,7 @@ IDLE: dict[str, tuple[object, ...]] = {
     "infotext": (None, ""),
     "disable_extra_networks": (None, False),
     "mask_round": (None, True),
+    "controlnet_units": ([], None),
 }
 
 Count = Annotated[int, Field(ge=1, le=1000)]
@@ -141,14 +142,27 @@ def draft(asked: Text2Image, chosen: Mapping[str, object], desk: Desk) -> Draft:
     if asked.subseed_strength:
         numbers, more = numbers[:1] * asked.count, seeds(asked.subseed, asked.count)
         options["variation_strength"] = asked.subseed_strength
-    folder = desk.folder() if isinstance(asked, Image2Image) else None
-    if isinstance(asked, Image2Image) and folder:
-        try:
+    units = control.parsed(_script(asked, control.SCRIPT) or [])
+    if not units and not isinstance(asked, Image2Image):
+        return Draft(served, options, numbers, more)
+    folder, maps = desk.folder(), list[int]()
+    try:
+        if isinstance(asked, Image2Image):
             options |= _begun(asked, desk, folder)
-        except BaseException:
-            desk.done(folder)
-            raise
-    return Draft(served, options, numbers, more, folder)
+        if units:
+            begun = options.get("init_image")
+            told, maps = control.controlled(units, desk, folder, begun if isinstance(begun, Path) else None)
+            options |= told
+    except BaseException:
+        desk.done(folder)
+        raise
+    return Draft(served, options, numbers, more, folder, maps)
+
+
+def _script(asked: Text2Image, name: str) -> object:
+    """What is asked of an always-on script, whatever the case of its name."""
+    found = [each for key, each in (asked.alwayson_scripts or {}).items() if key.lower() == name]
+    return (found[0].get("args") if isinstance(found[0], Mapping) else found[0]) if found else None
 
 
 def _begun(asked: Image2Image, desk: Desk, folder: Path) -> dict[str, object]:
@@ -218,9 +232,11 @@ def _undone(asked: Text2Image) -> Iterator[Fault]:
             found = f"{str(told[name])[:100]}: this server does not do that"
             yield Fault(name, found, " or ".join(_spelled(each) for each in nothing), NOT_HERE)
     for name, script in (asked.alwayson_scripts or {}).items():
+        if name.lower() == control.SCRIPT:
+            continue
         args = script.get("args") if isinstance(script, Mapping) else script
         if args and args != [False]:  # what clients send for a script that is not asked for
-            yield Fault("alwayson_scripts", f"{name[:100]}: no such script here", "none", NOT_HERE)
+            yield Fault("alwayson_scripts", f"{name[:100]}: no such script here", control.SCRIPT, NOT_HERE)
 
 
 def _spelled(value: object) -> str:

@@ -12,8 +12,8 @@ from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, Field
 
 from tenshot.io import infotext
-from tenshot.io.png import read_infotext
-from tenshot.serve.a1111 import answers, settings
+from tenshot.io.png import png_bytes, read_infotext
+from tenshot.serve.a1111 import answers, control, settings
 from tenshot.serve.a1111.asked import Image2Image, Missing, Text2Image, draft
 from tenshot.serve.drawing import Server, png, preview
 from tenshot.serve.requests import Draft
@@ -44,6 +44,9 @@ def _drawing(at: APIRouter, server: Server) -> None:
         async with server.asked(request, chosen, asked.force_task_id) as ticket:
             pictures = await ticket.all()
             shown = [base64.b64encode(await png(each)).decode() for each in pictures] if asked.send_images else []
+            if shown:  # as sd-webui-controlnet, behind the pictures
+                maps = [png_bytes(pictures[0].maps[number], "") for number in chosen.maps]
+                shown += [base64.b64encode(each).decode() for each in maps]
             keep = isinstance(asked, Image2Image) and asked.include_init_images
             left = set() if keep else {"init_images", "mask"}
             parameters = asked.model_dump(mode="json", exclude=left)
@@ -136,6 +139,7 @@ async def _nothing() -> None:
 def _listing(at: APIRouter, server: Server) -> None:
     library = server.desk.library
     first = library.models[0]
+    scripts = [control.SCRIPT] if library.controlnet_dirs else []
 
     async def embeddings() -> dict[str, object]:
         words = {each.stem if each.is_file() else each.name: {"step": None} for each in server.desk.options.embedding}
@@ -151,8 +155,8 @@ def _listing(at: APIRouter, server: Server) -> None:
         "sd-models": lambda: answers.models(library),
         "sd-vae": lambda: [],
         "loras": lambda: answers.loras(library),
-        "scripts": lambda: {"txt2img": [], "img2img": []},
-        "script-info": lambda: [],
+        "scripts": lambda: {"txt2img": scripts, "img2img": scripts},
+        "script-info": lambda: answers.scripts(scripts),
         "hypernetworks": lambda: [],
         "face-restorers": lambda: [],
         "realesrgan-models": lambda: [],
