@@ -255,7 +255,6 @@ def test_open_webui_and_silly_tavern(server: Running, sd1: Path) -> None:
         ({"scheduler": "zigzag"}, 422, "scheduler"),
         ({"script_name": "x/y plot"}, 422, "script_name"),
         ({"alwayson_scripts": {"Reactor": {"args": [1]}}}, 422, "Reactor"),
-        ({"enable_hr": True}, 422, "enable_hr"),
         ({"restore_faces": True, "tiling": True}, 422, "tiling"),
         ({"steps": 151}, 422, "150 at most"),
         ({"width": 4096}, 422, "1536 at most"),

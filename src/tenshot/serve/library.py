@@ -12,6 +12,7 @@ from tenshot.core import hub_names
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
 from tenshot.diffusion import samplers
+from tenshot.families import validate
 from tenshot.families.base import Family
 from tenshot.io import hashes
 from tenshot.model import resolve
@@ -24,13 +25,17 @@ PART = "diffusion_pytorch_model"  # what files with weights are called in diffus
 
 @dataclass(frozen=True)
 class Served:
-    """A model. given: as the command line has it. file: its name alone. sha256: of a checkpoint file."""
+    """A model. given: as the command line has it. file: its name alone. sha256: of a checkpoint file.
+
+    side: of the pictures that it draws where nothing is said, in pixels.
+    """
 
     name: str
     given: str
     file: str
     family: Family
     sha256: str | None
+    side: int
 
     @property
     def title(self) -> str:
@@ -110,7 +115,9 @@ def _served(given: str, events: Events) -> Served:
     path = Path(given)
     file = path.name if path.is_file() else hub_names.called(place)
     name = Path(file).stem if path.is_file() else file
-    return Served(name, given, file, compiled_model.examine(place), resolve.model_hash(place))
+    config = validate.denoiser_config(compiled_model.folder(place))
+    side = int(config.get("sample_size") or 64) * 8
+    return Served(name, given, file, compiled_model.examine(place), resolve.model_hash(place), side)
 
 
 def _files(folders: Sequence[Path]) -> Iterator[Path]:

@@ -53,7 +53,7 @@ class Desk:
             **{name: value for name, value in draft.options.items() if value is not None},
         }
         options = resolve(GenerateOptions, told)
-        refuse_if([*self._over(options, len(draft.seeds)), *options.faults()])
+        refuse_if([*self._over(options, len(draft.seeds), draft.served.side), *options.faults()])
         self.library.check(options.tags)
         name = secrets.token_hex(8)
         rows = []
@@ -62,15 +62,17 @@ class Desk:
             rows.append(Row(number, name, caller, options.model_copy(update=own)))
         return rows
 
-    def _over(self, options: GenerateOptions, pictures: int) -> Iterator[Fault]:
-        """What is more than this server does for one request."""
+    def _over(self, options: GenerateOptions, pictures: int, usual: int) -> Iterator[Fault]:
+        """What is more than this server does for one request. usual: the side of a picture that none is said of."""
         limits = self.options
         if not 1 <= pictures <= limits.max_images:
             yield Fault("pictures", f"{pictures} of one request", f"1 to {limits.max_images}", "ask several times")
-        if (side := max(options.width or 0, options.height or 0)) > limits.max_side:
+        least = usual if options.hires_scale else 0
+        side = int(max(options.width or least, options.height or least) * (options.hires_scale or 1))
+        if side > limits.max_side:
             yield Fault("size", f"{side} pixels", f"{limits.max_side} at most", "ask for a smaller picture")
-        if options.steps > limits.max_steps:
-            yield Fault("steps", f"{options.steps}", f"{limits.max_steps} at most", "ask for fewer")
+        if (steps := max(options.steps, options.hires_steps)) > limits.max_steps:
+            yield Fault("steps", f"{steps}", f"{limits.max_steps} at most", "ask for fewer")
         for text in (*options.prompt, options.negative_prompt):
             if len(text) > LONGEST:
                 yield Fault("prompt", f"{len(text):,} characters", f"{LONGEST:,} at most", "shorten it")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from tenshot import __version__
 from tenshot.diffusion import samplers
+from tenshot.diffusion.upscalers import UPSCALERS, LatentUpscaler
 from tenshot.io import infotext
 from tenshot.serve.a1111 import settings
 from tenshot.serve.a1111.asked import Image2Image, Text2Image
@@ -52,7 +53,7 @@ def info(asked: Text2Image, draft: Draft, pictures: Sequence[Picture]) -> str:
         "sd_vae_hash": None,
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
-        "denoising_strength": options.get("strength"),
+        "denoising_strength": options.get("strength", options.get("hires_strength")),
         "extra_generation_params": {"Masked content": "original"} if fill else {},
         "index_of_first_image": 0,
         "infotexts": texts,
@@ -138,6 +139,17 @@ def models(library: Library) -> list[dict[str, object]]:
 
 def loras(library: Library) -> list[dict[str, object]]:
     return [{"name": name, "alias": name, "path": file.name, "metadata": {}} for name, file in library.loras().items()]
+
+
+def upscalers() -> list[dict[str, object]]:
+    """Of pictures; None, which clients expect first, is Lanczos."""
+    known = [name for name, each in UPSCALERS.items() if not isinstance(each, LatentUpscaler)]
+    nothing = {"model_name": None, "model_path": None, "model_url": None, "scale": 4.0}
+    return [{"name": name, **nothing} for name in ("None", *known)]
+
+
+def latent_upscalers() -> list[dict[str, object]]:
+    return [{"name": name} for name, each in UPSCALERS.items() if isinstance(each, LatentUpscaler)]
 
 
 def known_samplers(served: Served) -> list[dict[str, object]]:

@@ -15,7 +15,7 @@ from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.generation_parameters import EMPHASES
 from tenshot.io.images import open_mask, open_picture
-from tenshot.serve.a1111 import control, settings
+from tenshot.serve.a1111 import control, hires, settings
 from tenshot.serve.library import Served
 from tenshot.serve.requests import Desk, Draft, seeds
 
@@ -34,7 +34,6 @@ IDLE: dict[str, tuple[object, ...]] = {
     "seed_resize_from_h": (None, 0, -1),
     "seed_resize_from_w": (None, 0, -1),
     "firstpass_image": (None, ""),
-    "enable_hr": (None, False),
     "initial_noise_multiplier": (None, 1),
     "save_images": (None, False),
     "infotext": (None, ""),
@@ -68,6 +67,13 @@ class Text2Image(BaseModel):
     cfg_scale: float | None = 7
     width: int | None = None
     height: int | None = None
+    enable_hr: bool | None = Field(False, description="drawn once more, larger")
+    denoising_strength: float | None = Field(None, description="of the second pass; of a picture to begin with")
+    hr_scale: float | None = 2
+    hr_upscaler: str | None = None
+    hr_second_pass_steps: int | None = 0
+    hr_resize_x: int | None = 0
+    hr_resize_y: int | None = 0
     override_settings: dict[str, Any] | None = None
     override_settings_restore_afterwards: bool | None = True
     alwayson_scripts: dict[str, Any] | None = None
@@ -137,6 +143,7 @@ def draft(asked: Text2Image, chosen: Mapping[str, object], desk: Desk) -> Draft:
         "height": asked.height,
         "clip_skip": over.get(settings.CLIP_SKIP),
         "emphasis": EMPHASES[str(over.get(settings.EMPHASIS, "Original"))],
+        **hires.options(asked, served),
     }
     numbers, more = seeds(asked.seed, asked.count), []
     if asked.subseed_strength:
@@ -227,6 +234,8 @@ def _without(schedule: str | None, asked: Text2Image) -> Iterator[Fault]:
 def _undone(asked: Text2Image) -> Iterator[Fault]:
     """What is asked for, and not done here."""
     told = asked.model_extra or {}
+    if asked.begun and asked.enable_hr:
+        yield Fault("enable_hr", "a second pass of a picture to begin with", "txt2img", "ask with width and height")
     for name, nothing in IDLE.items():
         if told.get(name) not in nothing:
             found = f"{str(told[name])[:100]}: this server does not do that"

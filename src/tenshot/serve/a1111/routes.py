@@ -148,10 +148,8 @@ def _listing(at: APIRouter, server: Server) -> None:
     lists: Mapping[str, Any] = {
         "samplers": lambda: answers.known_samplers(first),
         "schedulers": answers.schedulers,
-        "upscalers": lambda: [
-            {"name": "None", "model_name": None, "model_path": None, "model_url": None, "scale": 4.0}
-        ],
-        "latent-upscale-modes": lambda: [],
+        "upscalers": answers.upscalers,
+        "latent-upscale-modes": answers.latent_upscalers,
         "sd-models": lambda: answers.models(library),
         "sd-vae": lambda: [],
         "loras": lambda: answers.loras(library),
