@@ -282,6 +282,7 @@ def test_what_has_no_effect_is_said_aloud(draw: Draw, sdxl: Path):
         ({"only_masked_padding": 9}, "--only_masked_padding: without --only_masked"),
         ({"variation_seed": 9}, "--variation_seed: without --variation_strength"),
         ({"canny_low": 9}, "--canny_low: without --controlnet"),
+        ({"mask_content": "fill"}, "--mask_content: without --mask"),
         ({"negative_prompt": "<lora:az:much>"}, "--negative_prompt: <lora:az:much>"),
     ],
 )

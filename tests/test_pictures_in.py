@@ -213,6 +213,45 @@ class TestCanvas:
         assert (height, width) == (9056, 8) or height <= 16384
 
 
+def test_what_is_under_the_mask_to_begin_with(opened: Model):
+    """One Euler step from latents that are noise or nothing there, and the picture elsewhere, by hand."""
+    image, white = picture(), mask()
+    settings = SamplingSettings("Euler", 1, 1.0, SIZE, strength=1.0)
+    start = encoded(opened, image)
+    change = torch.zeros(1, 1, 8, 8)
+    change[..., :4] = 1
+    drawn = {
+        under: pipeline.latents(opened, [Request("a", 3, image=image, mask=white, under=under)], settings)
+        for under in ("picture", "noise", "nothing")
+    }
+    for under, begun in (("noise", noise()), ("nothing", torch.zeros(1, 4, 8, 8))):
+        by_hand = Image.new("RGB", (64, 64))  # the same way from such latents as a picture's
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(opened), "encode", lambda *_, begun=begun: (torch.where(change > 0, begun, start), None))
+            asked = Request("a", 3, image=by_hand, mask=white)
+            expected = pipeline.latents(opened, [asked], settings)
+        assert torch.allclose(drawn[under], expected, atol=1e-5)
+        assert (drawn[under][..., 4:] - start[..., 4:]).abs().max() < 1e-5
+    assert all((drawn["picture"] - drawn[each])[..., :4].abs().max() > 1e-3 for each in ("noise", "nothing"))
+
+
+def test_masks_are_filled_with_what_is_around_them():
+    """Exactly as it was outside, between the colours around inside, and one colour from one colour."""
+    image, white = picture(90, 50), mask(90, 50, (20, 10, 60, 40))
+    found = np.asarray(canvas.surroundings(image, white)).astype(int)
+    before, outside = np.asarray(image).astype(int), np.asarray(white) == 0
+    assert (found[outside] == before[outside]).all() and (found[~outside] != before[~outside]).any()
+    assert (found[~outside].min(0) >= before[outside].min(0)).all()
+    assert (found[~outside].max(0) <= before[outside].max(0)).all()
+    near = np.abs(found[25, 20] - before[25, 19]).max(), np.abs(before[25, 20] - before[25, 19]).max()
+    assert near[0] <= near[1] + 40
+    flat = Image.new("RGB", (33, 7), (10, 200, 30))
+    flat.paste((250, 0, 0), (5, 1, 9, 5))
+    for box in ((4, 0, 10, 6), (0, 0, 31, 6)):
+        assert {*canvas.surroundings(flat, mask(33, 7, box)).getdata()} <= {(10, 200, 30), (11, 200, 30), (10, 199, 30)}
+    assert canvas.surroundings(flat, mask(33, 7, (0, 0, 32, 6))).getextrema() == ((0, 0),) * 3
+
+
 @pytest.fixture
 def draw(sd1: Path, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     picture().save(tmp_path / "start.png")
@@ -232,6 +271,20 @@ def test_the_verb_paints_into_a_picture_and_says_so(draw: Callable[..., Any], tm
     facts = parse_infotext(read_infotext(Path(made["file"])) or "")[2]
     told = {"Denoising strength": "0.9", "Mask blur": "4", "Inpaint area": "Only masked", "Masked area padding": "32"}
     assert told.items() <= facts.items()
+    drawn = {}
+    for content, title in (
+        ("original", None),
+        ("fill", "fill"),
+        ("noise", "latent noise"),
+        ("nothing", "latent nothing"),
+    ):
+        (made,) = draw(init_image=tmp_path / "start.png", mask=tmp_path / "mask.png", mask_content=content)
+        drawn[content] = Path(made["file"]).read_bytes()
+        text = read_infotext(Path(made["file"])) or ""
+        assert parse_infotext(text)[2].get("Masked content") == title
+        found = np.asarray(Image.open(made["file"]))
+        assert (found[:, 40:] == before[:, 40:]).all()
+    assert len({*drawn.values()}) == 4
     (made,) = draw(variation_seed=5, variation_strength=0.2)
     facts = parse_infotext(read_infotext(Path(made["file"])) or "")[2]
     assert (facts["Variation seed"], facts["Variation seed strength"]) == ("5", "0.2")

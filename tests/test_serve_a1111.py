@@ -98,9 +98,15 @@ def test_a_picture_and_a_mask(api: webuiapi.WebUIApi, sd1: Path, tmp_path: Path)
     assert same(api.img2img(**asked).image, commanded(sd1, tmp_path / "a.png", **files))
     for whole in (True, False):
         around = {"only_masked": True, "only_masked_padding": 5} if whole else {}
-        drawn = api.img2img(mask_image=mask, inpaint_full_res=whole, inpaint_full_res_padding=5, **asked)
+        drawn = api.img2img(
+            mask_image=mask, inpaint_full_res=whole, inpaint_full_res_padding=5, inpainting_fill=1, **asked
+        )
         file = commanded(sd1, tmp_path / f"{whole}.png", mask=tmp_path / "mask.png", **files, **around)
         assert same(drawn.image, file), whole
+    for fill, content in ((0, "fill"), (2, "noise"), (3, "nothing")):
+        drawn = api.img2img(mask_image=mask, inpaint_full_res=False, inpainting_fill=fill, **asked)
+        file = commanded(sd1, tmp_path / f"{content}.png", mask=tmp_path / "mask.png", mask_content=content, **files)
+        assert same(drawn.image, file) and "Masked content" in drawn.info["extra_generation_params"]
     inverted = Image.eval(mask, lambda value: 255 - value)
     drawn = [
         api.img2img(mask_image=each, inpainting_mask_invert=on, **asked) for each, on in ((mask, 0), (inverted, 1))

@@ -78,6 +78,7 @@ def test_the_picture_that_is_drawn_on_is_seen_where_a_unit_has_none(
         images=[start],
         mask_image=mask,
         inpaint_full_res_padding=5,
+        inpainting_fill=1,
         denoising_strength=0.6,
         prompt=PROMPT,
         seed=3,

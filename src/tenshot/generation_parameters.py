@@ -17,6 +17,8 @@ from tenshot.io.png import read_infotext
 FITS = "a PNG, JPEG or WebP that Tenshot or WebUI drew"
 SCHEDULES = {title: name for name, title in TITLES.items()} | {"Automatic": "automatic"}
 EMPHASES = {"Original": "original", "No norm": "no_norm", "None": "none"}
+#: What is under a mask; the order is that of WebUI's inpainting_fill.
+CONTENTS = {"fill": "fill", "original": "original", "latent noise": "noise", "latent nothing": "nothing"}
 SIZE = re.compile(r"(\d{1,6})x(\d{1,6})", re.ASCII)
 PLAIN = {
     "Steps": "steps",
@@ -37,7 +39,7 @@ NAMED: dict[str, tuple[str, Mapping[str, str]]] = {
 }
 HIRES = ("Hires upscale", "Hires resize")  # a second pass has the denoising strength then
 SECOND = (*HIRES, "Hires upscaler", "Hires steps")
-PAINTED = ("Denoising strength", "Mask blur", "Inpaint area", "Masked area padding")
+PAINTED = ("Denoising strength", "Mask blur", "Masked content", "Inpaint area", "Masked area padding")
 #: What follows from other facts, or has no part in what is drawn.
 IDLE = (
     *("Size", "Model", "Model hash", "Version", "RNG", "Skip Early CFG", "Script", "Batch size", "Batch pos"),
@@ -158,6 +160,8 @@ def _lost_of_second_pass(facts: Mapping[str, str]) -> Iterator[str]:
 
 def _painted(facts: Mapping[str, str]) -> str:
     painted = f", and --mask with --mask_blur {facts['Mask blur']}" if "Mask blur" in facts else ""
+    if content := CONTENTS.get(facts.get("Masked content", "")):
+        painted += f" --mask_content {content}"
     if "Inpaint area" not in facts:
         return painted
     return f"{painted} --only_masked --only_masked_padding {facts.get('Masked area padding')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,8 +31,9 @@ class Request:
     single values differ by one level of 255.
 
     image: to begin with, RGB, of the size that is drawn. mask: white where it may change, grey, of the same size; None:
-    everywhere. variation: another seed, and how much of the noise is its (0 to 1). control: what the ControlNets of the
-    settings see, a picture for each, RGB, of the size that is drawn. enlarged: likewise, of the second pass.
+    everywhere. under: what the white part begins with; noise is that of the seed. variation: another seed, and how much
+    of the noise is its (0 to 1). control: what the ControlNets of the settings see, a picture for each, RGB, of the
+    size that is drawn. enlarged: likewise, of the second pass.
     """
 
     prompt: str
@@ -39,6 +41,7 @@ class Request:
     negative: str = ""
     image: Image.Image | None = None
     mask: Image.Image | None = None
+    under: Literal["picture", "noise", "nothing"] = "picture"
     variation: tuple[int, float] | None = None
     control: Sequence[Image.Image] = ()
     enlarged: Sequence[Image.Image] = ()
@@ -297,11 +300,22 @@ def _start(model: Model, requests: Sequence[Request]) -> tuple[sampling.Start | 
         return sampling.Start(clean.to(model.device)), None
     masks = torch.stack([_as_mask(request) for request in requests])
     small = torch.stack([_as_mask(request, model.vae_scale_factor) for request in requests]).to(model.device)
-    start, beside = sampling.Start(clean.to(model.device), small), None
+    start, beside = sampling.Start(_under(clean.to(model.device), small, requests), small), None
     if model.denoiser.config.in_channels == 2 * model.latent_channels + 1:
         under, _ = model.encode(pixels * (masks < 0.5))
         beside = torch.cat([small, under.to(model.device)], 1)
     return start, beside
+
+
+def _under(clean: torch.Tensor, may_change: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
+    """Latents with what they begin with where they may change."""
+    rows = [*clean]
+    for number, request in enumerate(requests):
+        if request.under != "picture":
+            generator = torch.Generator("cpu").manual_seed(request.seed)
+            other = torch.randn(clean.shape[1:], generator=generator) * (request.under == "noise")
+            rows[number] = torch.where(may_change[number] > 0, other.to(clean), clean[number])
+    return torch.stack(rows)
 
 
 def _control(model: Model, one: _Pass, batch: slice) -> Control:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image, ImageFilter
+from torch.nn import functional
 
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.size import Size
@@ -64,19 +67,22 @@ class Pictures:
         )
         return Size(height, width)
 
-    def canvas(self, size: Size, blur: float, only_masked: bool, padding: int) -> Canvas:
-        """size: that is drawn. The picture is scaled and cropped to its shape; with `only_masked` a part is drawn."""
+    def canvas(self, size: Size, blur: float, only_masked: bool, padding: int, fill: bool = False) -> Canvas:
+        """size: that is drawn. The picture is scaled and cropped to its shape; with `only_masked` a part is drawn.
+
+        fill: drawing begins with the colours around the mask.
+        """
         if self.mask is None:
             return Canvas(fit_picture(self.image, size))
         if not only_masked:
             image, mask = fit_picture(self.image, size), _blurred(fit_picture(self.mask, size), blur)
             _refuse_nothing_white(mask, blur)
-            return Canvas(image, mask, image, mask)
+            return Canvas(surroundings(image, mask) if fill else image, mask, image, mask)
         soft = _blurred(self.mask, blur)
         box = _around(soft, padding, size)
         image, mask = (each.resize(size.pillow, Image.Resampling.LANCZOS, box) for each in (self.image, soft))
         _refuse_nothing_white(mask, blur)
-        return Canvas(image, mask, self.image, soft, box)
+        return Canvas(surroundings(image, mask) if fill else image, mask, self.image, soft, box)
 
 
 def read(image: Path, mask: Path | None) -> Pictures:
@@ -106,6 +112,26 @@ def _refuse_nothing_white(mask: Image.Image, blur: float) -> None:
     if not _white(mask):
         found = f"nothing in it stays white, scaled and blurred by {blur:g} pixels: nothing would change"
         raise Refusal(Fault("--mask", found, "a larger white part", "--mask_blur 0, or paint more of it white"))
+
+
+def surroundings(image: Image.Image, mask: Image.Image) -> Image.Image:
+    """The picture with the colours around it where `mask` is white: smoother, the farther in (pull-push)."""
+    known = 1 - torch.from_numpy(np.array(mask, dtype=np.float32))[None, None] / 255
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)[None]
+    levels = [(pixels * known, known)]
+    while max(levels[-1][1].shape[-2:]) > 1:
+        levels.append(_halved(*levels[-1]))
+    colour, known = levels.pop()
+    filled = colour / known.clamp(min=1e-6)
+    for colour, known in reversed(levels):
+        filled = functional.interpolate(filled, size=colour.shape[-2:], mode="bilinear")
+        filled = colour + (1 - known) * filled
+    return Image.fromarray(filled[0].permute(1, 2, 0).clamp(0, 255).round().byte().numpy())
+
+
+def _halved(*each: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    colour, known = (functional.avg_pool2d(one, 2, ceil_mode=True) for one in each)
+    return colour, known
 
 
 def _blurred(mask: Image.Image, blur: float) -> Image.Image:

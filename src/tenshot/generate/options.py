@@ -87,6 +87,7 @@ NEEDED = {
     "strength": "init_image",
     "mask": "init_image",
     "only_masked": "mask",
+    "mask_content": "mask",
     "mask_blur": "mask",
     "only_masked_padding": "only_masked",
     "variation_seed": "variation_strength",
@@ -161,6 +162,9 @@ class GenerateOptions(Options):
     )
     mask: FilePath | None = Field(None, description="white where --init_image may change: a picture of its size")
     mask_blur: float = Field(4, ge=0, le=1000, description="pixels over which what is drawn fades into what stays")
+    mask_content: Literal["original", "fill", "noise", "nothing"] = Field(
+        "original", description="what is there to begin with; fill: the colours around; noise, nothing: as latents"
+    )
     only_masked: bool = Field(False, description="draw the part around the mask alone, large, and put it back")
     only_masked_padding: int = Field(32, ge=0, le=16384, description="pixels around the mask that are drawn, too")
     controlnet: list[ControlNetUnit] = Field(

@@ -25,6 +25,7 @@ from tenshot.generate import canvas, controlnets, second_pass
 from tenshot.generate.canvas import Canvas, Pictures
 from tenshot.generate.controlnets import ControlNet
 from tenshot.generate.options import GenerateOptions
+from tenshot.generation_parameters import CONTENTS
 from tenshot.io import infotext, text_files
 from tenshot.model import hub, model, resolve
 from tenshot.model.control import Unit
@@ -115,7 +116,7 @@ class Read:
             usual = self.pictures.size(opened.resolution, opened.side_multiple)
         size = Size(options.height or usual.height, options.width or usual.width)
         refuse_if(_size_faults(size, opened))
-        around = (options.mask_blur, options.only_masked, options.only_masked_padding)
+        around = (options.mask_blur, options.only_masked, options.only_masked_padding, options.mask_content == "fill")
         start = self.pictures.canvas(size, *around) if self.pictures else None
         units = controlnets.units(self.controls, opened, {} if nets is None else nets, events)
         second = second_pass.planned(options, size, opened, self.controls, units, events)
@@ -125,6 +126,7 @@ class Read:
         maps = tuple(each.map(size, start) for each in self.controls)
         larger = tuple(each.map(second.size, None) for each in self.controls) if second else ()
         image, mask = (start.image, start.mask) if start else (None, None)
+        under = options.mask_content if options.mask_content in ("noise", "nothing") else "picture"
         variation = (options.variation_seed, options.variation_strength) if options.variation_strength else None
         negative, _ = without_loras(options.negative_prompt)
         first = options.seed if options.seed >= 0 else secrets.randbelow(2**32)
@@ -132,7 +134,7 @@ class Read:
         for prompt in options.prompt:
             bare, tags = without_loras(prompt)
             for seed in range(first, first + options.num_images):
-                request = Request(bare, seed, negative, image, mask, variation, maps, larger)
+                request = Request(bare, seed, negative, image, mask, under, variation, maps, larger)
                 pictures.append(Planned(prompt, tags, request))
         return Plan(self, opened, settings, start, pictures)
 
@@ -256,7 +258,9 @@ def _vae(options: GenerateOptions, opened: Model) -> dict[str, object]:
 def _painted(options: GenerateOptions) -> dict[str, object]:
     """What infotext says of a mask."""
     around = {"Inpaint area": "Only masked", "Masked area padding": options.only_masked_padding}
-    return {"Mask blur": f"{options.mask_blur:g}", **(around if options.only_masked else {})}
+    contents = {name: title for title, name in CONTENTS.items() if name != "original"}
+    told = {"Mask blur": f"{options.mask_blur:g}", "Masked content": contents.get(options.mask_content)}
+    return {**told, **(around if options.only_masked else {})}
 
 
 def facts(opened: Model, request: Request, settings: SamplingSettings) -> dict[str, object]:

@@ -11,11 +11,23 @@ from tenshot.diffusion import samplers
 from tenshot.diffusion.upscalers import UPSCALERS, LatentUpscaler
 from tenshot.io import infotext
 from tenshot.serve.a1111 import settings
-from tenshot.serve.a1111.asked import Image2Image, Text2Image
+from tenshot.serve.a1111.asked import Text2Image
+from tenshot.serve.a1111.control import UNITS
 from tenshot.serve.callers import Caller
 from tenshot.serve.engine import Engine, Picture, Ticket
 from tenshot.serve.library import Library, Served
 from tenshot.serve.requests import Draft
+
+#: Of infotext, what is not in fields of its own.
+EXTRA: tuple[str, ...] = (
+    "Schedule type",
+    "Mask blur",
+    "Masked content",
+    "Inpaint area",
+    "Masked area padding",
+    "Hires upscale",
+)
+EXTRA += ("Hires steps", "Hires upscaler", *(f"ControlNet {number}" for number in range(UNITS)))
 
 
 def info(asked: Text2Image, draft: Draft, pictures: Sequence[Picture]) -> str:
@@ -28,7 +40,6 @@ def info(asked: Text2Image, draft: Draft, pictures: Sequence[Picture]) -> str:
     more = [row.options.variation_seed for row in drawn] if draft.variations else [*numbers]
     options = draft.options
     count = len(numbers)
-    fill = isinstance(asked, Image2Image) and asked.mask is not None
     told = {
         "prompt": asked.prompt,
         "all_prompts": [asked.prompt] * count,
@@ -54,7 +65,7 @@ def info(asked: Text2Image, draft: Draft, pictures: Sequence[Picture]) -> str:
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
         "denoising_strength": options.get("strength", options.get("hires_strength")),
-        "extra_generation_params": {"Masked content": "original"} if fill else {},
+        "extra_generation_params": {name: facts[name] for name in EXTRA if name in facts},
         "index_of_first_image": 0,
         "infotexts": texts,
         "styles": [],

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from tenshot.core.errors import Fault, refuse_if
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers
-from tenshot.generation_parameters import EMPHASES
+from tenshot.generation_parameters import CONTENTS, EMPHASES
 from tenshot.io.images import open_mask, open_picture
 from tenshot.serve.a1111 import control, hires, settings
 from tenshot.serve.library import Served
@@ -192,6 +192,8 @@ def _begun(asked: Image2Image, desk: Desk, folder: Path) -> dict[str, object]:
         mask.save(folder / "mask", "PNG")
         blur = [each for each in (asked.mask_blur, asked.mask_blur_x, asked.mask_blur_y) if each is not None]
         options |= {"mask": folder / "mask", "mask_blur": blur[0] if blur else None, "only_masked": only_masked}
+        fill = 1 if asked.inpainting_fill is None else asked.inpainting_fill
+        options["mask_content"] = [*CONTENTS.values()][fill]
         if only_masked:
             options["only_masked_padding"] = asked.inpaint_full_res_padding
     if stretched and not only_masked:
@@ -209,9 +211,6 @@ def _pictures_faults(asked: Image2Image) -> Iterator[Fault]:
         yield Fault("init_images", f"{len(asked.init_images)} pictures", "one", "ask once for each")
     if asked.resize_mode in (2, 3):
         yield Fault("resize_mode", str(asked.resize_mode), "0 (stretched) or 1 (cropped)", "choose one of them")
-    if asked.mask is not None and asked.inpainting_fill in (2, 3):
-        fits = "1 (what is there); 0 is taken for 1"
-        yield Fault("inpainting_fill", str(asked.inpainting_fill), fits, "choose it")
 
 
 def _schedule(asked: Text2Image, sampler: str | None) -> str | None:
