@@ -1,4 +1,7 @@
-"""ControlNets by request, as webuiapi and sd-backend-client ask for them, against what the command line draws."""
+"""ControlNets by request, as webuiapi and sd-backend-client ask for them, against what the command line draws.
+
+webuiapi keeps units in the default of `alwayson_scripts`, and sends them with every later request: so that is given.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ def test_a_unit_draws_what_the_command_line_draws(
     told = {"control_image": [wide], "canny_low": 20, "canny_high": 60, "control_mode": ["control", "balanced"]}
     told |= {"control_resize": ["crop", "fill"], "control_preprocessor": ["canny", "none"]}
     nets = [f"{sd1_controlnets / NAMES[0]}=0.8@0-0.7", str(sd1_controlnets / NAMES[1])]
-    drawn = api.txt2img(prompt=PROMPT, seed=3, controlnet_units=units, **SIZE)
+    drawn = api.txt2img(prompt=PROMPT, seed=3, controlnet_units=units, alwayson_scripts={}, **SIZE)
     file = commanded(sd1, tmp_path / "a.png", controlnet=nets, **told)
     assert same(drawn.images[0], file) and drawn.info["infotexts"] == [read_infotext(file)]
     assert len(drawn.images) == 3  # the maps come behind
@@ -63,7 +66,7 @@ def test_a_unit_draws_what_the_command_line_draws(
     assert (edges == expected[..., None]).all()
     assert (whole[0] == whole[0, 0]).all() and (whole[32] != whole[32, 0]).any()
     units[0].enabled = False
-    without = api.txt2img(prompt=PROMPT, seed=3, controlnet_units=units, **SIZE)
+    without = api.txt2img(prompt=PROMPT, seed=3, controlnet_units=units, alwayson_scripts={}, **SIZE)
     told = {"control_image": [wide], "control_resize": ["fill"]}
     assert same(without.images[0], commanded(sd1, tmp_path / "b.png", controlnet=nets[1:], **told))
 
@@ -83,6 +86,7 @@ def test_the_picture_that_is_drawn_on_is_seen_where_a_unit_has_none(
         prompt=PROMPT,
         seed=3,
         controlnet_units=[ControlNetUnit(model=NAMES[0], resize_mode="Just Resize", pixel_perfect=True)],
+        alwayson_scripts={},
         **SIZE,
     )
     begun = {"init_image": tmp_path / "start.png", "mask": tmp_path / "mask.png", "strength": 0.6}

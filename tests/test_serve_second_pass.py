@@ -49,7 +49,8 @@ def test_a_controlnet_sees_both_passes(
 ) -> None:
     picture(96, 96).save(tmp_path / "map.png")
     unit = ControlNetUnit(image=picture(96, 96), module="canny", model="edges5", threshold_a=20, threshold_b=60)
-    drawn = api.txt2img(enable_hr=True, hr_scale=1.5, prompt=PROMPT, seed=3, controlnet_units=[unit], **SIZE)
+    asked = {"enable_hr": True, "hr_scale": 1.5, "prompt": PROMPT, "seed": 3, **SIZE}
+    drawn = api.txt2img(controlnet_units=[unit], alwayson_scripts={}, **asked)
     net = {"controlnet": [str(sd1_controlnets / "edges5")], "control_image": [tmp_path / "map.png"]}
     edges = {"control_preprocessor": ["canny"], "canny_low": 20, "canny_high": 60}
     assert same(drawn.images[0], commanded(sd1, tmp_path / "a.png", hires_scale=1.5, **net, **edges))
