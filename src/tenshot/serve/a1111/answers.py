@@ -11,7 +11,7 @@ from tenshot.diffusion import samplers
 from tenshot.diffusion.upscalers import UPSCALERS, LatentUpscaler
 from tenshot.io import infotext
 from tenshot.serve.a1111 import settings
-from tenshot.serve.a1111.asked import Text2Image
+from tenshot.serve.a1111.bodies import Text2Image
 from tenshot.serve.a1111.control import UNITS
 from tenshot.serve.callers import Caller
 from tenshot.serve.engine import Engine, Picture, Ticket

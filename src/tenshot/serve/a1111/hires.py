@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from tenshot.core.errors import Fault, refuse_if
 from tenshot.core.size import Size
 from tenshot.diffusion.upscalers import LANCZOS, LATENT
+from tenshot.serve.a1111.bodies import Text2Image
 from tenshot.serve.library import Served
-
-if TYPE_CHECKING:
-    from tenshot.serve.a1111.asked import Text2Image
 
 SAME = "Use same"  # checkpoint, sampler, scheduler: how user interfaces name what need not be named
 USUAL_STRENGTH = 0.75  #: WebUI's

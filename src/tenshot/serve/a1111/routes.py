@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field
 from tenshot.io import infotext
 from tenshot.io.png import png_bytes, read_infotext
 from tenshot.serve.a1111 import answers, control, settings
-from tenshot.serve.a1111.asked import Image2Image, Missing, Text2Image, draft
+from tenshot.serve.a1111.asked import Missing, draft
+from tenshot.serve.a1111.bodies import Image2Image, Text2Image
 from tenshot.serve.drawing import Server, png, preview
 from tenshot.serve.requests import Draft
 
