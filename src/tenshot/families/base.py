@@ -104,6 +104,8 @@ class Family:
     the text, the batch first. clip_skip: does it heed that? tokenize: (parts, prompts) -> what each encoder reads, cut.
     micro_conditioned: (conditioning, a frame for each row) -> the same with what the family tells of frames beside.
     inputs: what the denoiser's forward takes: noisy latents, times, the conditioning; "a.b" for b in the mapping a.
+    of_vector: (the one vector in which Stability's code tells the denoiser all that is no text, its configuration) ->
+    the same as conditioning, or None where it cannot be read; None: there is no such vector.
     predict: (denoiser, noisy latents, times, conditioning) -> its answer. Times are one for all or one a row.
     width: what text width the denoiser should find, from the text encoders' configurations; it calls it `text_width`.
     index: what model_index.json says beside the parts.
@@ -158,6 +160,7 @@ class Family:
     inputs: tuple[str, ...] = UNET_INPUTS
     optional: frozenset[str] = frozenset()
     aligned: tuple[float, ...] = ()
+    of_vector: Callable[[torch.Tensor, Config], Conditioning | None] | None = None
     text_width: str = "cross_attention_dim"
     process: type[Process] = DDPM
     lora_targets: Mapping[str, Sequence[str]] = field(default_factory=lambda: UNET_LAYERS)

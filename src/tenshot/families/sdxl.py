@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -95,6 +96,26 @@ def without_words(conditioning: Conditioning) -> Conditioning:
     }
 
 
+def of_vector(vector: torch.Tensor, config: Config) -> Conditioning | None:
+    """What Stability's code joins in a vector [b, projection + 6 * 2 * half]: text_embeds, and sines of time_ids.
+
+    A number is found by its slowest wave, and then more exactly by each faster one. None where it is no such vector.
+    """
+    half = config["addition_time_embed_dim"] // 2
+    text, waves = vector[:, : -12 * half], vector[:, -12 * half :].float().unflatten(1, (6, 2 * half))
+    pace = torch.exp(-math.log(10_000) * torch.arange(half, device=vector.device) / half)
+    angles = torch.atan2(waves[..., half:], waves[..., :half])
+    numbers = angles[..., -1] / pace[-1]
+    for wave in range(half - 2, -1, -1):
+        turns = torch.round((numbers * pace[wave] - angles[..., wave]) / math.tau)
+        numbers = (angles[..., wave] + math.tau * turns) / pace[wave]
+    numbers = numbers.round()
+    again = numbers[..., None] * pace
+    if not torch.allclose(torch.cat([again.cos(), again.sin()], -1), waves, atol=0.02):
+        return None
+    return {"added_cond_kwargs": {"text_embeds": text, "time_ids": numbers}}
+
+
 def width(configs: Mapping[str, Config]) -> int:
     return sum(int(configs[part]["hidden_size"]) for part in ("text_encoder", "text_encoder_2"))
 
@@ -125,5 +146,6 @@ SDXL = Family(
     released={"unet": FULL, "text_encoder": sd.CLIP_L, "text_encoder_2": CLIP_G},
     inputs=(*UNET_INPUTS, "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids"),
     without_words=without_words,
+    of_vector=of_vector,
     micro_conditioned=micro_conditioned,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -168,6 +168,12 @@ class Model:
     def with_parts(self, **parts: Component) -> Model:
         """The same model with some parts replaced."""
         return replace(self, parts={**self.parts, **parts})
+
+    def only(self, parts: Collection[str] | None) -> Model:
+        """The same with these parts alone; None: all."""
+        return (
+            self if parts is None else replace(self, parts={name: self[name] for name in self.parts if name in parts})
+        )
 
     def snapshot(self) -> Model:
         """The model as it is now: what a picture is drawn with from its first step to its last."""

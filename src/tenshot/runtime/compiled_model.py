@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -141,6 +141,21 @@ class CompiledModel(Model):
         """The base alone, bit for bit as it was."""
         self.set_loras({})
 
+    def set_weights(self, part: str, tensors: weights.Tensors) -> None:
+        """These in place of those that the base of a part has by these names; no LoRAs. Nothing: the base alone.
+
+        For programs that keep the weights themselves. Raises Refusal, with nothing changed.
+        """
+        with self.state.turn:
+            self._change(*weights.with_tensors(self._nets, self.state.stack, part, tensors))
+
+    def base_weights(self, part: str) -> dict[str, torch.Tensor]:
+        """Those of the base of a part, whatever has been put in their place."""
+        with self.state.moment:
+            self.state.settle()
+            kept = self.state.stack.kept
+            return {name: kept.get((part, name), mine) for name, mine in weights.own(self.state.parts[part]).items()}
+
     def with_word(self, word: str, rows: embedding.Rows) -> CompiledModel:
         """A model that knows one more word. torch runs its text encoders: no program has room for the word."""
         encoders = [self.state.parts[name] for name in self.family.encoders]
@@ -217,24 +232,25 @@ def load(
     precision: str = "fp32",
     fallback: bool = False,
     vae: str | Path | None = None,
+    parts: Collection[str] | None = None,
     events: Events | None = None,
 ) -> CompiledModel:
     """Open a model: "pocket", a model folder, a checkpoint file, org/name of the hub, or what `tenshot compile` made.
 
-    precision: of what is not compiled. vae: a file or folder with one in place of the model's own. fallback: where an
-    artifact is not for this machine, let torch run it and say so. Raises Refusal: the folder's faults; or, without
-    fallback, what differs here and the command that rebuilds.
+    precision: of what is not compiled. vae: a file or folder with one in place of the model's own. parts: only these,
+    and no memory for others. fallback: where an artifact is not for this machine, let torch run it and say so. Raises
+    Refusal: the folder's faults; or, without fallback, what differs here and the command that rebuilds.
     """
     place = find(str(name), events, Path(vae) if vae is not None else None)
     if not artifact.is_one(place):
         with weights.steady(place):
-            plain = model.load(str(place), device=device, precision=precision, events=events)
+            plain = model.load(str(place), device=device, precision=precision, events=events).only(parts)
         return _assembled(plain, {})
     where = devices.pick(str(device))
     manifest = artifact.read(place)
     with weights.steady(place / artifact.MODEL):
-        plain = model.load(str(place / artifact.MODEL), device=where, events=events)
-    if (place / artifact.CONTROLNET).is_dir():
+        plain = model.load(str(place / artifact.MODEL), device=where, events=events).only(parts)
+    if (parts is None or "controlnet" in parts) and (place / artifact.CONTROLNET).is_dir():
         plain = plain.with_parts(controlnet=model.load_controlnet(place / artifact.CONTROLNET, where))
     try:
         _refuse_strange_machine(manifest, where)
@@ -245,7 +261,8 @@ def load(
         warnings.warn(f"{place} is not for this machine, torch runs it: {reasons}", Slow, stacklevel=2)
         return _assembled(plain, {})
     before = weights.stamp(place / artifact.PARTS)
-    openers = {name: partial(_opened, place, manifest, before, name, where) for name in manifest.sections}
+    sections = [name for name in manifest.sections if parts is None or SECTIONS[name] in parts]
+    openers = {name: partial(_opened, place, manifest, before, name, where) for name in sections}
     return _assembled(plain, openers, events)
 
 

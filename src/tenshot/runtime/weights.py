@@ -6,15 +6,16 @@ is put back, the very same tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from tenshot.adapters.weight_delta import BIAS, Addition, Layer, parameter, summed
-from tenshot.core.errors import Fault, Refusal, refuse_if
+from tenshot.core.errors import Fault, Refusal, refuse_if, some
 from tenshot.families import shapes, text_model
 from tenshot.families.components import Net, Parts
 from tenshot.io.tensor_files import Lazy
@@ -23,6 +24,7 @@ from tenshot.model.checkpoint import LazyModel
 
 Share = tuple[Mapping[Layer, Addition], float]  #: what a LoRA adds, and how strongly it counts
 Changes = dict[str, dict[str, torch.Tensor]]  #: part -> its weights that become others
+Tensors = Mapping[str, torch.Tensor]
 Kept = dict[tuple[str, str], torch.Tensor]  #: part and weight -> the base's own
 
 
@@ -76,20 +78,9 @@ def with_loras(parts: Parts, stack: Stack, loras: Sequence[Share]) -> tuple[Chan
 
     Raises Refusal where that gives numbers that are not finite.
     """
-    wanted = {(part, parameter(layer)) for found, _ in loras for part, layer in found}
-    kept: Kept = {}
-    changes: Changes = {}
     base = _Numbers(stack.place)
-    for part, net in parts.items():
-        for name, tensor in own(net).items():
-            key = (part, name)
-            if key in wanted or key in stack.kept:
-                new = pristine = stack.kept.get(key, tensor.detach())
-                if key in wanted:
-                    kept[key] = pristine
-                    new = _like(pristine, _sum(base.of(part, name, pristine), key, loras))
-                changes.setdefault(part, {})[name] = new
-    broken = [name for part, name in kept if not bool(changes[part][name].isfinite().all())]
+    wanted = {(part, parameter(layer)) for found, _ in loras for part, layer in found}
+    changes, kept, broken = _changed(parts, stack, {key: partial(_sum, base, key, loras) for key in wanted})
     if broken:
         found = (
             f"these LoRAs at these strengths make NaN or infinite numbers of {len(broken)} weights: {broken[0]}, ..."
@@ -98,9 +89,48 @@ def with_loras(parts: Parts, stack: Stack, loras: Sequence[Share]) -> tuple[Chan
     return changes, Stack(stack.place, kept)
 
 
-def _sum(weight: torch.Tensor, key: tuple[str, str], loras: Sequence[Share]) -> torch.Tensor:
+def with_tensors(parts: Parts, stack: Stack, part: str, tensors: Tensors) -> tuple[Changes, Stack]:
+    """What changes when `tensors`, and no LoRAs, are in place of those that the base of a part has by these names.
+
+    Raises Refusal where one has no place there, or is not finite.
+    """
+    shapes_there = {name: tuple(tensor.shape) for name, tensor in own(parts[part]).items()}
+    odd = [name for name, tensor in tensors.items() if shapes_there.get(name) != tuple(tensor.shape)]
+    fits = "weights by the names, and of the shapes, that the part has"
+    refuse_if([Fault(part, f"{len(odd)} weights have no place in it: {some(odd)}", fits)] if odd else [])
+    made = {(part, name): partial(_given, tensor) for name, tensor in tensors.items()}
+    changes, kept, broken = _changed(parts, stack, made)
+    refuse_if(
+        [Fault(part, f"{len(broken)} weights are not finite: {some(broken)}", "finite numbers")] if broken else []
+    )
+    return changes, Stack(stack.place, kept)
+
+
+def _changed(
+    parts: Parts, stack: Stack, made: Mapping[tuple[str, str], Callable[[torch.Tensor], torch.Tensor]]
+) -> tuple[Changes, Kept, list[str]]:
+    """What changes when these weights are `made` of the base's own, and all others are those; names of broken ones."""
+    kept: Kept = {}
+    changes: Changes = {}
+    for part, net in parts.items():
+        for name, tensor in own(net).items():
+            key = (part, name)
+            if key in made or key in stack.kept:
+                new = pristine = stack.kept.get(key, tensor.detach())
+                if key in made:
+                    kept[key] = pristine
+                    new = _like(pristine, made[key](pristine))
+                changes.setdefault(part, {})[name] = new
+    return changes, kept, [name for part, name in kept if not bool(changes[part][name].isfinite().all())]
+
+
+def _sum(base: _Numbers, key: tuple[str, str], loras: Sequence[Share], pristine: torch.Tensor) -> torch.Tensor:
     layer = (key[0], key[1].removesuffix(".weight"))
-    return summed(weight, [(found[layer], ratio) for found, ratio in loras if layer in found])
+    return summed(base.of(*key, pristine), [(found[layer], ratio) for found, ratio in loras if layer in found])
+
+
+def _given(tensor: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _like(old: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
