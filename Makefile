@@ -77,6 +77,8 @@ $(VENV)/.tenshot: pyproject.toml constraints.txt
 	@$(PIP) -c $(VENV)/constraints.txt --no-build-isolation -e .
 	@touch $@
 
+# spandrel comes without torchvision: where torch is of another build than the registry's, that breaks whatever finds it.
 $(VENV)/.dev $(VENV)/.pocket: $(VENV)/.%: $(VENV)/.tenshot
 	@$(PIP) -c $(VENV)/constraints.txt --no-build-isolation -e '.[$*]'
+	@$(if $(filter dev,$*),$(PIP) -c $(VENV)/constraints.txt --no-deps spandrel)
 	@touch $@

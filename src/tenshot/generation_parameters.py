@@ -150,12 +150,18 @@ def strength_of_picture(facts: Mapping[str, str]) -> str | None:
     return None if any(name in facts for name in HIRES) else facts.get("Denoising strength")
 
 
+def net_that_enlarges(facts: Mapping[str, str]) -> str | None:
+    """What WebUI calls the net that enlarged for a second pass; None where it was none."""
+    name = facts.get("Hires upscaler", LATENT) if _second_pass(facts) else LATENT
+    return None if name in (*UPSCALERS, "None") else name  # None is Lanczos there
+
+
 def _lost_of_second_pass(facts: Mapping[str, str]) -> Iterator[str]:
     if not _second_pass(facts):
         pixels = facts.get("Hires resize", facts.get("Size"))
         yield f"had a second pass of {pixels}, which is of the first one's size or of another shape: it is left out"
-    elif (upscaler := facts.get("Hires upscaler", LATENT)) not in (*UPSCALERS, "None"):  # None is Lanczos there
-        yield f"was enlarged by {upscaler}, which is not known here: {LANCZOS} does it"
+    elif upscaler := net_that_enlarges(facts):
+        yield f"was enlarged by {upscaler}: --hires_upscaler says where that is, else {LANCZOS} does it"
 
 
 def _painted(facts: Mapping[str, str]) -> str:

@@ -11,6 +11,8 @@ from pydantic import AfterValidator, Field, PlainSerializer
 from tenshot.core import hub_names
 from tenshot.core.hub_names import HubName, Kind
 from tenshot.core.option_markers import Computes, There
+from tenshot.diffusion import upscalers
+from tenshot.diffusion.upscalers import UPSCALERS
 from tenshot.runtime.registry import BACKENDS
 
 #: What to expect of the model that is built in.
@@ -53,6 +55,12 @@ def _controlnet(place: Path) -> None:
     from tenshot.model import single_nets
 
     single_nets.read(place, kind=ControlNetModel)
+
+
+def _upscaler(place: Path) -> None:
+    from tenshot.model import upscaler
+
+    upscaler.read(place)
 
 
 def _with_sign(value: str) -> str:
@@ -110,6 +118,11 @@ ControlNetUnit = Annotated[
 ]
 ControlNetPath = Annotated[Path, There("folder", hub="net", asker=_asked), _Spelled]
 SomeModel = Annotated[Path, There("file or folder", besides=("pocket",), hub="any", asker=_asked), _Spelled]
+UpscalerName = Annotated[
+    str,
+    There("file", besides=(*UPSCALERS,), reader=_upscaler, hub="any", asker=_asked, hint=upscalers.meant),
+    _Spelled,
+]
 FilePath = Annotated[Path, There("file")]
 FolderPath = Annotated[Path, There("folder")]
 Side = Annotated[int, Field(ge=8, le=16384, multiple_of=8)]  #: of a picture, in pixels

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -14,13 +14,15 @@ from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events, track
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers, sampling
-from tenshot.diffusion.upscalers import LATENT, UPSCALERS, LatentUpscaler
+from tenshot.diffusion.upscalers import LATENT, UPSCALERS, LatentUpscaler, PixelUpscaler
 from tenshot.io.images import as_image, as_tensor
 from tenshot.model.control import Control, Unit
 from tenshot.model.guidance import Guided, Told
 from tenshot.model.latent_rgb import LatentRGB
 from tenshot.model.model import Model
 from tenshot.model.prompts import READING, Prompts, Reading
+
+Enlarger: TypeAlias = Callable[[Image.Image, Size], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,12 @@ class Request:
 class SecondPass:
     """What was drawn from noise is enlarged to `size` and drawn once more (WebUI: Hires. fix).
 
-    upscaler: a name of upscalers.py. steps: that are made, None for as many as in the first; they are the last
-    `strength` of the way. control: the ControlNets that are asked then.
+    upscaler: a name of upscalers.py, or what enlarges a picture to a size. steps: that are made, None for as many as in
+    the first; they are the last `strength` of the way. control: the ControlNets that are asked then.
     """
 
     size: Size
-    upscaler: str = LATENT
+    upscaler: str | Enlarger = LATENT
     steps: int | None = None
     strength: float = 0.7
     control: Sequence[Unit] = ()
@@ -155,7 +157,7 @@ class _Pass:
     units: Sequence[Unit]
     control: Sequence[Sequence[Image.Image]]
     interval: tuple[float, float]
-    upscaler: str = LATENT
+    upscaler: str | Enlarger = LATENT
 
     @property
     def guided(self) -> range:
@@ -229,15 +231,15 @@ def _told(model: Model, requests: Sequence[Request], settings: SamplingSettings,
 
 def _enlarged(model: Model, drawn: torch.Tensor, second: _Pass) -> torch.Tensor:
     """What the second pass begins with. Pictures go through the VAE one by one: large ones take much memory."""
-    upscaler = UPSCALERS[second.upscaler]
+    upscaler = UPSCALERS[second.upscaler] if isinstance(second.upscaler, str) else second.upscaler
     if isinstance(upscaler, LatentUpscaler):
         sides = [side // model.vae_scale_factor for side in second.size]
         larger: torch.Tensor = torch.nn.functional.interpolate(
             drawn, size=sides, mode=upscaler.mode, antialias=upscaler.antialias
         )
         return larger
-    how = Image.Resampling[upscaler.resampling]
-    pictures = [each.resize(second.size.pillow, how) for each in decode(model, drawn, 1)]
+    enlarge = upscaler.resized if isinstance(upscaler, PixelUpscaler) else upscaler
+    pictures = [enlarge(each, second.size) for each in decode(model, drawn, 1)]
     return torch.cat([model.encode(as_tensor(each)[None])[0] for each in pictures]).to(model.device)
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from tenshot.core.size import Size
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,11 @@ class PixelUpscaler:
 
     resampling: Literal["LANCZOS", "NEAREST"]
 
+    def resized(self, image: Image.Image, size: Size) -> Image.Image:
+        from PIL import Image  # which no option needs
+
+        return image.resize(size.pillow, Image.Resampling[self.resampling])
+
 
 LATENT, LANCZOS = "Latent", "Lanczos"
 UPSCALERS: dict[str, LatentUpscaler | PixelUpscaler] = {
@@ -32,3 +43,9 @@ UPSCALERS: dict[str, LatentUpscaler | PixelUpscaler] = {
     LANCZOS: PixelUpscaler("LANCZOS"),
     "Nearest": PixelUpscaler("NEAREST"),
 }
+
+
+def meant(name: str) -> str:
+    """What to do with a name that nothing has; empty: no idea."""
+    near = difflib.get_close_matches(name, UPSCALERS, 1)
+    return f"did you mean {near[0]}?" if near else ""

@@ -17,6 +17,7 @@ FOLDERS = {
         "embedding": "embeddings",
         "vae": "models/VAE",
         "controlnet": "models/ControlNet",
+        "upscaler": "models/ESRGAN",
     },
     "comfyui": {
         "checkpoint": "models/checkpoints",
@@ -24,6 +25,7 @@ FOLDERS = {
         "embedding": "models/embeddings",
         "vae": "models/vae",
         "controlnet": "models/controlnet",
+        "upscaler": "models/upscale_models",
         **dict.fromkeys(("unet", "transformer"), "models/diffusion_models"),
     },
 }

@@ -31,6 +31,7 @@ from tenshot.option_types import (
     LoraPath,
     Model,
     Side,
+    UpscalerName,
     VaePath,
     WordPath,
 )
@@ -47,17 +48,10 @@ def _sampler(name: str) -> str:
 Sampler = Annotated[str, AfterValidator(_sampler), Field(json_schema_extra={"enum": [*SAMPLERS]})]
 
 
-def _upscaler(name: str) -> str:
-    if name not in UPSCALERS:
-        raise ValueError("no upscaler that is known here")
-    return name
-
-
 def _off_at_one(scale: float | None) -> float | None:
     return None if scale == 1 else scale
 
 
-Upscaler = Annotated[str, AfterValidator(_upscaler), Field(json_schema_extra={"enum": [*UPSCALERS]})]
 Scale = Annotated[float, Field(ge=1, le=8)]
 
 
@@ -108,7 +102,7 @@ UNTOLD = frozenset(
     (
         *("model", "vae", "lora_dir", "embedding", "init_image", "strength", "mask", "mask_blur", "only_masked"),
         *("only_masked_padding", "controlnet", "control_image", "control_preprocessor", "control_mode", "canny_low"),
-        *("canny_high", "batch_size", "precision", "device", "fallback", "out", "format", "quality"),
+        *("canny_high", "mask_content", "batch_size", "precision", "device", "fallback", "out", "format", "quality"),
     )
 )
 
@@ -197,7 +191,9 @@ class GenerateOptions(Options):
     hires_scale: Annotated[Scale | None, AfterValidator(_off_at_one)] = Field(
         None, description="drawn once more, so many times larger (WebUI: Hires. fix); 1: not"
     )
-    hires_upscaler: Upscaler = Field(LATENT, description="how it becomes larger: as latents, or as a picture")
+    hires_upscaler: UpscalerName = Field(
+        LATENT, description=f"what enlarges it: {', '.join(UPSCALERS)}, or the file of a net such as ESRGAN"
+    )
     hires_strength: float = Field(0.7, gt=0, le=1, description="how much of the way is gone anew, as of --strength")
     hires_steps: int = Field(0, ge=0, le=1000, description="steps of the second pass; 0: as many as --steps")
     batch_size: Few = Field(4, description="pictures drawn at once; single values may then be one level of 255 off")

@@ -31,6 +31,7 @@ from tenshot.model import hub, model, resolve
 from tenshot.model.control import Unit
 from tenshot.model.model import Model
 from tenshot.model.prompts import Reading
+from tenshot.model.upscaler import Upscaler
 from tenshot.pipeline import Request, SamplingSettings, SecondPass
 from tenshot.prompt.syntax import LoraTag, without_loras
 from tenshot.runtime import compiled_model
@@ -93,6 +94,7 @@ class Read:
     given: RequestedAdapters | None
     pictures: Pictures | None
     controls: Sequence[ControlNet]
+    upscaler: Upscaler | None
 
     def load(self, events: Events) -> CompiledModel:
         """The model, with the learned words that it is to know."""
@@ -119,7 +121,7 @@ class Read:
         around = (options.mask_blur, options.only_masked, options.only_masked_padding, options.mask_content == "fill")
         start = self.pictures.canvas(size, *around) if self.pictures else None
         units = controlnets.units(self.controls, opened, {} if nets is None else nets, events)
-        second = second_pass.planned(options, size, opened, self.controls, units, events)
+        second = second_pass.planned(options, size, opened, self.controls, units, self.upscaler, events)
         settings = _settings(options, size, start is not None, units, second)
         for idle in controlnets.idle(self.controls, settings):
             events.say(idle)
@@ -143,15 +145,16 @@ def read(asked: GenerateOptions, events: Events) -> Read:
     """Raises Refusal with the faults of the options, and of all that they name; what is of the hub is fetched."""
     options = hub.fetched(asked, events)  # which has checked them where it fetched something
     checks = () if options is not asked else (options.faults, options.obstacles)
-    where, place, given, pictures, controls, *_ = all_or_refuse(
+    where, place, given, pictures, controls, upscaler, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _found(options, events),
         lambda: _given(options, events),
         lambda: canvas.read(options.init_image, options.mask) if options.init_image else None,
         lambda: controlnets.read(options),
+        lambda: second_pass.read_upscaler(options),
         *(lambda check=check: refuse_if(check()) for check in checks),
     )
-    return Read(options, where, place, given, pictures, controls)
+    return Read(options, where, place, given, pictures, controls, upscaler)
 
 
 def _size_faults(size: Size, opened: Model) -> Iterator[Fault]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from tenshot.core import hub_names
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
 from tenshot.core.size import Size
 from tenshot.diffusion.sampling import stretched
+from tenshot.diffusion.upscalers import UPSCALERS
 from tenshot.generate.canvas import MOST_SIDE
 from tenshot.generate.controlnets import ControlNet
 from tenshot.generate.options import GenerateOptions
+from tenshot.model import upscaler
 from tenshot.model.control import Unit
 from tenshot.model.model import Model
+from tenshot.model.upscaler import Upscaler
 from tenshot.pipeline import SecondPass
 
 MOST_STEPS = 1000  # of a whole way: the times that models are trained at
@@ -25,9 +30,10 @@ def planned(
     opened: Model,
     controls: Sequence[ControlNet],
     units: Sequence[Unit],
+    larger: Upscaler | None,
     events: Events,
 ) -> SecondPass | None:
-    """first: what the first pass draws. units: the ControlNets `controls`, loaded.
+    """first: what the first pass draws. units: the ControlNets `controls`, loaded. larger: the net that enlarges.
 
     Raises Refusal where what is asked is more than can be drawn.
     """
@@ -48,8 +54,18 @@ def planned(
         raise Refusal(*faults)
     if any(abs(drawn - side * options.hires_scale) >= 1 for drawn, side in zip(size, first, strict=True)):
         events.say(f"the second pass draws {width}x{height}: sides are multiples of {multiple}")
+    if larger:
+        larger.net.to(opened.device)
     again = [_softened(unit, each) for unit, each in zip(units, controls, strict=True)]
-    return SecondPass(size, options.hires_upscaler, options.hires_steps or None, options.hires_strength, again)
+    return SecondPass(
+        size, larger or options.hires_upscaler, options.hires_steps or None, options.hires_strength, again
+    )
+
+
+def read_upscaler(options: GenerateOptions) -> Upscaler | None:
+    """The net that is to enlarge, where one is. Raises Refusal."""
+    named = options.hires_scale and options.hires_upscaler not in UPSCALERS
+    return upscaler.read(Path(options.hires_upscaler)) if named else None
 
 
 def _softened(unit: Unit, control: ControlNet) -> Unit:
@@ -66,5 +82,9 @@ def facts(options: GenerateOptions) -> dict[str, object]:
         "Denoising strength": options.hires_strength,
         "Hires upscale": str(options.hires_scale).removesuffix(".0"),
         "Hires steps": options.hires_steps or None,
-        "Hires upscaler": options.hires_upscaler,
+        "Hires upscaler": _called(options.hires_upscaler),
     }
+
+
+def _called(upscaler: str) -> str:
+    return upscaler if upscaler in UPSCALERS else Path(hub_names.called(Path(upscaler))).stem

@@ -19,7 +19,7 @@ from tenshot.io.png import infotext_of
 from tenshot.next_commands import TEXT
 from tenshot.prompt.syntax import without_loras
 
-ORDER = ("model", "vae", "lora", "embedding", "controlnet")
+ORDER = ("model", "vae", "lora", "embedding", "controlnet", "upscaler")
 MODES = {"My prompt is more important": "prompt", "ControlNet is more important": "control"}
 _PAIR = re.compile(r"(\w[\w ]*): *([^,]*)")
 _HASHED = re.compile(r"(.*) \[([0-9a-f]{8,64})\]")
@@ -70,6 +70,8 @@ def _resources(found: Infotext) -> Iterator[Resource]:
         model = _HASHED.fullmatch(unit.get("model", ""))
         name, digest = model.groups() if model else (unit.get("model", ""), "")
         yield at_hand.found("controlnet", name, digest)
+    if net := generation_parameters.net_that_enlarges(facts):
+        yield at_hand.found("upscaler", net)
     yield from _of_civitai(facts)
 
 
@@ -118,10 +120,14 @@ def _beside(found: Infotext, resources: list[Resource]) -> Iterator[object]:
         yield from ("--embedding", _place(each, "EMBEDDING"))
     for unit, each in zip(_units(facts), of["controlnet"], strict=True):
         yield from _controlled(unit, _place(each, "CONTROLNET"))
+    for each in of["upscaler"]:
+        yield from ("--hires_upscaler", _place(each, "UPSCALER"))
     if strength := generation_parameters.strength_of_picture(facts):
         yield from ("--init_image", "IMAGE", "--strength", strength)
         if "Mask blur" in facts:
             yield from ("--mask", "MASK", "--mask_blur", facts["Mask blur"])
+        if content := generation_parameters.CONTENTS.get(facts.get("Masked content", "")):
+            yield from ("--mask_content", content)
         if "Inpaint area" in facts:
             yield from ("--only_masked", "--only_masked_padding", facts.get("Masked area padding", "32"))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tenshot.core.errors import Fault, refuse_if
 from tenshot.core.size import Size
-from tenshot.diffusion.upscalers import LANCZOS, LATENT
+from tenshot.diffusion.upscalers import LANCZOS, LATENT, UPSCALERS
 from tenshot.serve.a1111.bodies import Text2Image
 from tenshot.serve.library import Served
 
@@ -32,7 +32,7 @@ def options(asked: Text2Image, served: Served) -> dict[str, object]:
         return {}
     first = Size(asked.height or served.side, asked.width or served.side)
     scale = _scale(asked, first)
-    refuse_if([*_own(asked), *_misfits(asked, first, scale)])
+    refuse_if([*_own(asked), *_misfits(asked, first, scale), *_unknown(asked)])
     upscaler = LATENT if asked.hr_upscaler is None else asked.hr_upscaler
     strength = asked.denoising_strength
     return {
@@ -63,6 +63,13 @@ def _misfits(asked: Text2Image, first: Size, scale: float | None) -> Iterator[Fa
         yield Fault("hr_resize_x", found, fits, "leave hr_resize_y out")
     elif scale <= 1:
         yield Fault("hr_scale", f"{scale:g}: nothing becomes larger", "more than 1, up to 8", "leave enable_hr out")
+
+
+def _unknown(asked: Text2Image) -> Iterator[Fault]:
+    """A name that is none of ours would be that of a file."""
+    if asked.hr_upscaler not in (None, "None", *UPSCALERS):
+        found = f"{str(asked.hr_upscaler)[:100]!r}: no upscaler of that name is served here"
+        yield Fault("hr_upscaler", found, ", ".join(UPSCALERS), "name one of them")
 
 
 def _own(asked: Text2Image) -> Iterator[Fault]:
