@@ -157,6 +157,20 @@ def test_requests_at_once_are_drawn_at_once_and_none_is_mixed_up(server: Running
         assert apart.max() <= 1, seed
 
 
+def test_answers_in_other_formats(api: webuiapi.WebUIApi, sd1: Path, tmp_path: Path) -> None:
+    """By the request's settings, or by the caller's own; the files are those that the command line writes."""
+    asked = {"prompt": PROMPT, "seed": 3, **SIZE}
+    for kind, over in (("jpg", {}), ("webp", {"jpeg_quality": 30})):
+        drawn = api.txt2img(override_settings={"samples_format": kind, **over}, **asked)
+        file = commanded(sd1, tmp_path / f"a.{kind}", quality=over.get("jpeg_quality", 80))
+        assert base64.b64decode(drawn.json["images"][0]) == file.read_bytes()
+        assert drawn.info["infotexts"] == [read_infotext(file)]
+    api.session.headers["User-Agent"] = "likes JPEG"
+    api.set_options({"samples_format": "jpeg"})
+    assert api.txt2img(**asked).image.format == "JPEG" and api.get_options()["samples_format"] == "jpeg"
+    del api.session.headers["User-Agent"]
+
+
 class Asked(threading.Thread):
     """A long request of somebody's."""
 
@@ -273,6 +287,13 @@ def test_open_webui_and_silly_tavern(server: Running, sd1: Path) -> None:
         ({"prompt": "\ud800"}, 422, "no text"),
         ({"override_settings": {"sd_model_checkpoint": "/etc/passwd"}}, 422, "not served here"),
         ({"override_settings": {"outdir_samples": "/tmp"}}, 422, "no setting"),
+        ({"override_settings": {"samples_format": "gif"}}, 422, "samples_format"),
+        ({"override_settings": {"jpeg_quality": 0}}, 422, "jpeg_quality"),
+        (
+            {"prompt": "x" * 19_999, "negative_prompt": "y" * 9001, "override_settings": {"samples_format": "jpg"}},
+            422,
+            "jpeg",
+        ),
         ({"cfg_scale": "NaN"}, 422, "cfg_scale"),
         ({"seed": 2**63}, 422, "seed"),
     ],

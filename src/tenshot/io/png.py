@@ -24,11 +24,14 @@ def write_picture(path: Path, image: Image.Image, text: str, quality: int = 90) 
 
     quality: of JPEG and WebP. Raises ValueError where the text is longer than JPEG's EXIF can hold.
     """
-    content = (
-        png_bytes(image, text) if FORMATS[path.suffix.lower()] == "png" else _exif_bytes(path, image, text, quality)
-    )
+    content = picture_bytes(image, text, FORMATS[path.suffix.lower()], quality)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def picture_bytes(image: Image.Image, text: str, kind: str, quality: int = 90) -> bytes:
+    """What `write_picture` writes. kind: png, jpeg or webp."""
+    return png_bytes(image, text) if kind == "png" else _exif_bytes(image, text, kind, quality)
 
 
 def png_bytes(image: Image.Image, text: str) -> bytes:
@@ -41,15 +44,13 @@ def png_bytes(image: Image.Image, text: str) -> bytes:
         return written.getvalue()
 
 
-def _exif_bytes(path: Path, image: Image.Image, text: str, quality: int) -> bytes:
+def _exif_bytes(image: Image.Image, text: str, kind: str, quality: int) -> bytes:
     """A JPEG or WebP with `text` in EXIF's UserComment."""
     exif = Image.Exif()
     if text:
         exif.get_ifd(_EXIF)[_USER_COMMENT] = _UTF16 + text.encode("utf-16-be", "replace")
     with io.BytesIO() as written:
-        _bare(as_rgb(image)).save(
-            written, FORMATS[path.suffix.lower()], quality=quality, exif=exif.tobytes() if text else b""
-        )
+        _bare(as_rgb(image)).save(written, kind, quality=quality, exif=exif.tobytes() if text else b"")
         return written.getvalue()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from tenshot.io.png import png_bytes
+from tenshot.io.png import picture_bytes, png_bytes
 from tenshot.serve.callers import Caller, Callers
 from tenshot.serve.engine import Engine, Picture, Ticket
 from tenshot.serve.metrics import Metrics
@@ -70,8 +70,11 @@ class Server:
             self.engine.drop(ticket, rows=self.engine.at_work(ticket))
 
 
-async def png(picture: Picture) -> bytes:
-    return await asyncio.to_thread(png_bytes, picture.image, picture.infotext)
+async def encoded(picture: Picture) -> bytes:
+    """In the format that was asked for."""
+    options = picture.row.options
+    kind = options.format or "png"
+    return await asyncio.to_thread(picture_bytes, picture.image, picture.infotext, kind, options.quality)
 
 
 async def preview(server: Server, ticket: Ticket) -> str | None:

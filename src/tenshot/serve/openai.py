@@ -19,7 +19,7 @@ from starlette.datastructures import UploadFile
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
 from tenshot.io.images import load
-from tenshot.serve.drawing import Server, now, png
+from tenshot.serve.drawing import Server, encoded, now
 from tenshot.serve.engine import Picture
 from tenshot.serve.requests import Desk, Draft, seeds
 
@@ -45,7 +45,8 @@ class Generation(BaseModel):
     n: Annotated[int, Field(ge=1, le=10)] | None = 1
     size: Annotated[str, Field(pattern=r"^(auto|\d{1,5}x\d{1,5})$")] | None = "auto"
     response_format: Literal["b64_json", "url"] | None = "b64_json"
-    output_format: Literal["png"] | None = "png"
+    output_format: Literal["png", "jpeg", "webp"] | None = "png"
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = Field(100, description="of jpeg and webp")
     stream: bool | None = False
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = 0
     seed: int | None = Field(None, description="ours: by extra_body")
@@ -68,8 +69,8 @@ class Shelf:
     def __init__(self) -> None:
         self._held: OrderedDict[str, bytes] = OrderedDict()
 
-    def put(self, content: bytes) -> str:
-        name = secrets.token_urlsafe(24)
+    def put(self, content: bytes, kind: str) -> str:
+        name = f"{secrets.token_urlsafe(24)}.{kind}"
         self._held[name] = content
         while sum(map(len, self._held.values())) > HELD and len(self._held) > 1:
             self._held.popitem(last=False)
@@ -107,12 +108,12 @@ def router(server: Server) -> APIRouter:
             raise
         return await _answered(server, shelf, asked, draft, request, "image_edit")
 
-    @at.get("/images/files/{name}.png", include_in_schema=False)
+    @at.get("/images/files/{name}", include_in_schema=False)
     async def file(name: str) -> Response:
         content = shelf.get(name)
         if content is None:
             raise HTTPException(404, "no such picture, or no longer")
-        return Response(content, media_type="image/png")
+        return Response(content, media_type=f"image/{name.rpartition('.')[2]}")
 
     return at
 
@@ -145,6 +146,9 @@ def _draft(
         "height": height,
         **(more or {}),
     }
+    if asked.output_format not in (None, "png"):
+        quality = 100 if asked.output_compression is None else max(1, asked.output_compression)
+        options |= {"format": asked.output_format, "quality": quality}
     return Draft(_served(desk, asked.model), options, seeds(asked.seed, asked.n or 1), (), folder)
 
 
@@ -186,13 +190,14 @@ async def _answered(
         first = await anext(stream)  # what is refused is refused before a stream begins
         return StreamingResponse(_all(first, stream), media_type="text/event-stream")
     async with server.asked(request, draft) as ticket:
-        pictures = [await png(each) for each in await ticket.all()]
+        pictures = [await encoded(each) for each in await ticket.all()]
+    kind = asked.output_format or "png"
     if asked.response_format == "url":
         host = f"{request.url.scheme}://{request.url.netloc}"
-        data = [{"url": f"{host}/v1/images/files/{shelf.put(each)}.png"} for each in pictures]
+        data = [{"url": f"{host}/v1/images/files/{shelf.put(each, kind)}"} for each in pictures]
     else:
         data = [{"b64_json": base64.b64encode(each).decode()} for each in pictures]
-    told = {"created": now(), "data": data, "output_format": "png", "usage": NO_TOKENS}
+    told = {"created": now(), "data": data, "output_format": kind, "usage": NO_TOKENS}
     return Response(json.dumps(told), media_type="application/json")
 
 
@@ -219,12 +224,12 @@ async def _event(picture: Picture, kind: str) -> str:
     done = picture.partial is None
     told = {
         "type": f"{kind}.{'completed' if done else 'partial_image'}",
-        "b64_json": base64.b64encode(await png(picture)).decode(),
+        "b64_json": base64.b64encode(await encoded(picture)).decode(),
         "created_at": now(),
         "size": f"{picture.image.width}x{picture.image.height}",
         "quality": "auto",
         "background": "opaque",
-        "output_format": "png",
+        "output_format": picture.row.options.format or "png",
         **({"usage": NO_TOKENS} if done else {"partial_image_index": picture.partial}),
     }
     return f"event: {told['type']}\ndata: {json.dumps(told)}\n\n"

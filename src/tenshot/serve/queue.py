@@ -11,7 +11,8 @@ from tenshot.generate.options import GenerateOptions
 PATIENCE = 4  #: batches that may be drawn before a picture because the weights in memory are theirs
 #: What may differ from picture to picture of one batch.
 OWN = {"prompt", "negative_prompt", "seed", "num_images", "out", "init_image", "mask", "mask_blur", "only_masked"}
-OWN |= {"only_masked_padding", "variation_seed", "variation_strength", "control_image", "mask_content"}
+OWN |= {"only_masked_padding", "mask_content", "variation_seed", "variation_strength", "control_image"}
+OWN |= {"format", "quality"}
 
 
 class Full(Refusal):

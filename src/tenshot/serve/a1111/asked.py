@@ -75,6 +75,7 @@ def draft(asked: Text2Image, chosen: Mapping[str, object], desk: Desk) -> Draft:
         "clip_skip": over.get(settings.CLIP_SKIP),
         "emphasis": EMPHASES[str(over.get(settings.EMPHASIS, "Original"))],
         **hires.options(asked, served),
+        **settings.encoding(over),
     }
     numbers, more = seeds(asked.seed, asked.count), []
     if asked.subseed_strength:

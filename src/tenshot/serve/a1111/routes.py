@@ -16,7 +16,7 @@ from tenshot.io.png import png_bytes, read_infotext
 from tenshot.serve.a1111 import answers, control, settings
 from tenshot.serve.a1111.asked import Missing, draft
 from tenshot.serve.a1111.bodies import Image2Image, Text2Image
-from tenshot.serve.drawing import Server, png, preview
+from tenshot.serve.drawing import Server, encoded, preview
 from tenshot.serve.requests import Draft
 
 
@@ -44,7 +44,7 @@ def _drawing(at: APIRouter, server: Server) -> None:
         chosen = await _draft(server, asked, request)
         async with server.asked(request, chosen, asked.force_task_id) as ticket:
             pictures = await ticket.all()
-            shown = [base64.b64encode(await png(each)).decode() for each in pictures] if asked.send_images else []
+            shown = [base64.b64encode(await encoded(each)).decode() for each in pictures] if asked.send_images else []
             if shown:  # as sd-webui-controlnet, behind the pictures
                 maps = [png_bytes(pictures[0].maps[number], "") for number in chosen.maps]
                 shown += [base64.b64encode(each).decode() for each in maps]
