@@ -159,7 +159,7 @@ class _Device:
 
         threading.Thread(target=listen, daemon=True).start()
 
-    def tell(self, told: worker.Draw | worker.Drop | worker.Show | None) -> None:
+    def tell(self, told: worker.Heard | None) -> None:
         try:
             if self.pipe:
                 self.pipe.send(told)
@@ -232,6 +232,11 @@ class Engine:
         for each in self.devices:
             if any(of is ticket for of, _ in each.given.values()):
                 each.tell(worker.Show())
+
+    def keep(self, asked: worker.Load | worker.Unload) -> None:
+        """Of every device, after what it draws now."""
+        for each in self.devices:
+            each.tell(asked)
 
     def at_work(self, ticket: Ticket) -> list[Row]:
         """Its rows that are drawn now."""
@@ -308,6 +313,8 @@ class Engine:
             case worker.Failed():
                 ticket, _ = one.given[told.number]
                 self.drop(ticket, Refusal(*told.faults) if told.faults else Unavailable(told.why))
+            case worker.Held():
+                self.metrics.models(one.setup.device, told.models)
             case worker.Idle():
                 one.busy, one.given, one.memory = False, {}, told.memory
                 self.metrics.memory(one.setup.device, told.memory)

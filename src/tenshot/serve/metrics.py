@@ -25,6 +25,7 @@ class Metrics:
             "tenshot_requests", "Requests for pictures, by how they ended", ["api", "status"], registry=own
         )
         self._restarts = Counter("tenshot_worker_restarts", "Processes that drew and ended by themselves", registry=own)
+        self._models = Gauge("tenshot_models", "Models in a device's memory", ["device"], registry=own)
         self._memory = Gauge(
             "tenshot_memory_peak_bytes", "The most that a device's process has used", ["device"], registry=own
         )
@@ -46,6 +47,9 @@ class Metrics:
 
     def memory(self, device: str, peak: int) -> None:
         self._memory.labels(device).set(peak)
+
+    def models(self, device: str, count: int) -> None:
+        self._models.labels(device).set(count)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -50,6 +50,9 @@ class ServeOptions(Options):
     fallback: bool = Field(False, description="a model compiled for another machine: let torch run it")
     batch_size: Few = Field(4, description="pictures drawn at once, of several requests where they are alike")
     keep_models: int = Field(2, ge=1, le=100, description="in memory; the one not used for longest makes room")
+    max_memory: float | None = Field(
+        None, gt=0, le=100_000, description="gigabytes of a device's process from which models but that at work leave"
+    )
     max_queue: int = Field(100, ge=1, le=100_000, description="pictures that may wait; further requests get 429")
     max_wait: float = Field(600, gt=0, le=86400, description="seconds until a request is given up, with 504")
     max_images: int = Field(16, ge=1, le=1000, description="pictures of one request")

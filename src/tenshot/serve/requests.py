@@ -42,13 +42,8 @@ class Desk:
     def rows(self, caller: str, draft: Draft) -> list[Row]:
         """One for each seed. Raises Refusal with every fault."""
         told = {
-            "model": draft.served.given,
-            "embedding": self.options.embedding,
+            **self._own(draft.served),
             "lora_dir": self.options.lora_dir,
-            "batch_size": self.options.batch_size,
-            "precision": self.options.precision,
-            "fallback": self.options.fallback,
-            "out": self.spool,  # nothing is written there
             "seed": 0,
             **{name: value for name, value in draft.options.items() if value is not None},
         }
@@ -61,6 +56,22 @@ class Desk:
             own = {"seed": seed} | ({"variation_seed": draft.variations[number]} if draft.variations else {})
             rows.append(Row(number, name, caller, options.model_copy(update=own)))
         return rows
+
+    def warm(self, served: Served) -> GenerateOptions:
+        """A picture of a model that is drawn for nobody: after it, who asks for one does not wait."""
+        told = {"prompt": ["warm"], "steps": 1, "seed": 0, **self._own(served)}
+        return resolve(GenerateOptions, told)
+
+    def _own(self, served: Served) -> dict[str, object]:
+        """What the server's options say of every picture."""
+        return {
+            "model": served.given,
+            "embedding": self.options.embedding,
+            "batch_size": self.options.batch_size,
+            "precision": self.options.precision,
+            "fallback": self.options.fallback,
+            "out": self.spool,  # nothing is written there
+        }
 
     def _over(self, options: GenerateOptions, pictures: int, usual: int) -> Iterator[Fault]:
         """What is more than this server does for one request. usual: the side of a picture that none is said of."""

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 
 from tenshot.core.errors import Fault, Refusal, all_or_refuse
 from tenshot.core.events import Events
-from tenshot.core.options import resolve
 from tenshot.core.results import Served
-from tenshot.generate.options import GenerateOptions
 from tenshot.model import hub
 from tenshot.serve import safety
 from tenshot.serve.options import ServeOptions
@@ -43,8 +41,9 @@ def serve(options: ServeOptions, events: Events) -> Served:
         from tenshot.serve.worker import Setup
 
         desk = Desk(found, library, Path(spool))
-        warm = [_warm(found, each.given, desk.spool) for each in library.models[: found.keep_models]]
-        setups = [Setup(device, warm[::-1], found.keep_models) for device in found.device]
+        warm = [desk.warm(each) for each in library.models[: found.keep_models]]
+        most = found.max_memory and int(found.max_memory * 1e9)
+        setups = [Setup(device, warm[::-1], found.keep_models, most) for device in found.device]
         metrics = Metrics()
         engine = Engine(setups, Queue(found.max_queue, found.batch_size), found.max_wait, events.say, metrics)
         server = Server(desk, engine, metrics)
@@ -72,22 +71,6 @@ def _listening(options: ServeOptions) -> Iterator[socket.socket]:
         ) from None
     with listener:
         yield listener
-
-
-def _warm(options: ServeOptions, model: str, spool: Path) -> GenerateOptions:
-    """What is drawn before anything is, so that the first request does not wait."""
-    told = {
-        "model": model,
-        "prompt": ["warm"],
-        "out": spool,
-        "steps": 1,
-        "seed": 0,
-        "embedding": options.embedding,
-        "precision": options.precision,
-        "fallback": options.fallback,
-        "batch_size": options.batch_size,
-    }
-    return resolve(GenerateOptions, told)
 
 
 async def _run(server: Server, app: object, listener: socket.socket, events: Events) -> None:

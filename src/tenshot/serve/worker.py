@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TypeAlias
 
 from PIL import Image
@@ -32,19 +34,37 @@ NETS = 4  # ControlNets that are kept beside a model
 
 @dataclass(frozen=True)
 class Setup:
-    """warm: a picture of each model, drawn before anything is. models: how many are kept in memory."""
+    """warm: a picture of each model, drawn before anything is. models: how many are kept in memory.
+
+    most: bytes in use above which all but the one at work leave; None: as many as there are.
+    """
 
     device: str
     warm: Sequence[GenerateOptions]
     models: int
+    most: int | None = None
 
 
-# What it is told: Draw, Drop, Show; None: to end.
+# What it is told: Draw, Load, Unload, Drop, Show; None: to end.
 @dataclass(frozen=True)
 class Draw:
     """pictures: by number, each asked for by options of its own; all of one kind."""
 
     pictures: dict[int, GenerateOptions]
+
+
+@dataclass(frozen=True)
+class Load:
+    """Have the model of a picture in memory, as if it had been drawn."""
+
+    warm: GenerateOptions
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Let the model of a picture go; who asks for it has it loaded again."""
+
+    warm: GenerateOptions
 
 
 @dataclass(frozen=True)
@@ -114,13 +134,21 @@ class Idle:
 
 
 @dataclass(frozen=True)
+class Held:
+    """models: in memory now."""
+
+    models: int
+
+
+@dataclass(frozen=True)
 class Unfit:
     """It cannot begin at all."""
 
     faults: tuple[Fault, ...]
 
 
-Told: TypeAlias = Ready | Step | Shown | Drawn | Failed | Said | Idle | Unfit
+Heard: TypeAlias = Draw | Load | Unload | Drop | Show
+Told: TypeAlias = Ready | Step | Shown | Drawn | Failed | Said | Idle | Held | Unfit
 
 
 class _Ear(Events):
@@ -162,8 +190,8 @@ class Worker:
     def __init__(self, pipe: Connection, setup: Setup) -> None:
         self.pipe, self.setup = pipe, setup
         self.ear = _Ear(pipe)
-        self.inbox: queue.SimpleQueue[Draw | None] = queue.SimpleQueue()
-        self.models: OrderedDict[object, CompiledModel] = OrderedDict()
+        self.inbox: queue.SimpleQueue[Draw | Load | Unload | None] = queue.SimpleQueue()
+        self.models: OrderedDict[tuple[Path, object], CompiledModel] = OrderedDict()
         self.loras: dict[object, object] = {}
         self.nets: dict[object, dict[str, Net]] = {}  # ControlNets, by the model that they are beside
         self.read: OrderedDict[str, plan.Read] = OrderedDict()
@@ -188,15 +216,35 @@ class Worker:
         threading.Thread(target=self.listen, daemon=True).start()
         try:
             for options in self.setup.warm:
-                planned = self.planned(options)
-                self.images([(0, planned, planned.pictures[0])])
+                self.load(options)
         except Refusal as refusal:
             self.pipe.send(Unfit(refusal.faults))
             return
         self.pipe.send(Ready(self.setup.device))
+        self.pipe.send(Held(len(self.models)))
         while (asked := self.inbox.get()) is not None:
-            self.draw(asked)
-            self.pipe.send(Idle(device.max_memory_allocated()))
+            if isinstance(asked, Draw):
+                self.draw(asked)
+                self.pipe.send(Idle(device.max_memory_allocated()))
+            else:
+                self.keep(asked)
+            self.pipe.send(Held(len(self.models)))
+
+    def keep(self, asked: Load | Unload) -> None:
+        """Whether it is in memory changes no picture: where that fails, who draws next is told why."""
+        try:
+            if isinstance(asked, Load):
+                self.load(asked.warm)
+            else:
+                place = self.found(asked.warm).place
+                for key in [each for each in self.models if each[0] == place]:
+                    self.forget(key)
+        except Exception as error:
+            self.ear.say("".join(traceback.format_exception_only(error)).rstrip())
+
+    def load(self, options: GenerateOptions) -> None:
+        planned = self.planned(options)
+        self.images([(0, planned, planned.pictures[0])])
 
     def draw(self, asked: Draw) -> None:
         ready: list[tuple[int, Plan, Planned]] = []
@@ -246,6 +294,17 @@ class Worker:
             self.ear.numbers = ()
 
     def planned(self, options: GenerateOptions) -> Plan:
+        found = self.found(options)
+        opened = self.opened(found)
+        nets = self.nets.setdefault(id(opened), {})
+        wanted = {each.asked.place for each in found.controls}
+        for place in [each for each in nets if each not in wanted][: max(0, len(nets.keys() | wanted) - NETS)]:
+            del nets[place]
+        planned = found.planned(opened, Events(), nets)  # what has no effect is nothing for the server's log
+        self.make_room()
+        return planned
+
+    def found(self, options: GenerateOptions) -> plan.Read:
         """Its files are looked at once for all pictures of a request."""
         options = options.model_copy(update={"device": self.setup.device})
         key = options.model_copy(update={"seed": 0, "variation_seed": 0}).model_dump_json()
@@ -254,13 +313,7 @@ class Worker:
         self.read.move_to_end(key)
         while len(self.read) > READ:
             self.read.popitem(last=False)
-        found = replace(self.read[key], options=options)
-        opened = self.opened(found)
-        nets = self.nets.setdefault(id(opened), {})
-        wanted = {each.asked.place for each in found.controls}
-        for place in [each for each in nets if each not in wanted][: max(0, len(nets.keys() | wanted) - NETS)]:
-            del nets[place]
-        return found.planned(opened, Events(), nets)  # what has no effect is nothing for the server's log
+        return replace(self.read[key], options=options)
 
     def opened(self, found: plan.Read) -> CompiledModel:
         """The model in memory; the one that was not used for longest makes room."""
@@ -268,14 +321,23 @@ class Worker:
         key = (found.place, words)
         if key not in self.models:
             while len(self.models) >= self.setup.models:
-                _, gone = self.models.popitem(last=False)
-                self.loras.pop(id(gone), None)
-                self.nets.pop(id(gone), None)
-                del gone
-                device.empty_cache()
+                self.forget(next(iter(self.models)))
             self.models[key] = found.load(self.ear)
         self.models.move_to_end(key)
         return self.models[key]
+
+    def make_room(self) -> None:
+        """The model at work stays, whatever it takes."""
+        while self.setup.most and len(self.models) > 1 and device.memory_allocated() > self.setup.most:
+            self.forget(next(iter(self.models)))
+
+    def forget(self, key: tuple[Path, object]) -> None:
+        gone = self.models.pop(key)
+        self.loras.pop(id(gone), None)
+        self.nets.pop(id(gone), None)
+        del gone
+        gc.collect()  # nets hold one another in circles
+        device.empty_cache()
 
     def failed(self, number: int, error: Exception) -> None:
         if isinstance(error, Refusal):

@@ -18,6 +18,7 @@ from tenshot.serve.a1111.asked import Missing, draft
 from tenshot.serve.a1111.bodies import Image2Image, Text2Image
 from tenshot.serve.drawing import Server, encoded, preview
 from tenshot.serve.requests import Draft
+from tenshot.serve.worker import Load, Unload
 
 
 class Shown(BaseModel):
@@ -128,6 +129,21 @@ def _choosing(at: APIRouter, server: Server) -> None:
     @at.post("/sdapi/v1/options")
     async def choose(given: dict[str, Any], request: Request) -> None:
         server.callers.of(request).settings.update(settings.checked(given, server.desk.library))
+
+    async def of_model(request: Request, kind: type[Load] | type[Unload]) -> dict[str, object]:
+        chosen = server.callers.of(request).settings
+        served = server.desk.library.model(str(chosen.get(settings.MODEL) or ""))
+        server.engine.keep(kind(await asyncio.to_thread(server.desk.warm, served)))
+        return {}
+
+    @at.post("/sdapi/v1/unload-checkpoint")
+    async def unload(request: Request) -> dict[str, object]:
+        """The caller's model leaves memory; the next picture of it has it loaded again."""
+        return await of_model(request, Unload)
+
+    @at.post("/sdapi/v1/reload-checkpoint")
+    async def reload(request: Request) -> dict[str, object]:
+        return await of_model(request, Load)
 
     for name in ("refresh-checkpoints", "refresh-vae", "refresh-loras", "refresh-embeddings"):
         at.add_api_route(f"/sdapi/v1/{name}", _nothing, methods=["POST"], name=name)
