@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 import tenshot
 from tenshot.core.errors import Refusal
-from tenshot.serve import openai
+from tenshot.serve import jobs, openai
 from tenshot.serve.a1111 import controlnet_routes, routes
 from tenshot.serve.drawing import Server
 from tenshot.serve.engine import Late, Unavailable
@@ -29,6 +29,9 @@ def application(server: Server, key: str | None) -> ASGIApp:
     app.include_router(routes.router(server))
     app.include_router(controlnet_routes.router(server))
     app.include_router(openai.router(server))
+    options = server.desk.options
+    kept = jobs.Jobs(server, options.max_jobs, options.keep_jobs)
+    app.include_router(jobs.router(kept))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -46,7 +49,7 @@ def application(server: Server, key: str | None) -> ASGIApp:
 
     for kind in (Refusal, Unavailable, RequestValidationError, HTTPException, StarletteHTTPException, Exception):
         app.add_exception_handler(kind, _answerer(server))
-    return Guard(app, server.desk.options, key, server.metrics)
+    return Guard(jobs.Later(app, kept), options, key, server.metrics)
 
 
 def _status(error: Exception) -> int:

@@ -18,6 +18,8 @@ from tenshot.serve.engine import Engine, Picture, Ticket
 from tenshot.serve.metrics import Metrics
 from tenshot.serve.requests import Desk, Draft
 
+JOB = "tenshot.job"  #: of a request's scope: what hears of the ticket, where the answer is fetched later
+
 
 @dataclass(frozen=True)
 class Server:
@@ -42,6 +44,8 @@ class Server:
             rows = await asyncio.to_thread(self.desk.rows, caller.name, draft)
             ticket = self.engine.submit(rows)
             caller.tickets[name] = caller.last = ticket
+            if accept := request.scope.get(JOB):
+                accept(ticket)
             watch = asyncio.create_task(self._gone(request, ticket))
             yield ticket
         finally:

@@ -55,6 +55,8 @@ class ServeOptions(Options):
     )
     max_queue: int = Field(100, ge=1, le=100_000, description="pictures that may wait; further requests get 429")
     max_wait: float = Field(600, gt=0, le=86400, description="seconds until a request is given up, with 504")
+    max_jobs: int = Field(100, ge=1, le=100_000, description="requests whose answer is fetched later; then 429")
+    keep_jobs: float = Field(600, gt=0, le=86400, description="seconds that such an answer is kept")
     max_images: int = Field(16, ge=1, le=1000, description="pictures of one request")
     max_side: int = Field(1536, ge=64, le=16384, description="pixels of a picture's longer side")
     max_steps: int = Field(150, ge=1, le=1000, description="denoising steps")
