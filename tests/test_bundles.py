@@ -46,7 +46,7 @@ def draw(folder: Path, target: Path, *words: object) -> bytes:
     return Image.open(target).tobytes()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [*LAYOUTS[::2], pytest.param(LAYOUTS[1], marks=pytest.mark.slow)])
 def test_the_word_is_known_when_drawing(layout: str, sd1: Path, tmp_path: Path):
     file = bundled(sd1, tmp_path / "it.safetensors", layout)
     rows = load_file(file)[f"bundle_emb.<az>.{layout}"]

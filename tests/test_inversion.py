@@ -39,8 +39,14 @@ def bench(sd1: Path, captioned: Path, tmp_path: Path, bench: Bench) -> Bench:
     return made
 
 
-@pytest.mark.parametrize("vectors", [1, 4])
-@pytest.mark.parametrize("family", ["sd1", "sd2_v"])
+@pytest.mark.parametrize(
+    ("family", "vectors"),
+    [
+        ("sd1", 4),
+        ("sd2_v", 1),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("sd1", 1), ("sd2_v", 4))),
+    ],
+)
 def test_losses_and_vectors_are_those_of_a_plain_implementation(
     family: str, vectors: int, bench: Bench, request: pytest.FixtureRequest
 ):

@@ -18,7 +18,7 @@ from tenshot.model import model
 from tests.test_adapter_files import a_lora
 from tests.test_adapter_files import run as convert
 from tests.test_extract import run_resize as resize
-from tests.test_merge import adapted, answers
+from tests.test_merge import adapted, answers, plain
 from tests.test_merge import run as merge
 
 SHAPES = {
@@ -49,7 +49,10 @@ def theirs(folder: Path, shape: str) -> Any:
 
 def kohyas(folder: Path, shape: str, file: Path) -> Path:
     """The same as a file that a training by LyCORIS leaves."""
-    opened, config = theirs(folder, shape)
+    return written(*theirs(folder, shape), file)
+
+
+def written(opened: Any, config: Any, file: Path) -> Path:
     named = {}
     for name, tensor in peft.get_peft_model_state_dict(opened["unet"]).items():
         layer, _, kind = name.rpartition(".")
@@ -62,25 +65,27 @@ def kohyas(folder: Path, shape: str, file: Path) -> Path:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_is_applied_as_peft_applies_it(shape: str, sd1: Path, tmp_path: Path):
-    file = kohyas(sd1, shape, tmp_path / "it.safetensors")
-    expected = answers(theirs(sd1, shape)[0])
-    assert (answers(model.load(str(sd1))) - expected).abs().max() > 1e-2
-    assert torch.allclose(answers(adapted(sd1, (file, 1.0))), expected, atol=2e-5)
+    opened, config = theirs(sd1, shape)
+    file, expected = written(opened, config, tmp_path / "it.safetensors"), answers(opened)
+    assert (plain(sd1) - expected).abs().max() > 1e-2
+    found = answers(adapted(sd1, (file, 1.0)))
+    assert torch.allclose(found, expected, atol=2e-5)
     merge("--sd_model", sd1, "--models", file, "--save_to", tmp_path / "merged")
-    assert torch.equal(answers(model.load(str(tmp_path / "merged"))), answers(adapted(sd1, (file, 1.0))))
+    assert torch.equal(answers(model.load(str(tmp_path / "merged"))), found)
 
 
-@pytest.mark.parametrize("shape", ["loha", "lokr"])
+@pytest.mark.parametrize("shape", ["loha", pytest.param("lokr", marks=pytest.mark.slow)])
 def test_beside_a_lora_and_taken_off_again(shape: str, sd1: Path, tmp_path: Path):
     file = kohyas(sd1, shape, tmp_path / "it.safetensors")
     one = a_lora(sd1, tmp_path / "one.safetensors")
     merge("--sd_model", sd1, "--models", one, file, "--ratios", 0.7, -0.5, "--save_to", tmp_path / "merged")
+    merged = answers(model.load(str(tmp_path / "merged")))
     for order in (((one, 0.7), (file, -0.5)), ((file, -0.5), (one, 0.7))):
-        assert torch.allclose(answers(adapted(sd1, *order)), answers(model.load(str(tmp_path / "merged"))), atol=2e-5)
-    opened = adapted(sd1, (file, 0.7), (one, 0.2))
+        opened = adapted(sd1, *order)
+        assert torch.allclose(answers(opened), merged, atol=2e-5)
     opened.clear_loras()
-    plain = model.load(str(sd1))["unet"].state_dict()
-    assert all(torch.equal(tensor, plain[name]) for name, tensor in opened["unet"].state_dict().items())
+    base = model.load(str(sd1))["unet"].state_dict()
+    assert all(torch.equal(tensor, base[name]) for name, tensor in opened["unet"].state_dict().items())
 
 
 def test_generate_takes_it(sd1: Path, tmp_path: Path):

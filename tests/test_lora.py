@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,21 @@ from tenshot.train.methods import lora as training
 from tests import plain_finetune, tiny
 from tests.dreambooth_runs import PRIOR, Bench, losses, same_weights
 
-SETTINGS = [
-    {},
-    {"layers": "transformer", "rank": "3", "lora_alpha": "6"},
-    {"layers": "all", "train_text_encoder": True, "train_batch_size": "2"},
-]
+SETTINGS = {
+    "alone": {},
+    "transformer": {"layers": "transformer", "rank": "3", "lora_alpha": "6"},
+    "all": {"layers": "all", "train_text_encoder": True, "train_batch_size": "2"},
+}
+MORE = {"dora": {"use_dora": True}, "rslora": {"use_rslora": True, "rank": "9"}}
+
+
+def cases(settings: Iterable[str], *families: str) -> list[object]:
+    """Stable Diffusion 1 in every way; of the other families, where it is most that is trained."""
+    return [
+        pytest.param(family, each, marks=pytest.mark.slow if family != "sd1" and each != "all" else ())
+        for family in ("sd1", *families)
+        for each in settings
+    ]
 
 
 @pytest.fixture
@@ -58,11 +69,11 @@ def test_it_begins_as_diffusers_scripts_do_or_as_peft_does(start: str | None, be
     assert (deviation == pytest.approx(1 / 3, rel=0.1)) == (start != "kaiming")
 
 
-@pytest.mark.parametrize("given", SETTINGS)
-@pytest.mark.parametrize("family", ["sd1", "sd2_v", "sdxl"])
+@pytest.mark.parametrize(("family", "settings"), cases(SETTINGS, "sd2_v", "sdxl"))
 def test_losses_and_factors_are_those_of_a_plain_implementation(
-    family: str, given: dict[str, Any], bench: Bench, request: pytest.FixtureRequest
+    family: str, settings: str, bench: Bench, request: pytest.FixtureRequest
 ):
+    given = SETTINGS[settings]
     if family == "sdxl":
         given = {name: value for name, value in given.items() if name != "train_text_encoder"}
     bench.base["pretrained_model_name_or_path"] = str(request.getfixturevalue(family))
@@ -82,11 +93,11 @@ def test_losses_and_factors_are_those_of_a_plain_implementation(
             )  # where a gradient is almost zero, AdamW doubles rounding
 
 
-@pytest.mark.parametrize("given", [*SETTINGS, {"use_dora": True}, {"use_rslora": True, "rank": "9"}])
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize(("family", "settings"), cases(SETTINGS | MORE, "sdxl"))
 def test_diffusers_reads_the_file_and_answers_as_the_trained_model(
-    family: str, given: dict[str, Any], bench: Bench, request: pytest.FixtureRequest
+    family: str, settings: str, bench: Bench, request: pytest.FixtureRequest
 ):
+    given = (SETTINGS | MORE)[settings]
     place = request.getfixturevalue(family)
     bench.base["pretrained_model_name_or_path"] = str(place)
     folder = bench.run("out", **given, learning_rate="1e-2")

@@ -17,27 +17,32 @@ from tenshot.model import model
 from tenshot.runtime import compiled_model
 from tests.test_adapter_files import run as convert
 from tests.test_extract import run_resize as resize
-from tests.test_merge import adapted, answers
+from tests.test_merge import adapted, answers, plain
 from tests.test_merge import run as merge
 
 lycoris = pytest.importorskip("lycoris")
 OFT = {"algo": "diag-oft", "linear_dim": 4, "conv_dim": 4}
 BOFT = {"algo": "boft", "linear_dim": 8, "conv_dim": 8}
-GIVEN: list[tuple[dict[str, Any], float]] = [
-    ({"algo": "loha"}, 1.0), ({"algo": "loha", "use_tucker": True}, 1.0), ({"algo": "loha", "dora_wd": True}, 1.0),
-    ({"algo": "loha", "rs_lora": True}, 1.0),
-    ({"algo": "lokr"}, 0.6), ({"algo": "lokr", "use_tucker": True, "factor": 2}, 1.0),
-    ({"algo": "lokr", "decompose_both": True, "factor": 8}, 1.0),
-    ({"algo": "lokr", "dora_wd": True, "wd_on_output": False}, 1.0), ({"algo": "lokr", "full_matrix": True}, 1.0),
-    ({"algo": "locon"}, 0.6), ({"algo": "locon", "use_tucker": True}, 1.0),
-    ({"algo": "full"}, 1.0), ({"algo": "full", "train_norm": True}, 1.0), ({"algo": "locon", "train_norm": True}, 0.6),
-    (OFT, 1.0), (OFT, 0.6), (OFT | {"constraint": 1e-3}, 1.0), (OFT | {"rescaled": True}, 1.0),
-    (OFT | {"rescaled": True}, 0.6),
-    (BOFT, 1.0), (BOFT, 0.6), (BOFT | {"constraint": 1e-3}, 1.0), (BOFT | {"rescaled": True}, 0.6),
-    ({"algo": "glora"}, 1.0), ({"algo": "glora"}, 0.6),
-    ({"algo": "ia3"}, 1.0), ({"algo": "ia3", "train_on_input": True}, 0.6),
-    ({"algo": "locon", "dora_wd": True}, 1.0),
-    *(({"algo": algo, "dora_wd": True, "every other": True}, 1.0) for algo in ("locon", "loha", "lokr")),
+Given = tuple[dict[str, Any], float]
+GIVEN: list[Given] = [
+    ({"algo": "loha", "use_tucker": True}, 1.0), ({"algo": "loha", "rs_lora": True}, 1.0),
+    ({"algo": "loha", "dora_wd": True, "every other": True}, 1.0),
+    ({"algo": "lokr", "use_tucker": True, "factor": 2}, 1.0),
+    ({"algo": "lokr", "dora_wd": True, "wd_on_output": False}, 1.0),
+    ({"algo": "locon", "use_tucker": True}, 1.0), ({"algo": "locon", "dora_wd": True}, 1.0),
+    ({"algo": "full", "train_norm": True}, 1.0),
+    (OFT, 0.6), (OFT | {"constraint": 1e-3}, 1.0), (OFT | {"rescaled": True}, 0.6),
+    (BOFT, 0.6), (BOFT | {"constraint": 1e-3}, 1.0), (BOFT | {"rescaled": True}, 0.6),
+    ({"algo": "glora"}, 0.6), ({"algo": "ia3"}, 1.0), ({"algo": "ia3", "train_on_input": True}, 0.6),
+]  # fmt: skip
+#: What goes the same ways: parts of one above, its strength of 1, or a shape that test_loha_lokr.py has.
+SIBLINGS: list[Given] = [
+    ({"algo": "loha"}, 1.0), ({"algo": "loha", "dora_wd": True}, 1.0),
+    ({"algo": "lokr"}, 0.6), ({"algo": "lokr", "decompose_both": True, "factor": 8}, 1.0),
+    ({"algo": "lokr", "full_matrix": True}, 1.0), ({"algo": "locon"}, 0.6), ({"algo": "full"}, 1.0),
+    ({"algo": "locon", "train_norm": True}, 0.6), (OFT, 1.0), (OFT | {"rescaled": True}, 1.0), (BOFT, 1.0),
+    ({"algo": "glora"}, 1.0),
+    *(({"algo": algo, "dora_wd": True, "every other": True}, 1.0) for algo in ("locon", "lokr")),
 ]  # fmt: skip
 
 
@@ -47,13 +52,13 @@ def trained(folder: Path, file: Path, given: dict[str, Any], multiplier: float =
     given: to LyCORIS; with "every other", DoRA's magnitudes stay in every other layer alone.
     """
     given = dict(given)
-    plain = given.pop("every other", False)
+    thin = given.pop("every other", False)
     opened = model.load(str(folder))
     torch.manual_seed(3)
     lycoris.LycorisNetwork.apply_preset({"target_module": ["Transformer2DModel", "ResnetBlock2D", "Downsample2D"]})
     sizes = {"linear_dim": 3, "linear_alpha": 2, "conv_dim": 2, "conv_alpha": 2}
     network = lycoris.create_lycoris(opened["unet"], multiplier, **(sizes | given))
-    for each in network.loras[::2] if plain else ():
+    for each in network.loras[::2] if thin else ():
         each.wd = False
         del each.dora_scale
     network.apply_to()
@@ -69,11 +74,13 @@ def trained(folder: Path, file: Path, given: dict[str, Any], multiplier: float =
     return opened
 
 
-@pytest.mark.parametrize(("given", "multiplier"), GIVEN, ids=str)
+@pytest.mark.parametrize(
+    ("given", "multiplier"), [*GIVEN, *(pytest.param(*each, marks=pytest.mark.slow) for each in SIBLINGS)], ids=str
+)
 def test_the_effect_is_that_of_its_own_package(given: dict[str, Any], multiplier: float, sd1: Path, tmp_path: Path):
     file = tmp_path / "it.safetensors"
     expected = answers(trained(sd1, file, given, multiplier))  # its merge_to counts the scale of a LoHa twice
-    assert (answers(model.load(str(sd1))) - expected).abs().max() > 1e-3
+    assert (plain(sd1) - expected).abs().max() > 1e-3
     found = answers(adapted(sd1, (file, multiplier)))
     assert torch.allclose(found, expected, atol=1e-4)
     merge("--sd_model", sd1, "--models", file, "--ratios", multiplier, "--save_to", tmp_path / "merged")
@@ -111,7 +118,7 @@ def test_a_swap_adds_the_same(sd1: Path, tmp_path: Path):
     opened.set_loras({file: 0.7})
     assert torch.equal(answers(opened), answers(adapted(sd1, (file, 0.7))))
     opened.clear_loras()
-    assert torch.equal(answers(opened), answers(model.load(str(sd1))))
+    assert torch.equal(answers(opened), plain(sd1))
 
 
 @pytest.mark.parametrize("name", ["norm1.w_norm", "conv1.diff_b"])
