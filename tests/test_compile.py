@@ -30,9 +30,10 @@ from tests import artifacts
 BAD = "tests.bad_backends"
 
 
-def test_what_is_written_is_whole(sd1: Path, tmp_path: Path):
+@pytest.mark.parametrize("lossless", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_what_is_written_is_whole(lossless: bool, sd1: Path, tmp_path: Path):
     out = tmp_path / "fast"
-    told, said = artifacts.compiled(sd1, out, also_sizes=["64x128"], prompt=["a cat", "a dog"])
+    told, said = artifacts.compiled(sd1, out, also_sizes=["64x128"], prompt=["a cat", "a dog"], lossless=lossless)
     manifest = artifact.read(out)
     sections = {"unet", "decoder", "encoder", "text_encoder"}
     assert told["chosen"].keys() == sections
@@ -216,7 +217,7 @@ def test_a_compiled_model_is_replaced_with_all_that_it_holds_and_nothing_else(sd
 
 
 def test_a_compiled_model_is_not_compiled_again(sd1: Path, tmp_path: Path):
-    place = artifacts.made(sd1, tmp_path / "fast", sections=("decoder",))
+    place = artifacts.made(sd1, tmp_path / "fast", Candidate("torchscript", "fp32"), ("decoder",))
     with pytest.raises(Refusal, match="compiled already"):
         artifacts.compiled(place, tmp_path / "again")
 
