@@ -35,7 +35,7 @@ import sys
 from pathlib import Path
 from tenshot.core import distributed
 sys.executable = str(Path(__file__).with_name("worker"))
-distributed.launch(["train"], 2)
+sys.exit(distributed.launch(["train"], 2))
 """
 WORKER = """#!{}
 import os, time
@@ -64,8 +64,15 @@ def started(file: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.usefixtures("hangups")
-@pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGHUP))
-@pytest.mark.parametrize("method", ("spawn", "forkserver"))
+@pytest.mark.parametrize(
+    ("method", "number"),
+    [
+        ("spawn", signal.SIGHUP),
+        ("forkserver", signal.SIGKILL),
+        pytest.param("spawn", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("forkserver", signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_what_a_process_made_ends_with_it(method: str, number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(MADE.format(method))
     with started(tmp_path / "parent.py") as parent:
@@ -103,6 +110,14 @@ def test_what_a_launcher_started_ends_with_it(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
         assert psutil.wait_procs(family, timeout=20)[1] == []
+
+
+def test_a_launcher_ends_as_what_it_started_does(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(LAUNCHED)
+    (tmp_path / "worker").write_text(f"#!{sys.executable}\nraise SystemExit(2)\n")
+    (tmp_path / "worker").chmod(0o755)
+    with started(tmp_path / "parent.py") as parent:
+        assert parent.wait(60) == 2
 
 
 def test_what_outlived_a_dead_process_of_its_group_ends_too() -> None:
