@@ -69,10 +69,10 @@ METHODS: dict[str, tuple[dict[str, Any], str, Callable[[Path], Model]]] = {
 }
 
 
-def likeness(opened: Model, noun: str, seeds: int = 4) -> float:
-    """Of pictures in contexts that were not given, to those that were."""
+def likeness(opened: Model, noun: str, seeds: int = 4, steps: int = 20) -> float:
+    """Of pictures in contexts that were not given, drawn in so many steps, to those that were."""
     wanted = [Request(context.format(noun), seed) for context in CONTEXTS for seed in range(seeds)]
-    drawn = pipeline.images(opened, wanted, SamplingSettings(batch=8))
+    drawn = pipeline.images(opened, wanted, SamplingSettings(steps=steps, batch=8))
     given = [open_picture(example.path) for example in read_folder(SUBJECT)]
     return judge.load().likeness(drawn, given)
 
