@@ -23,8 +23,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "tenshot" / "models"
 
 
-@pytest.mark.parametrize("suffix", ("safetensors", "ckpt"))
-@pytest.mark.parametrize("name", ("sd1", "sd2_v", "sdxl"))
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        *(("sd1", each) for each in ("safetensors", "ckpt")),
+        *((each, "safetensors") for each in ("sd2_v", "sdxl")),
+        *(pytest.param(each, "ckpt", marks=pytest.mark.slow) for each in ("sd2_v", "sdxl")),
+    ],
+)
 def test_a_file_draws_what_its_folder_draws(name: str, suffix: str, tmp_path: Path, request: pytest.FixtureRequest):
     folder = request.getfixturevalue(name)
     file = tmp_path / f"mine.{suffix}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,17 @@ def same(folder: Path, net: Any) -> bool:
     return all(torch.equal(a, b) for a, b in zip(opened.state_dict().values(), net.state_dict().values(), strict=True))
 
 
+NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors", "x.safetensors")
+
+
 @pytest.mark.parametrize(
-    "name", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors", "x.safetensors")
+    ("made", "name"),
+    [
+        pytest.param(net, name, marks=() if net in ("vae", "unet") or name == NAMES[-1] else pytest.mark.slow)
+        for net, name in product(MAKERS, NAMES)
+    ],
+    indirect=["made"],
+    scope="module",
 )
 def test_diffusers_own_names_alone(name: str, made: tuple[Any, Path], tmp_path: Path) -> None:
     net, folder = made
