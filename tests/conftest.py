@@ -8,8 +8,9 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,6 +27,27 @@ os.fsync = lambda handle: None  # waiting for the disk takes half the time; a te
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # torch and the others stay: looking through them for garbage takes most of a second each time
+
+
+#: Files that share what takes long to make: a process for each of them would make its own.
+TOGETHER = (
+    {"test_serve_a1111", "test_serve_openai", "test_serve_safety"},
+    {"test_artifact", "test_atomic", "test_compile", "test_compiled_model", "test_controlnet_words", "test_running",
+     "test_swap"},
+)  # fmt: skip
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, and files that belong together go to one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((min(names) for names in TOGETHER if Path(file).stem in names), file)
+
+    return Together(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture
@@ -135,6 +157,14 @@ def bench(sd1: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TENSHOT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(prior_images, "SETTINGS", replace(prior_images.SETTINGS, steps=3))
     return Bench(sd1, pictures, tmp_path)
+
+
+@pytest.fixture
+def sketches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a training draws on its way takes it three steps."""
+    from tenshot.train.engine import validation
+
+    monkeypatch.setattr(validation, "SamplingSettings", partial(validation.SamplingSettings, steps=3))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
 from tenshot.train import finetune
+from tenshot.train.engine import loop
 from tenshot.train.methods import dreambooth, full, lora, textual_inversion
 from tenshot.train.options import (
     DreamBoothOptions,
@@ -97,7 +98,9 @@ class Bench:
         return resolve(WAYS[self.way][1], self.base | {"output_dir": str(self.folder / name)} | given)
 
     def run(self, name: str, events: Events | None = None, **given: Any) -> Path:
-        finetune.train(WAYS[self.way][0], self.options(name, **given), events or Ear())
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(loop, "MEASURED", 1)  # more steps would take longer than the training
+            finetune.train(WAYS[self.way][0], self.options(name, **given), events or Ear())
         return self.folder / name
 
     def refused(self, name: str, **given: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,26 @@ from tenshot.train.options import DreamBoothOptions, LoraOptions
 from tests import plain_dreambooth, tiny
 from tests.dreambooth_runs import METHOD_OPTIONS, PRIOR, TEXT, UNET, Bench, Ear, files, losses, same_weights
 
+WAYS = {
+    "alone": {},
+    "prior": PRIOR | {"train_batch_size": "2"},
+    "prior, snr, text encoder": PRIOR | {"snr_gamma": "5", "train_text_encoder": True},
+}
 
-@pytest.mark.parametrize("family", ["sd1", "sd2_v", "sdxl"])
-@pytest.mark.parametrize("given", [
-    {},
-    PRIOR | {"train_batch_size": "2"},
-    PRIOR | {"snr_gamma": "5", "train_text_encoder": True},
-], ids=["alone", "prior", "prior, snr, text encoder"])  # fmt: skip
+
+@pytest.mark.parametrize(
+    ("family", "way"),
+    [
+        *(("sd1", way) for way in WAYS),
+        ("sd2_v", "prior, snr, text encoder"),
+        ("sdxl", "prior, snr, text encoder"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in product(("sd2_v", "sdxl"), ("alone", "prior"))),
+    ],
+)
 def test_the_loss_is_that_of_a_plain_implementation(
-    family: str, given: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
+    family: str, way: str, tmp_path: Path, request: pytest.FixtureRequest
 ):
+    given = WAYS[way]
     own = tiny.pictures(tmp_path / "own", 3)
     (own / "picture-1.txt").write_text("az on the beach\n")
     bench = Bench(request.getfixturevalue(family), own, tmp_path)
@@ -87,7 +98,7 @@ def test_a_trained_text_encoder_changes_and_opens_elsewhere(bench: Bench, guided
     assert all(torch.equal(live[name.removeprefix("text_model.")], tensor) for name, tensor in learned.items())
 
 
-@pytest.mark.parametrize("family", ["sd2_v", "sdxl"])
+@pytest.mark.parametrize("family", [pytest.param("sd2_v", marks=pytest.mark.slow), "sdxl"])
 def test_other_families_learn_and_can_be_trained_further(family: str, bench: Bench, request: pytest.FixtureRequest):
     bench.base["pretrained_model_name_or_path"] = str(request.getfixturevalue(family))
     folder = bench.run("out", **PRIOR, train_text_encoder=True, gradient_checkpointing=True, mixed_precision="fp16")
@@ -194,6 +205,7 @@ def test_cancelled_while_encoding_or_training_the_same_command_continues(bench: 
     assert same_weights(cut, bench.run("whole", **given, class_data_dir=bench.folder / "whole class"))
 
 
+@pytest.mark.usefixtures("sketches")
 def test_previews_are_drawn_and_change_nothing(bench: Bench):
     shown = {"validation_prompt": "a photo of az baby", "validation_steps": "2", "num_validation_images": "2"}
     folder = bench.run("out", **shown, train_text_encoder=True, report_to="tensorboard")
@@ -203,6 +215,7 @@ def test_previews_are_drawn_and_change_nothing(bench: Bench):
     assert same_weights(folder, bench.run("unseen", train_text_encoder=True))
 
 
+@pytest.mark.usefixtures("sketches")
 def test_the_best_by_the_judge_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     likeness = iter([0.3, 0.2, 0.7, 0.4])
     monkeypatch.setattr(judge.Judge, "likeness", lambda *_: next(likeness))
@@ -217,6 +230,7 @@ def test_the_best_by_the_judge_is_kept(bench: Bench, monkeypatch: pytest.MonkeyP
     assert bench.refused("other", keep_best=True) == ["--keep_best"]
 
 
+@pytest.mark.usefixtures("sketches")
 def test_the_last_step_is_judged_though_it_is_no_multiple(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     likeness = iter([0.3, 0.4, 0.5])
     monkeypatch.setattr(judge.Judge, "likeness", lambda *_: next(likeness))

@@ -134,7 +134,7 @@ def test_it_is_refused_where_it_could_never_stop(bench: Bench):
     bench.options("c", stop_when_learned=True, max_train_steps="621", **SHOWN)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "sketches")
 def test_a_training_stops_on_what_is_seen(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     """Through all of the house, with a judge who sees what he is told to."""
     likeness = iter([0.1, 0.75, 0.75])

@@ -141,6 +141,7 @@ def test_phases_count_what_is_within_them_for_itself(monkeypatch: pytest.MonkeyP
     assert phases.told() == {"getting_ready": 3.0, "training": 3.0, "drawing": 4.0}  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("sketches")
 def test_trackers_live_as_long_as_the_training(bench: Bench, tmp_path: Path):
     bench.run("out", **SHOWN, report_to="tensorboard")
     assert len(list((bench.folder / "out" / "logs").iterdir())) == 1

@@ -9,8 +9,10 @@ import pytest
 
 from tenshot.io import tensors
 from tenshot.train.data import prior_images
-from tests import tiny
-from tests.dreambooth_runs import PRIOR, Bench, Ear, files, same_weights
+from tests import dreambooth_runs, tiny
+from tests.dreambooth_runs import Bench, Ear, files, same_weights
+
+PRIOR = dreambooth_runs.PRIOR | {"max_train_steps": "1"}
 
 
 def test_they_are_drawn_once(bench: Bench):

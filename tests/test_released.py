@@ -123,6 +123,7 @@ def test_they_see_that_all_is_to_be_painted(wide: tuple[int, Path]) -> None:
     assert torch.allclose(opened["unet"](seen, 500, states).sample, wanted, atol=1e-5)  # and whoever gives all of it
 
 
+@pytest.mark.usefixtures("sketches")
 def test_they_are_converted_merged_drawn_with_and_trained(
     wide: tuple[int, Path], tmp_path: Path, pictures: Path
 ) -> None:

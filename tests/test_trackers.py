@@ -11,6 +11,7 @@ import pytest
 from tests.dreambooth_runs import Bench, losses
 
 
+@pytest.mark.usefixtures("sketches")
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_a_service_hears_every_step_and_sees_every_picture(name: str, bench: Bench, monkeypatch: pytest.MonkeyPatch):
     calls: list[tuple[str, Any]] = []

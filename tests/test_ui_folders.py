@@ -75,6 +75,7 @@ def interface(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("sketches")
 @pytest.mark.parametrize(
     ("way", "given", "file", "trigger"),
     [
