@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import HTTPException, RequestValidationError
+from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp
 
@@ -23,27 +26,68 @@ from tenshot.serve.safety import Guard
 SOON = 5  # seconds until a full queue has room again, as a guess
 
 
+#: What answers mean that are no pictures.
+FAILURES = {
+    400: "no such sampler",
+    401: "a key is needed",
+    403: "asked by a page of another site, or under another name",
+    404: "no such thing here",
+    413: "more than is taken",
+    415: "neither JSON nor a form",
+    422: "it cannot be had: what was found, what would fit, what to do",
+    429: "too much waits; Retry-After says when to ask again",
+    500: "what draws failed or ended",
+    503: "the server is being stopped",
+    504: "it was not done in time",
+}
+
+
+class Failure(BaseModel):
+    """WebUI's four keys: detail says it."""
+
+    error: str
+    detail: str
+    body: str
+    errors: str
+
+
+class Told(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIFailure(BaseModel):
+    error: Told
+
+
+def _failures(body: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    return {status: {"description": what, "model": body} for status, what in FAILURES.items()}
+
+
 def application(server: Server, key: str | None) -> ASGIApp:
     about = "AUTOMATIC1111's API and OpenAI's images API."
     app = FastAPIOffline(title="Tenshot", version=tenshot.__version__, description=about)
-    app.include_router(routes.router(server))
-    app.include_router(controlnet_routes.router(server))
-    app.include_router(openai.router(server))
+    plain, of_openai = _failures(Failure), _failures(OpenAIFailure)
+    app.include_router(routes.router(server), responses=plain)
+    app.include_router(controlnet_routes.router(server), responses=plain)
+    app.include_router(openai.router(server), responses=of_openai)
     options = server.desk.options
     kept = jobs.Jobs(server, options.max_jobs, options.keep_jobs)
-    app.include_router(jobs.router(kept))
+    app.include_router(jobs.router(kept), responses=plain)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """The server answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", response_class=PlainTextResponse, responses={503: {"description": "not yet"}})
     async def readyz() -> Response:
         """Its models are in memory: it draws at once."""
         return Response("ready" if server.engine.ready else "not yet", 200 if server.engine.ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
 

@@ -63,6 +63,12 @@ class Edit(Generation):
     strength: float | None = Field(None, description="ours: by extra_body")
 
 
+_FILE = {"type": "string", "format": "binary"}
+_FIELDS = {**Edit.model_json_schema()["properties"], "image": _FILE, "mask": _FILE}
+#: What an edit is asked with.
+FORM = {"multipart/form-data": {"schema": {"type": "object", "properties": _FIELDS, "required": ["prompt", "image"]}}}
+
+
 class Shelf:
     """Pictures with an address, for a while. Who knows neither address nor key sees none."""
 
@@ -97,7 +103,7 @@ def router(server: Server) -> APIRouter:
         draft = _draft(asked, server.desk)
         return await _answered(server, shelf, asked, draft, request, "image_generation")
 
-    @at.post("/images/edits")
+    @at.post("/images/edits", openapi_extra={"requestBody": {"required": True, "content": FORM}})
     async def edits(request: Request) -> Response:
         folder = server.desk.folder()
         try:
