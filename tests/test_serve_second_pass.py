@@ -73,6 +73,7 @@ def test_what_a_second_pass_can_be(server: Running) -> None:
         ({"hr_scale": 8, "width": None, "height": 256}, "1536 at most"),
         ({"hr_resize_x": 96, "hr_resize_y": 128}, "of another shape"),
         ({"hr_upscaler": "ESRGAN_4x"}, "hr_upscaler: 'ESRGAN_4x'"),
+        ({"hr_upscaler": "/etc/passwd"}, "hr_upscaler"),
         ({"hr_upscaler": __file__}, "no upscaler of that name is served here"),
         ({"hr_second_pass_steps": 151}, "150 at most"),
         ({"hr_checkpoint_name": "pocket"}, "hr_checkpoint_name"),

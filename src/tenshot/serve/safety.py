@@ -47,7 +47,7 @@ def key(options: ServeOptions) -> str | None:
     return told
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # frozen, it could not be raised through a context manager
 class Denied(Exception):
     status: int
     why: str
