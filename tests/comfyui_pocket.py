@@ -1,12 +1,11 @@
 """A custom node for ComfyUI, put beside ours in tests only: it teaches ComfyUI the pocket model.
 
 ComfyUI knows architectures by their widths; this is one more row of its table, with pocket's tokenizer, text encoder
-and VAE. And a node that asks ComfyUI's own UNet the same in every step, and notes how far apart the answers are.
+and VAE.
 """
 
 import json
 import os
-import time
 from pathlib import Path
 
 import comfy.clip_model
@@ -15,12 +14,9 @@ import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
-import torch
-from comfy.patcher_extension import WrappersMP
 from diffusers import AutoencoderKL
 
 POCKET = Path(os.environ["TENSHOT_TESTS_POCKET"])
-NOTES = Path(os.environ["TENSHOT_TESTS_NOTES"])
 TEXT = json.loads((POCKET / "text_encoder/config.json").read_text())
 _vae = comfy.sd.VAE
 
@@ -99,36 +95,4 @@ def vae(sd=None, **named):
 
 comfy.supported_models.models.insert(0, Pocket)
 comfy.sd.VAE = vae
-
-
-def copied(control):
-    return {name: list(each) for name, each in control.items()} if control else control
-
-
-def compare(executor, x, timesteps, context=None, y=None, control=None, transformer_options=None, **more):
-    """The answer of what comes after, and ComfyUI's own, from the same question."""
-    before = time.perf_counter()
-    found = executor(x, timesteps, context, y, copied(control), transformer_options, **more)
-    between = time.perf_counter()
-    wanted = executor.original(x, timesteps, context, y, copied(control), dict(transformer_options), **more)
-    after = time.perf_counter()
-    apart = float(torch.linalg.vector_norm(found - wanted) / torch.linalg.vector_norm(wanted))
-    with NOTES.open("a") as file:
-        file.write(json.dumps({"apart": apart, "compiled": between - before, "comfyui": after - between}) + "\n")
-    return found
-
-
-class Compare:
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"model": ("MODEL",)}}
-
-    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "use", "tests"
-
-    def use(self, model):
-        clone = model.clone()
-        clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "tests", compare)
-        return (clone,)
-
-
-NODE_CLASS_MAPPINGS = {"TestsCompare": Compare}
+NODE_CLASS_MAPPINGS = {}
