@@ -30,7 +30,7 @@ from tenshot.core.size import Size
 from tenshot.families import config_from_shapes, keymaps
 from tenshot.families.base import Family
 from tenshot.families.registry import FAMILIES
-from tenshot.generate import controlnets, generate
+from tenshot.generate import controlnet_faults, controlnets, generate
 from tenshot.generate.controlnet_options import Asked
 from tenshot.generate.options import GenerateOptions
 from tenshot.io.png import read_infotext
@@ -307,7 +307,7 @@ def test_what_does_not_fit_is_refused_at_once(
 
 
 def test_without_opencv_canny_is_refused(draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(controlnets, "find_spec", lambda _: None)
+    monkeypatch.setattr(controlnet_faults, "find_spec", lambda _: None)
     with pytest.raises(Refusal, match="OpenCV's, which is not installed") as refusal:
         draw(control_preprocessor=["canny"])
     assert "tenshot[controlnet]" in refusal.value.faults[0].do
@@ -335,7 +335,7 @@ def test_files_of_released_sizes_fit_their_own_family_alone(family: Family):
     read = (config_from_shapes.controlnet(original), config_from_shapes.controlnet_today(today), dict(net.config))
     for config in read:
         for other in RELEASED:
-            faults = [*controlnets._misfits(Path("net"), config, dict(unets[other.name].config), other)]
+            faults = [*controlnet_faults._misfits(Path("net"), config, dict(unets[other.name].config), other)]
             assert (not faults) == (other is family)
             assert all(family.title in fault.found and other.title in fault.fits for fault in faults)
 

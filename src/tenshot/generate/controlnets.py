@@ -5,33 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel
 from PIL import Image
 
 from tenshot.core import hub_names
-from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.core.errors import Fault, all_or_refuse, refuse_if
 from tenshot.core.events import Events
-from tenshot.core.json_types import Config
 from tenshot.core.size import Size
 from tenshot.diffusion import sampling
-from tenshot.families import registry, validate
-from tenshot.families.base import Family
+from tenshot.families import validate
 from tenshot.families.components import Net
+from tenshot.generate import controlnet_faults
 from tenshot.generate.canvas import Canvas
 from tenshot.generate.controlnet_options import Asked, Preprocessor, Resize
 from tenshot.generate.options import GenerateOptions
 from tenshot.io import hashes
 from tenshot.io.images import fit_picture, open_picture
-from tenshot.model import model, single_nets
+from tenshot.model import model
 from tenshot.model.control import Mode, Unit
 from tenshot.pipeline import SamplingSettings
-from tenshot.runtime import compiled_model
 from tenshot.runtime.compiled_model import CompiledModel
 from tenshot.runtime.flat_modules import CONTROLLED
 
@@ -44,14 +40,6 @@ RESIZE_TITLES: dict[Resize, str] = {
     "crop": "Crop and Resize",
     "stretch": "Just Resize",
     "fill": "Resize and Fill",
-}
-#: What a ControlNet must share with its UNet, and what diffusers takes where nothing is said.
-SHARED = {
-    "cross_attention_dim": 1280,
-    "addition_embed_type": None,
-    "projection_class_embeddings_input_dim": None,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "layers_per_block": 2,
 }
 
 
@@ -131,50 +119,13 @@ def read(options: GenerateOptions) -> list[ControlNet]:
     ]
 
 
+def _faults(options: GenerateOptions) -> Iterator[Fault]:
+    return controlnet_faults.faults(options.model, options.vae, options.controlnet, options.control_preprocessor)
+
+
 def _spread(given: Sequence[Any], count: int) -> Sequence[Any]:
     """One stands for all."""
     return [*given] * count if len(given) == 1 else given
-
-
-def _faults(options: GenerateOptions) -> Iterator[Fault]:
-    if "canny" in options.control_preprocessor and not find_spec("cv2"):
-        do = 'pip install "tenshot[controlnet]", or give the edges as the picture, with --control_preprocessor none'
-        yield Fault("--control_preprocessor", "canny is OpenCV's, which is not installed", "opencv-python-headless", do)
-    family: Family | None = None
-    try:
-        folder = compiled_model.folder(compiled_model.find(options.model, vae=options.vae))
-        family, unet = validate.examine(folder), validate.denoiser_config(folder)
-    except Refusal:  # told elsewhere
-        unet = {}
-    if family and not family.takes_controlnet:
-        fits = ", ".join(each.title for each in registry.FAMILIES if each.takes_controlnet)
-        yield Fault("--controlnet", f"ControlNets for {family.title} are not known here", fits, "leave it out")
-        return
-    for given in options.controlnet:
-        try:
-            place = Path(Asked.parsed(given).place)
-            found = single_nets.read(place, kind=ControlNetModel)
-        except ValueError:  # told by the options themselves
-            continue
-        except Refusal as refusal:
-            yield from refusal.faults
-            continue
-        if family:
-            yield from _misfits(place, found.config, unet, family)
-
-
-def _misfits(place: Path, config: Config, unet: Config, family: Family) -> Iterator[Fault]:
-    """What keeps a ControlNet from speaking to a UNet."""
-    pairs = {name: [_plain(each.get(name, usual)) for each in (config, unet)] for name, usual in SHARED.items()}
-    if wrong := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
-        other = registry.of({**config, "_class_name": "UNet2DConditionModel"})
-        kind = f"a ControlNet for {other.title}" if other and other is not family else "a ControlNet for another UNet"
-        told = "; ".join(f"{name} {mine}, and the model has {theirs}" for name, (mine, theirs) in wrong.items())
-        yield Fault("--controlnet", f"{place} is {kind}: {told}", f"one for {family.title}", "name another one")
-
-
-def _plain(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def units(

@@ -291,15 +291,30 @@ class GenerateOptions(Options):
             yield from self._preview_faults()
 
     def contents(self, wrong: Container[str] = ()) -> Iterator[Fault]:
-        if "lora_dir" in wrong or not self.tags:
-            return
-        from tenshot.adapters import lora_names
-        from tenshot.model import hub
+        if self.tags and "lora_dir" not in wrong:
+            from tenshot.adapters import lora_names
+            from tenshot.model import hub
 
-        for tag in self.tags:
-            yield from faults_of(partial(lora_names.find, tag.name, self.lora_dir))
-        for _, name, kind in self.named_within():
-            yield from faults_of(partial(hub.look, name, kind, half=True, where="--prompt"))
+            for tag in self.tags:
+                yield from faults_of(partial(lora_names.find, tag.name, self.lora_dir))
+            for _, name, kind in self.named_within():
+                yield from faults_of(partial(hub.look, name, kind, half=True, where="--prompt"))
+        if self.init_image and all(each.is_file() for each in (self.init_image, self.mask) if each):
+            from tenshot.generate import canvas
+
+            yield from faults_of(partial(canvas.read, self.init_image, self.mask))
+        if self.controlnet:
+            yield from self._faults_of_controlnets(wrong)
+
+    def _faults_of_controlnets(self, wrong: Container[str]) -> Iterator[Fault]:
+        from tenshot.generate import controlnet_faults
+        from tenshot.io.images import open_picture
+
+        for image in dict.fromkeys(self.control_image):
+            yield from faults_of(partial(open_picture, image)) if image.is_file() else ()
+        sure = not any(name in wrong for name in ("model", "vae", "controlnet"))
+        if sure and controlnet_faults.here(self.model, self.vae, self.controlnet):
+            yield from controlnet_faults.faults(self.model, self.vae, self.controlnet, self.control_preprocessor)
 
     def named_within(self) -> Iterator[tuple[str, HubName, Kind]]:
         if not any("/" in tag.name for tag in self.tags):

@@ -1,0 +1,50 @@
+"""Whatever is wrong with a drawing is told at once: words, pictures, nets of another family, names of the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from diffusers import ControlNetModel
+from PIL import Image
+
+from tenshot.cli.main import main
+from tenshot.model import model
+from tests.hub_server import Hub
+
+
+@pytest.fixture
+def laid(sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ControlNetModel.from_unet(model.load(str(sdxl))["unet"]).save_pretrained("xl-canny")
+    Image.new("L", (64, 64)).save("black.png")
+    Image.new("RGB", (64, 64), "blue").save("start.png")
+    Image.new("1", (20_000, 20_000)).save("bomb.png")
+
+
+WORDS = ["--init_image", "start.png", "--mask", "black.png", "--controlnet", "xl-canny", "--control_image", "bomb.png"]
+FOUND = ["nothing in it is white", "megapixels", "a ControlNet for Stable Diffusion XL"]
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ([], []),
+        (["--width", "100"], ["'100'"]),
+        (["--vae", "nobody/vae"], ["nobody/vae"]),
+        (["--lora", "nobody/none", "--steps", "0"], ["nobody/none", "'0'"]),
+        (["--prompt", "<lora:nobody> <lora:somebody/none>"], ["<lora:nobody>", "somebody/none"]),
+        (["--embedding", "none.pt", "--device", "cuda:63"], ["none.pt", "cuda:63"]),
+    ],
+)
+def test_all_of_them_come_at_once(
+    more: list[str], found: list[str], laid: None, served: Hub, sd1: Path, capsys: pytest.CaptureFixture
+):
+    assert main(["generate", "--model", str(sd1), "--prompt", "a", *WORDS, *more, "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)["faults"]
+    # with a VAE that is not there no model is at hand that a ControlNet could be compared with
+    of_net = [] if "--vae" in more else FOUND[2:]
+    for part in (*FOUND[:2], *of_net, *found):
+        assert sum(part in " ".join(fault.values()) for fault in told) == 1, part
+    assert len(told) == len(FOUND[:2]) + len(of_net) + len(found) and not Path("out").exists()
