@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tenshot.cli.main import main
+from tenshot.io import infotext
 from tenshot.io.png import read_infotext, write_picture
 from tests.hub_server import Hub
 from tests.test_again import CIVITAI, WEBUI
@@ -158,3 +159,19 @@ def test_it_is_told_in_words(capsys: pytest.CaptureFixture):
     assert main(["inspect", str(saved("a.png", WEBUI))]) == 0
     told = capsys.readouterr().out
     assert "settings.Sampler" in told and "resources.3.at hand" in told and "next " in told
+
+
+@pytest.mark.parametrize("part", ["a", "a:", "a,", " [", "a 1", "[0123456789", "<lora:a>", "\\"])
+def test_no_text_takes_long_or_leads_elsewhere(part: str, told: Any, sd1_lora: Path):
+    Path("loras").mkdir()
+    Path("loras/az.safetensors").write_bytes(sd1_lora.read_bytes())
+    long = part * (200_000 // len(part))
+    names = ("Model", "VAE", "Lora hashes", "TI hashes", "ControlNet 0", "Civitai resources")
+    facts = {"Steps": 1, "Seed": 1, "RNG": "CPU", **dict.fromkeys(names, long), "Model hash": "6ce0161689"}
+    found = told(saved("a.png", infotext.written(long, "", facts)))
+    assert not any(each["at_hand"] for each in found["resources"]) and len(found["resources"]) <= 600
+
+
+def test_a_name_of_the_hub_does_not_lead_out_of_its_cache(told: Any):
+    found = told(saved("a.png", "a\nSteps: 1, Seed: 1, RNG: CPU, Model: x, Model source: org/name@../../../../etc"))
+    assert rows(found) == [("model", "org/name@../../../../etc", False)]

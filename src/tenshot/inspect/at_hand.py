@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +15,8 @@ from tenshot.export.ui_folders import FOLDERS
 from tenshot.io import hashes, hub
 from tenshot.model import resolve
 
+LONGEST = 255  # characters of a file's name
+_HASH = re.compile("[0-9a-f]{8,64}")
 KINDS = {"model": "checkpoint"}  #: what the folders of user interfaces are called otherwise
 Digest: TypeAlias = Callable[[Path], str]
 DIGESTS: dict[str, tuple[Digest, ...]] = {
@@ -35,9 +38,11 @@ def found(kind: str, name: str, digest: str = "") -> Resource:
         told["hash"] = digest
     if kind == "model" and name == "pocket":
         return {**told, "at_hand": True}
-    others = []
-    for place in _places(kind, name, digest):
-        if not digest or any(each(_file(kind, place)).startswith(digest.lower()) for each in DIGESTS[kind]):
+    if len(name) > LONGEST:
+        return told
+    others, wanted = [], digest.lower()
+    for place in _places(kind, name, wanted if _HASH.fullmatch(wanted) else ""):
+        if not digest or any(wanted and each(_file(kind, place)).startswith(wanted) for each in DIGESTS.get(kind, ())):
             return {**told, "at_hand": True, "file": str(place)}
         others.append(place)
     return {**told, "file": str(others[0]), "another_hash": True} if others else told
@@ -45,7 +50,7 @@ def found(kind: str, name: str, digest: str = "") -> Resource:
 
 def on_hub(kind: str, name: HubName) -> Resource:
     """What of the hub's is in its cache."""
-    known = hub.kept(name)
+    known = None if name.odd else hub.kept(name)
     inner = f"{name.inner}/" if name.inner else ""
     there = known is not None and any(f"{file}/".startswith(inner) for file in known[1])
     return {"what": kind, "name": str(name), "at_hand": there}
@@ -54,7 +59,7 @@ def on_hub(kind: str, name: HubName) -> Resource:
 def lora(name: str, digest: str) -> Resource:
     """By the name that a prompt has for it."""
     try:
-        place = lora_names.find(name)
+        place = lora_names.find(name) if len(name) <= LONGEST else None
     except Refusal:
         place = None  # none, or several
     return on_hub("lora", place) if isinstance(place, HubName) else found("lora", name, digest)

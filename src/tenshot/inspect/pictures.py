@@ -21,7 +21,7 @@ from tenshot.prompt.syntax import without_loras
 
 ORDER = ("model", "vae", "lora", "embedding", "controlnet", "upscaler")
 MODES = {"My prompt is more important": "prompt", "ControlNet is more important": "control"}
-_PAIR = re.compile(r"(\w[\w ]*): *([^,]*)")
+MOST = 100  #: LoRAs and other files of a kind that are looked for
 _HASHED = re.compile(r"(.*) \[([0-9a-f]{8,64})\]")
 
 
@@ -62,9 +62,9 @@ def _resources(found: Infotext) -> Iterator[Resource]:
     tags = []
     with suppress(ValueError):
         tags = [each.name for each in without_loras(found.prompt)[1]]
-    for each in dict.fromkeys((*tags, *digests)):
+    for each in [*dict.fromkeys((*tags, *digests))][:MOST]:
         yield at_hand.lora(each, digests.get(each, ""))
-    for word, digest in _pairs(facts.get("TI hashes", "")):
+    for word, digest in _pairs(facts.get("TI hashes", ""))[:MOST]:
         yield at_hand.found("embedding", word, digest)
     for unit in _units(facts):
         model = _HASHED.fullmatch(unit.get("model", ""))
@@ -84,7 +84,8 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 def _units(facts: Mapping[str, str]) -> list[dict[str, str]]:
     """ControlNets, by what sd-webui-controlnet calls their settings, in small letters."""
     told = [facts[name] for name in facts if re.fullmatch(r"ControlNet \d+", name)]
-    return [{name.lower(): value.strip() for name, value in _PAIR.findall(each)} for each in told]
+    pairs = ([part.partition(":") for part in each.split(",")] for each in told[:MOST])
+    return [{name.strip().lower(): value.strip() for name, sign, value in each if sign} for each in pairs]
 
 
 def _of_civitai(facts: Mapping[str, str]) -> Iterator[Resource]:
@@ -94,7 +95,7 @@ def _of_civitai(facts: Mapping[str, str]) -> Iterator[Resource]:
     except ValueError:
         return
     kinds = {"checkpoint": "model", "lora": "lora", "embed": "embedding", "vae": "vae"}
-    for each in listed if isinstance(listed, list) else ():
+    for each in listed[:MOST] if isinstance(listed, list) else ():
         if isinstance(each, dict) and (kind := kinds.get(str(each.get("type")))) and each.get("modelName"):
             yield at_hand.found(kind, str(each["modelName"]))
 
