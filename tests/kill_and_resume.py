@@ -31,7 +31,9 @@ METHODS: dict[str, dict[str, str]] = {
     "lora": SUBJECT | CLASS | TEXT | {"layers": "all", "gradient_accumulation_steps": "2"},
     "full": CLASS | TEXT | {"random_flip": "true"},
     "textual-inversion": {"placeholder_token": "<az>", "initializer_token": "baby", "use_ema": "true"},
+    "distillation": {"prompt": "a photo of az baby", "num_trajectories": "4", "rank": "4", "train_batch_size": "2"},
 }
+DRAW = {each for each, given in METHODS.items() if "class_prompt" in given or each == "distillation"}
 
 
 def main() -> int:
@@ -97,9 +99,10 @@ def _compare(given: argparse.Namespace, precision: str, folder: Path, start: Sta
 
 
 def _words(given: argparse.Namespace, precision: str, pictures: Path, folder: Path) -> list[str]:
+    place = "instance_data_dir" if "instance_prompt" in METHODS[given.method] else "train_data_dir"
     options: dict[str, object] = {
         "pretrained_model_name_or_path": given.model,
-        "instance_data_dir" if "instance_prompt" in METHODS[given.method] else "train_data_dir": pictures,
+        **({} if given.method == "distillation" else {place: pictures}),
         "output_dir": folder / "out",
         "max_train_steps": given.steps,
         "checkpointing_steps": 2,
@@ -112,7 +115,9 @@ def _words(given: argparse.Namespace, precision: str, pictures: Path, folder: Pa
         **METHODS[given.method],
     }
     if "class_prompt" in options:
-        options |= {"class_data_dir": folder / "class", "sample_batch_size": BATCH}
+        options |= {"class_data_dir": folder / "class"}
+    if given.method in DRAW:
+        options |= {"sample_batch_size": BATCH}
     return ["train", given.method, *(f"--{name}={value}" for name, value in options.items())]
 
 
@@ -163,7 +168,7 @@ def _moments(given: argparse.Namespace) -> Iterator[tuple[str, int, float]]:
     for number in range(given.kills):
         if number == given.kills - 1 and given.method in ("dreambooth", "full"):
             kind = "result"
-        elif number % 7 == 0 and "class_prompt" in METHODS[given.method]:
+        elif number % 7 == 0 and given.method in DRAW:
             kind = "drawing"
         else:
             kind = ("step", "checkpoint")[number % 2]
@@ -187,7 +192,8 @@ def _kill(pid: int, folder: Path, moment: tuple[str, int, float], number: int) -
 
 def _here(folder: Path, kind: str, step: int, drawn: int) -> bool:
     if kind == "drawing":
-        return len(list((folder / "class").glob("*.png"))) >= drawn
+        ways = (folder / "out" / "trajectories").glob("*/[!.]*")
+        return len([*(folder / "class").glob("*.png"), *ways]) >= drawn
     if kind == "result":
         return any(any((folder / "out").glob(HALF + part)) for part in ("unet", "vae", "text_encoder"))
     return _steps(folder) >= step and (kind == "step" or any((folder / "out").glob(f"{HALF}checkpoint-*")))

@@ -44,8 +44,9 @@ VERBS = {
     "full": "tenshot.train.options.FullOptions",
     "lora": "tenshot.train.options.LoraOptions",
     "inversion": "tenshot.train.options.TextualInversionOptions",
+    "distillation": "tenshot.train.distillation_options.DistillationOptions",
 }  # recipes/<verb>.yaml, recipes/<verb>-<any>.yaml
-USER_RECIPES = 5
+USER_RECIPES = 6
 POCKET_STAGES = 3
 
 FILES = sorted(SRC.glob("tenshot/**/*.py"))

@@ -10,6 +10,7 @@ import pytest
 from tenshot.core.options import resolve
 from tenshot.families.registry import FAMILIES
 from tenshot.train import learning_rates
+from tenshot.train.methods import distillation
 from tenshot.train.options import DreamBoothOptions, FullOptions, LoraOptions, TextualInversionOptions
 from tests.dreambooth_runs import WAYS, Ear
 
@@ -47,7 +48,7 @@ def test_rates_that_are_an_order_off(kind: Any, method: str, family: str, millio
 
 
 def test_methods_have_the_names_that_rates_go_by():
-    assert {method.name for method, _ in WAYS.values()} == set(learning_rates.SMALL_RATES)
+    assert {*(method.name for method, _ in WAYS.values()), distillation.NAME} == set(learning_rates.SMALL_RATES)
     assert set(learning_rates.FAMILY_RATES) <= {family.name for family in FAMILIES}
 
 

@@ -18,7 +18,7 @@ from tenshot.families import text_model
 from tenshot.io import tensors
 from tenshot.model import model
 from tenshot.train.engine import quantize
-from tenshot.train.methods import lora as training
+from tenshot.train.methods import lora_weights as training
 from tests import plain_finetune, tiny
 from tests.dreambooth_runs import PRIOR, Bench, losses, same_weights
 

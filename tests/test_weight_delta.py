@@ -15,7 +15,7 @@ from tenshot.cli.main import main
 from tenshot.core import device
 from tenshot.core.errors import Refusal
 from tenshot.model import model
-from tenshot.train.methods import lora as training
+from tenshot.train.methods import lora_weights as training
 from tests.dreambooth_runs import Bench
 from tests.test_adapter_files import a_lora
 from tests.test_adapter_files import run as convert

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,10 +14,10 @@ SHARED = ("checkpoint", "lora", "embedding")  #: what user interfaces have a fol
 TEXT = "TEXT"
 
 
-def draw(kind: str, path: Path | str, prompt: str = TEXT, model: Path | str = "MODEL") -> str:
-    """The command that draws with it. model: which LoRAs and learned words go beside."""
+def draw(kind: str, path: Path | str, prompt: str = TEXT, model: Path | str = "MODEL", how: Sequence[str] = ()) -> str:
+    """The command that draws with it. model: which LoRAs and learned words go beside. how: options that it wants."""
     beside = {"lora": ["--model", model, "--lora", path], "embedding": ["--model", model, "--embedding", path]}
-    return command("generate", *beside.get(kind, ["--model", path]), "--prompt", prompt)
+    return command("generate", *beside.get(kind, ["--model", path]), "--prompt", prompt, *how)
 
 
 def hand_over(path: Path | str, trigger: str = "") -> str:
@@ -27,22 +27,40 @@ def hand_over(path: Path | str, trigger: str = "") -> str:
 
 def taught(folder: Path) -> str:
     """A prompt for what a training taught the model in `folder`; TEXT where its manifest says none."""
-    file, told = folder / "manifest.json", {}
+    return next(_said(_manifest(folder), ("validation_prompt", "instance_prompt")), TEXT)
+
+
+def recorded(folder: Path) -> list[str]:
+    """The prompts of the training whose result is in `folder`, and the captions that it learned from."""
+    told = _manifest(folder)
+    inputs = told.get("inputs")
+    captions = inputs.get("captions") if isinstance(inputs, dict) else None
+    said = captions.values() if isinstance(captions, dict) else ()
+    own = [text for each in said for text in (each if isinstance(each, list) else [each])]
+    known = [*_said(told, ("instance_prompt", "class_prompt", "validation_prompt")), *own]
+    return list(dict.fromkeys(each for each in known if isinstance(each, str) and each))
+
+
+def _manifest(folder: Path) -> Mapping[str, object]:
     with suppress(Refusal):
-        told = text_files.read_object(file, "a manifest")
+        return text_files.read_object(folder / "manifest.json", "a manifest")
+    return {}
+
+
+def _said(told: Mapping[str, object], names: Iterable[str]) -> Iterator[str]:
     given = told.get("arguments")
-    said = [given.get(name) for name in ("validation_prompt", "instance_prompt")] if isinstance(given, dict) else []
-    return next((each for each in said if each and isinstance(each, str)), TEXT)
+    said = [given.get(name) for name in names] if isinstance(given, dict) else []
+    yield from (each for each in said if each and isinstance(each, str))
 
 
 def compiled(path: Path | str) -> str:
     return command("compile", path, "--out", "FOLDER")
 
 
-def after_looking(kind: str, path: Path, prompt: str, loads_in: Iterable[str]) -> list[str]:
-    """What to do with a file that was looked at. loads_in: who takes it as it is."""
+def after_looking(kind: str, path: Path, prompt: str, loads_in: Iterable[str], how: Sequence[str] = ()) -> list[str]:
+    """What to do with a file that was looked at. loads_in: who takes it as it is. how: as of `draw`."""
     if kind == "model folder":
         return [draw(kind, path, prompt), hand_over(path), compiled(path)]
     if kind not in SHARED:
         return [command("convert", path, "RESULT")]
-    return [draw(kind, path, prompt), *([hand_over(path)] if "tenshot" in loads_in else [])]
+    return [draw(kind, path, prompt, how=how), *([hand_over(path)] if "tenshot" in loads_in else [])]

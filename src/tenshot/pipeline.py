@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -23,6 +23,8 @@ from tenshot.model.model import Model
 from tenshot.model.prompts import READING, Prompts, Reading
 
 Enlarger: TypeAlias = Callable[[Image.Image, Size], Image.Image]
+#: Is told how many evaluations are done, what the denoiser was shown, its answer, and the time.
+Watch: TypeAlias = Callable[[int, torch.Tensor, torch.Tensor, float], None]
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,29 @@ def latents(
     return torch.cat([each.cpu() for each in _batches(model.snapshot(), requests, settings, events or Events(), job)])
 
 
+def trajectories(
+    model: Model,
+    requests: Sequence[Request],
+    settings: SamplingSettings,
+    every: int,
+    events: Events | None = None,
+    job: str = "drawing",
+) -> torch.Tensor:
+    """What the denoiser is shown on the way, at every so many-th evaluation from the first on, and the clean latents.
+
+    All in one batch; float32 [requests, nodes + 1, 4, h/8, w/8], on the CPU.
+    """
+    nodes: list[torch.Tensor] = []
+
+    def note(done: int, seen: torch.Tensor, answer: torch.Tensor, time: float) -> None:
+        if (done - 1) % every == 0:
+            nodes.append(seen.float().cpu())
+
+    together = replace(settings, batch=len(requests))
+    (clean,) = _batches(model.snapshot(), requests, together, events or Events(), job, note)
+    return torch.stack([*nodes, clean.float().cpu()], 1)
+
+
 @torch.no_grad()
 def decode(model: Model, latents: torch.Tensor, batch: int = 4) -> list[Image.Image]:
     """Latents [n, 4, h/8, w/8] as pictures. Raises Refusal where they came out as no numbers."""
@@ -169,14 +194,19 @@ class _Pass:
 
 @torch.no_grad()
 def _batches(
-    model: Model, requests: Sequence[Request], settings: SamplingSettings, events: Events, job: str
+    model: Model,
+    requests: Sequence[Request],
+    settings: SamplingSettings,
+    events: Events,
+    job: str,
+    watch: Watch | None = None,
 ) -> Iterator[torch.Tensor]:
     """The latents of one batch after the other; every denoising step counts as a unit of the job."""
     first, *more = _passes(model, requests, settings)
     groups = range(0, len(requests), settings.batch)
     total = len(groups) * sum(each.sampler.evaluations for each in (first, *more))
     ticks = track(range(total), job, total, events)
-    watch = _Watch(model, events, total)
+    watch = watch or _Preview(model, events, total)
     for start in groups:
         batch = slice(start, start + settings.batch)
         begun, beside = _start(model, requests[batch])
@@ -188,7 +218,7 @@ def _batches(
     next(ticks, None)  # the last one is done
 
 
-class _Watch:
+class _Preview:
     """Shows the listener what is drawn, where it asks for that; else nothing leaves the device."""
 
     def __init__(self, model: Model, events: Events, total: int) -> None:
@@ -251,7 +281,7 @@ def _denoise(
     start: sampling.Start | None,
     beside: torch.Tensor | None,
     ticks: Iterator[int],
-    watch: _Watch,
+    watch: Watch,
 ) -> torch.Tensor:
     """Takes a tick an evaluation. batch: which of all pictures these are."""
     generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]

@@ -81,14 +81,23 @@ def current(model: Model, settings: Mapping[str, Config]) -> Lora:
     return Lora(settings, {part: get_peft_model_state_dict(model[part]) for part in settings})
 
 
-def write(file: Path, lora: Lora, nets: Mapping[str, nn.Module], family: Family | None = None) -> None:
-    """Write a LoRA as diffusers' pipelines and older versions of transformers read it. family: what it is for."""
+def write(
+    file: Path,
+    lora: Lora,
+    nets: Mapping[str, nn.Module],
+    family: Family | None = None,
+    more: Mapping[str, str] | None = None,
+) -> None:
+    """Write a LoRA as diffusers' pipelines and older versions of transformers read it. family: what it is for.
+
+    more: for its metadata.
+    """
     named = {
         f"{part}.{text_model.stored(name) if isinstance(nets[part], CLIPTextModel) else name}": tensor
         for part, weights in lora.weights.items()
         for name, tensor in weights.items()
     }
-    about = factors.metadata(lora.settings)
+    about = {**factors.metadata(lora.settings), **(more or {})}
     if family:
         about |= base_model.saying(family, getattr(nets.get(family.denoiser), "config", None))
     tensors.write(file, named, about)

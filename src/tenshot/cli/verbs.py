@@ -73,6 +73,11 @@ VERBS: dict[Name, Verb] = {
         "tenshot.train.options:FullOptions",
         "Teach all of a model from captioned pictures.",
     ),
+    ("train", "distillation"): Verb(
+        "tenshot.train.methods.distillation:train",
+        "tenshot.train.distillation_options:DistillationOptions",
+        "Make a LoRA that draws in 8 steps without guidance.",
+    ),
     ("bench", "inference"): Verb(
         "tenshot.bench.inference:bench",
         "tenshot.bench.options:BenchInferenceOptions",

@@ -93,6 +93,7 @@ class Inspected(Loads, Hashes, total=False):
     words: Sequence[str]
     left_out: str
     training: Mapping[str, str]
+    usage_hint: str
     trigger_words: list[str]
     word: str
     vectors: Mapping[str, list[int]]
@@ -122,6 +123,19 @@ class Forecast(TypedDict):
     seconds_at_most: float
 
 
+class LikenessToTeacher(TypedDict):
+    """Of pictures of the same seeds and prompts, those of the distilled model to its teacher's; none was learned from.
+
+    psnr in dB; likeness a cosine, where there is a judge for such pictures. untrained: the same before the training.
+    """
+
+    pictures: int
+    psnr: float
+    untrained_psnr: float
+    likeness: NotRequired[float]
+    untrained_likeness: NotRequired[float]
+
+
 class Trained(TypedDict, total=False):
     result: str
     steps: int
@@ -131,6 +145,7 @@ class Trained(TypedDict, total=False):
     forecast: Forecast | None
     best: Best
     likeness_by_step: Mapping[str, float]
+    likeness_to_teacher: LikenessToTeacher
     exported: list[str]
     seconds_by_phase: Mapping[str, float]
 

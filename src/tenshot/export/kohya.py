@@ -20,7 +20,7 @@ from tenshot.io import tensors
 from tenshot.io.tensor_files import Container
 from tenshot.model import checkpoint, model
 
-KEPT = ("ss_", "ssmd_", "tenshot", "modelspec.trigger")
+KEPT = ("ss_", "ssmd_", "tenshot", "modelspec.trigger", "modelspec.usage_hint")
 
 
 class Origin(NamedTuple):

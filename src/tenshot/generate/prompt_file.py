@@ -17,7 +17,6 @@ from tenshot.generate import prompt_options
 from tenshot.io import text_files
 from tenshot.prompt.faults import prompt_faults
 
-MOST = 16 << 20  # bytes
 FITS = "a text file with a prompt a line"
 TEXTS = ("prompt", "negative_prompt")  #: all words up to the next option are theirs
 PICTURES = ("n_iter", "batch_size")  #: of which WebUI draws the product
@@ -52,8 +51,7 @@ def read(path: Path, kind: type[Options], say: Say) -> dict[str, list[str]]:
     kind: of the options. say: hears what is taken without effect. Raises Refusal with the faults of all lines, by their
     numbers.
     """
-    lines = enumerate(re.split(r"\r\n?|\n", text_files.text(path, FITS, MOST, utf_16=True)), 1)
-    asked = {number: line.strip() for number, line in lines if line.strip() and not line.lstrip().startswith("#")}
+    asked = text_files.numbered_lines(path, FITS)
     if not asked:
         raise Refusal(Fault(f"--prompt_file {path}", "holds no prompt", FITS, "write some, or give --prompt"))
     where = f"--prompt_file {path}, line"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from tenshot import next_commands
-from tenshot.adapters import adapter_files, base_model, bundled_embeddings, embedding, lora_keys, parsing
+from tenshot.adapters import adapter_files, base_model, bundled_embeddings, embedding, lora_keys, parsing, usage_hint
 from tenshot.core import hub_names
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
@@ -55,10 +55,12 @@ def inspect(options: InspectOptions, events: Events) -> Inspected:
     prompts = [*found.get("trigger_words", ()), found.get("word"), next_commands.taught(place)]
     prompt = next(filter(None, prompts))
     fetched = hub_names.of_path(place)
+    usage = usage_hint.read({usage_hint.KEY: found.get("usage_hint", "")})
+    how = usage.words() if usage else ()
     return {
         **found,
         **({"source": str(fetched)} if fetched else {}),
-        "next": next_commands.after_looking(found["what"], options.file, prompt, found.get("loads_in", ())),
+        "next": next_commands.after_looking(found["what"], options.file, prompt, found.get("loads_in", ()), how),
     }
 
 
@@ -173,6 +175,7 @@ def _told(about: Mapping[str, str]) -> Inspected:
     found: Inspected = {}
     if training := {name: about[name] for name in TRAINING if name in about}:
         found["training"] = training
+    found["usage_hint"] = about.get(usage_hint.KEY, "")
     tags: Counter[str] = Counter()
     for each in tensor_files.json_metadata(about, "ss_tag_frequency").values():
         for tag, count in each.items() if isinstance(each, dict) else ():

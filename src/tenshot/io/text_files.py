@@ -18,6 +18,7 @@ from tenshot.core.errors import Fault, Refusal, refuse_if
 
 CAPTION = 64 << 10  # bytes; a text encoder reads some hundred
 TABLE = 256 << 20
+LINES = 16 << 20
 JSON = 64 << 20  # a tokenizer's vocabulary has some four million
 TENSORS = 1 << 40
 DEPTH = 100  # of lists and objects in JSON; a configuration has some four
@@ -77,6 +78,15 @@ def text(path: Path, fits: str, most: int, utf_16: bool = False) -> str:
     if "\0" in found:
         raise Refusal(Fault(str(path), "not UTF-8 text: it holds NUL bytes", fits, do))
     return found
+
+
+def numbered_lines(path: Path, fits: str, most: int = LINES) -> dict[int, str]:
+    """The lines of a text by their numbers, from 1; empty ones, and those that begin with #, are none.
+
+    Raises Refusal as `text`, which may be UTF-16.
+    """
+    lines = enumerate(re.split(r"\r\n?|\n", text(path, fits, most, utf_16=True)), 1)
+    return {number: line.strip() for number, line in lines if line.strip() and not line.lstrip().startswith("#")}
 
 
 def read_json(path: Path, fits: str = "a JSON file", most: int = JSON) -> Any:

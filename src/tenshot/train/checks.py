@@ -20,7 +20,7 @@ from tenshot.io.image_folder import Example
 from tenshot.model import model
 from tenshot.train.data import prior_images
 from tenshot.train.engine import optimizers, run
-from tenshot.train.options import FineTuneOptions
+from tenshot.train.options import FineTuneOptions, TrainOptions
 from tenshot.train.training_method import Options, TrainingMethod
 
 Prior = tuple[Path, prior_images.Recipe]
@@ -119,11 +119,16 @@ def _method_faults(method: TrainingMethod[Options], options: Options) -> Iterato
         found = "the noise schedule is part of a model, and what comes out here is none"
         fits, do = "a model whose schedule has it", "leave it out, or make such a model: tenshot train full with it"
         yield Fault("--rescale_betas_zero_snr", found, fits, do)
+    yield from process_faults(options)
+    if options.fsdp:
+        yield from _split_faults(method, options)
+
+
+def process_faults(options: TrainOptions) -> Iterator[Fault]:
+    """What does not go with several processes."""
     if options.fit_memory and options.num_processes * distributed.world_size() > 1:
         found = "several processes would each settle on something else"
         yield Fault("--fit_memory", found, "one process", "run with one, and use the recipe that it writes")
-    if options.fsdp:
-        yield from _split_faults(method, options)
     if options.device not in ("auto", "cpu") and options.num_processes * distributed.world_size() > 1:
         yield Fault(
             "--device", f"{options.device} for several processes", "auto (each its own), or cpu", "leave it out"
@@ -192,7 +197,7 @@ def _inputs(
     """Digests of all that is read. folder: the pictures'; place: the model's."""
     names = {each.path: str(each.path.relative_to(folder)) for each in examples}
     return {
-        "files": {name: _digests(value) for name, value in options if name in run.FILES and value},
+        "files": digests(options),
         "model": hashes.of_model(place, events=events),
         "pictures": {names[each.path]: each.digest[:16] for each in examples},
         "captions": _captions(names, examples),
@@ -209,6 +214,11 @@ def _captions(names: Mapping[Path, str], examples: Sequence[Example]) -> dict[st
         if each.caption:
             found.setdefault(names[each.path], []).append(each.caption)
     return {name: said if len(said) > 1 else said[0] for name, said in found.items()}
+
+
+def digests(options: TrainOptions) -> dict[str, list[str]]:
+    """Of the adapters that the options name."""
+    return {name: _digests(value) for name, value in options if name in run.FILES and value}
 
 
 def _digests(places: Path | Sequence[Path]) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from tenshot.core import device, distributed
-from tenshot.core.errors import refuse_if
 from tenshot.core.events import EventGroup, Events
 from tenshot.core.results import Trained
 from tenshot.core.size import Size
@@ -17,19 +16,19 @@ from tenshot.families import validate
 from tenshot.io import tensors
 from tenshot.io.cache import root
 from tenshot.io.image_folder import Example
-from tenshot.model import hub, model
+from tenshot.model import hub
 from tenshot.model.model import Model
 from tenshot.pipeline import SamplingSettings
-from tenshot.train import learning_rates, notices, result_export
+from tenshot.train import learning_rates, notices, result_export, session
 from tenshot.train.checks import Prepared, check
 from tenshot.train.data import image_latents, prior_images, text_embeddings
 from tenshot.train.data.captions import Captions
 from tenshot.train.data.latents_cache import TensorCache
 from tenshot.train.data.text_embeddings import TextEmbeddingCache
-from tenshot.train.engine import checkpoint, eta, run
+from tenshot.train.engine import eta, run
 from tenshot.train.engine.denoising import Latents
 from tenshot.train.engine.diffusion_loss import DiffusionLoss
-from tenshot.train.options import FineTuneOptions
+from tenshot.train.options import FineTuneOptions, TrainOptions
 from tenshot.train.training_method import Options, TrainingMethod
 
 
@@ -40,12 +39,7 @@ def train(method: TrainingMethod[Options], options: Options, events: Events, *, 
     events = EventGroup(events, phases)
     options = learning_rates.settled(method.name, options, events)
     prepared = replace(check(method, options, events), foretold=foretold)
-    distributed.join(prepared.where.type == "cpu")
-    with run.alone(options.output_dir):
-        refuse_if(run.folder_faults(options, prepared.identity))  # another training may have ended there meanwhile
-        if distributed.is_main_process():
-            checkpoint.heal(options.output_dir, events)
-        base = model.load(str(prepared.place), device=prepared.where, events=events)
+    with session.opened(options, prepared.place, prepared.where, prepared.identity, events) as base:
         told = _train(method, base, prepared, options, events)
         return {**told, "seconds_by_phase": phases.told()}
 
@@ -158,7 +152,7 @@ def _samples(options: FineTuneOptions) -> int:
     return options.train_batch_size * options.gradient_accumulation_steps * distributed.world_size()
 
 
-def parts(options: FineTuneOptions, place: Path) -> tuple[str, ...]:
+def parts(options: TrainOptions, place: Path) -> tuple[str, ...]:
     """The parts of the model in folder `place` that train or get additions."""
     family = validate.family_of(place)
-    return (family.denoiser, *(family.encoders if options.train_text_encoder else ()))
+    return (family.denoiser, *(family.encoders if options.text_encoder_learns else ()))

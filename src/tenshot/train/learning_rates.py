@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.families import validate
 from tenshot.model import model
 from tenshot.train.engine import optimizers
-from tenshot.train.options import FineTuneOptions
-from tenshot.train.training_method import Options
+from tenshot.train.options import TrainOptions
+
+Options = TypeVar("Options", bound=TrainOptions)
 
 SMALL = 100_000_000  # numbers of a denoiser; the pocket model's has 12 million, that of SD 1.5 860
-SMALL_RATES = {"dreambooth": 3e-4, "full": 3e-4, "lora": 2e-3, "textual-inversion": 1e-4}
+SMALL_RATES = {"dreambooth": 3e-4, "full": 3e-4, "lora": 2e-3, "textual-inversion": 1e-4, "distillation": 1e-3}
 FAMILY_RATES = {"sd3": {"dreambooth": 1e-4, "lora": 4e-4}}  # diffusers' README_sd3; elsewhere an option's default
 
 
-def usual(kind: type[FineTuneOptions], method: str, family: str, numbers: int) -> float:
+def usual(kind: type[TrainOptions], method: str, family: str, numbers: int) -> float:
     """With what `method` usually learns on a denoiser of so many numbers."""
     default: float = kind.model_fields["learning_rate"].default
     return SMALL_RATES.get(method, default) if numbers < SMALL else FAMILY_RATES.get(family, {}).get(method, default)
@@ -39,7 +41,7 @@ def settled(method: str, options: Options, events: Events) -> Options:
     return options.model_copy(update={"learning_rate": rate})
 
 
-def far_off(given: FineTuneOptions, method: str, family: str, numbers: int) -> Iterator[str]:
+def far_off(given: TrainOptions, method: str, family: str, numbers: int) -> Iterator[str]:
     """A learning rate ten times off what the method, the family and the size of its denoiser usually learn with."""
     wanted = usual(type(given), method, family, numbers)
     if optimizers.chosen(given) == "prodigy":

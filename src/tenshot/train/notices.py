@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tenshot.families import conversion
 from tenshot.families.base import Family, overlong
@@ -11,7 +12,7 @@ from tenshot.io.image_folder import Example, tell
 from tenshot.model.model import Model, mentions
 from tenshot.train.data.captions import Captions
 from tenshot.train.engine import optimizers
-from tenshot.train.options import FineTuneOptions
+from tenshot.train.options import FineTuneOptions, TrainOptions
 
 MOST = 2000  # captions looked through for their length
 LONGEST_SHAPE, LONGEST_OF_SQUARES = (
@@ -26,7 +27,7 @@ class Need:
 
     names: Sequence[str]
     what: str
-    holds: Callable[[FineTuneOptions], bool]
+    holds: Callable[[Any], bool]
 
 
 NEEDS = (
@@ -74,10 +75,10 @@ NEEDS = (
 )
 
 
-def options(given: FineTuneOptions) -> Iterator[str]:
+def options(given: TrainOptions) -> Iterator[str]:
     """Options that are not as they are by themselves, and change nothing."""
     defaults = {name: field.default for name, field in type(given).model_fields.items()}
-    for need in NEEDS:
+    for need in (each for each in NEEDS if {*each.names} <= defaults.keys()):
         names = [name for name in need.names if getattr(given, name) != defaults[name]]
         if names and not need.holds(given):
             have = "has" if len(names) == 1 else "have"

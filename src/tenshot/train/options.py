@@ -31,6 +31,7 @@ Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
 Layers = Literal["attention", "transformer", "all"]
 Word = Annotated[str, Field(min_length=1)]
 PICTURES = ("instance_data_dir", "train_data_dir")  # options that name the folder of what is learned
+RATE = "step size of the optimizer; where none is given, small models and SD3 have their own"
 MOST_STEPS, MOST_PIXELS = 100_000_000, 4096
 
 
@@ -45,12 +46,7 @@ class LoopOptions(Options):
     stop_when_learned: bool = Field(
         False, description="stop earlier, once the loss on fixed inputs lies still and drawings show your pictures"
     )
-    learning_rate: float = Field(
-        5e-6,
-        gt=0,
-        le=100,
-        description="step size of the optimizer; where none is given, small models and SD3 have their own",
-    )
+    learning_rate: float = Field(5e-6, gt=0, le=100, description=RATE)
     lr_scheduler: Schedule = Field("constant", description="course of the learning rate")
     lr_warmup_steps: int = Field(
         0, ge=0, le=MOST_STEPS, description="optimizer steps in which the rate rises to its full value"
@@ -84,9 +80,6 @@ class LoopOptions(Options):
 class PictureOptions(Options):
     """Pictures and captions."""
 
-    resolution: int | None = Field(
-        None, ge=8, le=MOST_PIXELS, multiple_of=8, description="side in pixels; default: the model's own"
-    )
     center_crop: bool = Field(False, description="crop oblong pictures at the centre only, not at both ends too")
     random_flip: bool = Field(False, description="learn every picture mirrored, too")
     aspect_ratio_buckets: bool = Field(False, description="keep oblong pictures oblong, grouped by shape")
@@ -140,13 +133,12 @@ class WatchOptions(Options):
     validation_epochs: int = Field(
         50, ge=1, le=1_000_000, description="or: rounds through the pictures between drawings"
     )
-    keep_best: bool = Field(False, description="keep what was learned when drawings were most like your pictures")
     report_to: Tracker = Field("tensorboard", description="where loss and pictures are shown, if it is installed")
     tracker_project_name: str = Field("tenshot", min_length=1, description="the project's name at a tracking service")
 
 
-class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOptions, WatchOptions, ExportOptions):
-    """What fine-tuning a model on pictures needs besides."""
+class TrainOptions(LoopOptions, WatchOptions, ExportOptions):
+    """What training a model needs besides, whatever it learns from."""
 
     also: ClassVar[Mapping[str, str]] = script_options.ALSO
     elsewhere: ClassVar[Mapping[str, Elsewhere]] = script_options.ELSEWHERE
@@ -155,13 +147,51 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
         "pocket", description="pocket, a model folder, a checkpoint file, or org/name of the hub"
     )
     vae: VaePath | None = Field(None, description="a VAE, file or folder, in place of the model's own")
-    train_text_encoder: bool = Field(False, description="train the text encoder along with the denoiser")
-    text_encoder_lr: float | None = Field(None, gt=0, le=100, description="its own learning rate; default: the same")
+    resolution: int | None = Field(
+        None, ge=8, le=MOST_PIXELS, multiple_of=8, description="side in pixels; default: the model's own"
+    )
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     fit_memory: bool = Field(False, description="if it does not fit: checkpoint, accumulate, then another optimizer")
     num_processes: Few = Field(1, description="processes on this machine, each with a GPU of its own, or on CPUs")
-    fsdp: bool = Field(False, description="split weights, gradients and optimizer over the processes")
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+
+    @property
+    def tracker(self) -> Tracker:
+        """--report_to, where that is installed."""
+        return self.report_to if self.report_to == "none" or find_spec(self.report_to) else "none"
+
+    @property
+    def judges(self) -> bool:
+        """Is what is drawn during training compared with given pictures?"""
+        return False
+
+    @property
+    def keeps_best(self) -> bool:
+        """Is what was learned kept when drawings were most like given pictures?"""
+        return False
+
+    @property
+    def text_encoder_learns(self) -> bool:
+        return False
+
+    def notes(self) -> Iterator[str]:
+        if self.tracker != self.report_to and "report_to" in self.model_fields_set:
+            name = self.report_to
+            package = '"tenshot[tensorboard]"' if name == "tensorboard" else name
+            yield f"{name} is not installed (pip install {package}): loss.jsonl has every step's figures"
+        if self.pretrained_model_name_or_path == "pocket":
+            yield POCKET
+
+
+class FineTuneOptions(TrainOptions, PictureOptions, ClassOptions, ObjectiveOptions):
+    """What fine-tuning a model on pictures needs besides."""
+
+    also: ClassVar[Mapping[str, str]] = {**script_options.ALSO, **script_options.ALSO_PICTURES}
+
+    keep_best: bool = Field(False, description="keep what was learned when drawings were most like your pictures")
+    train_text_encoder: bool = Field(False, description="train the text encoder along with the denoiser")
+    text_encoder_lr: float | None = Field(None, gt=0, le=100, description="its own learning rate; default: the same")
+    fsdp: bool = Field(False, description="split weights, gradients and optimizer over the processes")
 
     def contents(self, wrong: Container[str] = ()) -> Iterator[Fault]:
         for name in PICTURES:
@@ -187,22 +217,16 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
         return getattr(self, "instance_prompt", None) or ""
 
     @property
-    def tracker(self) -> Tracker:
-        """--report_to, where that is installed."""
-        return self.report_to if self.report_to == "none" or find_spec(self.report_to) else "none"
-
-    @property
     def judges(self) -> bool:
-        """Is what is drawn during training compared with the pictures?"""
         return self.keep_best or self.stop_when_learned
 
-    def notes(self) -> Iterator[str]:
-        if self.tracker != self.report_to and "report_to" in self.model_fields_set:
-            name = self.report_to
-            package = '"tenshot[tensorboard]"' if name == "tensorboard" else name
-            yield f"{name} is not installed (pip install {package}): loss.jsonl has every step's figures"
-        if self.pretrained_model_name_or_path == "pocket":
-            yield POCKET
+    @property
+    def keeps_best(self) -> bool:
+        return self.keep_best
+
+    @property
+    def text_encoder_learns(self) -> bool:
+        return self.train_text_encoder
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
@@ -248,42 +272,9 @@ class FineTuneOptions(LoopOptions, PictureOptions, ClassOptions, ObjectiveOption
             yield Fault("--class_prompt", found, "the class without your subject", "leave the rare word out of it")
 
 
-class DreamBoothOptions(FineTuneOptions):
-    """Teach a model one subject from 5-10 pictures."""
+class AdapterOptions(Options):
+    """The adapter."""
 
-    instance_data_dir: FolderPath = Field(description="folder with the pictures of your subject")
-    instance_prompt: str = Field(min_length=1, description='names the subject, as in "a photo of az cat"')
-    output_dir: Path = Field(Path("out/dreambooth"), description="folder for the result, its checkpoints and its log")
-
-
-class FullOptions(FineTuneOptions):
-    """Teach a model from captioned pictures, all of its denoiser (UNet or transformer)."""
-
-    train_data_dir: FolderPath = Field(description="folder of pictures with captions")
-    output_dir: Path = Field(Path("out/full"), description="folder for the result, its checkpoints and its log")
-    learning_rate: float = Field(
-        1e-5,
-        gt=0,
-        le=100,
-        description="step size of the optimizer; where none is given, small models and SD3 have their own",
-    )
-
-
-class LoraOptions(FineTuneOptions):
-    """Teach a small adapter (LoRA), on a subject or on captioned pictures."""
-
-    also: ClassVar[Mapping[str, str]] = {**script_options.ALSO, **script_options.ALSO_LORA}
-
-    instance_data_dir: FolderPath | None = Field(None, description="folder with the pictures of your subject; or:")
-    instance_prompt: str | None = Field(None, min_length=1, description='names it, as in "a photo of az cat"')
-    train_data_dir: FolderPath | None = Field(None, description="folder of pictures with captions")
-    output_dir: Path = Field(Path("out/lora"), description="folder for the result, its checkpoints and its log")
-    learning_rate: float = Field(
-        1e-4,
-        gt=0,
-        le=100,
-        description="step size of the optimizer; where none is given, small models and SD3 have their own",
-    )
     rank: Rank = Field(4, description="width of the adapter")
     lora_alpha: float | None = Field(None, gt=0, le=1e6, description="strength is alpha / rank; default: the rank")
     layers: Layers = Field("attention", description="attention; transformer: all its linear layers; all: convolutions")
@@ -300,7 +291,35 @@ class LoraOptions(FineTuneOptions):
         None, description="keep the denoiser's matrices in 4 or 8 bits"
     )
     start_from: LoraFile | None = Field(None, description="a LoRA, file or folder, to train further")
+
+
+class DreamBoothOptions(FineTuneOptions):
+    """Teach a model one subject from 5-10 pictures."""
+
+    instance_data_dir: FolderPath = Field(description="folder with the pictures of your subject")
+    instance_prompt: str = Field(min_length=1, description='names the subject, as in "a photo of az cat"')
+    output_dir: Path = Field(Path("out/dreambooth"), description="folder for the result, its checkpoints and its log")
+
+
+class FullOptions(FineTuneOptions):
+    """Teach a model from captioned pictures, all of its denoiser (UNet or transformer)."""
+
+    train_data_dir: FolderPath = Field(description="folder of pictures with captions")
+    output_dir: Path = Field(Path("out/full"), description="folder for the result, its checkpoints and its log")
+    learning_rate: float = Field(1e-5, gt=0, le=100, description=RATE)
+
+
+class LoraOptions(FineTuneOptions, AdapterOptions):
+    """Teach a small adapter (LoRA), on a subject or on captioned pictures."""
+
+    also: ClassVar[Mapping[str, str]] = {**FineTuneOptions.also, **script_options.ALSO_LORA}
+
+    instance_data_dir: FolderPath | None = Field(None, description="folder with the pictures of your subject; or:")
+    instance_prompt: str | None = Field(None, min_length=1, description='names it, as in "a photo of az cat"')
+    train_data_dir: FolderPath | None = Field(None, description="folder of pictures with captions")
     embeddings: list[WordPath] = Field([], description="files with learned words that the captions say")
+    output_dir: Path = Field(Path("out/lora"), description="folder for the result, its checkpoints and its log")
+    learning_rate: float = Field(1e-4, gt=0, le=100, description=RATE)
 
     def next_commands(self) -> Sequence[str]:
         base, prompt = self.pretrained_model_name_or_path, self.instance_prompt or self.validation_prompt or "TEXT"
@@ -334,12 +353,7 @@ class TextualInversionOptions(FineTuneOptions):
     num_vectors: int = Field(1, ge=1, le=75, description="how many embedding vectors each new word has")
     learnable_property: Literal["object", "style"] = Field("object", description="what the pictures have in common")
     output_dir: Path = Field(Path("out/inversion"), description="folder for the result, its checkpoints and its log")
-    learning_rate: float = Field(
-        5e-3,
-        gt=0,
-        le=100,
-        description="step size of the optimizer; where none is given, small models and SD3 have their own",
-    )
+    learning_rate: float = Field(5e-3, gt=0, le=100, description=RATE)
     adam_weight_decay: float = Field(0.0, ge=0, le=100, description="weight decay, decoupled from the gradient")
 
     def next_commands(self) -> Sequence[str]:

@@ -11,18 +11,18 @@ from tenshot.core.events import Events
 from tenshot.export import install
 from tenshot.export.install import Result
 from tenshot.model.model import Model
-from tenshot.train.options import FineTuneOptions
+from tenshot.train.options import TrainOptions
 
 
 def export_result(
-    options: FineTuneOptions, results: Sequence[Result], base: Model, about: Mapping[str, str], events: Events
+    options: TrainOptions, results: Sequence[Result], base: Model, about: Mapping[str, str], events: Events
 ) -> list[str]:
     """Do what --export says; the last validation picture goes along. The files come back."""
     drawn = sorted((options.output_dir / "validation").glob("*.png"))
     return install.put(options.export, results, events, drawn[-1] if drawn else None, base.place, about)
 
 
-def about(options: FineTuneOptions, base: Model, pictures: int, captions: Sequence[str], steps: int) -> dict[str, str]:
+def about(options: TrainOptions, base: Model, pictures: int, captions: Sequence[str], steps: int) -> dict[str, str]:
     """The training under the names that kohya's scripts gave such facts."""
     tags = Counter(tag.strip() for text in captions for tag in text.split(",") if tag.strip())
     facts = {

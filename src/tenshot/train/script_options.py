@@ -122,16 +122,19 @@ ALSO = {
     "save_every_n_steps": "checkpointing_steps",
     "optimizer_type": "optimizer",
     "log_with": "report_to",
-    "min_snr_gamma": "snr_gamma",
-    "zero_terminal_snr": "rescale_betas_zero_snr",
     "lr_scheduler_num_cycles": "lr_num_cycles",
     "lr_scheduler_power": "lr_power",
+    "pretrained_vae_model_name_or_path": "vae",
+}
+#: The same, of learning from pictures.
+ALSO_PICTURES = {
+    "min_snr_gamma": "snr_gamma",
+    "zero_terminal_snr": "rescale_betas_zero_snr",
     "flip_aug": "random_flip",
     "enable_bucket": "aspect_ratio_buckets",
     "bucket_reso_steps": "bucket_step",
     "shuffle_caption": "shuffle_tags",
     "keep_tokens": "keep_tags",
-    "pretrained_vae_model_name_or_path": "vae",
     "caption_dropout_rate": "proportion_empty_prompts",
 }
 #: The same, of a LoRA.

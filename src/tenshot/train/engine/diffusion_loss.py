@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import nn
 
-from tenshot.core import device, distributed
+from tenshot.core import distributed
 from tenshot.core.events import Events
 from tenshot.diffusion import losses
 from tenshot.families.base import MicroConditioning
-from tenshot.families.components import Denoiser, Net
 from tenshot.train.data.captions import CaptionSource
 from tenshot.train.data.text_embeddings import TextEmbeddingCache
-from tenshot.train.engine import denoising, frozen, loop, sharding
+from tenshot.train.engine import denoising, sharding
+from tenshot.train.engine.denoiser_task import DenoiserTask
 from tenshot.train.engine.denoising import Latents, Objective, Predict
 from tenshot.train.engine.rng import CounterRNG
 from tenshot.train.engine.trainable import Trainable, offload_unused
 from tenshot.train.options import FineTuneOptions
 
 
-class DiffusionLoss(loop.TrainingTask):
+class DiffusionLoss(DenoiserTask):
     """A denoiser on pictures and their captions, with class pictures beside them where they are given."""
 
     def __init__(
@@ -34,7 +33,8 @@ class DiffusionLoss(loop.TrainingTask):
         class_pictures: Latents | None = None,
         states: TextEmbeddingCache | None = None,
     ) -> None:
-        self.trainable, self.options = trainable, options
+        super().__init__(trainable, options)
+        self.options = options
         self.pictures, self.captions, self.class_pictures = pictures, captions, class_pictures
         self.aim = Objective(
             trainable.model.process.trained_by(options),
@@ -43,25 +43,6 @@ class DiffusionLoss(loop.TrainingTask):
             options.huber_c,
         )
         self.states = states or TextEmbeddingCache(trainable.model)
-        if options.gradient_checkpointing:
-            self.checkpoint_gradients()
-        self.denoiser: Denoiser = trainable.model.denoiser  # as it trains; what draws is not compiled
-        if options.torch_compile:
-            self.denoiser = torch.compile(self.denoiser, backend=options.torch_compile_backend)
-        self.precision = device.precision(options.mixed_precision, trainable.model.device)
-        if self.precision != "no" and not trainable.saves_model:
-            for part in self._stepped:
-                frozen.cast_frozen(trainable.model[part], device.DTYPES[self.precision])
-
-    @property
-    def _stepped(self) -> set[str]:
-        """The parts that gradients come through."""
-        return {self.trainable.model.family.denoiser, *self.trainable.parts}
-
-    def checkpoint_gradients(self) -> None:
-        """Less memory for more time."""
-        for part in self._stepped:
-            _checkpoint_gradients(self.trainable.model[part])
 
     def heaviest_step(self, batch: int, pieces: int) -> int:
         """The first step whose pictures have the largest of the shapes, in steps of so many batches."""
@@ -72,13 +53,6 @@ class DiffusionLoss(loop.TrainingTask):
             if math.prod(self.pictures.sizes[row]) == most:
                 return step
         return 0
-
-    @property
-    def parts(self) -> Mapping[str, nn.Module]:
-        return self.trainable.parts
-
-    def lr_multiplier(self, part: str, name: str) -> float:
-        return self.trainable.lr_multiplier(part, name)
 
     def loss(self, rng: CounterRNG) -> torch.Tensor:
         batches = [self.aim.draw(self.pictures, rng)]
@@ -126,10 +100,3 @@ class DiffusionLoss(loop.TrainingTask):
             learned = {name: sharding.whole(tensor) for name, tensor in net.state_dict().items()}
             base.offload(part)
             base[part].load_state_dict(learned)
-
-
-def _checkpoint_gradients(net: Net) -> None:
-    """diffusers and transformers, before version 6 and after, have three names for it."""
-    names = ("enable_gradient_checkpointing", "activation_checkpointing_enable", "gradient_checkpointing_enable")
-    next(getattr(net, name) for name in names if hasattr(net, name))()
-    net.train()

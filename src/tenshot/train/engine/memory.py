@@ -11,7 +11,7 @@ from tenshot.core.errors import Fault, Refusal
 from tenshot.core.events import Events
 from tenshot.io import tensors, text_files
 from tenshot.train.engine import loop
-from tenshot.train.options import FineTuneOptions
+from tenshot.train.options import TrainOptions
 
 FITTED = "fitted.json"  # what was changed, for the run to go on with
 ROOM = 0.95  # share of the memory that a run may take
@@ -31,7 +31,7 @@ class MemorySaver(loop.TrainingTask, Protocol):
         ...
 
 
-def measures(options: FineTuneOptions, gpu: bool) -> Iterator[tuple[str, FineTuneOptions]]:
+def measures(options: TrainOptions, gpu: bool) -> Iterator[tuple[str, TrainOptions]]:
     """What to say and the options of each rung, the asked ones first. Only the last changes what is learned."""
     yield "", options
     if not options.gradient_checkpointing:
@@ -47,7 +47,7 @@ def measures(options: FineTuneOptions, gpu: bool) -> Iterator[tuple[str, FineTun
         yield f"with --optimizer {name}", options.model_copy(update={"optimizer": name})
 
 
-def fit_memory(task: MemorySaver, options: FineTuneOptions, events: Events) -> tuple[FineTuneOptions, loop.Forecast]:
+def fit_memory(task: MemorySaver, options: TrainOptions, events: Events) -> tuple[TrainOptions, loop.Forecast]:
     """The first rung that fits, and its forecast. Raises Refusal where none does."""
     where = device.pick(options.device)
     limit = ROOM * device.memory_limit(where)
@@ -67,7 +67,7 @@ def fit_memory(task: MemorySaver, options: FineTuneOptions, events: Events) -> t
     raise Refusal(Fault("memory", found, fits, "lower --resolution, or train a LoRA with --mixed_precision bf16"))
 
 
-def again(options: FineTuneOptions) -> FineTuneOptions:
+def again(options: TrainOptions) -> TrainOptions:
     """The options of the rung that an earlier start of this run settled on. Raises Refusal where they are damaged."""
     file = options.output_dir / FITTED
     if not file.is_file():
@@ -80,7 +80,7 @@ def again(options: FineTuneOptions) -> FineTuneOptions:
         raise Refusal(Fault(str(file), "is damaged", fits, do)) from None
 
 
-def _measured(task: MemorySaver, options: FineTuneOptions, events: Events) -> loop.Forecast | None:
+def _measured(task: MemorySaver, options: TrainOptions, events: Events) -> loop.Forecast | None:
     """None where memory did not suffice for one step."""
     step = task.heaviest_step(options.train_batch_size, options.gradient_accumulation_steps)
     try:

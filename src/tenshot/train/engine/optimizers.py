@@ -11,7 +11,7 @@ import torch
 
 from tenshot.core import device
 from tenshot.core.errors import Fault, Refusal
-from tenshot.train.options import FineTuneOptions, LoopOptions, Optimizer
+from tenshot.train.options import LoopOptions, Optimizer, TrainOptions
 
 EXTRA = 'pip install "tenshot[optimizers]"'
 
@@ -97,7 +97,7 @@ def check(options: LoopOptions, where: str) -> None:
         raise Refusal(*faults)
 
 
-def check_compiler(options: FineTuneOptions) -> None:
+def check_compiler(options: TrainOptions) -> None:
     """Refuse a --torch_compile_backend that torch does not know, or that finds no compiler here."""
     if not options.torch_compile:
         return

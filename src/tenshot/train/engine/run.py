@@ -6,9 +6,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -30,10 +30,11 @@ from tenshot.train.engine.memory import MemorySaver
 from tenshot.train.engine.trackers import LossLog, Service, TensorBoard
 from tenshot.train.engine.trainable import Trainable, offload_unused
 from tenshot.train.engine.validation import BEST, SHOWN, ValidationImages, likenesses, score, summary
-from tenshot.train.options import FineTuneOptions, LoopOptions
+from tenshot.train.options import LoopOptions, TrainOptions
 
 IDENTITY, MANIFEST, RECIPE, LOG, LOGS = "run.json", "manifest.json", "recipe.yaml", "loss.jsonl", "logs"
 LOCK = "run.lock"
+TRAJECTORIES = "trajectories"  # a folder with what was drawn to learn from
 PLACES = {
     "output_dir",
     "instance_data_dir",
@@ -55,8 +56,9 @@ FREE = {
     "export",
 }  # options that may change between the two halves of a run without changing its result
 DRAWINGS = {
-    name for name in FineTuneOptions.model_fields if "validation" in name
+    name for name in TrainOptions.model_fields if "validation" in name
 }  # so may these, if no one judges by them
+LASTING = (LOG, TRAJECTORIES)  # where one of them is, a run has begun
 OURS = (".part", ".log", ".lock")  # suffixes of what a run may leave before it has claimed its folder
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
 
@@ -121,7 +123,7 @@ def _claimed(file: Path) -> dict[str, object] | None:
 
 def _obstacles(folder: Path, where: str) -> Iterator[Fault]:
     """Files where the run would put folders, and folders where it would put files."""
-    folders = [folder / name for name in (SHOWN, BEST, LOGS)]
+    folders = [folder / name for name in (SHOWN, BEST, LOGS, TRAJECTORIES)]
     folders += [path for path in folder.glob(f"{checkpoint.PREFIX}*") if checkpoint.is_step(path)]
     wrong = [path for path in folders if path.exists() and not path.is_dir()]
     wrong += [path for path in (folder / name for name in (LOG, RECIPE, MANIFEST, memory.FITTED)) if path.is_dir()]
@@ -155,7 +157,7 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if new and not isinstance(error, Cancelled) and not (folder / LOG).exists():
+        if new and not isinstance(error, Cancelled) and not any((folder / name).exists() for name in LASTING):
             (folder / IDENTITY).unlink(missing_ok=True)  # it ended before the first step
         raise
     finally:
@@ -200,7 +202,8 @@ def check_disk(options: LoopOptions, trained_bytes: int, model_bytes: int) -> No
 class Job:
     """trainable: what the method trains. identity: who owns the folder. per_epoch: steps in a round of the data.
 
-    trained: how many numbers train. given: the pictures to learn from. saved: bytes of the result.
+    trained: how many numbers train. given: the pictures to learn from. saved: bytes of the result. settings: how
+    validation pictures are drawn, but for their size. judged: what is measured on the result in the end.
     """
 
     task: MemorySaver
@@ -211,9 +214,14 @@ class Job:
     trained: int
     given: Sequence[Path]
     saved: int
+    settings: SamplingSettings = field(default_factory=SamplingSettings)
+    judged: Callable[[Events], Trained] | None = None
+
+    def drawn(self, options: TrainOptions) -> SamplingSettings:
+        return replace(self.settings, size=Size.square(options.resolution) if options.resolution else None)
 
 
-def train_job(job: Job, options: FineTuneOptions, events: Events) -> Trained:
+def train_job(job: Job, options: TrainOptions, events: Events) -> Trained:
     """Forecast, train, save to options.output_dir, prove. What came of it is returned; the manifest says the rest."""
     folder = options.output_dir
     if distributed.is_main_process():
@@ -228,7 +236,9 @@ def train_job(job: Job, options: FineTuneOptions, events: Events) -> Trained:
         after = 2 * job.saved / eta.DISK
         events = EventGroup(events, eta.Revised(events, options.max_train_steps, whole, every, after))
     trackers = EventGroup(*_trackers(options), events) if distributed.is_main_process() else events
-    drawings = ValidationImages(job.trainable, options, every, trackers, job.given) if every else None
+    drawings = None
+    if every:
+        drawings = ValidationImages(job.trainable, options, every, trackers, job.given, job.drawn(options))
     fit = loop.fit(job.task, options, trackers, drawings)
     seconds = time.perf_counter() - started
     job.task.gather()
@@ -248,6 +258,7 @@ def train_job(job: Job, options: FineTuneOptions, events: Events) -> Trained:
         "forecast": _told(expected) if expected else None,
         **({"best": best} if best else {}),
         **({"likeness_by_step": {str(step): each for step, each in seen.items()}} if seen else {}),
+        **(job.judged(events) if job.judged and distributed.is_main_process() else {}),
     }
     about = {
         "machine": device.describe(),
@@ -269,8 +280,8 @@ def _told(expected: loop.Forecast) -> Forecast:
 
 
 def _forecast(
-    job: Job, options: FineTuneOptions, events: Events
-) -> tuple[FineTuneOptions, loop.Forecast | None, eta.Part | None]:
+    job: Job, options: TrainOptions, events: Events
+) -> tuple[TrainOptions, loop.Forecast | None, eta.Part | None]:
     """The options to train with, what was measured on real steps, and what all will take, which was said aloud.
 
     A run that continues knows neither.
@@ -296,14 +307,14 @@ def _forecast(
 
 
 def _parts(
-    job: Job, options: FineTuneOptions, expected: loop.Forecast, checkpoint_bytes: int, events: Events
+    job: Job, options: TrainOptions, expected: loop.Forecast, checkpoint_bytes: int, events: Events
 ) -> dict[str, eta.Part]:
     """Seconds that each phase from now on will take."""
     steps, low, high = options.max_train_steps, expected.seconds_at_least, expected.seconds_at_most
     parts = {"training steps": (MEASURED[0] * steps * low, MEASURED[1] * steps * high)}
     if options.validation_prompt and distributed.is_main_process():
-        size = Size.square(options.resolution) if options.resolution else None
-        one = eta.pace(job.trainable.model, size, events).drawing(options.num_validation_images, SamplingSettings())
+        drawn = job.drawn(options)
+        one = eta.pace(job.trainable.model, drawn.size, events).drawing(options.num_validation_images, drawn)
         offload_unused(job.trainable)
         looks = options.judges + -(-steps // _every(job, options))
         parts["validation pictures"] = eta.about(looks * one, MEASURED)
@@ -312,7 +323,7 @@ def _parts(
     return parts
 
 
-def _every(job: Job, options: FineTuneOptions) -> int:
+def _every(job: Job, options: TrainOptions) -> int:
     """Steps between validation pictures."""
     return options.validation_steps or options.validation_epochs * job.per_epoch
 
@@ -321,7 +332,7 @@ def _bytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def _trackers(options: FineTuneOptions) -> Iterator[Events]:
+def _trackers(options: TrainOptions) -> Iterator[Events]:
     yield LossLog(options.output_dir / LOG)
     if options.tracker == "tensorboard":
         yield TensorBoard(options.output_dir / LOGS)

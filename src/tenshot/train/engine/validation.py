@@ -13,7 +13,6 @@ from tenshot.core import device, distributed
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.results import Best
-from tenshot.core.size import Size
 from tenshot.evaluate import judge
 from tenshot.io import infotext, tensors, text_files
 from tenshot.io.images import open_picture
@@ -21,7 +20,7 @@ from tenshot.io.png import write_picture
 from tenshot.pipeline import Request, SamplingSettings
 from tenshot.train.engine.early_stopping import Sight
 from tenshot.train.engine.trainable import Trainable, offload_unused
-from tenshot.train.options import FineTuneOptions
+from tenshot.train.options import TrainOptions
 
 SHOWN, BEST, SCORE = "validation", "best", "score.json"
 LIKENESS = "likeness.json"  # beside the pictures: step -> likeness
@@ -37,10 +36,16 @@ class ValidationImages:
     """
 
     def __init__(
-        self, trainable: Trainable, options: FineTuneOptions, every: int, shown: Events, given: Sequence[Path]
+        self,
+        trainable: Trainable,
+        options: TrainOptions,
+        every: int,
+        shown: Events,
+        given: Sequence[Path],
+        settings: SamplingSettings,
     ) -> None:
         self.trainable, self.options, self.every, self.shown, self.given = trainable, options, every, shown, given
-        self.settings = SamplingSettings(size=Size.square(options.resolution) if options.resolution else None)
+        self.settings = settings
 
     def due(self, step: int) -> bool:
         return step % self.every == 0 and (step > 0 or self.options.judges)
@@ -88,7 +93,7 @@ class ValidationImages:
         better = step > 0 and all(likeness > each for at, each in found.items() if 0 < at != step)
         when = "" if step else " before training"
         self.shown.say(f"step {step}: likeness {likeness:.3f}{when}{', the best so far' if better else ''}")
-        if better and self.options.keep_best:
+        if better and self.options.keeps_best:
             with tensors.replacing_folder(folder / BEST) as temporary:
                 self.trainable.save(temporary)
                 tensors.write_json(temporary / SCORE, {"step": step, "likeness": likeness})
