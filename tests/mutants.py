@@ -154,10 +154,11 @@ def mutants(target: str) -> Iterator[Mutant]:
             last = starts[node.end_lineno] if node.end_lineno < len(starts) else len(raw)
             before = raw[starts[node.lineno - 1] : last].decode()
             after = (raw[starts[node.lineno - 1] : begin] + text.encode() + raw[end:last]).decode()
-            try:
-                ast.parse(made)
-            except SyntaxError:  # within a formatted text, whose quotes the change would need
-                continue
+            if {"'", '"'} & {*text}:
+                try:
+                    ast.parse(made)
+                except SyntaxError:  # within a formatted text, whose quotes the change would need
+                    continue
             yield Mutant(target, node.lineno, before, after, made)
 
 
