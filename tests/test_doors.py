@@ -112,8 +112,17 @@ def test_a_result_is_told_in_words_on_a_terminal_of_ascii(monkeypatch: pytest.Mo
     assert rb"b\xfcro/\u732b.png" in written.getvalue() and rb"\udce9" in written.getvalue()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("stage", ["torch", "diffusers", "tenshot.cli.commands"])
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        *((stage, signal.SIGINT) for stage in ("torch", "diffusers", "tenshot.cli.commands")),
+        ("torch", signal.SIGTERM),
+        *(
+            pytest.param(stage, signal.SIGTERM, marks=pytest.mark.slow)
+            for stage in ("diffusers", "tenshot.cli.commands")
+        ),
+    ],
+)
 def test_a_signal_while_libraries_are_imported_ends_at_once(number: signal.Signals, stage: str) -> None:
     """The import of `stage` announces itself and then takes its time."""
     code = (

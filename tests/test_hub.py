@@ -108,7 +108,8 @@ def test_a_revision_stays_when_the_main_branch_moves(served: Hub, sd1: Path, sd1
         assert contents(found) == contents(sd1 if commit == first else sd1_tuned)
 
 
-def test_a_torn_download_goes_on_where_it_stopped(served: Hub, sd1: Path):
+def test_a_torn_download_goes_on_where_it_stopped(served: Hub, sd1: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # a second before each start
     served.add("somebody/tiny", sd1)
     size = (sd1 / UNET).stat().st_size
     served.cut[UNET] = [size // 3, size // 3]
