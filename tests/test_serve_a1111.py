@@ -157,7 +157,7 @@ def test_requests_at_once_are_drawn_at_once_and_none_is_mixed_up(server: Running
         assert apart.max() <= 1, seed
 
 
-def test_answers_in_other_formats(api: webuiapi.WebUIApi, sd1: Path, tmp_path: Path) -> None:
+def test_answers_in_other_formats(server: Running, api: webuiapi.WebUIApi, sd1: Path, tmp_path: Path) -> None:
     """By the request's settings, or by the caller's own; the files are those that the command line writes."""
     asked = {"prompt": PROMPT, "seed": 3, **SIZE}
     for kind, over in (("jpg", {}), ("webp", {"jpeg_quality": 30})):
@@ -165,10 +165,11 @@ def test_answers_in_other_formats(api: webuiapi.WebUIApi, sd1: Path, tmp_path: P
         file = commanded(sd1, tmp_path / f"a.{kind}", quality=over.get("jpeg_quality", 80))
         assert base64.b64decode(drawn.json["images"][0]) == file.read_bytes()
         assert drawn.info["infotexts"] == [read_infotext(file)]
-    api.session.headers["User-Agent"] = "likes JPEG"
-    api.set_options({"samples_format": "jpeg"})
-    assert api.txt2img(**asked).image.format == "JPEG" and api.get_options()["samples_format"] == "jpeg"
-    del api.session.headers["User-Agent"]
+    own = webuiapi.WebUIApi(port=server.port)
+    own.session.headers["User-Agent"] = "likes JPEG"
+    own.set_options({"samples_format": "jpeg"})
+    assert own.txt2img(**asked).image.format == "JPEG" and own.get_options()["samples_format"] == "jpeg"
+    assert api.txt2img(**asked).image.format == "PNG"
 
 
 class Asked(threading.Thread):
@@ -258,7 +259,7 @@ def test_open_webui_and_silly_tavern(server: Running, sd1: Path) -> None:
     asked = {"prompt": PROMPT, "batch_size": 1, "width": 64, "height": 64, "steps": 2, "negative_prompt": ""}
     answer = post(server, "/sdapi/v1/txt2img", asked, **empty).json()
     assert len(answer["images"]) == 1 and isinstance(answer["info"], str)
-    basic = {"Authorization": "Basic Og=="}
+    basic = {"Authorization": "Basic Og==", "User-Agent": "SillyTavern"}  # whose choice of a model is its own
     for name in ("samplers", "schedulers", "upscalers", "latent-upscale-modes", "sd-vae", "sd-models", "loras"):
         found = requests.get(f"{server.url}/sdapi/v1/{name}", headers=basic, timeout=9)
         assert found.status_code == 200 and isinstance(found.json(), list), name
