@@ -36,22 +36,21 @@ def folder(request: pytest.FixtureRequest) -> Path:
     return request.getfixturevalue(request.param)
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    opened = model.load(str(folder))
+def weights(opened: model.Model) -> dict[str, torch.Tensor]:
     return {
         f"{part}.{name}": tensor for part in opened.family.nets for name, tensor in opened[part].state_dict().items()
     }
 
 
-def equal(one: Path, other: Path) -> None:
-    first, second = weights(one), weights(other)
+def equal(one: Path | model.Model, other: Path | model.Model) -> None:
+    first, second = (weights(model.load(str(each)) if isinstance(each, Path) else each) for each in (one, other))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def drawn(folder: Path) -> bytes:
+def drawn(opened: model.Model) -> bytes:
     settings = SamplingSettings(steps=2, size=Size(64, 64))
-    return pipeline.images(model.load(str(folder)), [Request("a photo of az baby", 1)], settings)[0].tobytes()
+    return pipeline.images(opened, [Request("a photo of az baby", 1)], settings)[0].tobytes()
 
 
 def test_there_and_back_is_bit_exact(folder: Path, tmp_path: Path):
@@ -59,12 +58,13 @@ def test_there_and_back_is_bit_exact(folder: Path, tmp_path: Path):
     run(folder, file)
     run(file, back)
     run(back, again)
-    equal(folder, back)
+    before, after = (model.load(str(place)) for place in (folder, back))
+    equal(before, after)
     there, here = load_file(file), load_file(again)
     assert there.keys() == here.keys()
     assert all(torch.equal(there[name], here[name]) for name in there)
-    assert drawn(folder) == drawn(back)
-    assert model.load(str(folder)).process.prediction == model.load(str(back)).process.prediction
+    assert drawn(before) == drawn(after)
+    assert before.process.prediction == after.process.prediction
 
 
 def test_diffusers_reads_the_same_from_the_file(folder: Path, tmp_path: Path):
