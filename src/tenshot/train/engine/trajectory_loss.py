@@ -52,7 +52,7 @@ class TrajectoryLoss(DenoiserTask):
         where = self.trainable.model.device
         ways = [self.ways[row] for row in rows]
         seen, after = (
-            torch.stack([way[node + more] for way, node in zip(ways, nodes, strict=True)]).to(where, torch.float32)
+            torch.stack([way[node + more].float() for way, node in zip(ways, nodes, strict=True)]).to(where)
             for more in (0, 1)
         )
         times = torch.tensor([self.process.time(self.sigmas[node]) for node in nodes], device=where)
