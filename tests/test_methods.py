@@ -14,7 +14,7 @@ from tenshot import pipeline
 from tenshot.adapters import embedding
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
-from tenshot.evaluate import judge
+from tenshot.evaluate import pocket_judge
 from tenshot.io.image_folder import read_folder
 from tenshot.io.images import open_picture
 from tenshot.model import model
@@ -74,7 +74,7 @@ def likeness(opened: Model, noun: str, seeds: int = 4, steps: int = 20) -> float
     wanted = [Request(context.format(noun), seed) for context in CONTEXTS for seed in range(seeds)]
     drawn = pipeline.images(opened, wanted, SamplingSettings(steps=steps, batch=8))
     given = [open_picture(example.path) for example in read_folder(SUBJECT)]
-    return judge.load().likeness(drawn, given)
+    return pocket_judge.load().likeness(drawn, given)
 
 
 @pytest.fixture(scope="module")

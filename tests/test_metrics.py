@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tenshot.evaluate.metrics import COLOURS, background_colour, psnr
+from tenshot.evaluate.metrics import COLOURS, background_colour, edge_agreement, psnr
 
 
 @pytest.mark.parametrize("name", COLOURS)
@@ -47,3 +47,17 @@ def test_psnr_in_closed_form():
 def test_psnr_of_two_sizes_is_a_mistake():
     with pytest.raises(ValueError, match="8"):
         psnr(Image.new("RGB", (8, 8)), Image.new("RGB", (1, 1)))
+
+
+def test_edges_agree_where_they_are_near():
+    def lines(*columns: int) -> Image.Image:
+        levels = np.zeros((40, 40), np.uint8)
+        levels[:, list(columns)] = 255
+        return Image.fromarray(levels).convert("RGB")
+
+    assert edge_agreement(lines(10, 30), lines(10, 30)) == 1
+    assert edge_agreement(lines(10, 30), lines(12, 28)) == 1
+    assert edge_agreement(lines(10, 30), lines(13, 27)) == 0
+    assert edge_agreement(lines(10, 30), lines(10)) == pytest.approx(2 / 3)  # half found, all of it right
+    assert edge_agreement(lines(10), lines(10, 20, 30)) == pytest.approx(1 / 2)  # all found, a third right
+    assert edge_agreement(lines(), lines(10)) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 #: Names of background colours and what they mean, sRGB.
 COLOURS = {
@@ -24,11 +24,59 @@ RIM = 3
 
 
 def background_colour(image: Image.Image) -> str:
-    """The colour name nearest to the median of the RIM outermost pixels on all four sides (distance in sRGB)."""
+    """The colour name nearest to `rim_colour` (distance in sRGB)."""
+    middle = rim_colour(image)
+    return min(COLOURS, key=lambda name: float(np.linalg.norm(middle - COLOURS[name])))
+
+
+def rim_colour(image: Image.Image) -> np.ndarray:
+    """Red, green and blue, the medians of the RIM outermost pixels on all four sides, 0 to 255."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
     edges = (pixels[:RIM], pixels[-RIM:], pixels[:, :RIM], pixels[:, -RIM:])
-    middle = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
-    return min(COLOURS, key=lambda name: float(np.linalg.norm(middle - COLOURS[name])))
+    colour: np.ndarray = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
+    return colour
+
+
+def colour_likeness(a: Image.Image, b: Image.Image, bins: int = 6) -> float:
+    """Intersection of the two colour histograms, each of bins^3 colours: 1 where they are equal, 0 where no colour is
+    in both (Swain and Ballard 1991). The commonest colour at the rim counts as background, and is left out."""
+    return float(np.minimum(_colours(a, bins), _colours(b, bins)).sum())
+
+
+def _colours(image: Image.Image, bins: int) -> np.ndarray:
+    levels = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BOX), dtype=np.int64)
+    numbers = levels * bins // 256 @ [bins * bins, bins, 1]
+    edges = (numbers[:RIM], numbers[-RIM:], numbers[:, :RIM], numbers[:, -RIM:])
+    counts = np.bincount(numbers.ravel(), minlength=bins**3).astype(np.float64)
+    counts[np.bincount(np.concatenate([edge.ravel() for edge in edges])).argmax()] = 0
+    shares: np.ndarray = counts / max(counts.sum(), 1)
+    return shares
+
+
+def edge_likeness(a: Image.Image, b: Image.Image, cells: int = 8, angles: int = 9) -> float:
+    """Cosine of the histograms of edge directions, in cells x cells places (Dalal and Triggs 2005): 1 where they are
+    equal; it sees shape and pose, not colour."""
+    one, other = _edges(a, cells, angles), _edges(b, cells, angles)
+    return float(one @ other / max(np.linalg.norm(one) * np.linalg.norm(other), 1e-9))
+
+
+def _edges(image: Image.Image, cells: int, angles: int) -> np.ndarray:
+    grey = np.asarray(image.convert("L").resize((64, 64), Image.Resampling.BOX), dtype=np.float64)
+    down, right = np.gradient(grey)
+    strength, turn = np.hypot(down, right), np.arctan2(down, right) % np.pi / np.pi
+    cell = np.arange(64) * cells // 64
+    numbers = (cell[:, None] * cells + cell) * angles + (turn * angles).astype(int) % angles
+    return np.bincount(numbers.ravel(), strength.ravel(), minlength=cells * cells * angles)
+
+
+def edge_agreement(one: Image.Image, other: Image.Image, within: int = 2) -> float:
+    """Of two maps of edges, white on black: the harmonic mean of how much of each lies within so many pixels of the
+    other, as contours are compared (Martin, Fowlkes and Malik 2004). 1 where they agree, 0 where none is near."""
+    maps = [image.convert("L").point(lambda level: 255 * (level > 127)) for image in (one, other)]
+    thin = [np.asarray(each) > 0 for each in maps]
+    thick = [np.asarray(each.filter(ImageFilter.MaxFilter(2 * within + 1))) > 0 for each in maps]
+    shares = [(thin[a] & thick[b]).sum() / max(thin[a].sum(), 1) for a, b in ((0, 1), (1, 0))]
+    return float(2 * shares[0] * shares[1] / max(sum(shares), 1e-9))
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:

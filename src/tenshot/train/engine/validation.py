@@ -13,7 +13,7 @@ from tenshot.core import device, distributed
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.results import Best
-from tenshot.evaluate import judge
+from tenshot.evaluate import judge, pocket_judge
 from tenshot.io import infotext, tensors, text_files
 from tenshot.io.images import open_picture
 from tenshot.io.png import write_picture
@@ -104,7 +104,7 @@ class ValidationImages:
 
     @cached_property
     def _judge(self) -> judge.Judge:
-        return judge.load()
+        return pocket_judge.load()
 
     @cached_property
     def _shown_pictures(self) -> list[Image.Image]:

@@ -21,7 +21,7 @@ from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import EventGroup, Events
 from tenshot.core.results import LikenessToTeacher, Trained
 from tenshot.core.size import Size
-from tenshot.evaluate import judge, metrics
+from tenshot.evaluate import metrics, pocket_judge
 from tenshot.export import install
 from tenshot.families import validate
 from tenshot.families.base import Conditioning
@@ -253,5 +253,5 @@ def _psnr(pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> flo
 
 def _alike(pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
     """Mean cosine of each picture and its like."""
-    seeing = judge.load()
+    seeing = pocket_judge.load()
     return round((seeing.see(pictures) * seeing.see(others)).sum(-1).mean().item(), 4)
