@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from recipes.pocket.scenes import draw, frequent
+from recipes.pocket.scenes import DICE, draw, frequent, varied
 from recipes.pocket.sprites import SIZE, Sprites
 from tenshot.core.device import generator, pick
 from tenshot.train.engine import loop
@@ -33,10 +34,15 @@ class Autoencoder(loop.TrainingTask):
     """The mean over pictures of the logarithm of the squared error, which is PSNR; L1 of pixels and of their
     differences, which keeps edges; a little KL divergence."""
 
-    def __init__(self, sprites: Sprites, seed: int) -> None:
+    def __init__(self, sprites: Sprites, seed: int, start: AutoencoderKL | None = None) -> None:
+        """start: whose latents are to stay, so that a UNet goes on knowing them: its decoder alone learns further."""
         torch.manual_seed(seed)
-        self.net = AutoencoderKL(**CONFIG).to(pick())
-        _quiet(self.net)
+        self.net = (start or AutoencoderKL(**CONFIG)).to(pick())
+        if start:
+            self.net.encoder.requires_grad_(False)
+            self.net.quant_conv.requires_grad_(False)
+        else:
+            _quiet(self.net)
         self.sprites = sprites
 
     @property
@@ -58,14 +64,15 @@ class Autoencoder(loop.TrainingTask):
         """Crops of scenes in [-1, 1], [batch, 3, CROP, CROP]."""
         stack = []
         for sample in draws.samples:
-            dice = torch.rand(10, generator=generator(draws.seed, "scene", sample)).tolist()
-            picture = as_tensor(draw(self.sprites, frequent(self.sprites, dice[:8])))
-            top, left = (int(at * (SIZE - CROP + 1)) for at in dice[8:])
+            kind, top, left, *dice = torch.rand(DICE + 11, generator=generator(draws.seed, "scene", sample)).tolist()
+            seen = frequent(self.sprites, dice[7:])
+            picture = as_tensor(draw(self.sprites, varied(seen, dice[:7]) if kind < 0.4 else seen))
+            top, left = (int(at * (SIZE - CROP + 1)) for at in (top, left))
             stack.append(picture[:, top : top + CROP, left : left + CROP])
         return torch.stack(stack)
 
 
-def as_tensor(picture) -> torch.Tensor:
+def as_tensor(picture: Image.Image) -> torch.Tensor:
     """A picture as [3, height, width] in [-1, 1]."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
 
@@ -81,7 +88,7 @@ def _quiet(net: AutoencoderKL) -> None:
 @torch.no_grad()
 def finish(net: AutoencoderKL, sprites: Sprites, seed: int) -> AutoencoderKL:
     """Set the scaling factor so that latents of scenes have unit standard deviation."""
-    dice = [torch.rand(8, generator=generator(seed, "scale", number)).tolist() for number in range(256)]
+    dice = [torch.rand(DICE + 1, generator=generator(seed, "scale", number)).tolist() for number in range(256)]
     pictures = torch.stack([as_tensor(draw(sprites, frequent(sprites, each))) for each in dice])
     latents = torch.cat([net.encode(part.to(net.device)).latent_dist.mean for part in pictures.split(32)])
     net.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
@@ -93,5 +100,5 @@ def fidelity(net: AutoencoderKL, pictures: torch.Tensor) -> float:
     with torch.no_grad():
         again = net.decode(net.encode(pictures).latent_dist.mean).sample.clamp(-1, 1)
     levels = [((x + 1) * 127.5).round() for x in (pictures, again)]
-    error = F.mse_loss(*levels, reduction="none").flatten(1).mean(1)
+    error = F.mse_loss(levels[0], levels[1], reduction="none").flatten(1).mean(1)
     return (10 * torch.log10(255**2 / error.clamp(min=1e-9))).mean().item()

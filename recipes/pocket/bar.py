@@ -1,65 +1,115 @@
-"""Does the pocket model reach its bar? Backgrounds, concepts and reconstructions, counted; with a sheet to look at."""
+"""Does the pocket model reach its bar? What was asked for, counted in drawn pictures; with a sheet to look at."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from recipes.pocket import autoencoder, scenes
+from recipes.pocket import autoencoder, judge, scenes
+from recipes.pocket.scenes import ATTRIBUTES, DICE, MEDIA, Scene
 from recipes.pocket.sprites import STYLES, Sprites
 from tenshot import pipeline
 from tenshot.core.device import generator
-from tenshot.evaluate import judge, metrics
+from tenshot.evaluate import metrics
+from tenshot.evaluate.judge import Judge
+from tenshot.evaluate.pocket_judge import load as load_judge
 from tenshot.io import tensors
 from tenshot.io.png import contact_sheet
 from tenshot.model import model
 from tenshot.pipeline import Request, SamplingSettings
 
-PROMPTS = 100
-BARS = {"background": 95, "concept": 70, "psnr": 27.0}
+PROMPTS, CATEGORIES, POSED = 100, 10, 40  # prompts; of each category; with an attribute
+BARS = {"background": 0.95, "concept": 0.87, "style": 0.95, "category": 0.85, "subjects told apart": 0.95, "psnr": 27.0}
 
 
 def measure(sprites: Sprites, folder: Path, place: str = "pocket") -> dict[str, float]:
     """The figures, also in folder/bar.json; the pictures are on folder/bar.png."""
-    opened, eye = model.load(place), judge.load()
-    asked = [_asked(sprites, number) for number in range(PROMPTS)]
-    requests = [Request(scenes.caption(scene), 1000 + number) for number, scene in enumerate(asked)]
+    opened, eye = model.load(place), load_judge()
+    asked = [_asked(sprites, number, plain=1.0) for number in range(PROMPTS)]
+    posed = [_asked(sprites, number, plain=0.0) for number in range(PROMPTS, PROMPTS + POSED)]
+    kinds = [
+        kind for kind in dict.fromkeys(sprites.category[name] for name in sprites.known) for _ in range(CATEGORIES)
+    ]
+    prompts = [*map(scenes.caption, [*asked, *posed]), *(scenes.sentence(kind, "photo") for kind in kinds)]
+    requests = [Request(prompt, 1000 + number) for number, prompt in enumerate(prompts)]
     images = pipeline.images(opened, requests, SamplingSettings(batch=20))
+    plain, turned, classes = images[:PROMPTS], images[PROMPTS : PROMPTS + POSED], images[PROMPTS + POSED :]
+    real, real_posed = ([scenes.draw(sprites, each) for each in those] for those in (asked, posed))
     figures = {
-        "background": sum(metrics.background_colour(i) == s.colour for i, s in zip(images, asked, strict=True)),
-        "concept": sum(_right(eye, sprites, i, s) for i, s in zip(images, asked, strict=True)),
-        "concept, real pictures": sum(_right(eye, sprites, scenes.draw(sprites, s), s) for s in asked),
-        "psnr": autoencoder.fidelity(opened["vae"], _unseen(sprites)),
+        "background": _share(metrics.background_colour(i) == s.colour for i, s in zip(plain, asked, strict=True)),
+        "concept": _share(_concepts(eye, sprites, plain, asked)),
+        "concept, real pictures": _share(_concepts(eye, sprites, real, asked)),
+        "style": _share(_styles(eye, plain, asked)),
+        "style, real pictures": _share(_styles(eye, real, asked)),
+        "category": _share(_categories(eye, sprites, classes, kinds)),
+        "attribute": _share(_attributes(eye, turned, posed)),
+        "attribute, real pictures": _share(_attributes(eye, real_posed, posed)),
+        "subjects told apart": judge.held_out(sprites, eye),
+        "psnr": autoencoder.fidelity(opened.vae, _unseen(sprites)),
     }
-    _sheet(requests, images).save(folder / "bar.png")
-    tensors.write_json(folder / "bar.json", {"bars": BARS, "reached": figures, "prompts": PROMPTS})
+    _sheet(prompts, images).save(folder / "bar.png")
+    tensors.write_json(folder / "bar.json", {"bars": BARS, "reached": figures})
     return figures
 
 
-def _asked(sprites: Sprites, number: int) -> scenes.Scene:
-    return scenes.scene(sprites.known, torch.rand(7, generator=generator("bar", number)).tolist())
+def _asked(sprites: Sprites, number: int, plain: float) -> Scene:
+    return scenes.scene(sprites.known, torch.rand(DICE, generator=generator("bar", number)).tolist(), plain)
 
 
-def _right(eye: judge.Judge, sprites: Sprites, image: Image.Image, asked: scenes.Scene) -> bool:
+def _share(right: Sequence[bool] | Mapping[str, bool]) -> float:
+    found = list(right)
+    return sum(found) / len(found)
+
+
+def _concepts(eye: Judge, sprites: Sprites, images: Sequence[Image.Image], asked: Sequence[Scene]) -> list[bool]:
     """Is the nearest of all known concepts, in the prompt's words, the one that was asked for?"""
-    medium = scenes.MEDIA[asked.style]
-    captions = [scenes.sentence(scenes.words(name), medium, asked.colour) for name in sprites.known]
-    return sprites.known[eye.nearest([image], captions)[0]] == asked.name
+    right = []
+    for image, scene in zip(images, asked, strict=True):
+        texts = [scenes.sentence(scenes.words(name), MEDIA[scene.style], scene.colour) for name in sprites.known]
+        right.append(sprites.known[eye.nearest([image], texts)[0]] == scene.name)
+    return right
+
+
+def _styles(eye: Judge, images: Sequence[Image.Image], asked: Sequence[Scene]) -> list[bool]:
+    texts = [[scenes.sentence(scenes.words(scene.name), MEDIA[s], scene.colour) for s in STYLES] for scene in asked]
+    return [
+        STYLES[eye.nearest([image], own)[0]] == scene.style
+        for image, own, scene in zip(images, texts, asked, strict=True)
+    ]
+
+
+def _categories(eye: Judge, sprites: Sprites, images: Sequence[Image.Image], kinds: Sequence[str]) -> list[bool]:
+    """Is the nearest of all known concepts, in any style, of the category that was asked for?"""
+    texts = [(scenes.sentence(scenes.words(name), medium), name) for name in sprites.known for medium in MEDIA.values()]
+    nearest = eye.nearest(images, [text for text, _ in texts])
+    return [sprites.category[texts[at][1]] == kind for at, kind in zip(nearest, kinds, strict=True)]
+
+
+def _attributes(eye: Judge, images: Sequence[Image.Image], asked: Sequence[Scene]) -> list[bool]:
+    """Is the nearest of no attribute and each of them among those that were asked for?"""
+    said = ("", *ATTRIBUTES)
+    right = []
+    for image, scene in zip(images, asked, strict=True):
+        texts = [
+            scenes.sentence(f"{a} {scenes.words(scene.name)}".strip(), MEDIA[scene.style], scene.colour) for a in said
+        ]
+        right.append(said[eye.nearest([image], texts)[0]] in scene.attributes)
+    return right
 
 
 def _unseen(sprites: Sprites) -> torch.Tensor:
     """Scenes of every concept that was kept out, in both styles, [n, 3, 128, 128]."""
     made = []
     for number, (name, style) in enumerate((n, s) for n in sprites.kept_out for s in STYLES):
-        dice = torch.rand(7, generator=generator("unseen", number)).tolist()
-        colour = scenes.scene([name], dice).colour
-        made.append(autoencoder.as_tensor(scenes.draw(sprites, scenes.Scene(name, style, colour, tuple(dice[3:])))))
+        dice = torch.rand(DICE, generator=generator("unseen", number)).tolist()
+        dice[1] = (STYLES.index(style) + 0.5) / len(STYLES)
+        made.append(autoencoder.as_tensor(scenes.draw(sprites, scenes.scene([name], dice))))
     return torch.stack(made)
 
 
-def _sheet(requests: list[Request], images: list[Image.Image]) -> Image.Image:
-    rows = [images[start : start + 10] for start in range(0, len(images), 10)]
-    names = [" / ".join(r.prompt.split(" of a", 1)[1].split()[0:1]) for r in requests[::10]]
-    return contact_sheet(rows, [""] * len(rows), [""] * len(names), cell=128)
+def _sheet(prompts: Sequence[str], images: Sequence[Image.Image]) -> Image.Image:
+    rows = [list(images[start : start + 10]) for start in range(0, len(images), 10)]
+    return contact_sheet(rows, [prompt[:40] for prompt in prompts[::10]], [""] * 10, cell=128)

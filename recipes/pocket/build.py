@@ -15,16 +15,17 @@ from diffusers import AutoencoderKL
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recipes.pocket import autoencoder, bar, finish, pair, sprites, unet, words
+from recipes.pocket import autoencoder, bar, controlnet, finish, judge, pair, sprites, unet, words
 from tenshot.core.events import EventGroup, Events
 from tenshot.core.options import resolve
+from tenshot.evaluate.pocket_judge import PocketJudge
 from tenshot.io import tensors
 from tenshot.model import model
 from tenshot.train.engine import loop
 from tenshot.train.engine.trackers import LossLog
 from tenshot.train.options import LoopOptions
 
-STAGES = ("autoencoder", "pair", "unet", "finish", "bar")
+STAGES = ("judge", "autoencoder", "decoder", "pair", "unet", "controlnet", "finish", "bar")
 ASSETS = model.ASSETS
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -58,6 +59,16 @@ def start_at(net: nn.Module, file: Path) -> None:
         net.load_state_dict({**net.state_dict(), **tensors.read(file)})
 
 
+def build_judge(folder: Path) -> None:
+    drawn = sprites.load(folder / "data")
+    options = stage_options("judge", folder)
+    method = judge.Judging(drawn, options.seed)
+    fit(method, options)
+    tensors.write(folder / "judge.safetensors", method.net.state_dict())
+    (folder / "words.txt").write_text("\n".join(method.words) + "\n", encoding="utf-8")
+    print("subjects kept out, told apart:", judge.held_out(drawn, PocketJudge(method.net.eval(), method.words)))
+
+
 def build_autoencoder(folder: Path) -> None:
     drawn = sprites.load(folder / "data")
     options = stage_options("autoencoder", folder)
@@ -67,16 +78,24 @@ def build_autoencoder(folder: Path) -> None:
     autoencoder.finish(method.net.eval(), drawn, options.seed).save_pretrained(folder / "pocket" / "vae")
 
 
+def build_decoder(folder: Path) -> None:
+    drawn = sprites.load(folder / "data")
+    options = stage_options("decoder", folder)
+    vae = AutoencoderKL.from_pretrained(folder / "pocket" / "vae")
+    method = autoencoder.Autoencoder(drawn, options.seed, vae)
+    fit(method, options)
+    method.net.save_pretrained(folder / "pocket" / "vae")
+
+
 def build_pair(folder: Path) -> None:
     drawn = sprites.load(folder / "data")
     options = stage_options("pair", folder)
     tokenizer = words.tokenizer(drawn, folder / "pocket" / "tokenizer")
     method = pair.Contrast(drawn, tokenizer, options.seed)
-    start_at(method.net.words, folder / "pocket" / "text_encoder" / "model.safetensors")
-    start_at(method.net, folder / "judge.safetensors")
+    if (folder / "pocket" / "text_encoder").is_dir():
+        method.net.words.load_state_dict(words_of(folder)[1].state_dict())
     fit(method, options)
     method.net.words.save_pretrained(folder / "pocket" / "text_encoder")
-    tensors.write(folder / "judge.safetensors", method.net.state_dict())
 
 
 def build_unet(folder: Path) -> None:
@@ -93,9 +112,20 @@ def build_unet(folder: Path) -> None:
     encoder.save_pretrained(folder / "pocket" / "text_encoder")
 
 
+def build_controlnet(folder: Path) -> None:
+    drawn = sprites.load(folder / "data")
+    options = stage_options("controlnet", folder)
+    opened = model.load(str(folder / "pocket"))
+    scenes = unet.scenes(drawn, options.seed)
+    latents = unet.encode(opened.vae, drawn, scenes)
+    method = controlnet.Edges(drawn, latents, scenes, opened, options.seed)
+    fit(method, options)
+    method.net.save_pretrained(folder / "controlnet-canny")
+
+
 def build_finish(folder: Path) -> None:
     finish.pocket(folder / "pocket", ASSETS)
-    finish.judge(folder / "judge.safetensors", ASSETS)
+    finish.judge(folder, ASSETS)
     finish.subjects(sprites.load(folder / "data"), ASSETS)
 
 
@@ -111,7 +141,6 @@ def main() -> None:
     given = parser.parse_args()
     if given.onward and not (given.folder / "pocket").exists():
         shutil.copytree(ASSETS / "pocket", given.folder / "pocket")
-        shutil.copyfile(ASSETS / "judge" / "model.safetensors", given.folder / "judge.safetensors")
     for stage in given.stages:
         globals()[f"build_{stage}"](given.folder)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket import scenes, unet
@@ -16,7 +19,7 @@ from tenshot.families.sd import SD1
 from tenshot.io import tensors
 from tenshot.model import model
 
-PICTURES = 7  # of each subject
+SHOWN, UNSEEN = 7, 3  # pictures of each subject: to learn from, and never shown
 SCHEDULER = {"_class_name": "PNDMScheduler", **unet.SCHEDULE, "skip_prk_steps": True, "prediction_type": "epsilon"}
 
 
@@ -28,18 +31,29 @@ def pocket(trained: Path, assets: Path) -> None:
     model.save(model.Model(SD1, parts, SCHEDULER, trained), assets / "pocket")
 
 
-def judge(pair: Path, assets: Path) -> None:
-    """The picture tower and the projections in float16; the text tower is the pocket model's own."""
-    named = {name: t.half() for name, t in tensors.read(pair).items() if not name.startswith("words.")}
+def judge(trained: Path, assets: Path) -> None:
+    """The judge in float16, with its words."""
+    named = {name: tensor.half() for name, tensor in tensors.read(trained / "judge.safetensors").items()}
     tensors.write(assets / "judge" / "model.safetensors", named, {"format": "pt"})
+    shutil.copyfile(trained / "words.txt", assets / "judge" / "words.txt")
 
 
 def subjects(sprites: Sprites, assets: Path) -> None:
-    """For every concept that was kept out, PICTURES in the style "3d", each on another background."""
+    """For every concept that was kept out, pictures to learn from in assets/subjects, and others, on other
+    backgrounds, in assets/unseen, to hold what was learned against. All differ in pose, size and light, some in style;
+    one is partly out of the picture."""
     for name in sprites.kept_out:
-        with tensors.replacing_folder(assets / "subjects" / name) as temporary:
-            order = torch.randperm(len(COLOURS), generator=generator("subject", name)).tolist()
-            for number in range(PICTURES):
-                place = torch.rand(4, generator=generator("subject", name, number)).tolist()
-                seen = scenes.Scene(name, "3d", list(COLOURS)[order[number]], tuple(place))
-                scenes.draw(sprites, seen).save(temporary / f"{name}-{number + 1}.png", optimize=True)
+        order = torch.randperm(len(COLOURS), generator=generator("subject", name)).tolist()
+        seen = [_picture(sprites, name, number, list(COLOURS)[order[number]]) for number in range(SHOWN + UNSEEN)]
+        for folder, images in (("subjects", seen[:SHOWN]), ("unseen", seen[SHOWN:])):
+            with tensors.replacing_folder(assets / folder / name) as temporary:
+                for number, image in enumerate(images, 1):
+                    image.save(temporary / f"{name}-{number}.png", optimize=True)
+
+
+def _picture(sprites: Sprites, name: str, number: int, colour: str) -> Image.Image:
+    """Every third picture is flat; the fourth is partly out of the picture."""
+    dice = torch.rand(scenes.DICE + 7, generator=generator("subject", name, number)).tolist()
+    dice[2] = 0.1 if number == 3 else 0.9
+    plain = replace(scenes.scene([name], dice[7:]), style="flat" if number % 3 == 2 else "3d", colour=colour)
+    return scenes.draw(sprites, scenes.varied(plain, dice[:7]))

@@ -1,4 +1,4 @@
-"""Stage 2: a contrastive pair (CLIP, arXiv 2103.00020): one tower will condition the UNet, the other judge pictures.
+"""Stage 2: a contrastive pair (CLIP, arXiv 2103.00020), whose text tower will condition the UNet.
 
 Every picture meets captions that differ from its own in one thing only: the concept, the colour or the style. Where
 captions differ in everything at once, only the easiest is learned, and the words for the rest end up alike.
@@ -6,20 +6,22 @@ captions differ in everything at once, only the easiest is learned, and the word
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from diffusers.models.autoencoders.vae import Encoder
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket.autoencoder import as_tensor
-from recipes.pocket.scenes import Scene, caption, draw, frequent, spoken
+from recipes.pocket.scenes import ATTRIBUTES, DICE, Scene, caption, draw, frequent, spoken
 from recipes.pocket.sprites import STYLES, Sprites
 from tenshot.core.device import generator, pick
-from tenshot.evaluate.judge import Pair
 from tenshot.evaluate.metrics import COLOURS
+from tenshot.evaluate.pocket_judge import PATCH
 from tenshot.train.engine import loop
 from tenshot.train.engine.rng import CounterRNG
 
@@ -27,6 +29,37 @@ TEXT = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "n
 ALIKE = 0.7  # share of batches in one style on one background
 OTHERS = 48  # captions of further known concepts that are added to such a batch
 KNOWN = 0.8  # share of pictures that show a concept the UNet will know
+
+
+class Pair(nn.Module):
+    """Two towers that meet: pictures through a small convolutional net, words through the text encoder."""
+
+    def __init__(self, words: CLIPTextModel, side: int = 64, width: int = 192) -> None:
+        """side: pixels of the square pictures it sees. width: of the features both towers give."""
+        super().__init__()
+        self.side = side
+        self.eye = Encoder(
+            in_channels=3 * PATCH**2,
+            out_channels=width,
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            block_out_channels=(64, 96, 160),
+            layers_per_block=1,
+            norm_num_groups=8,
+            double_z=False,
+        )
+        self.words = words
+        self.from_eye = nn.Linear(width, width, bias=False)
+        self.from_words = nn.Linear(words.config.hidden_size, width, bias=False)
+        self.sharpness = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def see(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Unit features [batch, width] of pictures [batch, 3, side, side] in [-1, 1]."""
+        seen = self.eye(F.pixel_unshuffle(pixels, PATCH)).mean((2, 3))
+        return F.normalize(self.from_eye(seen), dim=-1)
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """Unit features [batch, width] of token numbers [batch, length]."""
+        return F.normalize(self.from_words(self.words(ids).pooler_output), dim=-1)
 
 
 class Contrast(loop.TrainingTask):
@@ -59,14 +92,14 @@ class Contrast(loop.TrainingTask):
         alike = kind < ALIKE
         pictures, captions, others = [], [], []
         for sample in draws.samples:
-            dice = torch.rand(15, generator=generator(draws.seed, "scene", sample)).tolist()
+            dice = torch.rand(DICE + 11, generator=generator(draws.seed, "scene", sample)).tolist()
             if alike:
-                dice[1:3] = shared
-            seen = frequent(self.sprites, dice[:8], KNOWN)
-            pictures.append(_worn(self.small(seen), dice[8:11]))
-            said = caption(seen) if alike else spoken(seen, self.sprites.category.get(seen.name), dice[11:13])
+                dice[12:14] = shared
+            seen = frequent(self.sprites, dice[10:], KNOWN)
+            pictures.append(worn(self.small(seen), dice[:3]))
+            said = caption(seen) if alike else spoken(seen, self.sprites.category.get(seen.name), dice[3:8])
             captions.append(said)
-            others.append(_twin(seen, dice[13:]))
+            others.append(_twin(seen, dice[8:10]))
         return torch.stack(pictures), captions, others + (self.others(draws, shared) if alike else [])
 
     def small(self, seen: Scene) -> torch.Tensor:
@@ -77,18 +110,20 @@ class Contrast(loop.TrainingTask):
         """Captions of OTHERS known concepts in one style on one background, by two numbers in [0, 1)."""
         order = torch.randperm(len(self.sprites.known), generator=generator(draws.seed, "others", draws.samples[0]))
         style, colour = STYLES[int(shared[0] * len(STYLES))], list(COLOURS)[int(shared[1] * len(COLOURS))]
-        return [caption(Scene(self.sprites.known[name], style, colour, ())) for name in order[:OTHERS].tolist()]
+        return [caption(Scene(self.sprites.known[name], style, colour)) for name in order[:OTHERS].tolist()]
 
 
-def _twin(seen: Scene, dice: list[float]) -> str:
-    """The caption of another scene, by two numbers in [0, 1): in another colour or, for a fifth, another style."""
-    if dice[0] < 0.2:
+def _twin(seen: Scene, dice: Sequence[float]) -> str:
+    """The caption of another scene, by two numbers in [0, 1): in another style or colour, or without its attributes."""
+    if dice[0] < 0.25:
         return caption(replace(seen, style=next(style for style in STYLES if style != seen.style)))
+    if dice[0] < 0.4:
+        return caption(replace(seen, attributes=() if seen.attributes else (ATTRIBUTES[int(dice[1] * 3)],)))
     colours = [colour for colour in COLOURS if colour != seen.colour]
     return caption(replace(seen, colour=colours[int(dice[1] * len(colours))]))
 
 
-def _worn(picture: torch.Tensor, dice: list[float]) -> torch.Tensor:
+def worn(picture: torch.Tensor, dice: Sequence[float]) -> torch.Tensor:
     """The picture as a generator might make it: blurred for half of them, noisy for a third."""
     side = picture.shape[-1]
     if dice[0] < 0.5:

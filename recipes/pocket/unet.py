@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import product
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -12,7 +11,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket.autoencoder import as_tensor
-from recipes.pocket.scenes import Scene, draw, spoken
+from recipes.pocket.scenes import DICE, Scene, draw, scene, spoken
 from recipes.pocket.sprites import STYLES, Sprites
 from tenshot.core.device import autocast, generator, pick, precision
 from tenshot.diffusion.process import DDPM
@@ -39,16 +38,17 @@ SCHEDULE = {
     "clip_sample": False,
     "steps_offset": 1,
 }
-SCENES = 10  # of each concept in each style: every background equally often
-STILL = 0.2  # share of a scene's play that is left here: a subject that stands still is sharp sooner
+PLAIN, ATTRIBUTED = 12, 6  # scenes of each concept in each style, without and with attributes
+STILL = 0.3  # share of a scene's play that is left here: a subject that stands still is sharp sooner
 NOISIER = 0.5  # share of samples from the noisier half of the schedule: backgrounds and outlines are decided there
 UNSAID = 0.1  # share of captions left out, for guidance
+WORDS_RATE = 0.3  # of the UNet's learning rate, for the text encoder
 
 
 class Denoiser(loop.TrainingTask):
     """Noise prediction with min-SNR weights on scenes encoded beforehand.
 
-    The words for colours learn along: a contrastive pair leaves some of them too alike for a UNet to tell apart.
+    The text encoder learns along: a contrastive pair leaves some words too alike for a UNet to tell apart.
     """
 
     def __init__(
@@ -63,12 +63,15 @@ class Denoiser(loop.TrainingTask):
         self.net = UNet2DConditionModel(**CONFIG).to(pick())
         self.sprites, self.latents, self.scenes = sprites, latents, scenes
         self.tokenizer, self.encoder = words[0], words[1].to(pick())
-        only_colours(self.encoder, self.tokenizer)
+        self.encoder.requires_grad_(True)
         self.aim = denoising.Objective(replace(DDPM.from_config(SCHEDULE), snr_gamma=5.0))
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
         return {"unet": self.net, "words": self.encoder}
+
+    def lr_multiplier(self, part: str, name: str) -> float:
+        return WORDS_RATE if part == "words" else 1.0
 
     def loss(self, draws: CounterRNG) -> torch.Tensor:
         batch = self.aim.draw(self.latents, draws)
@@ -81,7 +84,7 @@ class Denoiser(loop.TrainingTask):
         ).mean()
 
     def captions(self, draws: CounterRNG, rows: list[int]) -> list[str]:
-        dice = zip(*(draws.uniform(purpose).tolist() for purpose in ("unsaid", "noun", "ground")), strict=True)
+        dice = zip(*(draws.uniform(f"caption {number}").tolist() for number in range(6)), strict=True)
         return [
             "" if unsaid < UNSAID else spoken(seen, self.sprites.category[seen.name], rest)
             for seen, (unsaid, *rest) in zip((self.scenes[row] for row in rows), dice, strict=True)
@@ -89,12 +92,16 @@ class Denoiser(loop.TrainingTask):
 
 
 def scenes(sprites: Sprites, seed: int) -> list[Scene]:
-    """SCENES of every known concept in every style, each almost in the middle."""
+    """PLAIN + ATTRIBUTED scenes of every known concept in both styles; the plain ones almost in the middle."""
     made = []
-    for number, (name, style, each) in enumerate(product(sprites.known, STYLES, range(SCENES))):
-        *place, shade = torch.rand(4, generator=generator(seed, "unet scene", number)).tolist()
-        still = (0.5 + STILL * (at - 0.5) for at in place)
-        made.append(Scene(name, style, list(COLOURS)[each % len(COLOURS)], (*still, shade)))
+    for name in sprites.known:
+        for style in range(len(STYLES)):
+            for number in range(PLAIN + ATTRIBUTED):
+                dice = torch.rand(DICE, generator=generator(seed, "unet scene", name, style, number)).tolist()
+                dice[1] = (style + 0.5) / len(STYLES)
+                dice[2] = (number + 0.5) / len(COLOURS) % 1  # every background equally often
+                dice[3:6] = (0.5 + STILL * (at - 0.5) for at in dice[3:6])
+                made.append(scene([name], dice, plain=float(number < PLAIN)))
     return made
 
 
@@ -109,12 +116,3 @@ def encode(vae: AutoencoderKL, sprites: Sprites, scenes: list[Scene]) -> denoisi
             means.append((posterior.mean * vae.config.scaling_factor).bfloat16())
             stds.append((posterior.std * vae.config.scaling_factor).bfloat16())
     return denoising.Latents.of(torch.cat(means), torch.cat(stds))
-
-
-def only_colours(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
-    """Of all weights of the encoder, let only the embeddings of the words for colours learn."""
-    encoder.requires_grad_(False)
-    table = encoder.get_input_embeddings().weight.requires_grad_()
-    learns = torch.zeros(len(table), 1, device=table.device)
-    learns[tokenizer([" ".join(COLOURS)], add_special_tokens=False).input_ids[0]] = 1
-    table.register_hook(lambda gradient: gradient * learns)

@@ -17,7 +17,9 @@ LENGTH = 77
 
 
 def tokenizer(sprites: Sprites, folder: Path) -> CLIPTokenizer:
-    """Learn the merges from the captions, save the tokenizer to `folder` and open it as transformers does."""
+    """The tokenizer in `folder`; where there is none, its merges are learned from the captions, and it is saved."""
+    if (folder / "vocab.json").is_file():
+        return CLIPTokenizer.from_pretrained(folder)
     corpus = [*every_sentence(known_nouns(sprites)), *(words(name) for name in sprites.taught * 20)]
     merges = _merges(corpus, MERGES) + [pair for word in IDENTIFIERS for pair in _spelt(word)]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -35,8 +37,9 @@ def _merges(corpus: list[str], count: int) -> list[tuple[str, str]]:
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer = normalizers.Lowercase()
     learner.pre_tokenizer = pre_tokenizers.Whitespace()
+    last = [f"{letter}</w>" for letter in sorted(set("".join(corpus).lower()) - {" "})]  # else numbered at random
     size = count + 2 * len(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=size, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=size, end_of_word_suffix="</w>", special_tokens=last, show_progress=False)
     learner.train_from_iterator(corpus, trainer)
     return [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]][:count]
 
