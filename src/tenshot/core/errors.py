@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +35,17 @@ class Refusal(Exception):
 
     def as_json(self) -> dict[str, object]:
         return {"error": "refused", "faults": [asdict(fault) for fault in self.faults]}
+
+
+def renamed(refusal: Refusal, names: Mapping[str, str]) -> Refusal:
+    """The same in the options of whoever asked. names: theirs -> what they are called there."""
+    faults = []
+    for fault in refusal.faults:
+        words = asdict(fault)
+        for theirs, ours in names.items():
+            words = {name: text.replace(theirs, ours) for name, text in words.items()}
+        faults.append(Fault(**words))
+    return Refusal(*dict.fromkeys(faults))
 
 
 class Cancelled(Exception):

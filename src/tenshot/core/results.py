@@ -175,6 +175,25 @@ class Demonstrated(TypedDict):
     tuned: str
 
 
+class Evaluated(TypedDict):
+    """measures: of real pictures, and of each model's, by the measures' names; None where one says nothing."""
+
+    judge: str
+    measures: Mapping[str, Mapping[str, float | None]]
+    drawn: str | None
+
+
+class Compared(TypedDict):
+    """Rows are real, untuned and the methods; costs: seconds, seconds_per_step, peak_bytes, file_bytes."""
+
+    page: str
+    judge: str
+    measures: Mapping[str, Mapping[str, float | None]]
+    costs: Mapping[str, Mapping[str, float]]
+    recommended: str | None
+    why: str
+
+
 class Compiled(TypedDict):
     written: str
     chosen: Mapping[str, str]

@@ -102,8 +102,9 @@ def _has_within(part: str, has: Has, name: str) -> bool:
 
 
 def _net(files: Collection[str], half: bool, has: Has) -> list[str]:
-    """A ControlNet's or a VAE's folder."""
-    weights = [name for name in _weights(files, half, has) if name.startswith("diffusion_pytorch_model")]
+    """A ControlNet's or a VAE's folder, or that of a net of transformers."""
+    stems = ("diffusion_pytorch_model", "model")
+    weights = [name for name in _weights(files, half, has) if name.startswith(stems)]
     weights = weights or [name for name in files if name == "diffusion_pytorch_model.bin"]
     return [*_texts(files, weights), *weights] if weights and "config.json" in files else []
 
