@@ -53,6 +53,16 @@ VERBS: dict[Name, Verb] = {
         "tenshot.inspect.options:InspectOptions",
         "Say what a file is and what loads it.",
     ),
+    ("compare",): Verb(
+        "tenshot.compare.compare:compare",
+        "tenshot.compare.options:CompareOptions",
+        "Train every method on your pictures; which serves you?",
+    ),
+    ("evaluate",): Verb(
+        "tenshot.evaluate.evaluate:evaluate",
+        "tenshot.evaluate.options:EvaluateOptions",
+        "Measure what models learned of a subject.",
+    ),
     ("train", "dreambooth"): Verb(
         "tenshot.train.methods.dreambooth:train",
         "tenshot.train.options:DreamBoothOptions",

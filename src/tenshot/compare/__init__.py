@@ -1,0 +1,1 @@
+"""Which method for these pictures? Every one is trained, and measured alike."""

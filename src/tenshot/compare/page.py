@@ -1,0 +1,168 @@
+"""A comparison as one HTML file that needs nothing beside it: pictures are within."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from tenshot.compare.cells import Outcome
+from tenshot.compare.methods import WAYS, called
+from tenshot.compare.options import CompareOptions
+from tenshot.compare.table import REAL, UNTUNED, Table
+from tenshot.core.html import Html, el, page
+from tenshot.core.json_types import key
+from tenshot.evaluate.judge import Images, Judge
+from tenshot.evaluate.measures import Subject
+from tenshot.io import tensors
+from tenshot.report.verdict import shown
+
+SIDE = 160  # pixels of a picture
+SHOWN = 2  # pictures of each prompt and method
+HINTS = {"higher": "↑ higher is better", "lower": "↓ lower is better"}
+COSTS = {  # a cost -> its head, and what a unit of it is
+    "seconds": ("training, minutes", 60.0),
+    "seconds_per_step": ("seconds a step", 1.0),
+    "peak_bytes": ("peak memory, GB", 1e9),
+    "file_bytes": ("result, MB", 1e6),
+}
+
+
+def write(options: CompareOptions, table: Table, outcomes: Sequence[Outcome], judge: Judge, of: Subject) -> Path:
+    """index.html and compare.json in --out, each whole or not at all; returns index.html."""
+    tensors.write_json(options.out / "compare.json", _record(table, judge))
+    tensors.write_text(options.out / "index.html", render(options, table, outcomes, judge, of))
+    return options.out / "index.html"
+
+
+def _record(table: Table, judge: Judge) -> dict[str, object]:
+    def keyed(rows: object) -> object:
+        return {row: {key(name): value for name, value in of.items()} for row, of in dict(rows).items()}  # type: ignore[call-overload]
+
+    return {
+        "judge": judge.name,
+        "measures": keyed(table.measures),
+        "spread": keyed(table.spread),
+        "costs": table.costs,
+        "recommended": table.recommended,
+        "why": table.advice,
+    }
+
+
+def render(options: CompareOptions, table: Table, outcomes: Sequence[Outcome], judge: Judge, of: Subject) -> str:
+    title = f"{len(of.shown)} pictures of {options.noun}: which method?"
+    return page(
+        title,
+        _hero(options, table, of, title),
+        _measured(table, judge),
+        _costs(table),
+        _side_by_side(options, outcomes),
+        _given(of),
+    )
+
+
+def _hero(options: CompareOptions, table: Table, of: Subject, title: str) -> Html:
+    tone = "good" if table.recommended else "bad"
+    text = el(
+        "div",
+        el("p", title, class_="eyebrow"),
+        el("h1", WAYS[table.recommended].title if table.recommended else "None yet"),
+        el("div", el("p", table.advice), class_=f"verdict {tone}"),
+        el("p", "Model ", el("b", options.model), " · every method from the same pictures and seeds", class_="dim"),
+    )
+    return el("header", text, el("div", _picture(of.shown[0], "one of the pictures given"), class_="glance"))
+
+
+def _measured(table: Table, judge: Judge) -> Html:
+    heads = [el("th", "pictures")]
+    for name, (meaning, direction) in table.help.items():
+        hint = el("span", HINTS.get(direction, ""), class_="hint")
+        heads.append(el("th", name, hint, el("small", meaning), scope="col"))
+    rows = [
+        el("tr", el("th", _title(row), scope="row"), *(_cell(table, row, name) for name in table.help))
+        for row in table.measures
+    ]
+    body = el("table", el("thead", el("tr", *heads)), el("tbody", *rows), class_="measures")
+    lead = f"Judged by {judge.name}. “{REAL}” are the pictures given, “{UNTUNED}” the model before training."
+    return _section("Measured", lead, _wide(body), class_="whole")
+
+
+def _cell(table: Table, row: str, name: str) -> Html:
+    spread = table.spread.get(row, {}).get(name)
+    more = [] if spread is None else [el("small", f" ± {spread:.2g}")]
+    return el("td", shown(table.measures[row].get(name)), *more)
+
+
+def _costs(table: Table) -> Html:
+    heads = el(
+        "tr", el("th", "method"), *(el("th", head, scope="col") for head, _ in COSTS.values()), el("th", "needs")
+    )
+    rows = [
+        el(
+            "tr",
+            el("th", way.title, scope="row"),
+            *(el("td", shown(table.costs[method][name] / unit)) for name, (_, unit) in COSTS.items()),
+            el("td", way.takes),
+        )
+        for method, way in WAYS.items()
+        if method in table.costs
+    ]
+    lead = "Measured here, each training in a process of its own."
+    return _section("What it takes", lead, _wide(el("table", el("thead", heads), el("tbody", *rows))), class_="whole")
+
+
+def _side_by_side(options: CompareOptions, outcomes: Sequence[Outcome]) -> Html:
+    """The first training of each method; a row is one prompt and seed."""
+    first = {each.cell.method: each for each in reversed(outcomes)}
+    shown = [first[method] for method in (None, *WAYS) if method in first]
+    cards = []
+    for number, prompt in enumerate(shown[0].drawn):
+        columns = [list(outcome.drawn.values())[number][:SHOWN] for outcome in shown]
+        names = [_title(outcome.cell.method or UNTUNED) for outcome in shown]
+        heads = [
+            el("figure", _picture(column[0], f"{name}: {prompt}"), el("figcaption", name))
+            for name, column in zip(names, columns, strict=True)
+        ]
+        rows = [el("div", *heads, class_="strip", style=f"--n:{len(heads)}")]
+        rows += [
+            _strip(row, f"{prompt}, another seed") for row in zip(*(column[1:] for column in columns), strict=True)
+        ]
+        cards.append(el("article", el("h3", el("q", _with_hole(options, prompt))), *rows))
+    lead = "Between the pictures of a row lies the method alone: prompt and seed are the same."
+    return _section("Side by side", lead, *cards)
+
+
+def _with_hole(options: CompareOptions, prompt: str) -> str:
+    return prompt.replace(options.noun, f"{options.noun} (or {called(options, 'textual-inversion')})")
+
+
+def _given(of: Subject) -> Html:
+    return _section("The pictures given", "All that was learned from.", _strip(of.shown, "given"))
+
+
+def _title(row: str) -> str:
+    return next((way.title for method, way in WAYS.items() if method == row), row)
+
+
+def _section(heading: str, lead: str, *content: str, class_: str = "beside") -> Html:
+    side = el("div", el("h2", heading), el("p", lead), class_="side")
+    return el("section", side, el("div", *content), class_=class_)
+
+
+def _wide(table: Html) -> Html:
+    return el("div", table, class_="scroll", tabindex=0, role="region", aria_label="table")
+
+
+def _strip(images: Images, alt: str) -> Html:
+    return el("div", *(_picture(each, alt) for each in images), class_="strip", style=f"--n:{len(images)}")
+
+
+def _picture(image: Image.Image, alt: str) -> Html:
+    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    with io.BytesIO() as written:
+        small.save(written, "JPEG", quality=88)
+        content = base64.b64encode(written.getvalue()).decode()
+    return el("img", src=f"data:image/jpeg;base64,{content}", alt=alt, width=SIDE, height=SIDE)
