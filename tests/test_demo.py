@@ -80,9 +80,9 @@ def test_an_earlier_demo_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     forecast = [text for text in said if text.startswith("the demo will take")]
     assert len(forecast) == 2  # before it has begun
     assert foretold == [True, True, False, False]  # or else the training says it again
-    # 48 class pictures, 300 steps of 8 and 4, and 3 times 10 prompts with 4 seeds: 40 calls and one decoding each
+    # 48 class pictures, 300 steps of 8 and 4, and 3 times 12 prompts with 4 seeds: 40 calls and one decoding each
     assert forecast[0] == "the demo will take 3 to 9 hours: class pictures 20 to 59 minutes, training 2 to 5 hours, " \
-        "pictures before and after 0.8 to 2 hours"  # fmt: skip
+        "pictures before and after 1 to 3 hours"  # fmt: skip
 
 
 def test_its_log_lies_beside_the_page(tmp_path: Path) -> None:

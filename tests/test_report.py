@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tenshot.core.json_types import key
 from tenshot.report.chart import ticks
-from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row, key
+from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row
 from tenshot.report.verdict import MORE, improved, verdict
 from tenshot.report.write import write
 

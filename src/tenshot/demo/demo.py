@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,19 +12,24 @@ from PIL import Image
 
 from tenshot import pipeline
 from tenshot.core import device, hub_names
-from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if, renamed
 from tenshot.core.events import Events
+from tenshot.core.json_types import key
 from tenshot.core.option_text import command
 from tenshot.core.options import as_words, resolve
 from tenshot.core.results import Demonstrated, Trained
 from tenshot.demo.options import DemoOptions
-from tenshot.evaluate import judge
+from tenshot.evaluate import measures, pocket_judge, prompts, subject
+from tenshot.evaluate.judge import Judge
+from tenshot.evaluate.measures import Figures, Subject
+from tenshot.evaluate.prompts import EvaluationPrompt
+from tenshot.evaluate.protocol import article
+from tenshot.evaluate.subject import SUBJECTS, UNSEEN
 from tenshot.io.image_folder import read_folder
 from tenshot.io.images import open_picture
 from tenshot.model import hub, model
-from tenshot.model.model import ASSETS
 from tenshot.pipeline import Request, SamplingSettings
-from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row, key
+from tenshot.report.record import REAL, UNTUNED, WITH_PRIOR, WITHOUT_PRIOR, Report, Row
 from tenshot.report.verdict import verdict
 from tenshot.report.write import write
 from tenshot.train.data import prior_images
@@ -33,7 +38,6 @@ from tenshot.train.engine.run import IDENTITY, OURS
 from tenshot.train.methods import dreambooth
 from tenshot.train.options import DreamBoothOptions
 
-SUBJECTS = ASSETS / "subjects"
 FOLDERS, CLASS = {WITH_PRIOR: "with-prior", WITHOUT_PRIOR: "without-prior"}, "class"
 ASKED = {  # the trainings' options -> what the demo calls them
     "--instance_data_dir": "--pictures",
@@ -41,49 +45,18 @@ ASKED = {  # the trainings' options -> what the demo calls them
     "--output_dir": "--out",
     "--class_data_dir": "--out",
 }
-HELP = {
-    "subject likeness": ("cosine of drawn and given pictures, by the judge", "higher"),
-    "prompt likeness": ("cosine of drawn pictures and their prompts, by the judge", "higher"),
-    "PRES": ("cosine of class pictures and the given ones: how far the subject leaks into its class", "lower"),
-    "DIV": ("1 - cosine among class pictures: how varied the class stayed", "higher"),
-}
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How a kind of model is best shown. contexts: (prompt with {}, what is new in it)."""
+    """How a kind of model is best taught."""
 
     steps: int
     rate: float
     batch: int
-    contexts: Sequence[tuple[str, str]]
 
 
-POCKET = Ways(
-    steps=300,
-    rate=3e-4,
-    batch=4,
-    contexts=(
-        ("a 3d emoji of {} on an orange background", "another background"),
-        ("a 3d emoji of {} on a green background", "another background"),
-        ("a 3d emoji of {} on a blue background", "another background"),
-        ("a flat emoji of {} on an orange background", "another style and background"),
-        ("a flat emoji of {} on a green background", "another style and background"),
-        ("a flat emoji of {} on a blue background", "another style and background"),
-    ),
-)
-FULL_SIZE = Ways(
-    steps=400,
-    rate=5e-6,
-    batch=1,
-    contexts=(
-        ("a photo of {} in the snow", "another place"),
-        ("a photo of {} on a beach", "another place"),
-        ("a photo of {} on a purple background", "another background"),
-        ("a watercolour painting of {}", "another style"),
-        ("a pencil drawing of {}", "another style"),
-    ),
-)
+POCKET, FULL_SIZE = Ways(steps=300, rate=3e-4, batch=4), Ways(steps=400, rate=5e-6, batch=1)
 
 
 def demo(options: DemoOptions, events: Events) -> Demonstrated:
@@ -95,15 +68,17 @@ def demo(options: DemoOptions, events: Events) -> Demonstrated:
     trainings = {row: _training(options, ways, folder, prior=row == WITH_PRIOR) for row in (WITH_PRIOR, WITHOUT_PRIOR)}
     given = _check(options, folder, list(trainings.values()), events)
     events.say(f"looked at {len(given)} pictures in {folder.name}: {_sizes(given)}")
+    asked = _asked(options, given)
     if new := not (trainings[WITH_PRIOR].output_dir / IDENTITY).is_file():
-        events.say(eta.words(_ahead(options, ways, trainings, events), "the demo"))
+        events.say(eta.words(_ahead(options, asked, trainings, events), "the demo"))
     runs = {row: _train(row, training, events, foretold=new) for row, training in trainings.items()}
     places = {
         UNTUNED: str(model.find(options.model, events, options.vae)),
         **{row: run["result"] for row, run in runs.items()},
     }
-    drawn = {row: _draw(options, ways, place, row, events) for row, place in places.items()}
-    measures = _measure(options, ways, given, drawn)
+    drawn = {row: _draw(options, asked, place, row, events) for row, place in places.items()}
+    eye = pocket_judge.load()
+    figures = _measure(eye, _subject(options, given), asked, drawn)
     made = Report(
         title=f"{len(given)} pictures of {_noun(options)}",
         subject=_noun(options),
@@ -113,33 +88,39 @@ def demo(options: DemoOptions, events: Events) -> Demonstrated:
         model=hub_names.spelled(options.model),
         given=given,
         class_pictures=_class_pictures(options, runs[WITH_PRIOR])[:12],
-        contexts=_contexts(options, ways, drawn),
+        contexts=_contexts(asked, drawn),
         class_word=_class_row(options, drawn),
         losses={
             row: [(int(line["step"]), line["loss"]) for line in trackers.read(Path(run["result"]) / "loss.jsonl")]
             for row, run in runs.items()
         },
-        measures=measures,
-        measure_help=HELP,
+        measures=figures,
+        measure_help=measures.help_of(eye),
         forecast=_forecast(runs),
         facts=_facts(options, ways, runs, time.perf_counter() - started),
     )
     page = write(made, options.out)
     for sentence in verdict(made):
         events.say(sentence)
-    told = {key(row): {key(name): value for name, value in of.items()} for row, of in measures.items()}
+    told = {key(row): {key(name): value for name, value in of.items()} for row, of in figures.items()}
     return {"page": str(page), "measures": told, "tuned": runs[WITH_PRIOR]["result"]}
 
 
+def _asked(options: DemoOptions, given: Sequence[Image.Image]) -> list[EvaluationPrompt]:
+    if options.model == "pocket":
+        return prompts.of_contexts(given, _noun(options), options.subject)
+    return prompts.of_places(_noun(options), options.subject)
+
+
 def _ahead(
-    options: DemoOptions, ways: Ways, trainings: Mapping[str, DreamBoothOptions], events: Events
+    options: DemoOptions, asked: Sequence[EvaluationPrompt], trainings: Mapping[str, DreamBoothOptions], events: Events
 ) -> dict[str, eta.Part]:
     """Seconds that each phase will take, reckoned from the pace of drawing here."""
     place = str(model.find(options.model, events, options.vae))
     base = model.load(place, device=device.pick(options.device), events=events)
     pace, settings = eta.pace(base, None, events), prior_images.SETTINGS
     samples = sum(each.train_batch_size * (1 + each.with_prior_preservation) for each in trainings.values())
-    drawn = (len(ways.contexts) + 4) * options.seeds * (1 + len(trainings))
+    drawn = (len(asked) + 4) * options.seeds * (1 + len(trainings))
     seconds = {
         "class pictures": pace.drawing(options.num_class_images, settings),
         "training": pace.training(trainings[WITH_PRIOR].max_train_steps, samples),
@@ -159,7 +140,7 @@ def _check(
             *(partial(dreambooth.check, training, events) for training in trainings),
         )
     except Refusal as refusal:
-        raise Refusal(*dict.fromkeys(map(_as_asked, refusal.faults))) from None
+        raise renamed(refusal, ASKED) from None
     return [open_picture(example.path) for example in examples]
 
 
@@ -174,14 +155,6 @@ def _place_faults(out: Path, pictures: Path) -> Iterator[Fault]:
         yield Fault(where, found, "a new or empty folder, or that of an earlier demo", do)
     if pictures.resolve().is_relative_to(out.resolve()):
         yield Fault(where, "holds --pictures, too", "a folder for the results alone", do)
-
-
-def _as_asked(fault: Fault) -> Fault:
-    """The fault of a training, in the options of the demo."""
-    words = asdict(fault)
-    for theirs, ours in ASKED.items():
-        words = {name: text.replace(theirs, ours) for name, text in words.items()}
-    return Fault(**words)
 
 
 def _train(row: str, training: DreamBoothOptions, events: Events, *, foretold: bool) -> Trained:
@@ -222,41 +195,29 @@ class Drawn:
     word: list[Image.Image]
 
 
-def _draw(options: DemoOptions, ways: Ways, place: str, row: str, events: Events) -> Drawn:
+def _draw(options: DemoOptions, asked: Sequence[EvaluationPrompt], place: str, row: str, events: Events) -> Drawn:
     opened = model.load(place, device=device.pick(options.device), events=events)
-    prompts = [prompt.format(_noun(options)) for prompt, _ in ways.contexts]
-    wanted = [Request(prompt, options.seed + n) for prompt in prompts for n in range(options.seeds)]
+    wanted = [Request(each.prompt, options.seed + n) for each in asked for n in range(options.seeds)]
     word = [Request(_class(options), options.seed + n) for n in range(4 * options.seeds)]
     images = pipeline.images(opened, wanted + word, SamplingSettings(batch=8), events, f"drawing, {row}")
-    groups = {p: images[n * options.seeds : (n + 1) * options.seeds] for n, p in enumerate(prompts)}
+    groups = {each.prompt: images[n * options.seeds : (n + 1) * options.seeds] for n, each in enumerate(asked)}
     return Drawn(groups, images[len(wanted) :])
 
 
+def _subject(options: DemoOptions, given: Sequence[Image.Image]) -> Subject:
+    """A subject that ships has pictures that are never shown."""
+    folder = options.pictures or SUBJECTS / "koala"
+    ships = folder.resolve().parent == SUBJECTS.resolve()
+    unseen = subject.pictures(UNSEEN / folder.resolve().name) if ships else []
+    return Subject(options.subject, given, unseen, subject.shipped_besides(folder))
+
+
 def _measure(
-    options: DemoOptions, ways: Ways, given: list[Image.Image], drawn: Mapping[str, Drawn]
-) -> dict[str, dict[str, float | None]]:
+    judge: Judge, of: Subject, asked: Sequence[EvaluationPrompt], drawn: Mapping[str, Drawn]
+) -> dict[str, Figures]:
     """The table: likeness to the subject in the contexts, to the prompts' words, and what became of the class."""
-    eye = judge.load()
-    plain = [prompt.format(_class_noun(options)) for prompt, _ in ways.contexts for _ in range(options.seeds)]
-    own = [f"a photo of {_class_noun(options)}"] * len(given)
-    rows: dict[str, dict[str, float | None]] = {
-        REAL: dict(zip(HELP, (eye.likeness_within(given), eye.prompt_likeness(given, own), None, None), strict=True))
-    }
-    for row, each in drawn.items():
-        images = [image for group in each.contexts.values() for image in group]
-        figures = (
-            eye.likeness(images, given),
-            eye.prompt_likeness(images, plain),
-            eye.likeness(each.word, given),
-            eye.diversity(each.word),
-        )
-        rows[row] = dict(zip(HELP, figures, strict=True))
-    return rows
-
-
-def _class_noun(options: DemoOptions) -> str:
-    """The subject in words the judge knows: the class with its article, without the identifier."""
-    return f"{'an' if options.subject[0] in 'aeiou' else 'a'} {options.subject}"
+    rows = {row: measures.of_drawn(judge, of, asked, each.contexts, each.word) for row, each in drawn.items()}
+    return {REAL: measures.of_real(judge, of), **rows}
 
 
 def _noun(options: DemoOptions) -> str:
@@ -268,15 +229,12 @@ def _instance(options: DemoOptions) -> str:
 
 
 def _class(options: DemoOptions) -> str:
-    return f"a photo of {_class_noun(options)}"
+    return f"a photo of {article(options.subject)}"
 
 
-def _contexts(options: DemoOptions, ways: Ways, drawn: Mapping[str, Drawn]) -> list[Row]:
-    notes = {prompt.format(_noun(options)): note for prompt, note in ways.contexts}
-    return [
-        Row(p, note, {"before": drawn[UNTUNED].contexts[p], "after": drawn[WITH_PRIOR].contexts[p]})
-        for p, note in notes.items()
-    ]
+def _contexts(asked: Sequence[EvaluationPrompt], drawn: Mapping[str, Drawn]) -> list[Row]:
+    shown = {"before": drawn[UNTUNED].contexts, "after": drawn[WITH_PRIOR].contexts}
+    return [Row(each.prompt, each.new, {name: of[each.prompt] for name, of in shown.items()}) for each in asked]
 
 
 def _class_row(options: DemoOptions, drawn: Mapping[str, Drawn]) -> Row:

@@ -78,12 +78,6 @@ def shelf(report: Report) -> dict[str, Sequence[Image.Image]]:
     return {"given": report.given, "class": report.class_pictures, **drawn}
 
 
-def key(name: str) -> str:
-    """What a program calls a measure, a fact or a row: words_with_underscores, SI units spelled out."""
-    spelled = re.sub(", s$", " seconds", re.sub(", GB$", " bytes", name))
-    return re.sub(r"\W+", "_", spelled.lower()).strip("_") or "value"
-
-
 def file(stem: str, number: int) -> str:
     """The path of a picture from the page; numbers count from 1."""
     return f"pictures/{stem}-{number}.png"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from tenshot.core.json_types import key
 from tenshot.io.images import as_rgb
 from tenshot.io.png import contact_sheet
 from tenshot.io.tensors import replacing, replacing_folder, write_json, write_text
 from tenshot.report.page import render
-from tenshot.report.record import Report, Row, columns, file, key, rows, shelf
+from tenshot.report.record import Report, Row, columns, file, rows, shelf
 from tenshot.report.verdict import improved, value_of, verdict
 
 
