@@ -47,7 +47,7 @@ VERBS = {
     "distillation": "tenshot.train.distillation_options.DistillationOptions",
 }  # recipes/<verb>.yaml, recipes/<verb>-<any>.yaml
 USER_RECIPES = 6
-POCKET_STAGES = 3
+POCKET_STAGES = 6
 
 FILES = sorted(SRC.glob("tenshot/**/*.py"))
 ALL_FILES = [*FILES, *sorted(ROOT.glob("recipes/**/*.py")), *sorted(ROOT.glob("tests/**/*.py"))]
