@@ -154,3 +154,7 @@ def test_what_is_unclear_says_what_to_type():
     assert isinstance(said, Unclear) and said.do == "name one: NAME:sub/a.safetensors, NAME:sub/b.safetensors"
     assert isinstance(needed(V15, "README.md"), Unclear) and isinstance(needed([]), Unclear)
     assert isinstance(needed(["config.json", "model.safetensors", "model-2.safetensors"], kind="net"), Unclear)
+    clip = ["config.json", "merges.txt", "model.safetensors", "pytorch_model.bin", "vocab.json"]
+    read = needed(clip, kind="transformers")
+    assert isinstance(read, Needed) and read.files == ["config.json", "merges.txt", "vocab.json", "model.safetensors"]
+    assert isinstance(needed(["config.json", "pytorch_model.bin", "tf_model.h5"], kind="transformers"), Unclear)

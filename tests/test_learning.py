@@ -20,15 +20,15 @@ from tests import test_methods as methods
 STEPS = 300
 
 
-def test_twenty_steps_bring_the_subject_near(tmp_path: Path) -> None:
+def test_forty_steps_bring_the_subject_near(tmp_path: Path) -> None:
     """The shortest proof that it learns; the whole demo below takes minutes."""
-    told = methods.NAMED | {"max_train_steps": 20, "learning_rate": 1e-3, "output_dir": tmp_path / "out"}
+    told = methods.NAMED | {"max_train_steps": 40, "learning_rate": 5e-4, "output_dir": tmp_path / "out"}
     finetune.train(dreambooth.METHOD, resolve(DreamBoothOptions, told), Events())
     before, after = (
         methods.likeness(methods.whole(place), "az bear", seeds=2, steps=10)
         for place in (ASSETS / "pocket", tmp_path / "out")
     )
-    assert after > before + 0.15  # .246 -> .508 seen
+    assert after > before + 0.15  # .040 -> .486 seen
 
 
 @pytest.fixture(scope="module")

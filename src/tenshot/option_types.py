@@ -123,7 +123,7 @@ UpscalerName = Annotated[
     There("file", besides=(*UPSCALERS,), reader=_upscaler, hub="any", asker=_asked, hint=upscalers.meant),
     _Spelled,
 ]
-NetFolder = Annotated[Path, There("folder", hub="net", asker=_asked), _Spelled]  #: of transformers
+NetFolder = Annotated[Path, There("folder", hub="transformers", asker=_asked), _Spelled]
 FilePath = Annotated[Path, There("file")]
 FolderPath = Annotated[Path, There("folder")]
 Side = Annotated[int, Field(ge=8, le=16384, multiple_of=8)]  #: of a picture, in pixels

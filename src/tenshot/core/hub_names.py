@@ -11,7 +11,9 @@ _REPOSITORY = r"[A-Za-z0-9_](?:[\w.-]{0,94}[\w])?/[A-Za-z0-9_](?:[\w.-]{0,94}[\w
 _NAME = re.compile(rf"({_REPOSITORY})(?:@([^:@]*))?(?::(.*))?", re.ASCII | re.DOTALL)
 _CACHED = re.compile(r"(?:.*/)?models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})(?:/([^=]*))?(=.*)?")
 COMMIT = re.compile("[0-9a-f]{40}")
-Kind = Literal["model", "net", "lora", "word", "any"]  #: what of a repository is wanted; any: whatever it holds
+Kind = Literal[
+    "model", "net", "transformers", "lora", "word", "any"
+]  #: what of a repository is wanted; any: all it holds
 #: Suffixes of files with weights. A repository's name that ends in one is a path that is not there.
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 FORMS = "org/name of the Hugging Face hub, org/name@revision, or org/name:file.safetensors"

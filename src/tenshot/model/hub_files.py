@@ -80,7 +80,7 @@ def _folder(files: Collection[str], kind: Kind, half: bool, has: Has) -> Needed 
         return Needed(found)
     if kind in ("net", "any") and (found := _net(files, half, has)):
         return Needed(found)
-    return _only(files, kind)
+    return _transformers(files, half, has) if kind == "transformers" else _only(files, kind)
 
 
 def _model(files: Collection[str], half: bool, has: Has) -> Needed | Unclear:
@@ -102,11 +102,18 @@ def _has_within(part: str, has: Has, name: str) -> bool:
 
 
 def _net(files: Collection[str], half: bool, has: Has) -> list[str]:
-    """A ControlNet's or a VAE's folder, or that of a net of transformers."""
-    stems = ("diffusion_pytorch_model", "model")
-    weights = [name for name in _weights(files, half, has) if name.startswith(stems)]
+    """A ControlNet's or a VAE's folder."""
+    weights = [name for name in _weights(files, half, has) if name.startswith("diffusion_pytorch_model")]
     weights = weights or [name for name in files if name == "diffusion_pytorch_model.bin"]
     return [*_texts(files, weights), *weights] if weights and "config.json" in files else []
+
+
+def _transformers(files: Collection[str], half: bool, has: Has) -> Needed | Unclear:
+    weights = [name for name in _weights(files, half, has) if name.startswith("model")]
+    if weights and "config.json" in files:
+        return Needed([*_texts(files, weights), *weights])
+    found = f"no model.safetensors beside a config.json, but {', '.join(sorted(files)[:SHOWN]) or 'nothing'}"
+    return Unclear(found, "a net of transformers in .safetensors", "name a revision that has them: NAME@REVISION")
 
 
 def _weights(names: Collection[str], half: bool, has: Has) -> list[str]:
