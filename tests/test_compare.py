@@ -48,8 +48,22 @@ def test_what_is_taken_for_another_or_forgets_prompts_is_not():
     other = outcome("dreambooth", 0.7, 0.5)
     assert advised(other, outcome("lora", 0.4, 0.9)).recommended == "lora"
     assert advised(outcome("dreambooth", 0.7, 0.9, prompt=0.3), outcome("lora", 0.4, 0.9)).recommended == "lora"
+    grey = outcome("dreambooth", 0.7, 0.9, prompt=0.3)
+    grey.figures.update(background=0.9, style=0.9)  # it is counted: less like its prompt, but as asked
+    plain = outcome("lora", 0.4, 0.9)
+    plain.figures.update(background=0.5, style=0.9)
+    before = outcome(None, 0.1, 0.0)
+    before.figures.update(background=1.0, style=1.0)
+    real = {"subject likeness": 0.8, "prompt likeness": 0.2, "margin": 0.4, "recognised": 1.0}
+    assert table.tabulated([before, grey, plain], real, pocket_judge.load()).recommended == "dreambooth"
     none = advised(other, outcome("lora", 0.4, 0.9, margin=-0.1))
     assert none.recommended is None and "DreamBooth came nearest" in none.advice and "--max_train_steps" in none.advice
+
+
+def test_one_picture_alone_says_nothing_of_real_ones():
+    nothing = dict.fromkeys(("subject likeness", "margin", "recognised"), None) | {"prompt likeness": 0.5}
+    found = table.tabulated([outcome(None, 0.1, 0.0), outcome("lora", 0.4, 0.9)], nothing, pocket_judge.load())
+    assert found.recommended == "lora" and "real" not in found.advice
 
 
 def test_several_trainings_are_means_with_their_spread():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,14 @@ def test_every_model_and_its_adapters_have_a_row_beside_real_pictures(tmp_path: 
     assert drawn["recognised"] == 0 and drawn["margin"] < 0  # pocket was never taught any
     assert {drawn["pres"] is None, drawn["background"] is None} == {False}
     assert Image.open(tmp_path / "all.png").height > 8 * 160
+
+
+def test_one_picture_has_no_rest_to_be_held_against(tmp_path: Path):
+    (tmp_path / "one").mkdir()
+    shutil.copy(KOALA / "koala-1.png", tmp_path / "one")
+    found = evaluate(asked(tmp_path, pictures=tmp_path / "one", unseen=None), Events())["measures"]
+    assert found["real"]["subject_likeness"] is None and found["real"]["prompt_likeness"] is not None
+    assert found["pocket"]["subject_likeness"] is not None
 
 
 def test_clip_judges_what_the_prompts_of_a_file_ask(clip: Path, tmp_path: Path):

@@ -102,6 +102,9 @@ def scenes() -> Iterator[Scene]:
     classes = (*DREAMBOOTH, *PRIOR, "--class_data_dir", "classes")
     yield Scene("picture", ("sd1", "pictures", "classes"), "classes/*", classes)
     yield Scene("picture", ("sd1", "pictures", "masks"), "masks/*", (*LORA, "--mask_dir", "masks"))
+    told = ("evaluate", "sd1", "--pictures", "pictures", "--subject", "cat", "--seeds", "1", "--steps", "1")
+    yield Scene("picture", ("sd1", "pictures"), "pictures/*.*", told)
+    yield Scene("folder", ("sd1", "pictures"), "sd1/*/*", told, weight=0.5)
     for table in ("jsonl", "csv", "txt"):
         needs = ("sd1", "pictures", table)
         yield Scene("captions", needs, "pictures/*.txt" if table == "txt" else f"pictures/metadata.{table}", FULL)

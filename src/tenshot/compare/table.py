@@ -15,7 +15,8 @@ from tenshot.evaluate.measures import Figures, help_of
 REAL, UNTUNED = "real", "untuned"
 RECOGNISED = 0.8  # of what real pictures reach: from there on it is the subject
 NEARLY = 0.95  # of the best likeness: then the lighter result is the better one
-KEPT = 0.05  # of prompt likeness that a training may cost
+OBEYED = 0.8  # of the backgrounds and styles that were right before training
+KEPT = 0.95  # of prompt likeness, where those are not counted
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,21 @@ def _advice(
 ) -> tuple[Method | None, str]:
     """The most alike of those that learned the subject and keep to prompts; a lighter one if it is nearly as like."""
     own, prompt = judge.subject_measure, judge.prompt_measure
+    real = "" if figures[REAL][own] is None else f" (real pictures {figures[REAL][own]:.2f})"
     scores: dict[Method, float] = {row: figures[row][own] or 0.0 for row in WAYS if row in costs}
     learned = [row for row in scores if _learned(figures[row], figures[REAL])]
     if not learned:
         best = max(scores, key=lambda row: scores[row])
         told = f"No method learned the subject: {WAYS[best].title} came nearest, with {own} {scores[best]:.2f}"
-        return None, f"{told} (real pictures {figures[REAL][own]:.2f}). Train longer: --max_train_steps twice as many."
-    before = figures[UNTUNED][prompt] or 0.0
-    obeying = [row for row in learned if (figures[row][prompt] or 0.0) >= before - KEPT * abs(before)] or learned
+        return None, f"{told}{real}. Train longer: --max_train_steps twice as many."
+    obeying = [row for row in learned if _obeys(figures[row], figures[UNTUNED], prompt)] or learned
     best = max(obeying, key=lambda row: scores[row])
     light = min(
         (row for row in obeying if scores[row] >= NEARLY * scores[best]), key=lambda row: costs[row]["file_bytes"]
     )
     if light == best:
         others = "" if len(obeying) == 1 else ", the most of all that keep to their prompts"
-        return best, f"{WAYS[best].title}: {own} {scores[best]:.2f}{others} (real pictures {figures[REAL][own]:.2f})."
+        return best, f"{WAYS[best].title}: {own} {scores[best]:.2f}{others}{real}."
     share, size = scores[light] / scores[best], costs[light]["file_bytes"] / 1e6
     return light, (
         f"{WAYS[light].title}: it reaches {share:.0%} of what {WAYS[best].title} does ({own} {scores[light]:.2f} of"
@@ -88,3 +89,11 @@ def _learned(drawn: Figures, real: Figures) -> bool:
     if recognised is None or most is None:
         return True
     return recognised >= RECOGNISED * most and (drawn["margin"] or 0.0) > 0
+
+
+def _obeys(drawn: Figures, before: Figures, prompt: str) -> bool:
+    """Does it still draw what is asked for? Counted where that can be: a subject that is no usual member of its class
+    takes prompt likeness from pictures that are as asked."""
+    counted = [name for name in ("background", "style") if drawn.get(name) is not None]
+    share = OBEYED if counted else KEPT
+    return all((drawn[name] or 0.0) >= share * (before[name] or 0.0) for name in counted or [prompt])

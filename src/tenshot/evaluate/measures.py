@@ -48,9 +48,12 @@ def help_of(judge: Judge) -> dict[str, tuple[str, str]]:
 
 
 def of_real(judge: Judge, of: Subject) -> Figures:
-    """What the subject's own pictures reach, each held against the rest of them."""
+    """What the subject's own pictures reach, each held against the rest of them; little of one picture alone."""
     images = [*of.shown, *of.unseen]
     said = judge.prompt_likeness(of.shown, [of.class_prompt] * len(of.shown))
+    if len(images) < 2:
+        nothing: Figures = dict.fromkeys(help_of(judge))
+        return nothing | {judge.prompt_measure: said}
     looked = judge.look(images)
     alike = (looked @ looked.T).fill_diagonal_(0).sum().item() / max(1, len(images) * (len(images) - 1))
     return _figures(judge, subject.ceiling(judge, images, of.others), alike, said)
