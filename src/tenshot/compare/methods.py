@@ -32,7 +32,7 @@ class Way:
 
 
 STEPS = {"train_batch_size": 4, "max_train_steps": 300}
-LORA, WORD = {"rank": 8}, {"num_vectors": 4}
+LORA, WORD = {"rank": 8, "layers": "transformer"}, {"num_vectors": 4}
 LARGE = {"max_train_steps": 400}
 MODEL, FILE = "the whole model", "the base model and one file"
 WAYS: dict[Method, Way] = {
