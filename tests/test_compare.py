@@ -20,6 +20,7 @@ from tenshot.core.events import Events
 from tenshot.core.options import resolve
 from tenshot.evaluate import pocket_judge
 from tenshot.evaluate.subject import SUBJECTS, UNSEEN
+from tenshot.report.record import UNTUNED
 
 KOALA = SUBJECTS / "koala"
 COSTS = {"seconds": 60.0, "seconds_per_step": 0.5, "peak_bytes": 1e9}
@@ -29,7 +30,7 @@ SIZES = {"dreambooth": 70e6, "dreambooth-no-prior": 70e6, "lora": 2e6, "textual-
 def outcome(method: Any, likeness: float, recognised: float, prompt: float = 0.5, margin: float = 0.2) -> Outcome:
     figures = {"subject likeness": likeness, "prompt likeness": prompt, "margin": margin, "recognised": recognised}
     costs = COSTS | {"file_bytes": SIZES[method]} if method else {}
-    return Outcome(Cell(method or cells.UNTUNED, method), figures, costs, {})
+    return Outcome(Cell(method or UNTUNED, method), figures, costs, {})
 
 
 def advised(*learned: Outcome) -> table.Table:

@@ -32,7 +32,6 @@ from tenshot.runtime.compiled_model import CompiledModel
 from tenshot.train.options import FineTuneOptions
 
 CLASSES = 2  # pictures of the class for each seed
-UNTUNED = "untuned"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from tenshot.compare import methods, page
-from tenshot.compare.cells import UNTUNED, Cell, Examination
+from tenshot.compare.cells import Cell, Examination
 from tenshot.compare.options import CompareOptions, Method
 from tenshot.compare.table import tabulated
 from tenshot.core.errors import Refusal, all_or_refuse, refuse_if, renamed
@@ -23,6 +23,7 @@ from tenshot.io import tensors
 from tenshot.io.image_folder import Example, read_folder
 from tenshot.io.images import open_picture
 from tenshot.model import hub, model
+from tenshot.report.record import UNTUNED
 from tenshot.train import checks
 
 ASKED = {  # the trainings' options -> what a comparison calls them

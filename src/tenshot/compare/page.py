@@ -12,12 +12,13 @@ from PIL import Image
 from tenshot.compare.cells import Outcome
 from tenshot.compare.methods import WAYS, called
 from tenshot.compare.options import CompareOptions
-from tenshot.compare.table import REAL, UNTUNED, Table
-from tenshot.core.html import Html, el, page
+from tenshot.compare.table import Table
+from tenshot.core.html import Html, el, page, section, wide
 from tenshot.core.json_types import key
 from tenshot.evaluate.judge import Images, Judge
 from tenshot.evaluate.measures import Subject
 from tenshot.io import tensors
+from tenshot.report.record import REAL, UNTUNED
 from tenshot.report.verdict import shown
 
 SIDE = 160  # pixels of a picture
@@ -87,7 +88,7 @@ def _measured(table: Table, judge: Judge) -> Html:
     ]
     body = el("table", el("thead", el("tr", *heads)), el("tbody", *rows), class_="measures")
     lead = f"Judged by {judge.name}. “{REAL}” are the pictures given, “{UNTUNED}” the model before training."
-    return _section("Measured", lead, _wide(body), class_="whole")
+    return section("Measured", lead, wide(body), class_="whole")
 
 
 def _cell(table: Table, row: str, name: str) -> Html:
@@ -111,7 +112,7 @@ def _costs(table: Table) -> Html:
         if method in table.costs
     ]
     lead = "Measured here, each training in a process of its own."
-    return _section("What it takes", lead, _wide(el("table", el("thead", heads), el("tbody", *rows))), class_="whole")
+    return section("What it takes", lead, wide(el("table", el("thead", heads), el("tbody", *rows))), class_="whole")
 
 
 def _side_by_side(options: CompareOptions, outcomes: Sequence[Outcome]) -> Html:
@@ -132,7 +133,7 @@ def _side_by_side(options: CompareOptions, outcomes: Sequence[Outcome]) -> Html:
         ]
         cards.append(el("article", el("h3", el("q", _with_hole(options, prompt))), *rows))
     lead = "Between the pictures of a row lies the method alone: prompt and seed are the same."
-    return _section("Side by side", lead, *cards)
+    return section("Side by side", lead, *cards)
 
 
 def _with_hole(options: CompareOptions, prompt: str) -> str:
@@ -140,20 +141,11 @@ def _with_hole(options: CompareOptions, prompt: str) -> str:
 
 
 def _given(of: Subject) -> Html:
-    return _section("The pictures given", "All that was learned from.", _strip(of.shown, "given"))
+    return section("The pictures given", "All that was learned from.", _strip(of.shown, "given"))
 
 
 def _title(row: str) -> str:
     return next((way.title for method, way in WAYS.items() if method == row), row)
-
-
-def _section(heading: str, lead: str, *content: str, class_: str = "beside") -> Html:
-    side = el("div", el("h2", heading), el("p", lead), class_="side")
-    return el("section", side, el("div", *content), class_=class_)
-
-
-def _wide(table: Html) -> Html:
-    return el("div", table, class_="scroll", tabindex=0, role="region", aria_label="table")
 
 
 def _strip(images: Images, alt: str) -> Html:

@@ -11,8 +11,8 @@ from tenshot.compare.methods import WAYS
 from tenshot.compare.options import Method
 from tenshot.evaluate.judge import Judge
 from tenshot.evaluate.measures import Figures, help_of
+from tenshot.report.record import REAL, UNTUNED
 
-REAL, UNTUNED = "real", "untuned"
 RECOGNISED = 0.8  # of what real pictures reach: from there on it is the subject
 NEARLY = 0.95  # of the best likeness: then the lighter result is the better one
 OBEYED = 0.8  # of the backgrounds and styles that were right before training

@@ -24,6 +24,17 @@ def join(content: Iterable[str]) -> Html:
     return Html("".join(part if isinstance(part, Html) else escape(part) for part in content))
 
 
+def section(heading: str, lead: str, *content: str, class_: str = "beside") -> Html:
+    """A part of a page: what it is about on one side, the rest on the other."""
+    side = el("div", el("h2", heading), el("p", lead), class_="side")
+    return el("section", side, el("div", *content), class_=class_)
+
+
+def wide(table: Html) -> Html:
+    """A table that scrolls by itself where the screen is narrow."""
+    return el("div", table, class_="scroll", tabindex=0, role="region", aria_label="table")
+
+
 def page(title: str, *content: str) -> str:
     """A whole document in the house's style, which needs nothing but what it names."""
     head = el(

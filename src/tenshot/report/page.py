@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from tenshot.core.html import Html, el, join, page
+from tenshot.core.html import Html, el, join, page, section, wide
 from tenshot.report.chart import chart
 from tenshot.report.record import REAL, Report, Row, columns, file
 from tenshot.report.verdict import best_rows, improved, measure_names, percent, shown, value_of, verdict
@@ -18,11 +18,6 @@ def render(report: Report) -> str:
     """The page; it looks for its pictures where `file` names them."""
     parts = (_hero, _given, _contexts, _class_word, _losses, _table, _forecast, _facts, _footer)
     return page(report.title, *(part(report) for part in parts))
-
-
-def _section(heading: str, lead: str, *content: str, class_: str = "beside") -> Html:
-    side = el("div", el("h2", heading), el("p", lead), class_="side")
-    return el("section", side, el("div", *content), class_=class_)
 
 
 def _picture(stem: str, number: int, alt: str) -> Html:
@@ -64,12 +59,12 @@ def _figure(stem: str, alt: str, caption: str) -> Html:
 
 def _given(report: Report) -> Html:
     lead = join(["All it was shown of the subject, with the prompt ", el("q", report.instance_prompt), "."])
-    return _section("The pictures given", lead, _strip("given", report.given, f"given: {report.subject}"))
+    return section("The pictures given", lead, _strip("given", report.given, f"given: {report.subject}"))
 
 
 def _contexts(report: Report) -> Html:
     lead = "Each column is one seed: only the training lies between the upper and the lower picture."
-    return _section("Before and after", lead, *(_card(f"context-{n}", row) for n, row in enumerate(report.contexts, 1)))
+    return section("Before and after", lead, *(_card(f"context-{n}", row) for n, row in enumerate(report.contexts, 1)))
 
 
 def _class_word(report: Report) -> Html:
@@ -81,7 +76,7 @@ def _class_word(report: Report) -> Html:
         made = _strip("class", report.class_pictures, f"for prior preservation: {report.class_prompt}")
         summary = f"The {len(report.class_pictures)} pictures the untuned model drew of its class to rehearse"
         content.append(el("details", el("summary", summary), made))
-    return _section("What became of the class", lead, *content)
+    return section("What became of the class", lead, *content)
 
 
 def _card(stem: str, row: Row) -> Html:
@@ -110,16 +105,12 @@ def _table(report: Report) -> Html:
     ]
     table = el("table", el("thead", el("tr", *heads)), el("tbody", *rows), class_="measures")
     lead = f"“{REAL}” are the pictures given, measured alike: a mark to aim at, not a rival."
-    return _section("Measured", lead, _wide(table), class_="whole")
+    return section("Measured", lead, wide(table), class_="whole")
 
 
 def _cell(report: Report, row: str, measure: str, best: bool) -> Html:
     mark = [el("span", "best", class_="best")] if best else []
     return el("td", shown(value_of(report, row, measure)), *mark)
-
-
-def _wide(table: Html) -> Html:
-    return el("div", table, class_="scroll", tabindex=0, role="region", aria_label="table")
 
 
 def _forecast(report: Report) -> Html:
@@ -132,7 +123,7 @@ def _forecast(report: Report) -> Html:
         cells = (shown(value), shown(fact), _difference(value, fact))
         rows.append(el("tr", el("th", name, scope="row"), *(el("td", cell) for cell in cells)))
     table = el("table", el("thead", heads), el("tbody", *rows))
-    return _section("Forecast and actual", "Said before the work began; compared when it was done.", _wide(table))
+    return section("Forecast and actual", "Said before the work began; compared when it was done.", wide(table))
 
 
 def _difference(forecast: str | float, fact: str | float | None) -> str:
@@ -144,7 +135,7 @@ def _difference(forecast: str | float, fact: str | float | None) -> str:
 def _facts(report: Report) -> Html:
     told = {name: value for name, value in report.facts.items() if name not in report.forecast}
     rows = [el("div", el("dt", name), el("dd", shown(value))) for name, value in told.items()]
-    return _section("Facts", "What it took, and how to do it again.", el("dl", *rows)) if rows else Html("")
+    return section("Facts", "What it took, and how to do it again.", el("dl", *rows)) if rows else Html("")
 
 
 def _footer(report: Report) -> Html:
@@ -161,4 +152,4 @@ def _losses(report: Report) -> Html:
         "One step alone mostly tells how much noise was drawn: read the thick line, the mean over a tenth of the steps."
     )
     keys = [el("span", name, class_=f"key c{number}") for number, name in enumerate(curves)]
-    return _section("Loss", lead, el("p", *keys, class_="legend"), chart(curves))
+    return section("Loss", lead, el("p", *keys, class_="legend"), chart(curves))
