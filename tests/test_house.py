@@ -29,7 +29,7 @@ FLOORS = (
     {"io", "diffusion", "prompt"},
     {"families"},
     {"model", "pipeline", "adapters", "export", "evaluate", "runtime"}
-    | {"option_types", "next_commands", "generation_parameters"},
+    | {"option_types", "next_commands", "generation_parameters", "preset"},
     {"generate", "convert", "extract", "inspect", "merge", "train", "autotune"},
     {"demo", "report", "compare", "bench", "serve", "cli", "__main__"},
 )

@@ -41,6 +41,12 @@ def recorded(folder: Path) -> list[str]:
     return list(dict.fromkeys(each for each in known if isinstance(each, str) and each))
 
 
+def learned_from(folder: Path) -> Path | None:
+    """The folder of the pictures of which one subject was taught to the model in `folder`, where it is still there."""
+    found = next(_said(_manifest(folder), ("instance_data_dir",)), "")
+    return Path(found) if found and Path(found).is_dir() else None
+
+
 def _manifest(folder: Path) -> Mapping[str, object]:
     with suppress(Refusal):
         return text_files.read_object(folder / "manifest.json", "a manifest")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer
 
@@ -100,6 +100,7 @@ def _asked(name: HubName, kind: Kind, where: str) -> None:
     hub.look(name, kind, half=True, where=where)
 
 
+PresetKind = Literal["same", "good"]  #: what a preset is certified for: the same pictures, or as good ones
 Device = Annotated[str, AfterValidator(_device), Computes()]  #: what torch calls it, or auto
 Backend = Annotated[str, AfterValidator(_backend)]  #: a row of BACKENDS, or the module of another
 #: In JSON, as in a recipe, what came from the hub is spelled by its name and commit.

@@ -186,10 +186,21 @@ class _Pass:
 
     @property
     def guided(self) -> range:
-        """The evaluations with guidance; counted as diffusers' guiders count."""
-        steps = -(-self.sampler.evaluations // self.sampler.each)
-        start, end = (int(share * steps) * self.sampler.each for share in self.interval)
-        return range(start, end)
+        return _guided(self.sampler, self.interval)
+
+
+def _guided(sampler: sampling.Sampler, interval: tuple[float, float]) -> range:
+    """The evaluations with guidance; counted as diffusers' guiders count."""
+    steps = -(-sampler.evaluations // sampler.each)
+    start, end = (int(share * steps) * sampler.each for share in interval)
+    return range(start, end)
+
+
+def evaluations(model: Model, settings: SamplingSettings) -> tuple[int, int]:
+    """How often the denoiser is asked of a picture of one prompt: with guidance, when it answers twice, and without."""
+    sampler = _sampler(model, settings, settings.steps, 0)
+    guided = len(_guided(sampler, settings.interval)) if settings.guidance != 1 else 0
+    return guided, sampler.evaluations - guided
 
 
 @torch.no_grad()

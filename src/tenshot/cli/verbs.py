@@ -31,6 +31,11 @@ VERBS: dict[Name, Verb] = {
         "tenshot.autotune.options:CompileOptions",
         "Make a model fast on this machine.",
     ),
+    ("tune",): Verb(
+        "tenshot.autotune.tune:tune",
+        "tenshot.autotune.tune_options:TuneOptions",
+        "Let a model need fewer steps, with proof.",
+    ),
     ("convert",): Verb(
         "tenshot.convert.convert:convert", "tenshot.convert.options:ConvertOptions", "Translate files between programs."
     ),

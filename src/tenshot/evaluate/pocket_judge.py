@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tenshot.evaluate.judge import Images, Judge, in_parts
-from tenshot.io import tensors, text_files
+from tenshot.io import hashes, tensors, text_files
 from tenshot.io.images import as_tensor, fit_picture
 from tenshot.model.model import ASSETS
 
@@ -97,6 +97,11 @@ def counted(texts: Sequence[str], words: Mapping[str, int]) -> torch.Tensor:
 def split(text: str) -> list[str]:
     """The words of a text, in small letters."""
     return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def fits(place: Path) -> bool:
+    """Does the judge know what the model in this folder draws? A fine-tune of pocket has the VAE of pocket."""
+    return hashes.of_model(place, "vae") == hashes.of_model(ASSETS / "pocket", "vae")
 
 
 def load(folder: Path = ASSETS / "judge", side: int = SIDE) -> PocketJudge:

@@ -7,6 +7,7 @@ and its class without the name, to see what became of it. Subject and prompt fid
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -21,6 +22,8 @@ MEDIA = {"3d": "3d emoji", "flat": "flat emoji"}
 ANGLES: Mapping[str, Sequence[float]] = {"": (0,), "tilted": (35, -35), "upside down": (180,)}  # degrees
 VIEWS = [view for view in ANGLES if view]
 BACKGROUNDS = 3  # that are asked for in each style
+_GROUND = re.compile(rf"\bon an? ({'|'.join(COLOURS)}) background\b")
+_STYLE = re.compile(rf"\b({'|'.join(MEDIA.values())})\b")
 
 
 @dataclass(frozen=True)
@@ -99,15 +102,32 @@ def measure(
 def as_asked(judge: Judge, drawn: Mapping[Context, Images], noun: str) -> tuple[float, float]:
     """The shares of pictures whose background, and whose style, is as the prompt says."""
     pairs = [(context, image) for context, images in drawn.items() for image in images]
-    return (
-        mean(background_colour(image) == context.colour for context, image in pairs),
-        mean(_style(judge, context, image, noun) == context.style for context, image in pairs),
-    )
+    texts, images = [context.plain(noun) for context, _ in pairs], [image for _, image in pairs]
+    ground, style = (mean(each) for each in (backgrounds_right(images, texts), styles_right(judge, images, texts)))
+    return ground, style
 
 
-def _style(judge: Judge, context: Context, image: Image.Image, noun: str) -> str:
-    texts = [Context(style, context.colour, context.view).plain(noun) for style in MEDIA]
-    return list(MEDIA)[judge.nearest([image], texts)[0]]
+def counts(text: str) -> bool:
+    """Does a prompt say a background or a style, so that these can be counted?"""
+    return bool(_GROUND.search(text) or _STYLE.search(text))
+
+
+def backgrounds_right(images: Images, texts: Sequence[str]) -> list[bool]:
+    """Of the pictures whose own text says a background, in their order: is it that?"""
+    asked = [(image, found[1]) for image, text in zip(images, texts, strict=True) if (found := _GROUND.search(text))]
+    return [background_colour(image) == colour for image, colour in asked]
+
+
+def styles_right(judge: Judge, images: Images, texts: Sequence[str]) -> list[bool]:
+    """Likewise of styles: does the judge find it nearer to its text than to that of another style?"""
+    styles = [*MEDIA.values()]
+    asked = [
+        (image, text, found[1]) for image, text in zip(images, texts, strict=True) if (found := _STYLE.search(text))
+    ]
+    return [
+        styles[judge.nearest([image], [text.replace(said, style) for style in styles])[0]] == said
+        for image, text, said in asked
+    ]
 
 
 def view_of(image: Image.Image, given: Images) -> str:

@@ -30,6 +30,7 @@ from tenshot.option_types import (
     FolderPath,
     LoraPath,
     Model,
+    PresetKind,
     Side,
     UpscalerName,
     VaePath,
@@ -184,6 +185,10 @@ class GenerateOptions(Options):
     guidance_scale: float = Field(7.5, ge=1, le=1000, description="how closely the prompt is followed; 1: no guidance")
     guidance_start: float = Field(0, ge=0, le=1, description="from where on, as a share of the steps")
     guidance_end: float = Field(1, ge=0, le=1, description="to where, likewise; .8 saves a tenth of the work")
+    preset: PresetKind | None = Field(
+        "same",
+        description="of tenshot tune, where the model has one and none of sampler ... guidance is named; or none",
+    )
     clip_skip: int = Field(1, ge=1, le=12, description="the layer of the text encoder that counts, from the last; SD1")
     emphasis: Emphasis = Field("original", description="after (word:1.2): the mean is restored, or not; or no emphasis")
     width: Side | None = Field(None, description="pixels; default: the model's own")

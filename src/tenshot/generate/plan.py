@@ -21,7 +21,7 @@ from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.families import validate
 from tenshot.families.components import Net
-from tenshot.generate import canvas, controlnets, second_pass
+from tenshot.generate import canvas, controlnets, presets, second_pass
 from tenshot.generate.canvas import Canvas, Pictures
 from tenshot.generate.controlnets import ControlNet
 from tenshot.generate.options import GenerateOptions
@@ -154,6 +154,7 @@ def read(asked: GenerateOptions, events: Events) -> Read:
         lambda: second_pass.read_upscaler(options),
         *(lambda check=check: refuse_if(check()) for check in checks),
     )
+    options = presets.applied(options, place, events)
     return Read(options, where, place, given, pictures, controls, upscaler)
 
 

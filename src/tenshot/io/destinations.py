@@ -17,13 +17,17 @@ _WORDS = r"merges\.txt|(vocab|tokenizer|tokenizer_config|special_tokens_map|adde
 _MODEL = "|".join(
     (
         r"model_index\.json",
+        r"preset\.json",
         r"scheduler/scheduler_config\.json",
         rf"(unet|vae|text_encoder|text_encoder_2)/({_NET})",
         rf"tokenizer(_2)?/({_WORDS})",
     )
 )
-_ARTIFACT = (
-    rf"manifest\.json|report\.(html|json)|pictures/\d+-(plain|fast)\.png|parts/.+|model/({_MODEL})|controlnet/({_NET})"
+_ARTIFACT = "|".join(
+    (
+        r"manifest\.json|preset\.json|report\.(html|json)|pictures/\d+-(plain|fast)\.png|parts/.+",
+        rf"model/({_MODEL})|controlnet/({_NET})",
+    )
 )
 #: A result's folder: the file that tells what it is, and the names of all that such a result holds.
 KINDS = {

@@ -44,6 +44,7 @@ class Desk:
         told = {
             **self._own(draft.served),
             "lora_dir": self.options.lora_dir,
+            "preset": None,
             "seed": 0,
             **{name: value for name, value in draft.options.items() if value is not None},
         }

@@ -27,7 +27,7 @@ from tenshot.families import validate
 from tenshot.families.base import Conditioning
 from tenshot.io import hashes, tensors, text_files
 from tenshot.model import hub, model
-from tenshot.model.model import ASSETS, Model
+from tenshot.model.model import Model
 from tenshot.model.prompts import READING, Prompts
 from tenshot.pipeline import Request, SamplingSettings
 from tenshot.train import checks, learning_rates, notices, result_export, session
@@ -232,7 +232,7 @@ def _judged(
         "untrained_psnr": _psnr(before, teacher),
     }
     alike = ""
-    if hashes.of_model(base.place, "vae") == hashes.of_model(ASSETS / "pocket", "vae"):  # the judge knows such pictures
+    if pocket_judge.fits(base.place):
         one, other = _alike(after, teacher), _alike(before, teacher)
         found |= {"likeness": one, "untrained_likeness": other}
         alike = f", likeness {one:.3f} ({other:.3f})"
