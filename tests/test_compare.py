@@ -13,14 +13,15 @@ from PIL import Image
 from tenshot.compare import cells, page, table
 from tenshot.compare.cells import Cell, Outcome
 from tenshot.compare.compare import compare
-from tenshot.compare.methods import WAYS
-from tenshot.compare.options import METHODS, CompareOptions
+from tenshot.compare.options import CompareOptions
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
 from tenshot.evaluate import pocket_judge
 from tenshot.evaluate.subject import SUBJECTS, UNSEEN
 from tenshot.report.record import UNTUNED
+from tenshot.train.subject_options import METHODS
+from tenshot.train.ways import WAYS
 
 KOALA = SUBJECTS / "koala"
 COSTS = {"seconds": 60.0, "seconds_per_step": 0.5, "peak_bytes": 1e9}

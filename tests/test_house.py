@@ -31,7 +31,7 @@ FLOORS = (
     {"model", "pipeline", "adapters", "export", "evaluate", "runtime"}
     | {"option_types", "next_commands", "generation_parameters", "preset"},
     {"generate", "convert", "extract", "inspect", "merge", "train", "autotune"},
-    {"demo", "report", "compare", "bench", "serve", "cli", "__main__"},
+    {"demo", "report", "plan", "compare", "bench", "serve", "cli", "__main__"},
 )
 STRANGERS = (1, 4)  # floors whose rooms do not know each other
 ONE_DOOR = {

@@ -19,12 +19,12 @@ from tenshot.autotune.compile import compile_model
 from tenshot.autotune.options import CompileOptions
 from tenshot.autotune.report import RECORD
 from tenshot.bench import sizes, tables
-from tenshot.bench.alone import alone
 from tenshot.bench.contenders import CONTROLNET, LORA, MODEL, TUNED, Contender, Round, Turn, contenders, run
 from tenshot.bench.options import BenchInferenceOptions
 from tenshot.bench.tables import Figures, Row
 from tenshot.cli.output import in_one_line
 from tenshot.core import device, hub_names
+from tenshot.core.alone import alone
 from tenshot.core.errors import Refusal, refuse_if
 from tenshot.core.events import Events, track
 from tenshot.core.options import as_words

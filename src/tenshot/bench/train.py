@@ -11,10 +11,10 @@ from typing import Any, TypedDict
 import torch
 
 from tenshot.bench import plain, sizes
-from tenshot.bench.alone import alone
 from tenshot.bench.options import BenchTrainOptions
 from tenshot.cli.output import in_one_line
 from tenshot.core import device
+from tenshot.core.alone import alone
 from tenshot.core.events import Events, track
 from tenshot.core.options import resolve
 from tenshot.io.image_folder import read_folder

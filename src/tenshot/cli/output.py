@@ -10,8 +10,12 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import TypeGuard
 
+from tenshot.core.durations import span
 from tenshot.core.errors import Refusal
+
+WIDEST = 110  # signs in a line of a table
 
 
 class Unheard(Exception):
@@ -43,10 +47,12 @@ class Outlet:
         if self.as_json:
             self._tell(to_json(result))
             return
-        rows = [(in_words(name), value) for name, value in _flat(result)]
+        tables = {name: value for name, value in result.items() if _is_table(value)}
+        rows = [(in_words(name), value) for name, value in _flat({n: v for n, v in result.items() if n not in tables})]
         width = max((len(name) for name, _ in rows), default=0)
         bold = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
-        self._tell("\n".join(f"{name.ljust(width).join(bold)}  {value}" for name, value in rows))
+        told = [line for name, value in tables.items() for line in (*_table(in_words(name), value, bold), "")]
+        self._tell("\n".join([*told, *(f"{name.ljust(width).join(bold)}  {value}" for name, value in rows)]))
 
     def refusal(self, refusal: Refusal) -> None:
         count = len(refusal.faults)
@@ -121,6 +127,38 @@ def _plain(value: object) -> object:
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
+def _is_table(value: object) -> TypeGuard[Mapping[str, Mapping[str, object]]]:
+    """Is it a map of several rows with the same columns?"""
+    rows = [*value.values()] if isinstance(value, Mapping) else []
+    maps = [row for row in rows if isinstance(row, Mapping) and row]
+    return len(rows) > 1 and len(maps) == len(rows) and all(row.keys() == maps[0].keys() for row in maps)
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, object]], bold: tuple[str, str]) -> Iterator[str]:
+    """A line for each row; where that is too wide, a line for each column."""
+    columns = list(next(iter(rows.values())))
+    lines = [[title, *map(in_words, columns)]]
+    lines += [[str(name), *(_cell(key, row[key]) for key in columns)] for name, row in rows.items()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if sum(widths) + 2 * len(widths) > WIDEST and len(lines) < len(columns):
+        lines = [[*line] for line in zip(*lines, strict=True)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        told = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        yield told if number else told.join(bold)
+
+
+def _cell(key: str, value: object) -> str:
+    if isinstance(value, list | tuple) and not _is_span(key, value):
+        return ", ".join(map(str, value))
+    return shown(key, value)
+
+
+def _is_span(key: str, value: object) -> bool:
+    """Seconds, at least and at most?"""
+    return isinstance(value, list | tuple) and len(value) == 2 and bool(_SECONDS.search(key))
+
+
 def _flat(value: Mapping[str, object], above: str = "") -> Iterator[tuple[str, str]]:
     for key, each in value.items():
         key = str(key)  # a map's may be numbers
@@ -131,7 +169,7 @@ def _flat(value: Mapping[str, object], above: str = "") -> Iterator[tuple[str, s
             yield from _flat({str(number): item for number, item in enumerate(each, 1)}, f"{name}.")
         elif key == "next" and isinstance(each, list | tuple):  # commands, to be copied one by one
             yield from ((name, str(item)) for item in each)
-        elif isinstance(each, list | tuple):
+        elif isinstance(each, list | tuple) and not _is_span(key, each):
             yield name, ", ".join(shown(name, item) for item in each)
         else:
             yield name, shown(name, each)
@@ -151,9 +189,13 @@ _SECONDS = re.compile(r"(^|[._])(?<!speedup_by_cpu_)seconds([._]|$)")  # a ratio
 
 def shown(key: str, value: object) -> str:
     """A figure with the unit that its key names, or that of the map which it stands in."""
+    if isinstance(value, list | tuple) and _is_span(key, value):
+        return span(*value)
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     if "bytes" in key and isinstance(value, int | float):
+        if 0 < value < 1e5:
+            return f"{value / 1e3:.1f} kB"
         return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
     if _SECONDS.search(key) and isinstance(value, int | float):
         return f"{value:.4g} s"

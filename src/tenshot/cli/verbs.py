@@ -58,6 +58,11 @@ VERBS: dict[Name, Verb] = {
         "tenshot.inspect.options:InspectOptions",
         "Say what a file is and what loads it.",
     ),
+    ("plan",): Verb(
+        "tenshot.plan.plan:plan",
+        "tenshot.plan.options:PlanOptions",
+        "Look at your pictures; what would each method take here?",
+    ),
     ("compare",): Verb(
         "tenshot.compare.compare:compare",
         "tenshot.compare.options:CompareOptions",

@@ -13,8 +13,7 @@ from PIL import Image
 
 from tenshot import pipeline
 from tenshot.adapters import embedding
-from tenshot.compare.methods import WAYS, called
-from tenshot.compare.options import CompareOptions, Method
+from tenshot.compare.options import CompareOptions
 from tenshot.core import device
 from tenshot.core.errors import Cancelled, Fault, Refusal
 from tenshot.core.events import Events
@@ -30,6 +29,8 @@ from tenshot.pipeline import Request, SamplingSettings
 from tenshot.runtime import compiled_model
 from tenshot.runtime.compiled_model import CompiledModel
 from tenshot.train.options import FineTuneOptions
+from tenshot.train.subject_options import Method
+from tenshot.train.ways import WAYS, called
 
 CLASSES = 2  # pictures of the class for each seed
 

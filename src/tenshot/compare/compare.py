@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from tenshot.compare import methods, page
+from tenshot.compare import page
 from tenshot.compare.cells import Cell, Examination
-from tenshot.compare.options import CompareOptions, Method
+from tenshot.compare.options import CompareOptions
 from tenshot.compare.table import tabulated
 from tenshot.core.errors import Refusal, all_or_refuse, refuse_if, renamed
 from tenshot.core.events import Events
@@ -19,12 +18,13 @@ from tenshot.evaluate import dino_clip, measures, pocket_judge, subject
 from tenshot.evaluate.judge import Judge
 from tenshot.evaluate.measures import Subject
 from tenshot.families import validate
-from tenshot.io import tensors
-from tenshot.io.image_folder import Example, read_folder
+from tenshot.io.image_folder import read_folder
 from tenshot.io.images import open_picture
 from tenshot.model import hub, model
 from tenshot.report.record import UNTUNED
-from tenshot.train import checks
+from tenshot.train import checks, ways
+from tenshot.train.subject_options import Method
+from tenshot.train.ways import Places
 
 ASKED = {  # the trainings' options -> what a comparison calls them
     "--instance_data_dir": "--pictures",
@@ -49,7 +49,7 @@ def compare(options: CompareOptions, events: Events) -> Compared:
         cells = _cells(options, place)
         all_or_refuse(*(partial(_check, each, events) for each in cells if each.method != "full"))
         if "full" in options.methods:
-            _captioned(options, examples)
+            ways.captioned(options.out / "captioned", f"a photo of {options.noun}", examples)
             all_or_refuse(*(partial(_check, each, events) for each in cells if each.method == "full"))
     except Refusal as refusal:
         raise renamed(refusal, ASKED) from None
@@ -84,18 +84,16 @@ def _cells(options: CompareOptions, place: Path) -> list[Cell]:
     seeds = range(options.seed, options.seed + options.trainings)
     pairs: Sequence[tuple[Method, int]] = [(method, seed) for seed in seeds for method in options.methods]
     return [
-        Cell(f"{method}-{seed}", method, methods.training(options, method, seed, numbers)) for method, seed in pairs
+        Cell(f"{method}-{seed}", method, ways.training(options, method, seed, numbers, _places(options, method, seed)))
+        for method, seed in pairs
     ]
+
+
+def _places(options: CompareOptions, method: Method, seed: int) -> Places:
+    out = options.out
+    return Places(out / "runs" / f"{method}-{seed}", out / "captioned", out / "class")
 
 
 def _check(cell: Cell, events: Events) -> None:
     assert cell.method is not None and cell.training is not None
-    checks.check(methods.WAYS[cell.method].method, cell.training, events)
-
-
-def _captioned(options: CompareOptions, examples: Sequence[Example]) -> None:
-    """The pictures, each with the subject's prompt as its caption, for the method that wants captions."""
-    with tensors.replacing_folder(options.out / "captioned") as temporary:
-        for each in examples:
-            shutil.copyfile(each.path, temporary / each.path.name)
-            (temporary / each.path.with_suffix(".txt").name).write_text(f"a photo of {options.noun}", encoding="utf-8")
+    checks.check(ways.WAYS[cell.method].method, cell.training, events)

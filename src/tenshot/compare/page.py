@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from tenshot.compare.cells import Outcome
-from tenshot.compare.methods import WAYS, called
 from tenshot.compare.options import CompareOptions
 from tenshot.compare.table import Table
 from tenshot.core.html import Html, el, page, section, wide
 from tenshot.core.json_types import key
-from tenshot.evaluate.judge import Images, Judge
+from tenshot.evaluate.judge import Judge
 from tenshot.evaluate.measures import Subject
 from tenshot.io import tensors
+from tenshot.report.pictures import captioned, picture, strip
 from tenshot.report.record import REAL, UNTUNED
 from tenshot.report.verdict import shown
+from tenshot.train.ways import WAYS, called
 
-SIDE = 160  # pixels of a picture
 SHOWN = 2  # pictures of each prompt and method
 HINTS = {"higher": "↑ higher is better", "lower": "↓ lower is better"}
 COSTS = {  # a cost -> its head, and what a unit of it is
@@ -74,7 +70,7 @@ def _hero(options: CompareOptions, table: Table, of: Subject, title: str) -> Htm
         el("div", el("p", table.advice), class_=f"verdict {tone}"),
         el("p", "Model ", el("b", options.model), " · every method from the same pictures and seeds", class_="dim"),
     )
-    return el("header", text, el("div", _picture(of.shown[0], "one of the pictures given"), class_="glance"))
+    return el("header", text, el("div", picture(of.shown[0], "one of the pictures given"), class_="glance"))
 
 
 def _measured(table: Table, judge: Judge) -> Html:
@@ -123,14 +119,8 @@ def _side_by_side(options: CompareOptions, outcomes: Sequence[Outcome]) -> Html:
     for number, prompt in enumerate(shown[0].drawn):
         columns = [list(outcome.drawn.values())[number][:SHOWN] for outcome in shown]
         names = [_title(outcome.cell.method or UNTUNED) for outcome in shown]
-        heads = [
-            el("figure", _picture(column[0], f"{name}: {prompt}"), el("figcaption", name))
-            for name, column in zip(names, columns, strict=True)
-        ]
-        rows = [el("div", *heads, class_="strip", style=f"--n:{len(heads)}")]
-        rows += [
-            _strip(row, f"{prompt}, another seed") for row in zip(*(column[1:] for column in columns), strict=True)
-        ]
+        rows = [captioned([column[0] for column in columns], names, prompt)]
+        rows += [strip(row, f"{prompt}, another seed") for row in zip(*(column[1:] for column in columns), strict=True)]
         cards.append(el("article", el("h3", el("q", _with_hole(options, prompt))), *rows))
     lead = "Between the pictures of a row lies the method alone: prompt and seed are the same."
     return section("Side by side", lead, *cards)
@@ -141,20 +131,8 @@ def _with_hole(options: CompareOptions, prompt: str) -> str:
 
 
 def _given(of: Subject) -> Html:
-    return section("The pictures given", "All that was learned from.", _strip(of.shown, "given"))
+    return section("The pictures given", "All that was learned from.", strip(of.shown, "given"))
 
 
 def _title(row: str) -> str:
     return next((way.title for method, way in WAYS.items() if method == row), row)
-
-
-def _strip(images: Images, alt: str) -> Html:
-    return el("div", *(_picture(each, alt) for each in images), class_="strip", style=f"--n:{len(images)}")
-
-
-def _picture(image: Image.Image, alt: str) -> Html:
-    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    with io.BytesIO() as written:
-        small.save(written, "JPEG", quality=88)
-        content = base64.b64encode(written.getvalue()).decode()
-    return el("img", src=f"data:image/jpeg;base64,{content}", alt=alt, width=SIDE, height=SIDE)

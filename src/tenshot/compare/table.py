@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from tenshot.compare.cells import Outcome
-from tenshot.compare.methods import WAYS
-from tenshot.compare.options import Method
 from tenshot.evaluate.judge import Judge
 from tenshot.evaluate.measures import Figures, help_of
 from tenshot.report.record import REAL, UNTUNED
+from tenshot.train.subject_options import Method
+from tenshot.train.ways import WAYS
 
 RECOGNISED = 0.8  # of what real pictures reach: from there on it is the subject
 NEARLY = 0.95  # of the best likeness: then the lighter result is the better one

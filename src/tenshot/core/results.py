@@ -194,6 +194,31 @@ class Compared(TypedDict):
     why: str
 
 
+class PlannedTraining(TypedDict):
+    """seconds: at least and at most. None where nothing could be measured; why: what is in the way."""
+
+    seconds: list[float] | None
+    peak_bytes: int | None
+    disk_bytes: int | None
+    file_bytes: int | None
+    fits: bool
+    why: str
+
+
+class Planned(TypedDict):
+    """pictures: by their names. memory_bytes, disk_bytes: what there is for a training here. commands: by method."""
+
+    pictures: Mapping[str, Mapping[str, object]]
+    methods: Mapping[str, PlannedTraining]
+    memory_bytes: int
+    disk_bytes: int
+    recommended: str | None
+    why: str
+    commands: Mapping[str, str]
+    page: str | None
+    next: list[str]
+
+
 class Compiled(TypedDict):
     written: str
     chosen: Mapping[str, str]

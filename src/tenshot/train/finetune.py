@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -67,14 +68,30 @@ def _train(
         tensors.write_json(options.output_dir / run.IDENTITY, identity)
         if ahead := _ahead(base, prepared, options, side, events):
             events.say(eta.words(ahead, "the whole") + "; more exactly once it trains")
+    classes = partial(_classes, base, prepared, options, events)
+    job = job_of(method, base, prepared, options, classes, events)
+    told = run.train_job(job, options, events)
+    if options.export and distributed.is_main_process():
+        about = result_export.about(options, base, len(examples), job.captions, told["steps"])
+        told["exported"] = result_export.export_result(options, method.results(options), base, about, events)
+    return told
+
+
+def job_of(
+    method: TrainingMethod[Options],
+    base: Model,
+    prepared: Prepared,
+    options: Options,
+    classes: Callable[[], Latents],
+    events: Events,
+) -> run.Job:
+    """What is to be trained, on what. classes: makes the class pictures, once the model's own are encoded."""
+    examples, prompt = prepared.examples, method.source(options).prompt or ""
+    side = options.resolution or base.resolution
     pictures, shown = image_latents.encode(base, examples, views(options, side), events, TensorCache(events=events))
     own = [examples[number].caption or prompt for number in shown]
     captions = Captions(own, options.proportion_empty_prompts, options.shuffle_tags, options.keep_tags)
-    kept = None
-    if prepared.prior:
-        count, batch = options.num_class_images, options.sample_batch_size
-        with distributed.main_process_first():
-            kept, _ = prior_images.ensure(base, *prepared.prior, count, options.seed, batch, events)
+    kept = classes() if prepared.prior else None
     torch.manual_seed(device.seed_of(options.seed, "new weights"))
     learner = base
     if options.rescale_betas_zero_snr:
@@ -91,22 +108,31 @@ def _train(
     saved = 4 * (
         sum(validate.numbers(prepared.place / part) for part in base.family.nets) if method.saves_model else trained
     )
-    job = run.Job(task, trainable, identity, plan(examples, pictures, kept, options), per_epoch, trained, given, saved)
-    told = run.train_job(job, options, events)
-    if options.export and distributed.is_main_process():
-        about = result_export.about(options, base, len(examples), captions.texts, told["steps"])
-        told["exported"] = result_export.export_result(options, method.results(options), base, about, events)
-    return told
+    told = plan(examples, pictures, kept, options)
+    return run.Job(task, trainable, prepared.identity, told, per_epoch, trained, given, saved, captions=captions.texts)
+
+
+def _classes(base: Model, prepared: Prepared, options: FineTuneOptions, events: Events) -> Latents:
+    assert prepared.prior
+    count, batch = options.num_class_images, options.sample_batch_size
+    with distributed.main_process_first():
+        return prior_images.ensure(base, *prepared.prior, count, options.seed, batch, events)[0]
+
+
+def missing_classes(prepared: Prepared, options: FineTuneOptions) -> int:
+    """How many class pictures are still to be drawn."""
+    if not prepared.prior:
+        return 0
+    count = options.num_class_images
+    return max(0, count - len(prior_images.present(prepared.prior[0], count)))
 
 
 def _ahead(base: Model, prepared: Prepared, options: FineTuneOptions, side: int, events: Events) -> dict[str, eta.Part]:
     """Seconds that each phase will take, by the pace of drawing; none without class pictures, or if it was said."""
-    if not prepared.prior or prepared.foretold:
+    missing = 0 if prepared.foretold else missing_classes(prepared, options)
+    if not prepared.prior or not missing:
         return {}
-    folder, recipe = prepared.prior
-    missing = max(0, options.num_class_images - len(prior_images.present(folder, options.num_class_images)))
-    if not missing:
-        return {}
+    recipe = prepared.prior[1]
     pace = eta.pace(base, Size.square(side), events)
     drawing = pace.drawing(missing, SamplingSettings(recipe.sampler, recipe.steps, recipe.guidance))
     seconds = {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tenshot import pipeline
+from tenshot.core.durations import span as span
 from tenshot.core.events import EventGroup, Events
 from tenshot.core.size import Size
 from tenshot.model.model import Model
@@ -43,15 +44,17 @@ class _Ticks(Events):
         self.times.append(time.perf_counter())
 
 
-def pace(base: Model, size: Size | None, events: Events) -> Pace:
-    """A few denoising steps of one picture, the first to warm up, and its decoding."""
+def pace(base: Model, size: Size | None, events: Events, pictures: int = 1) -> Pace:
+    """A few denoising steps of `pictures` in one batch, the first to warm up, and their decoding."""
     ticks = _Ticks()
-    settings = SamplingSettings(size=size, steps=3)
-    drawn = pipeline.latents(base, [Request("", 0)], settings, EventGroup(events, ticks), "measuring drawing steps")
+    settings = SamplingSettings(size=size, steps=3, batch=pictures)
+    requests = [Request("", number) for number in range(pictures)]
+    drawn = pipeline.latents(base, requests, settings, EventGroup(events, ticks), "measuring drawing steps")
     start = time.perf_counter()
-    pipeline.decode(base, drawn)
+    pipeline.decode(base, drawn, pictures)
+    decoded = time.perf_counter() - start
     steps = len(ticks.times) - 1
-    return Pace((ticks.times[-1] - ticks.times[0]) / steps / 2, time.perf_counter() - start)
+    return Pace((ticks.times[-1] - ticks.times[0]) / steps / 2 / pictures, decoded / pictures)
 
 
 Part = tuple[float, float]  #: seconds, at least and at most
@@ -69,13 +72,6 @@ def words(parts: Mapping[str, Part], whole: str) -> str:
     if len(parts) == 1:
         return f"{told} ({next(iter(parts))})"
     return f"{told}: {', '.join(f'{name} {span(*each)}' for name, each in parts.items())}"
-
-
-def span(low: float, high: float) -> str:
-    """Seconds as a person would say them: "40 s", "4 to 6 minutes", "about 12 hours"."""
-    size, unit = next(((s, u) for s, u in ((3600, "hours"), (60, "minutes")) if high >= 2 * s), (1, "s"))
-    a, b = (f"{each / size:.0f}" if each >= 9.5 * size else f"{each / size:.1g}" for each in (low, high))
-    return f"{b if a == b else f'{a} to {b}'} {unit}"
 
 
 class Revised(Events):

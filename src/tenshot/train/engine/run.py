@@ -178,13 +178,22 @@ def _differences(found: Mapping[str, object], wanted: Mapping[str, object], path
             yield f"{path.removeprefix('options.')}{name} was {a!r}, now {b!r}"
 
 
-def check_disk(options: LoopOptions, trained_bytes: int, model_bytes: int) -> None:
-    """Refuse when the checkpoints (weights and two optimizer moments each) and the result cannot fit on the disk."""
-    kept = 1 + (options.checkpoints_total_limit or math.ceil(options.max_train_steps / options.checkpointing_steps))
-    need = kept * (4 if options.use_ema else 3) * trained_bytes + model_bytes
-    folder = options.output_dir
+def checkpoint_bytes(options: LoopOptions, trained_bytes: int) -> int:
+    """Of a checkpoint: weights, two moments of the optimizer, and the running average where there is one."""
+    return (4 if options.use_ema else 3) * trained_bytes
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes on the disk where `folder` is or will be."""
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.isdir(each))
-    free = shutil.disk_usage(place).free
+    return shutil.disk_usage(place).free
+
+
+def check_disk(options: LoopOptions, trained_bytes: int, model_bytes: int) -> None:
+    """Refuse when the checkpoints and the result cannot fit on the disk."""
+    kept = 1 + (options.checkpoints_total_limit or math.ceil(options.max_train_steps / options.checkpointing_steps))
+    need = kept * checkpoint_bytes(options, trained_bytes) + model_bytes
+    folder, free = options.output_dir, free_disk(options.output_dir)
     if free < need:
         refuse_if(
             [
@@ -204,6 +213,7 @@ class Job:
 
     trained: how many numbers train. given: the pictures to learn from. saved: bytes of the result. settings: how
     validation pictures are drawn, but for their size. judged: what is measured on the result in the end.
+    captions: what is said of what is learned.
     """
 
     task: MemorySaver
@@ -216,6 +226,7 @@ class Job:
     saved: int
     settings: SamplingSettings = field(default_factory=SamplingSettings)
     judged: Callable[[Events], Trained] | None = None
+    captions: Sequence[str] = ()
 
     def drawn(self, options: TrainOptions) -> SamplingSettings:
         return replace(self.settings, size=Size.square(options.resolution) if options.resolution else None)
@@ -293,22 +304,27 @@ def _forecast(
             job.task.checkpoint_gradients()
         events.say(f"continuing from {done[-1].name}")
         return options, None, None
+    options, expected, parts = measured(job, options, events)
+    kept = checkpoint_bytes(options, 4 * job.trained)
+    sizes = f"{_bytes(expected.peak_bytes)} of memory at the peak, {_bytes(kept)} on disk for a checkpoint"
+    events.say(f"{eta.words(parts, 'the training')}; {sizes}")
+    return options, expected, eta.total(list(parts.values()))
+
+
+def measured(
+    job: Job, options: TrainOptions, events: Events
+) -> tuple[TrainOptions, loop.Forecast, dict[str, eta.Part]]:
+    """By real steps: the options that fit into memory, a step's time and peak, and the seconds of each phase."""
     if options.fit_memory:
         options, expected = memory.fit_memory(job.task, options, events)
     else:
         pieces = options.gradient_accumulation_steps * distributed.world_size()
         heaviest = job.task.heaviest_step(options.train_batch_size, pieces)
         expected = loop.forecast(job.task, options, heaviest, events)
-    kept = job.trained * 4 * (4 if options.use_ema else 3)
-    sizes = f"{_bytes(expected.peak_bytes)} of memory at the peak, {_bytes(kept)} on disk for a checkpoint"
-    parts = _parts(job, options, expected, kept, events)
-    events.say(f"{eta.words(parts, 'the training')}; {sizes}")
-    return options, expected, eta.total(list(parts.values()))
+    return options, expected, _parts(job, options, expected, events)
 
 
-def _parts(
-    job: Job, options: TrainOptions, expected: loop.Forecast, checkpoint_bytes: int, events: Events
-) -> dict[str, eta.Part]:
+def _parts(job: Job, options: TrainOptions, expected: loop.Forecast, events: Events) -> dict[str, eta.Part]:
     """Seconds that each phase from now on will take."""
     steps, low, high = options.max_train_steps, expected.seconds_at_least, expected.seconds_at_most
     parts = {"training steps": (MEASURED[0] * steps * low, MEASURED[1] * steps * high)}
@@ -316,11 +332,20 @@ def _parts(
         drawn = job.drawn(options)
         one = eta.pace(job.trainable.model, drawn.size, events).drawing(options.num_validation_images, drawn)
         offload_unused(job.trainable)
-        looks = options.judges + -(-steps // _every(job, options))
-        parts["validation pictures"] = eta.about(looks * one, MEASURED)
-    written = 2 * job.saved + -(-steps // options.checkpointing_steps) * checkpoint_bytes
+        parts["validation pictures"] = eta.about(_looks(job, options) * one, MEASURED)
+    written = 2 * job.saved + checkpoints_written(job, options) * checkpoint_bytes(options, 4 * job.trained)
     parts["saving"] = eta.about(written / eta.DISK, GUESSED)
     return parts
+
+
+def checkpoints_written(job: Job, options: TrainOptions) -> int:
+    """Now and then, in the end, and before validation pictures."""
+    return -(-options.max_train_steps // options.checkpointing_steps) + _looks(job, options)
+
+
+def _looks(job: Job, options: TrainOptions) -> int:
+    """How often validation pictures are drawn."""
+    return options.judges + -(-options.max_train_steps // _every(job, options)) if options.validation_prompt else 0
 
 
 def _every(job: Job, options: TrainOptions) -> int:

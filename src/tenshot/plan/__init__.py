@@ -1,0 +1,1 @@
+"""Before anything is trained: what the pictures are, and what each method would take here."""
