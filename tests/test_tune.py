@@ -13,13 +13,14 @@ from tenshot import preset
 from tenshot.autotune import asked, examination, ladder, tune
 from tenshot.autotune.tune_options import TuneOptions
 from tenshot.cli.main import main
-from tenshot.core.errors import Refusal
+from tenshot.core.errors import Cancelled, Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
 from tenshot.core.size import Size
 from tenshot.io.png import read_infotext
 from tenshot.model import model
 from tenshot.preset import Certified, Preset
+from tests import artifacts
 from tests.artifacts import Listener
 
 FAST = Preset("DPM++ 2M", "karras", 3, 5.0, 0.0, 0.8)
@@ -94,8 +95,6 @@ def test_a_stop_keeps_the_reference_and_what_was_tried(mine: Path):
         def cancelled(self) -> bool:
             self.left -= 1
             return self.left < 0
-
-    from tenshot.core.errors import Cancelled
 
     with pytest.raises(Cancelled):
         tune.tune(options(mine), Stopping())
@@ -184,10 +183,27 @@ def test_a_training_tells_what_its_model_is_asked_for(mine: Path):
     (mine / "manifest.json").write_text(json.dumps({"arguments": arguments}))
     (mine / "vae").rename(mine / "own-vae")
     shutil.copytree(model.find("pocket") / "vae", mine / "vae")
-    prompts, judge, shots = asked.settled(options(mine, prompts=None, certificate="good"), mine)
+    prompts, judge, shots = asked.settled(options(mine, prompts=None, certificate="good"), [], mine)
     assert prompts[:2] == ["a photo of az koala", "a photo of an animal"]
     assert "a flat emoji of az koala on an orange background" in prompts and len(prompts) == 2 + 2 * 20
     assert judge is not None and shots == []
     search, proof = asked.requests(prompts, 8, 5)
     seeds = [each.seed for each in (*search, *proof)]
     assert len(proof) == 8 and seeds == [*range(5, 5 + len(seeds))]
+
+
+def test_what_is_compiled_is_tuned_as_it_is_compiled(mine: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(TuneOptions, "count", 4)
+    given = {"parts": ["unet"], "prompt": ["a cat", "a dog"], "rewrites": False, "fast": "same"}
+    told, _ = artifacts.compiled(mine, Path("fast"), **given)
+    assert told["tuned"]["written"] == "fast/preset.json" and told["tuned"]["preset"]
+    assert preset.read(Path("fast")).presets["same"].size == (64, 64)
+    assert {path.name for path in Path("fast-tune").iterdir() if path.is_file()} == {"tune.json", "pictures.png"}
+    told, _ = artifacts.compiled(mine, Path("fast"), overwrite=True, **given)  # with its preset it is ours to replace
+    assert preset.read(Path("fast")) is not None
+
+
+def test_what_no_judge_knows_is_refused_before_it_is_compiled(mine: Path):
+    with pytest.raises(Refusal, match="knows only what pocket and its fine-tunes draw"):
+        artifacts.compiled(mine, Path("fast"), fast="good", prompt=["a cat on a red background"])
+    assert not Path("fast").exists() and not Path("fast-tune").exists()

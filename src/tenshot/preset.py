@@ -83,9 +83,9 @@ class Presets:
 
 def file_of(place: Path) -> Path:
     """Where the presets of the model at `place` are. place: what compiled_model.find finds."""
-    place = place.resolve()
-    if place.is_relative_to(ASSETS.resolve()) or cache.holds(place) or hub_names.of_path(place):
-        return cache.root() / "presets" / f"{hashes.of_values(place)[:24]}.json"
+    real = place.resolve()
+    if real.is_relative_to(ASSETS.resolve()) or cache.holds(place) or hub_names.of_path(place):
+        return cache.root() / "presets" / f"{hashes.of_values(real)[:24]}.json"
     return place / FILE
 
 

@@ -17,21 +17,25 @@ from tenshot.evaluate.protocol import MEDIA, Context
 from tenshot.io import text_files
 from tenshot.io.image_folder import read_folder
 from tenshot.io.images import open_picture
-from tenshot.model.model import ASSETS
 from tenshot.pipeline import Request
 from tenshot.prompt.faults import prompt_faults
 
-#: What the model that is built in is asked for.
+#: What pocket is asked for, and models with its VAE of which nobody knows what they were taught.
 NOUNS = ("cat", "dog", "panda", "bear", "fish", "rocket", "car", "house", "tree", "apple", "guitar", "rose")
 SEARCH = 4  # so many times fewer pictures to search by than to prove by
 FEWEST = 4  # pictures
 
 
-def settled(options: TuneOptions, folder: Path) -> tuple[list[str], Judge | None, Images]:
-    """The prompts, who judges, and the subject's pictures. folder: the model's. Raises Refusal with all that lacks."""
+def settled(options: TuneOptions, given: Sequence[str], folder: Path) -> tuple[list[str], Judge | None, Images]:
+    """The prompts, who judges, and the subject's pictures. given: prompts, as a file would give them.
+
+    folder: the model's. Raises Refusal with all that lacks.
+    """
     kin = pocket_judge.fits(folder)
     prompts, judge, shots = all_or_refuse(
-        lambda: _prompts(options, folder, kin), lambda: _judge(options, kin), lambda: _shots(options, folder)
+        lambda: [*dict.fromkeys(given)] or _prompts(options, folder, kin),
+        lambda: _judge(options, kin),
+        lambda: _shots(options, folder),
     )
     if options.certificate == "good" and not any(map(protocol.counts, prompts)):
         found = "no prompt says a background or a style that can be counted, and without those nobody notices"
@@ -61,9 +65,10 @@ def _prompts(options: TuneOptions, folder: Path, kin: bool) -> list[str]:
             empty = Fault(f"--prompts {options.prompts}", "holds no prompt", "a prompt a line", "write some")
             raise Refusal(*(faults or [empty]))
         return list(dict.fromkeys(lines.values()))
-    if folder.resolve() == (ASSETS / "pocket").resolve():
+    found = next_commands.recorded(folder)
+    if kin and not found:
         return _everywhere([protocol.article(noun) for noun in NOUNS])
-    if not (found := next_commands.recorded(folder)):
+    if not found:
         told = f"none, and {folder} has no manifest of a training that tells what it was taught"
         raise Refusal(Fault("--prompts", told, "a file with what is to be drawn, a prompt a line", "--prompts FILE"))
     names = dict.fromkeys(text.rpartition(" of ")[2] for text in found if not protocol.counts(text))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tenshot import __version__, pipeline
-from tenshot.autotune import calibration, report, search, timing
+from tenshot.autotune import asked, calibration, report, search, timing, tune
 from tenshot.autotune.calibration import Calls
 from tenshot.autotune.options import CompileOptions
 from tenshot.autotune.report import Proof, Report
@@ -40,17 +40,21 @@ RECORDING, FINISHING = 0.25, 0.3  # shares of the budget: no further picture is 
 
 
 def compile_model(options: CompileOptions, events: Events) -> Compiled:
-    """Raises Refusal before anything is tried; Cancelled. Either way nothing is written."""
+    """Raises Refusal before anything is tried; Cancelled, where nothing is written but what is compiled already."""
     options = hub.fetched(options, events)
     where, family, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _family(options),
         lambda: refuse_if(_faults(options)),
+        lambda: _check_tuning(options),
         *((lambda name=name: backend(name)) for name in options.backend),
     )
     refuse_if(_part_faults(options, family))
     with tensors.replacing_folder(options.out) as folder:
-        return _compiled(options, folder, family, where, events)
+        compiled = _compiled(options, folder, family, where, events)
+    if options.tuning:
+        compiled["tuned"] = tune.tuned(options.tuning, options.told, events)
+    return compiled
 
 
 def _family(options: CompileOptions) -> Family:
@@ -59,6 +63,13 @@ def _family(options: CompileOptions) -> Family:
         do = f"to compile it anew, name the model in it: {Path(name) / MODEL}"
         raise Refusal(Fault(name, "is compiled already", "a model that is not compiled", do))
     return validate.examine(resolve.find(name, vae=options.vae))
+
+
+def _check_tuning(options: CompileOptions) -> None:
+    if options.tuning:
+        place = resolve.find(options.model, vae=options.vae)
+        asked.settled(options.tuning, options.told, place)
+        refuse_if(options.tuning.obstacles())
 
 
 def _faults(options: CompileOptions) -> Iterator[Fault]:

@@ -10,11 +10,12 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from tenshot import next_commands
+from tenshot.autotune.tune_options import TuneOptions
 from tenshot.core.errors import Fault
 from tenshot.core.options import Options
 from tenshot.core.size import Size
 from tenshot.io import destinations
-from tenshot.option_types import Backend, ControlNetPath, Device, Few, Model, Side, VaePath
+from tenshot.option_types import Backend, ControlNetPath, Device, Few, Model, PresetKind, Side, VaePath
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 QUANTISED = ("int8",)
@@ -55,6 +56,10 @@ class CompileOptions(Options):
         le=100_000,
         description="minutes for everything: recording, trials, proof; what does not come to its turn is a row",
     )
+    fast: PresetKind | None = Field(
+        None,
+        description="then let it need fewer steps, as tune does with what was compiled, with as many minutes again",
+    )
     prompt: list[str] = Field(
         ["a 3d emoji of a cat on a blue background", "a flat emoji of a panda on a white background"],
         min_length=1,
@@ -77,6 +82,20 @@ class CompileOptions(Options):
             if not all(int(side) % 8 == 0 and int(side) <= 16384 for side in sides):
                 raise ValueError("both sides are multiples of 8, to 16384, like 512x768")
         return given
+
+    @property
+    def tuning(self) -> TuneOptions | None:
+        """How what was compiled is to be tuned."""
+        if self.fast is None:
+            return None
+        told = {name: getattr(self, name) for name in ("height", "width", "budget", "rounds", "device")}
+        place = self.out.with_name(f"{self.out.name}-tune")
+        return TuneOptions(model=str(self.out), certificate=self.fast, batch_size=self.batch, out=place, **told)
+
+    @property
+    def told(self) -> list[str]:
+        """The prompts that were given; those that stand for none are what pocket draws."""
+        return self.prompt if "prompt" in self.model_fields_set else []
 
     @property
     def turns(self) -> int:

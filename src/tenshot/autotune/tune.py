@@ -35,15 +35,19 @@ TIMED = 2  # pictures of a turn at most
 
 def tune(options: TuneOptions, events: Events) -> Tuned:
     """Climb until a way holds; generate takes it from then on. Raises Refusal before anything is drawn; Cancelled."""
+    return tuned(hub.fetched(options, events), [], events)
+
+
+def tuned(options: TuneOptions, given: Sequence[str], events: Events) -> Tuned:
+    """Likewise, for these prompts where there are any."""
     begun = time.monotonic()
-    options = hub.fetched(options, events)
     where, place, *_ = all_or_refuse(
         lambda: device.pick(options.device),
         lambda: _place(options, events),
         lambda: refuse_if(options.faults()),
         lambda: refuse_if(options.obstacles()),
     )
-    prompts, judge, shots = asked.settled(options, compiled_model.folder(place))
+    prompts, judge, shots = asked.settled(options, given, compiled_model.folder(place))
     opened = compiled_model.load(place, device=where, events=events)
     size = Size(options.height or opened.resolution, options.width or opened.resolution)
     search, proof = asked.requests(prompts, options.count, options.seed)

@@ -226,6 +226,7 @@ class Compiled(TypedDict):
     speedup_spread: Mapping[str, list[float] | None]
     pictures: object
     seconds: float
+    tuned: NotRequired[Tuned]
 
 
 class Tried(TypedDict):
