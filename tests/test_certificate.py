@@ -65,7 +65,7 @@ def test_the_reference_is_as_good_as_itself_and_the_same(judge: Judge, drawn: tu
     found = certified(judge, drawn[0], drawn)
     assert found.holds and found.likely and not found.hopeless
     assert {each.name for each in found.measures} == {
-        "prompt likeness", "background", "style", "likeness to the reference",
+        "prompt likeness", "background", "style", "reference likeness",
     }  # fmt: skip
     same = certificate.same(drawn[0], drawn[0], 33)
     assert same.holds and same.measures[0].mean == certificate.EQUAL

@@ -127,7 +127,7 @@ def good(found: Graded, reference: Graded, alike: float = ALIKE) -> Certificate:
         for name, values in found.figures.items()
     ]
     own = (found.seen * reference.seen).sum(-1).tolist()
-    return Certificate("good", [*measures, Measure("likeness to the reference", alike, own)])
+    return Certificate("good", [*measures, Measure("reference likeness", alike, own)])
 
 
 def student(freedom: int) -> float:

@@ -16,7 +16,7 @@ from tenshot.option_types import PresetKind
 from tenshot.pipeline import Request
 from tenshot.preset import Preset
 
-STEPS = (4, 6, 8, 10, 12, 15, 20)
+STEPS = (4, 6, 8, 10, 12, 14, 16, 18)
 #: Whose pictures hardly change from some number of steps on, as they add no noise; the same for all of them.
 CONVERGING = ("DPM++ 2M", "UniPC", "Euler")
 PARTS = {  # of the steps, with guidance

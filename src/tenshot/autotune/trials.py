@@ -12,7 +12,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from tenshot.autotune.certificate import Certificate
 from tenshot.autotune.ladder import Rung
 from tenshot.core.json_types import key
-from tenshot.core.results import Tried
 from tenshot.io import cache
 from tenshot.preset import Preset
 
@@ -67,18 +66,11 @@ class Trial:
         said = (f"{name} {_spoken(of.mean)} (at least {_spoken(of.lower)})" for name, of in self.measures.items())
         return f"{', '.join(said)}, {self.pictures} pictures"
 
-    def row(self) -> Tried:
-        return {
-            "preset": str(self.preset),
-            "cost": round(self.cost, 2),
-            "guided": self.guided,
-            "unguided": self.unguided,
-            "pictures": self.pictures,
-            "measures": {key(name): round(of.mean, 4) for name, of in self.measures.items()},
-            "lower_bounds": {key(name): round(of.lower, 4) for name, of in self.measures.items()},
-            "proved": self.proved,
-            "held": self.held,
-        }
+    def row(self) -> dict[str, object]:
+        """Of a measure, the mean and its lower bound."""
+        figures = {key(name): [round(of.mean, 3), round(of.lower, 3)] for name, of in self.measures.items()}
+        asked = {"guided": self.guided, "unguided": self.unguided, "cost": round(self.cost, 2)}
+        return {**asked, "pictures": self.pictures, **figures, "proved": self.proved, "held": self.held}
 
 
 def _spoken(value: float) -> str:

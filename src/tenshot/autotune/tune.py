@@ -73,7 +73,7 @@ def tuned(options: TuneOptions, given: Sequence[str], events: Events) -> Tuned:
         "certificate": options.certificate,
         "written": None,
         "preset": None,
-        "tried": [each.row() for each in trials.made],
+        "tried": {str(each.preset): each.row() for each in trials.made},
         "seconds": round(time.monotonic() - begun, 1),
     }
     if found:
@@ -83,8 +83,6 @@ def tuned(options: TuneOptions, given: Sequence[str], events: Events) -> Tuned:
         result["pictures"] = str(_sheet(options.out / PICTURES, examination, found, events))
         result["seconds"] = round(time.monotonic() - begun, 1)
     tensors.write_json(options.out / RECORD, result)
-    for line in table(trials.made):
-        events.say(line)
     events.say(_verdict(examination, found, trials, result))
     return result
 
@@ -182,14 +180,6 @@ def _sheet(file: Path, examination: Examination, found: Trial, events: Events) -
     labels = [f"torch, float32: {examination.reference}", str(found.preset)]
     png.write_picture(file, png.contact_sheet(rows, labels, [each.prompt[:40] for each in requests]), "")
     return file
-
-
-def table(trials: Sequence[Trial]) -> list[str]:
-    """What was tried, a line each, for people."""
-    if not trials:
-        return []
-    width = max(len(str(each.preset)) for each in trials)
-    return [f"{str(each.preset).ljust(width)}  {each.cost:5.1f}  {each.told}" for each in trials]
 
 
 def _verdict(examination: Examination, found: Trial | None, trials: Trials, result: Tuned) -> str:

@@ -229,23 +229,11 @@ class Compiled(TypedDict):
     tuned: NotRequired[Tuned]
 
 
-class Tried(TypedDict):
-    """A way to draw. guided, unguided: evaluations a picture; cost: what they take, in guided ones. lower_bounds: 95 %,
-    of the means in measures. proved: on pictures that were not searched by."""
-
-    preset: str
-    cost: float
-    guided: int
-    unguided: int
-    pictures: int
-    measures: Mapping[str, float]
-    lower_bounds: Mapping[str, float]
-    proved: bool
-    held: bool
-
-
 class Tuned(TypedDict, total=False):
-    """speedup: over the usual way, run by torch in float32. written, preset: None where no way holds."""
+    """speedup: over the usual way, run by torch in float32. written, preset: None where no way holds.
+
+    tried: way -> its figures; of a measure the mean, and the lower 95 % bound of that.
+    """
 
     certificate: str
     written: str | None
@@ -256,5 +244,5 @@ class Tuned(TypedDict, total=False):
     usual_seconds: float
     preset_seconds: float
     pictures: str
-    tried: list[Tried]
+    tried: Mapping[str, Mapping[str, object]]
     seconds: float
