@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
-from tenshot.evaluate.metrics import COLOURS, background_colour, edge_agreement, psnr
+from tenshot.evaluate.metrics import COLOURS, background_colour, detail, edge_agreement, psnr
 
 
 @pytest.mark.parametrize("name", COLOURS)
@@ -61,3 +62,11 @@ def test_edges_agree_where_they_are_near():
     assert edge_agreement(lines(10, 30), lines(10)) == pytest.approx(2 / 3)  # half found, all of it right
     assert edge_agreement(lines(10), lines(10, 20, 30)) == pytest.approx(1 / 2)  # all found, a third right
     assert edge_agreement(lines(), lines(10)) == 0
+
+
+def test_detail_is_the_mean_of_what_pixels_differ_from_those_around():
+    levels = np.random.default_rng(3).integers(0, 256, (9, 11)).astype(np.uint8)
+    kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]]) / 4
+    wanted = np.abs(ndimage.convolve(levels.astype(float), kernel))[1:-1, 1:-1].mean()
+    assert detail(Image.fromarray(levels)) == pytest.approx(wanted)
+    assert detail(Image.new("RGB", (8, 8), "red")) == 0

@@ -21,6 +21,9 @@ from tenshot.option_types import PresetKind
 SURE = 0.95
 EQUAL = 60.0  # dB that a picture counts at most: single levels of 255 apart; equal ones must not hide others
 MARGIN = -0.01  # what may be lost of the reference's mean, in cosines and in shares of pictures
+DETAIL = "detail"
+LIMITS = {DETAIL: -0.1}  # of measures that are in other units: logarithms
+FLAT = 0.01  # of 255 levels: less detail is none
 ALIKE = 0.9  # cosine to the reference's picture of the same seed
 
 
@@ -107,13 +110,15 @@ class Graded:
 def graded(judge: Judge, images: Images, texts: Sequence[str], shots: Images = ()) -> Graded:
     """texts: each picture's prompt, in words that the judge knows. shots: pictures of the subject, where it has one.
 
-    Prompt likeness alone does not notice that guidance is missing; whether background and style are right does.
+    Prompt likeness alone does not notice that guidance is missing: whether background and style are right does. A judge
+    that sees pictures small does not notice that they are blurred: their detail does.
     """
     seen = judge.look(images)
     figures: dict[str, Sequence[float]] = {
         judge.prompt_measure: (seen * judge.read(texts)).sum(-1).tolist(),
         "background": [float(each) for each in protocol.backgrounds_right(images, texts)],
         "style": [float(each) for each in protocol.styles_right(judge, images, texts)],
+        DETAIL: [math.log(max(FLAT, metrics.detail(image))) for image in images],
     }
     if shots:
         figures[judge.subject_measure] = (judge.see(images) @ judge.see(shots).T).mean(1).tolist()
@@ -123,7 +128,11 @@ def graded(judge: Judge, images: Images, texts: Sequence[str], shots: Images = (
 def good(found: Graded, reference: Graded, alike: float = ALIKE) -> Certificate:
     """Are pictures as good as the reference's of the same prompts and seeds? Measure for measure, in pairs."""
     measures = [
-        Measure(name, MARGIN, [mine - its for mine, its in zip(values, reference.figures[name], strict=True)])
+        Measure(
+            name,
+            LIMITS.get(name, MARGIN),
+            [mine - its for mine, its in zip(values, reference.figures[name], strict=True)],
+        )
         for name, values in found.figures.items()
     ]
     own = (found.seen * reference.seen).sum(-1).tolist()

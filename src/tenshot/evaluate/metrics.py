@@ -79,6 +79,13 @@ def edge_agreement(one: Image.Image, other: Image.Image, within: int = 2) -> flo
     return float(2 * shares[0] * shares[1] / max(sum(shares), 1e-9))
 
 
+def detail(image: Image.Image) -> float:
+    """How much fine detail is in it: the mean of what brightness, 0 to 255, differs from that of the pixels around."""
+    grey = np.asarray(image.convert("L"), dtype=np.float64)
+    around = (grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]) / 4
+    return float(np.abs(grey[1:-1, 1:-1] - around).mean())
+
+
 def psnr(a: Image.Image, b: Image.Image) -> float:
     """Peak signal-to-noise ratio in dB of two pictures of one size; infinite when they are equal."""
     if a.size != b.size:
