@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tenshot.compare import cells, page, table
+from tenshot.compare import cells, few_steps, page, table
+from tenshot.compare import compare as compare_module
 from tenshot.compare.cells import Cell, Outcome
 from tenshot.compare.compare import compare
 from tenshot.compare.options import CompareOptions
@@ -18,10 +20,17 @@ from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
 from tenshot.evaluate import pocket_judge
+from tenshot.evaluate.measures import Subject
 from tenshot.evaluate.subject import SUBJECTS, UNSEEN
+from tenshot.io.images import open_picture
+from tenshot.model import model
+from tenshot.report import chart
 from tenshot.report.record import UNTUNED
+from tenshot.train.engine import validation
+from tenshot.train.options import TextualInversionOptions
 from tenshot.train.subject_options import METHODS
 from tenshot.train.ways import WAYS
+from tests.dreambooth_runs import Ear
 
 KOALA = SUBJECTS / "koala"
 COSTS = {"seconds": 60.0, "seconds_per_step": 0.5, "peak_bytes": 1e9}
@@ -91,7 +100,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     def images(model: object, wanted: Sequence[Any], *_: object) -> list[Image.Image]:
         return [Image.new("RGB", (128, 128), (each.seed * 40 % 256, 90, len(each.prompt))) for each in wanted]
 
+    def shown(folder: Path) -> dict[int, list[Path]]:
+        told = {60: "sloth/sloth-1", 120: "koala/koala-2"} if "none" not in folder.parts else {}
+        return {step: [SUBJECTS / f"{name}.png"] for step, name in told.items()}
+
     monkeypatch.setattr(cells, "_train", train)
+    monkeypatch.setattr(cells.validation, "drawn", shown)
     monkeypatch.setattr(cells, "_opened", lambda *_: None)
     monkeypatch.setattr(cells.pipeline, "images", images)
     yield done
@@ -135,10 +149,96 @@ def test_all_is_refused_in_its_own_options_before_anything_is_trained(trained: l
     assert trained == [] and [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
+def test_each_method_learns_at_the_rate_that_is_usual_for_the_model(tmp_path: Path):
+    """A recipe holds every option: none is left to be settled by what reads it."""
+    pocket, asked = model.find("pocket"), options(tmp_path / "out")
+    rates = {cell.method: cell.training.learning_rate for cell in compare_module._cells(asked, pocket) if cell.training}
+    assert rates == {
+        "dreambooth": 3e-4, "dreambooth-no-prior": 3e-4, "lora": 2e-3, "textual-inversion": 1e-4, "full": 3e-4,
+    }  # fmt: skip
+
+
+def test_likeness_over_the_steps_is_the_judge_s_of_what_was_drawn_while_training(trained: list[str], tmp_path: Path):
+    found = compare(options(tmp_path / "out", methods=["lora", "full"]), Events())["likeness_by_step"]
+    assert found["lora"] == found["full"] and [*found["lora"]] == ["0", "60", "120"]
+    eye, unseen = pocket_judge.load(), [open_picture(path) for path in sorted((UNSEEN / "koala").glob("*.png"))]
+    for step, name in (("60", "sloth/sloth-1"), ("120", "koala/koala-2")):
+        assert found["lora"][step] == pytest.approx(eye.likeness([open_picture(SUBJECTS / f"{name}.png")], unseen))
+    assert found["lora"]["120"] > found["lora"]["60"] + 0.2
+    record = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert record["likeness_by_step"] == found
+    written = (tmp_path / "out" / "index.html").read_text()
+    assert written.count('class="mean') == 2 and "2 full fine-tuning" in written
+    again = compare(options(tmp_path / "out", methods=["lora", "full"]), Events())["likeness_by_step"]
+    assert again == found and trained == ["untuned", "lora-0", "full-0"]
+    none = compare(options(tmp_path / "none", methods=["lora"], num_validation_images=0), Events())
+    assert none["likeness_by_step"] == {} and "<polyline" not in (tmp_path / "none" / "index.html").read_text()
+
+
+def test_what_was_drawn_while_training_is_found_by_its_step(tmp_path: Path):
+    for name in ("step-000060-0", "step-000060-1", "step-001200-0"):
+        (tmp_path / "validation").mkdir(exist_ok=True)
+        (tmp_path / "validation" / f"{name}.png").touch()
+    found = validation.drawn(tmp_path)
+    assert {step: [path.stem[-1] for path in paths] for step, paths in found.items()} == {60: ["0", "1"], 1200: ["0"]}
+
+
+def test_lines_lie_where_their_numbers_say_and_labels_do_not_cover_each_other():
+    drawn = chart.lines({"a": [(0, 0.0), (100, 0.5)], "b": [(0, -0.1), (50, 0.2), (100, 0.49)]}, "likeness")
+    points = [
+        [tuple(map(float, each.split(","))) for each in line.split()] for line in re.findall(r'points="([^"]+)"', drawn)
+    ]
+    (a0, a1), (b0, b1, b2) = points
+    assert a0[0] == b0[0] and a1[0] == b2[0] and b1[0] == pytest.approx((b0[0] + b2[0]) / 2, abs=0.1)
+    scale = (a0[1] - a1[1]) / 0.5  # pixels of 1, upwards
+    assert b0[1] - a0[1] == pytest.approx(0.1 * scale, abs=0.2) and b2[1] - a1[1] == pytest.approx(
+        0.01 * scale, abs=0.2
+    )
+    first, second = (float(re.search(rf'y="([\d.]+)" dy="0.35em">{n}<', drawn)[1]) for n in (1, 2))  # type: ignore[index]
+    assert second - first >= 18
+
+
+@pytest.mark.parametrize(("method", "teacher"), [("dreambooth-no-prior", "-0"), ("lora", "-0-merged")])
+def test_the_recommended_result_is_made_fast_and_measured_as_it_wants_to_be_drawn(
+    trained: list[str], method: Any, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its own teacher is the whole model: a LoRA goes into one first. Drawn with 8 steps and without guidance."""
+    asked = options(tmp_path / "out", methods=[method], few_steps=True)
+    place = model.find("pocket")
+    monkeypatch.setattr(few_steps, "merge", lambda given, events: given.save_to.mkdir(parents=True))
+    drawn: list[Any] = []
+    images = cells.pipeline.images
+    monkeypatch.setattr(cells.pipeline, "images", lambda *given: drawn.append(given[2]) or images(*given))
+    monkeypatch.setattr(table, "_learned", lambda *_: True)
+    found = compare(asked, Events())
+    assert trained == ["untuned", f"{method}-0", "few-steps"] and found["recommended"] == method
+    assert found["costs"]["few-steps"]["file_bytes"] == 1e6 and "few-steps" in found["measures"]
+    assert [(each.steps, each.guidance) for each in drawn] == [(20, 7.5), (20, 7.5), (8, 1)]
+    assert "in 8 steps" in (tmp_path / "out" / "index.html").read_text()
+    (best,) = [each for each in compare_module._cells(asked, place) if each.method == method]
+    of = Subject("animal", [], [])
+    made = few_steps.cell(asked, [best], method, cells.Examination(asked, pocket_judge.load(), of), place, Events())
+    assert made and made.few_steps and "a photo of an animal" in made.few_steps.prompt
+    assert made.few_steps.learning_rate == 1e-3
+    assert any("az animal" in each for each in made.few_steps.prompt)
+    assert Path(made.few_steps.pretrained_model_name_or_path).name == method + teacher
+
+
+def test_a_word_alone_is_not_made_fast(tmp_path: Path):
+    said = Ear()
+    word = Cell("w", "textual-inversion", TextualInversionOptions.model_construct(placeholder_token=["<az>"]))
+    nobody: Any = None
+    assert few_steps.cell(nobody, [word], "textual-inversion", nobody, tmp_path, said) is None
+    assert few_steps.cell(nobody, [word], None, nobody, tmp_path, said) is None
+    assert "a learned word makes no model" in said.said[0] and "no method is recommended" in said.said[1]
+
+
 @pytest.mark.slow
 def test_every_method_is_trained_in_a_process_of_its_own_and_measured(tmp_path: Path):
-    found = compare(options(tmp_path / "out", max_train_steps=2, num_class_images=2, seeds=1), Events())
+    given = {"max_train_steps": 2, "num_class_images": 2, "num_validation_images": 1, "seeds": 1}
+    found = compare(options(tmp_path / "out", **given), Events())
     assert set(found["costs"]) == set(METHODS)
+    assert all([*steps] == ["0", "1", "2"] for steps in found["likeness_by_step"].values())
     for costs in found["costs"].values():
         assert costs["peak_bytes"] > 1e8 and costs["seconds"] > 0 and costs["file_bytes"] > 500
     assert found["costs"]["textual-inversion"]["file_bytes"] < found["costs"]["lora"]["file_bytes"] < 1e7

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
@@ -23,36 +23,59 @@ from tenshot.evaluate import measures, prompts
 from tenshot.evaluate.judge import Judge
 from tenshot.evaluate.measures import Figures, Subject
 from tenshot.evaluate.prompts import EvaluationPrompt
+from tenshot.export.install import Result
 from tenshot.io import tensors, text_files
 from tenshot.io.images import open_picture
 from tenshot.pipeline import Request, SamplingSettings
+from tenshot.report.record import UNTUNED
 from tenshot.runtime import compiled_model
-from tenshot.runtime.compiled_model import CompiledModel
+from tenshot.runtime.compiled_model import CompiledModel, Strength
+from tenshot.train.distillation_options import DistillationOptions
+from tenshot.train.engine import validation
+from tenshot.train.methods import lora_weights
 from tenshot.train.options import FineTuneOptions
 from tenshot.train.subject_options import Method
 from tenshot.train.ways import WAYS, called
 
+FEW_STEPS = "few-steps"
 CLASSES = 2  # pictures of the class for each seed
 
 
 @dataclass(frozen=True)
 class Cell:
-    """name: of its folder. training: None for the model as it is."""
+    """name: of its folder. training: None for the model as it is. few_steps: makes a few-step LoRA for what `training`
+    made."""
 
     name: str
     method: Method | None = None
     training: FineTuneOptions | None = None
+    few_steps: DistillationOptions | None = None
+
+    @property
+    def row(self) -> str:
+        """Of the table."""
+        return FEW_STEPS if self.few_steps else self.method or UNTUNED
+
+    @property
+    def made(self) -> Result:
+        """What comes out."""
+        if self.few_steps:
+            return lora_weights.results(self.few_steps)[0]
+        assert self.method and self.training
+        (result,) = WAYS[self.method].method.results(self.training)
+        return result
 
 
 @dataclass(frozen=True)
 class Outcome:
     """costs: seconds, seconds_per_step, peak_bytes, file_bytes, of a training. drawn: prompt -> pictures, the class
-    prompt last."""
+    prompt last. likeness: of validation pictures, by step."""
 
     cell: Cell
     figures: Figures
     costs: Mapping[str, float]
     drawn: Mapping[str, Sequence[Image.Image]]
+    likeness: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,13 +94,20 @@ class Examination:
     def outcome(self, cell: Cell, place: Path, events: Events) -> Outcome:
         """Trained, drawn and measured, or as it is kept. place: the untuned model's. Raises Refusal, Cancelled."""
         folder, told = self.options.out / "cells" / cell.name, self._told(cell)
-        if (kept := _kept(folder, told)) is None:
+        if (kept := _kept(cell, folder, told)) is None:
             costs = _train(cell, folder, events)
-            figures, drawn = self._examined(cell, place, events)
-            _keep(folder, told, figures, costs, drawn)
-            return Outcome(cell, figures, costs, drawn)
-        figures, costs, drawn = kept
-        return Outcome(cell, figures, costs, drawn)
+            figures, drawn, before = self._examined(cell, place, events)
+            kept = Outcome(cell, figures, costs, drawn, self._likeness(cell, before))
+            _keep(folder, told, kept)
+        return kept
+
+    def _likeness(self, cell: Cell, before: Sequence[Image.Image]) -> dict[int, float]:
+        """Of what was drawn during the training, by step; of `before` at step 0."""
+        found = {0: before} if before else {}
+        if cell.training and not cell.few_steps:
+            paths = validation.drawn(cell.training.output_dir)
+            found = {step: [open_picture(path) for path in each] for step, each in paths.items()}
+        return {step: self.judge.likeness(images, self.of.unseen or self.of.shown) for step, images in found.items()}
 
     def _told(self, cell: Cell) -> Config:
         """What the outcome depends on."""
@@ -87,46 +117,60 @@ class Examination:
             "seed": options.seed,
             "seeds": options.seeds,
             "unseen": len(self.of.unseen),
+            "before": 0 if cell.method else options.num_validation_images,
         }
-        return {**drawing, "training": cell.training.model_dump(mode="json") if cell.training else None}
+        trainings = {"training": cell.training, "few_steps": cell.few_steps}
+        return {**drawing, **{name: each.model_dump(mode="json") for name, each in trainings.items() if each}}
 
-    def _examined(self, cell: Cell, place: Path, events: Events) -> tuple[Figures, dict[str, list[Image.Image]]]:
+    def _examined(
+        self, cell: Cell, place: Path, events: Events
+    ) -> tuple[Figures, dict[str, list[Image.Image]], list[Image.Image]]:
+        """Its figures and pictures; of the untuned model also what it draws where trainings draw to validate."""
         options, count = self.options, self.options.seeds
         asked = self.asked(called(options, cell.method) if cell.method else options.noun)
         wanted = [Request(each.prompt, options.seed + n) for each in asked for n in range(count)]
         wanted += [Request(self.of.class_prompt, options.seed + n) for n in range(CLASSES * count)]
+        before = 0 if cell.method else options.num_validation_images
+        wanted += [Request(f"a photo of {options.noun}", options.seed + n) for n in range(before)]
         opened = _opened(cell, place, options.device, events)
-        images = pipeline.images(opened, wanted, SamplingSettings(batch=8), events, f"drawing, {cell.name}")
+        images = pipeline.images(opened, wanted, _settings(cell), events, f"drawing, {cell.name}")
         drawn = {each.prompt: images[n * count : (n + 1) * count] for n, each in enumerate(asked)}
-        classes = images[len(asked) * count :]
-        return measures.of_drawn(self.judge, self.of, asked, drawn, classes), {**drawn, self.of.class_prompt: classes}
+        classes = images[len(asked) * count : len(images) - before]
+        figures = measures.of_drawn(self.judge, self.of, asked, drawn, classes)
+        return figures, {**drawn, self.of.class_prompt: classes}, images[len(images) - before :]
+
+
+def _settings(cell: Cell) -> SamplingSettings:
+    if not cell.few_steps:
+        return SamplingSettings(batch=8)
+    usage = cell.few_steps.usage
+    return SamplingSettings(usage.sampler, usage.steps, usage.guidance, batch=8, schedule=usage.schedule)
 
 
 def _opened(cell: Cell, place: Path, on: str, events: Events) -> CompiledModel:
     where = device.pick(on)
-    if cell.method is None or cell.training is None:
-        return compiled_model.load(place, device=where, events=events)
-    (made,) = WAYS[cell.method].method.results(cell.training)
-    if made.kind == "checkpoint":
-        return compiled_model.load(made.path, device=where, events=events)
-    base = compiled_model.load(place, device=where, events=events)
-    if made.kind == "lora":
-        base.set_loras({made.path: 1.0})
-        return base
-    word, rows = embedding.read(made.path)
-    return base.with_word(word, rows)
+    made = replace(cell, few_steps=None).made if cell.training else None
+    few: dict[str | Path, Strength] = {cell.made.path: 1.0} if cell.few_steps else {}
+    whole = made.path if made and made.kind == "checkpoint" else place
+    opened = compiled_model.load(whole, device=where, events=events)
+    if made and made.kind == "embedding":
+        return opened.with_word(*embedding.read(made.path))
+    if loras := ({made.path: 1.0} if made and made.kind == "lora" else {}) | few:
+        opened.set_loras(loras)
+    return opened
 
 
 def _train(cell: Cell, folder: Path, events: Events) -> dict[str, float]:
     """In a process of its own, so that its peak memory is its own; it says itself how far it is."""
-    if cell.method is None or cell.training is None:
+    training = cell.few_steps or cell.training
+    if cell.method is None or training is None:
         return {}
     events.say(f"training {cell.name}")
-    way = WAYS[cell.method]
+    verb = "distillation" if cell.few_steps else WAYS[cell.method].verb
     recipe = folder / "recipe.yaml"
     folder.mkdir(parents=True, exist_ok=True)
-    tensors.write_text(recipe, as_recipe(cell.training))
-    command = [sys.executable, "-m", "tenshot", "train", way.verb, "--recipe", str(recipe), "--json"]
+    tensors.write_text(recipe, as_recipe(training))
+    command = [sys.executable, "-m", "tenshot", "train", verb, "--recipe", str(recipe), "--json"]
     ended = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if ended.returncode == 130 or events.cancelled():
         raise Cancelled
@@ -134,14 +178,13 @@ def _train(cell: Cell, folder: Path, events: Events) -> dict[str, float]:
     if ended.returncode:
         faults = [Fault(**each) for each in told.get("faults", [])]
         found = f"training ended with {ended.returncode}: {told.get('message', 'no word')}"
-        do = f"see {cell.training.output_dir / 'tenshot.log'}; the same command goes on where it was"
+        do = f"see {training.output_dir / 'tenshot.log'}; the same command goes on where it was"
         raise Refusal(*faults or [Fault(cell.name, found, do=do)])
-    made = [each.path for each in way.method.results(cell.training)]
     return {
         "seconds": told["seconds"],
         "seconds_per_step": told["seconds"] / told["steps"],
         "peak_bytes": told["peak_bytes"],
-        "file_bytes": sum(_size(each) for each in made),
+        "file_bytes": _size(cell.made.path),
     }
 
 
@@ -159,23 +202,19 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _keep(
-    folder: Path,
-    told: Config,
-    figures: Figures,
-    costs: Mapping[str, float],
-    drawn: Mapping[str, Sequence[Image.Image]],
-) -> None:
+def _keep(folder: Path, told: Config, kept: Outcome) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for row, images in enumerate(drawn.values()):
+    for row, images in enumerate(kept.drawn.values()):
         for number, image in enumerate(images):
             with tensors.replacing(folder / f"{row:02d}-{number:02d}.png") as temporary:
                 image.save(temporary, format="PNG")
-    counts = {prompt: len(images) for prompt, images in drawn.items()}
-    tensors.write_json(folder / "cell.json", {"told": told, "figures": figures, "costs": costs, "drawn": counts})
+    counts = {prompt: len(images) for prompt, images in kept.drawn.items()}
+    likeness = {str(step): each for step, each in kept.likeness.items()}
+    record = {"told": told, "figures": kept.figures, "costs": kept.costs, "drawn": counts, "likeness": likeness}
+    tensors.write_json(folder / "cell.json", record)
 
 
-def _kept(folder: Path, told: Config) -> tuple[Figures, dict[str, float], dict[str, list[Image.Image]]] | None:
+def _kept(cell: Cell, folder: Path, told: Config) -> Outcome | None:
     """What is there of a cell, if it is whole and was made as `told`."""
     try:
         found = text_files.read_object(folder / "cell.json")
@@ -185,6 +224,7 @@ def _kept(folder: Path, told: Config) -> tuple[Figures, dict[str, float], dict[s
             prompt: [open_picture(folder / f"{row:02d}-{number:02d}.png") for number in range(count)]
             for row, (prompt, count) in enumerate(found["drawn"].items())
         }
+        likeness = {int(step): each for step, each in found["likeness"].items()}
     except (Refusal, KeyError, OSError):
         return None
-    return found["figures"], found["costs"], drawn
+    return Outcome(cell, found["figures"], found["costs"], drawn, likeness)

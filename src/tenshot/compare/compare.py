@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from tenshot.compare import page
+from tenshot.compare import few_steps, page
 from tenshot.compare.cells import Cell, Examination
 from tenshot.compare.options import CompareOptions
 from tenshot.compare.table import tabulated
@@ -17,7 +17,6 @@ from tenshot.core.results import Compared
 from tenshot.evaluate import dino_clip, measures, pocket_judge, subject
 from tenshot.evaluate.judge import Judge
 from tenshot.evaluate.measures import Subject
-from tenshot.families import validate
 from tenshot.io.image_folder import read_folder
 from tenshot.io.images import open_picture
 from tenshot.model import hub, model
@@ -56,6 +55,9 @@ def compare(options: CompareOptions, events: Events) -> Compared:
     examination = Examination(options, judge, of)
     outcomes = [examination.outcome(each, place, events) for each in [Cell(UNTUNED), *cells]]
     table = tabulated(outcomes, measures.of_real(judge, of), judge)
+    if options.few_steps and (cell := few_steps.cell(options, cells, table.recommended, examination, place, events)):
+        outcomes.append(examination.outcome(cell, place, events))
+        table = tabulated(outcomes, measures.of_real(judge, of), judge)
     events.say(table.advice)
     written = page.write(options, table, outcomes, judge, of)
     return {
@@ -63,6 +65,7 @@ def compare(options: CompareOptions, events: Events) -> Compared:
         "judge": judge.name,
         "measures": {row: {key(name): each for name, each in of.items()} for row, of in table.measures.items()},
         "costs": table.costs,
+        "likeness_by_step": page.curves(outcomes),
         "recommended": table.recommended,
         "why": table.advice,
     }
@@ -80,11 +83,10 @@ def _subject(options: CompareOptions) -> Subject:
 
 
 def _cells(options: CompareOptions, place: Path) -> list[Cell]:
-    numbers = validate.numbers(place / validate.family_of(place).denoiser)
     seeds = range(options.seed, options.seed + options.trainings)
     pairs: Sequence[tuple[Method, int]] = [(method, seed) for seed in seeds for method in options.methods]
     return [
-        Cell(f"{method}-{seed}", method, ways.training(options, method, seed, numbers, _places(options, method, seed)))
+        Cell(f"{method}-{seed}", method, ways.training(options, method, seed, place, _places(options, method, seed)))
         for method, seed in pairs
     ]
 

@@ -20,6 +20,7 @@ class CompareOptions(SubjectOptions):
     """Train every method on your pictures, and see on one page which of them serves you."""
 
     trainings: Few = Field(1, description="trainings of each method, from different seeds: shows how much is chance")
+    few_steps: bool = Field(False, description="make what is recommended a LoRA that draws it in 8 steps, and judge it")
     unseen: FolderPath | None = Field(None, description="of the subject, not learned from: likeness is to these")
     clip: NetFolder | None = Field(None, description="judge by CLIP, org/name or a folder; default: the one that ships")
     dino: NetFolder | None = Field(None, description="beside it, tell subjects apart by DINO")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 
-from tenshot.compare.cells import Outcome
+from tenshot.compare.cells import FEW_STEPS, Outcome
 from tenshot.compare.options import CompareOptions
 from tenshot.compare.table import Table
 from tenshot.core.html import Html, el, page, section, wide
@@ -13,6 +14,7 @@ from tenshot.core.json_types import key
 from tenshot.evaluate.judge import Judge
 from tenshot.evaluate.measures import Subject
 from tenshot.io import tensors
+from tenshot.report.chart import lines
 from tenshot.report.pictures import captioned, picture, strip
 from tenshot.report.record import REAL, UNTUNED
 from tenshot.report.verdict import shown
@@ -30,7 +32,7 @@ COSTS = {  # a cost -> its head, and what a unit of it is
 
 def write(options: CompareOptions, table: Table, outcomes: Sequence[Outcome], judge: Judge, of: Subject) -> Path:
     """index.html and compare.json in --out, each whole or not at all; returns index.html."""
-    tensors.write_json(options.out / "compare.json", _record(table, judge))
+    tensors.write_json(options.out / "compare.json", {**_record(table, judge), "likeness_by_step": curves(outcomes)})
     tensors.write_text(options.out / "index.html", render(options, table, outcomes, judge, of))
     return options.out / "index.html"
 
@@ -50,22 +52,23 @@ def _record(table: Table, judge: Judge) -> dict[str, object]:
 
 
 def render(options: CompareOptions, table: Table, outcomes: Sequence[Outcome], judge: Judge, of: Subject) -> str:
-    title = f"{len(of.shown)} pictures of {options.noun}: which method?"
+    heading = f"{len(of.shown)} pictures of {options.noun}: which method?"
     return page(
-        title,
-        _hero(options, table, of, title),
+        heading,
+        _hero(options, table, of, heading),
         _measured(table, judge),
+        _over_steps(outcomes, judge),
         _costs(table),
         _side_by_side(options, outcomes),
         _given(of),
     )
 
 
-def _hero(options: CompareOptions, table: Table, of: Subject, title: str) -> Html:
+def _hero(options: CompareOptions, table: Table, of: Subject, heading: str) -> Html:
     tone = "good" if table.recommended else "bad"
     text = el(
         "div",
-        el("p", title, class_="eyebrow"),
+        el("p", heading, class_="eyebrow"),
         el("h1", WAYS[table.recommended].title if table.recommended else "None yet"),
         el("div", el("p", table.advice), class_=f"verdict {tone}"),
         el("p", "Model ", el("b", options.model), " · every method from the same pictures and seeds", class_="dim"),
@@ -79,7 +82,7 @@ def _measured(table: Table, judge: Judge) -> Html:
         hint = el("span", HINTS.get(direction, ""), class_="hint")
         heads.append(el("th", name, hint, el("small", meaning), scope="col"))
     rows = [
-        el("tr", el("th", _title(row), scope="row"), *(_cell(table, row, name) for name in table.help))
+        el("tr", el("th", title(row), scope="row"), *(_cell(table, row, name) for name in table.help))
         for row in table.measures
     ]
     body = el("table", el("thead", el("tr", *heads)), el("tbody", *rows), class_="measures")
@@ -93,6 +96,35 @@ def _cell(table: Table, row: str, name: str) -> Html:
     return el("td", shown(table.measures[row].get(name)), *more)
 
 
+def curves(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+    """Row -> step -> likeness of validation pictures, the mean over trainings; step 0 is the model before."""
+    of: dict[str, list[Outcome]] = {}
+    for each in outcomes:
+        if each.likeness:
+            of.setdefault(each.cell.row, []).append(each)
+    untuned = of.pop(UNTUNED, [])
+    before = {"0": untuned[0].likeness[0]} if untuned else {}
+    return {
+        row: before | {str(step): mean(one.likeness[step] for one in those) for step in those[0].likeness}
+        for row, those in of.items()
+    }
+
+
+def _over_steps(outcomes: Sequence[Outcome], judge: Judge) -> Html:
+    found = curves(outcomes)
+    if not found:
+        return Html("")
+    keys = [el("span", f"{number + 1} {title(row)}", class_=f"key c{number}") for number, row in enumerate(found)]
+    drawn = lines(
+        {row: [(int(step), each) for step, each in of.items()] for row, of in found.items()}, judge.subject_measure
+    )
+    lead = (
+        "Of the pictures drawn during training, few and always of the same seeds: where a line lies flat, more steps"
+        " bring little; where it falls, they spoil. Step 0 is the model before."
+    )
+    return section("Over the steps", lead, el("p", *keys, class_="legend"), drawn)
+
+
 def _costs(table: Table) -> Html:
     heads = el(
         "tr", el("th", "method"), *(el("th", head, scope="col") for head, _ in COSTS.values()), el("th", "needs")
@@ -100,11 +132,11 @@ def _costs(table: Table) -> Html:
     rows = [
         el(
             "tr",
-            el("th", way.title, scope="row"),
+            el("th", title(method), scope="row"),
             *(el("td", shown(table.costs[method][name] / unit)) for name, (_, unit) in COSTS.items()),
-            el("td", way.takes),
+            el("td", WAYS[method].takes if method in WAYS else "one file more"),
         )
-        for method, way in WAYS.items()
+        for method in (*WAYS, FEW_STEPS)
         if method in table.costs
     ]
     lead = "Measured here, each training in a process of its own."
@@ -113,12 +145,12 @@ def _costs(table: Table) -> Html:
 
 def _side_by_side(options: CompareOptions, outcomes: Sequence[Outcome]) -> Html:
     """The first training of each method; a row is one prompt and seed."""
-    first = {each.cell.method: each for each in reversed(outcomes)}
-    shown = [first[method] for method in (None, *WAYS) if method in first]
+    first = {each.cell.row: each for each in reversed(outcomes)}
+    shown = [first[row] for row in (UNTUNED, *WAYS, FEW_STEPS) if row in first]
     cards = []
     for number, prompt in enumerate(shown[0].drawn):
         columns = [list(outcome.drawn.values())[number][:SHOWN] for outcome in shown]
-        names = [_title(outcome.cell.method or UNTUNED) for outcome in shown]
+        names = [title(outcome.cell.row) for outcome in shown]
         rows = [captioned([column[0] for column in columns], names, prompt)]
         rows += [strip(row, f"{prompt}, another seed") for row in zip(*(column[1:] for column in columns), strict=True)]
         cards.append(el("article", el("h3", el("q", _with_hole(options, prompt))), *rows))
@@ -134,5 +166,6 @@ def _given(of: Subject) -> Html:
     return section("The pictures given", "All that was learned from.", strip(of.shown, "given"))
 
 
-def _title(row: str) -> str:
-    return next((way.title for method, way in WAYS.items() if method == row), row)
+def title(row: str) -> str:
+    titles: dict[str, str] = {FEW_STEPS: "in 8 steps", **{method: way.title for method, way in WAYS.items()}}
+    return titles.get(row, row)

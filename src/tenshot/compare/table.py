@@ -35,8 +35,8 @@ class Table:
 
 
 def tabulated(outcomes: Sequence[Outcome], real: Figures, judge: Judge) -> Table:
-    names = dict.fromkeys(each.cell.method or UNTUNED for each in outcomes)
-    of = {row: [each for each in outcomes if (each.cell.method or UNTUNED) == row] for row in map(str, names)}
+    names = dict.fromkeys(each.cell.row for each in outcomes)
+    of = {row: [each for each in outcomes if each.cell.row == row] for row in names}
     figures = {REAL: real, **{row: _each([o.figures for o in those], mean) for row, those in of.items()}}
     spread = {row: _each([o.figures for o in those], stdev) for row, those in of.items() if those[1:]}
     trained = {row: [o.costs for o in those] for row, those in of.items() if row != UNTUNED}

@@ -184,12 +184,13 @@ class Evaluated(TypedDict):
 
 
 class Compared(TypedDict):
-    """Rows are real, untuned and the methods; costs: seconds, seconds_per_step, peak_bytes, file_bytes."""
+    """Rows are real, untuned, the methods and few-steps; costs: seconds, seconds_per_step, peak_bytes, file_bytes."""
 
     page: str
     judge: str
     measures: Mapping[str, Mapping[str, float | None]]
     costs: Mapping[str, Mapping[str, float]]
+    likeness_by_step: Mapping[str, Mapping[str, float]]
     recommended: str | None
     why: str
 

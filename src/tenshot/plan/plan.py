@@ -88,10 +88,9 @@ def _captioned(options: PlanOptions, examples: Sequence[Example], stack: ExitSta
 
 
 def _trainings(options: PlanOptions, place: Path, captioned: Path) -> dict[Method, FineTuneOptions]:
-    numbers = validate.numbers(place / validate.family_of(place).denoiser)
     return {
         method: ways.training(
-            options, method, options.seed, numbers, Places(_free(f"{options.identifier}-{method}"), captioned)
+            options, method, options.seed, place, Places(_free(f"{options.identifier}-{method}"), captioned)
         )
         for method in options.methods
     }

@@ -11,9 +11,10 @@ from typing import Any
 from tenshot.core import device
 from tenshot.core.options import resolve
 from tenshot.evaluate.protocol import article
+from tenshot.families import validate
 from tenshot.io import tensors
 from tenshot.io.image_folder import Example
-from tenshot.train.learning_rates import SMALL
+from tenshot.train.learning_rates import SMALL, usual
 from tenshot.train.methods import dreambooth, full, lora, textual_inversion
 from tenshot.train.options import DreamBoothOptions, FineTuneOptions, FullOptions, LoraOptions, TextualInversionOptions
 from tenshot.train.subject_options import Method, SubjectOptions
@@ -85,13 +86,15 @@ def validation_prompt(options: SubjectOptions, method: Method) -> str:
     return f"a photo of {called(options, method)}"
 
 
-def training(options: SubjectOptions, method: Method, seed: int, numbers: int, places: Places) -> FineTuneOptions:
-    """The options of one training. numbers: of the model's denoiser."""
-    way = WAYS[method]
+def training(options: SubjectOptions, method: Method, seed: int, place: Path, places: Places) -> FineTuneOptions:
+    """The options of one training, its learning rate, too. place: the model's folder."""
+    way, family = WAYS[method], validate.family_of(place)
+    numbers = validate.numbers(place / family.denoiser)
     told: dict[str, Any] = {
         **(way.small if numbers < SMALL else way.large),
         "pretrained_model_name_or_path": options.model,
         "output_dir": places.output,
+        "learning_rate": usual(way.kind, way.method.name, family.name, numbers),
         "seed": seed,
         "checkpoints_total_limit": 1,
         "device": options.device,

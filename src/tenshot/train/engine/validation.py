@@ -111,6 +111,14 @@ class ValidationImages:
         return [open_picture(path) for path in self.given[:MOST]]
 
 
+def drawn(folder: Path) -> dict[int, list[Path]]:
+    """By step, the validation pictures in an output folder."""
+    found: dict[int, list[Path]] = {}
+    for path in sorted((folder / SHOWN).glob("step-*-*.png")):
+        found.setdefault(int(path.stem.split("-")[1]), []).append(path)
+    return found
+
+
 def likenesses(folder: Path) -> dict[int, float]:
     """By step, how like the given pictures the drawn ones were found, in an output folder."""
     try:
