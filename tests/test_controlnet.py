@@ -35,7 +35,7 @@ from tenshot.generate.controlnet_options import Asked
 from tenshot.generate.options import GenerateOptions
 from tenshot.io.png import read_infotext
 from tenshot.model import model
-from tenshot.model.control import Control, Unit
+from tenshot.model.control import Control, Unit, residuals
 from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
 from tests import artifacts
@@ -152,8 +152,8 @@ def test_modes_scale_layers_and_rows(mode: Any):
     """WebUI's numbers: thirteen answers, .825 to the twelfth to one; SDXL's are the first ten of these."""
     seen = torch.zeros(2, 4, 8, 8)
     for layers in (13, 10):
-        control = Control([Unit(Told(layers), 0.5, mode=mode)], [torch.zeros(2, 3, 64, 64)], 4)  # type: ignore[arg-type]
-        down, middle = control(seen, torch.tensor(1.0), {}, [0, 1], [False, True], 0)
+        shown = Control([Unit(Told(layers), 0.5, mode=mode)], [torch.zeros(1, 3, 64, 64)], 4).at(0)  # type: ignore[arg-type]
+        down, middle = residuals(seen, torch.ones(2), {}, [shown, shown], [False, True])
         soft = np.array([0.825**power for power in range(12, 12 - layers, -1)])
         expected = 0.5 * (np.ones(layers) if mode == "balanced" else soft)
         found = torch.cat([each.view(2, 1) for each in (*down, middle)], 1).numpy()

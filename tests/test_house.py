@@ -28,7 +28,7 @@ FLOORS = (
     {"core"},
     {"io", "diffusion", "prompt"},
     {"families"},
-    {"model", "pipeline", "adapters", "export", "evaluate", "runtime"}
+    {"model", "request", "batch", "pipeline", "adapters", "export", "evaluate", "runtime"}
     | {"option_types", "next_commands", "generation_parameters", "preset"},
     {"generate", "convert", "extract", "inspect", "merge", "train", "autotune"},
     {"demo", "report", "plan", "compare", "bench", "serve", "cli", "__main__"},

@@ -12,7 +12,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from PIL import Image, ImageDraw
 
-from tenshot import pipeline
+from tenshot import batch, pipeline
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
@@ -167,7 +167,7 @@ def test_a_variation_lies_between_the_noise_of_two_seeds(opened: Model):
         a, b = (each[column[0], :, column[1]] for each in (first, other))
         angle = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
         expected = (np.sin(0.7 * angle) * a + np.sin(0.3 * angle) * b) / np.sin(angle)
-        mixed = pipeline._varied(noise(3)[0], Request("", 3, variation=(9, 0.3)))[column[0], :, column[1]]
+        mixed = batch._varied(noise(3)[0], Request("", 3, variation=(9, 0.3)))[column[0], :, column[1]]
         assert np.allclose(mixed.numpy(), expected, atol=1e-5)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 
@@ -49,9 +49,13 @@ class Unit:
         return self.weight * (1.0 if self.mode == "balanced" else SOFT ** (DEPTH - layer))
 
 
+#: The ControlNets at work in an evaluation, and what each is shown, [1, 3, h, w] in 0..1.
+Shown: TypeAlias = Sequence[tuple[Unit, torch.Tensor]]
+
+
 @dataclass(frozen=True)
 class Control:
-    """The ControlNets of one batch. pictures: for each, of every row, [rows, 3, h, w] in 0..1.
+    """The ControlNets of one picture. pictures: for each, [1, 3, h, w] in 0..1.
 
     evaluations: of the denoiser; each: a step.
     """
@@ -61,28 +65,34 @@ class Control:
     evaluations: int
     each: int = 1
 
-    def __call__(
-        self,
-        seen: torch.Tensor,
-        when: torch.Tensor,
-        conditioning: Conditioning,
-        rows: Sequence[int],
-        prompted: Sequence[bool],
-        number: int,
-    ) -> Residuals | None:
-        """For latents [n, ...] of pictures `rows` in evaluation `number`; None where no ControlNet works then."""
+    def at(self, number: int) -> Shown:
+        """Of evaluation `number`."""
         step, steps = number // self.each, -(-self.evaluations // self.each)
-        added: list[torch.Tensor] | None = None
-        for unit, pictures in zip(self.units, self.pictures, strict=True):
-            if not unit.works(step, steps):
-                continue
-            told = {"controlnet_cond": pictures[list(rows)].to(seen), "return_dict": False}
-            down, middle = unit.net(seen, when, **conditioning, **told)
-            scaled = [_scaled(each, unit, layer, prompted) for layer, each in enumerate((*down, middle))]
-            added = scaled if added is None else [one + other for one, other in zip(added, scaled, strict=True)]
-        return Residuals(tuple(added[:-1]), added[-1]) if added else None
+        pairs = zip(self.units, self.pictures, strict=True)
+        return [(unit, picture) for unit, picture in pairs if unit.works(step, steps)]
 
 
-def _scaled(answer: torch.Tensor, unit: Unit, layer: int, prompted: Sequence[bool]) -> torch.Tensor:
-    scales = torch.tensor([unit.scale(layer, each) for each in prompted]).to(answer)
-    return answer * scales.view(-1, 1, 1, 1)
+def residuals(
+    seen: torch.Tensor,
+    times: torch.Tensor,
+    conditioning: Conditioning,
+    shown: Sequence[Shown],
+    prompted: Sequence[bool],
+) -> Residuals | None:
+    """For latents [n, ...] at `times`, a time for each; None where no ControlNet works.
+
+    shown: of every row; all have the same nets in the same order. prompted: do rows have the prompt?
+    """
+    added: list[torch.Tensor] | None = None
+    for unit_of_each in zip(*shown, strict=True):
+        units, pictures = zip(*unit_of_each, strict=True)
+        told = {"controlnet_cond": torch.cat(pictures).to(seen), "return_dict": False}
+        down, middle = units[0].net(seen, times, **conditioning, **told)
+        scaled = [_scaled(each, units, layer, prompted) for layer, each in enumerate((*down, middle))]
+        added = scaled if added is None else [one + other for one, other in zip(added, scaled, strict=True)]
+    return Residuals(tuple(added[:-1]), added[-1]) if added else None
+
+
+def _scaled(answer: torch.Tensor, units: Sequence[Unit], layer: int, prompted: Sequence[bool]) -> torch.Tensor:
+    scales = [unit.scale(layer, each) for unit, each in zip(units, prompted, strict=True)]
+    return answer * torch.tensor(scales).to(answer).view(-1, 1, 1, 1)

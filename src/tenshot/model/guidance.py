@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from tenshot.families import base
 from tenshot.families.base import Conditioning
-from tenshot.model.control import Control, Residuals
+from tenshot.model import control
+from tenshot.model.control import Control
 from tenshot.model.model import Model
 from tenshot.model.prompts import Scheduled
 
@@ -25,69 +27,90 @@ class Told:
     negative: Scheduled | None
 
 
-class Guided:
-    """The denoiser's answer, led from the negative prompts towards the prompts (arXiv 2207.12598, 2206.01714)."""
+@dataclass(frozen=True)
+class Row:
+    """One picture at one evaluation of the denoiser. seen: what it is shown, [1, channels, h, w].
 
-    def __init__(
-        self,
-        model: Model,
-        told: Sequence[Told],
-        beside: torch.Tensor | None = None,
-        control: Control | None = None,
-        interval: Container[int] | None = None,
-    ) -> None:
-        """beside: what the denoiser sees beside the latents, [pictures, channels, h, w]. control: asked first.
+    number: of the evaluation, from 0. beside: what it sees beside the latents, [1, channels, h, w]. control: what is
+    asked first. led: is there guidance? Without, the prompt's answer counts as it is, and the negative prompt is not
+    asked; pictures of several prompts are led throughout.
+    """
 
-        interval: the evaluations in which there is guidance; None: all. In the others the prompt's answer counts as it
-        is, and the negative prompt is not asked; pictures of several prompts are led throughout.
-        """
-        self.model, self.told, self.beside, self.control, self.interval = model, told, beside, control, interval
-        self.prompts = [(row, *prompt) for row, each in enumerate(told) for prompt in each.prompts]
-        self.negative: list[tuple[int, Scheduled]] = []
-        self.rows: list[int] = []
-        self.said: list[Conditioning] = []
-        self.groups: list[tuple[list[int], Conditioning]] = []
+    told: Told
+    seen: torch.Tensor
+    time: float
+    number: int = 0
+    beside: torch.Tensor | None = None
+    control: Control | None = None
+    led: bool = True
 
-    def __call__(self, seen: torch.Tensor, time: float, number: int) -> torch.Tensor:
-        """Of evaluation `number`, float32."""
-        self._listen(number)
-        shown = seen if self.beside is None else torch.cat([seen, self.beside.to(seen)], 1)
-        when, answers = torch.tensor(time), [seen] * len(self.rows)
-        for places, conditioning in self.groups:
-            rows = [self.rows[place] for place in places]
-            more = self._controlled(seen[rows], when, conditioning, places, number)
-            found = self.model.predict(shown[rows], when, conditioning, more).float()
-            for place, answer in zip(places, found, strict=True):
-                answers[place] = answer
-        count = len(self.negative)
-        without = {row: answer for (row, _), answer in zip(self.negative, answers, strict=False)}
-        led = dict(without)
-        for (row, weight, _), answer in zip(self.prompts, answers[count:], strict=True):
-            led[row] = led[row] + weight * (answer - without[row]) if row in without else answer
-        return torch.stack([led[row] for row in range(len(seen))])
 
-    def _controlled(
-        self, seen: torch.Tensor, when: torch.Tensor, conditioning: Conditioning, places: Sequence[int], number: int
-    ) -> Residuals | None:
-        if self.control is None:
-            return None
-        prompted = [place >= len(self.negative) for place in places]
-        return self.control(seen, when, conditioning, [self.rows[place] for place in places], prompted, number)
+class _Question(NamedTuple):
+    """What the denoiser is asked of a row. weight: of a prompt; None: it is the negative prompt."""
 
-    def _listen(self, number: int) -> None:
-        """Groups the rows by how many tokens they are told; one group where all are told as many."""
-        led = self.interval is None or number in self.interval
-        self.negative = [
-            (row, each.negative)
-            for row, each in enumerate(self.told)
-            if each.negative is not None and (led or len(each.prompts) > 1)
-        ]
-        self.rows = [*(row for row, _ in self.negative), *(row for row, *_ in self.prompts)]
-        schedules = (*(each for _, each in self.negative), *(each for _, _, each in self.prompts))
-        said = [next((told for last, told in each if number <= last), each[-1][1]) for each in schedules]
-        if len(said) == len(self.said) and all(new is old for new, old in zip(said, self.said, strict=True)):
-            return
-        sizes = [tuple(tensor.shape for tensor in base.flattened(each).values()) for each in said]
-        alike = [[place for place, size in enumerate(sizes) if size == kind] for kind in dict.fromkeys(sizes)]
-        self.groups = [(places, base.joined(*(said[place] for place in places))) for places in alike]
-        self.said = said
+    place: int
+    row: Row
+    weight: float | None
+    said: Conditioning
+    units: control.Shown
+
+
+def guided(model: Model, rows: Sequence[Row]) -> list[torch.Tensor]:
+    """Each row's answer, [1, ...], float32, led from its negative prompt towards its prompts.
+
+    As arXiv 2207.12598 and 2206.01714. Rows may be at times of their own; those of one shape are asked at once.
+    """
+    questions = [*_negative(rows), *_prompts(rows)]
+    without: dict[int, torch.Tensor] = {}
+    led: dict[int, torch.Tensor] = {}
+    answers = _asked(model, questions)
+    for number, (place, _, weight, *_) in enumerate(questions):
+        if weight is None:
+            led[place] = without[place] = answers[number]
+        elif place in without:
+            led[place] = led[place] + weight * (answers[number] - without[place])
+        else:
+            led[place] = answers[number]
+    return [led[place] for place in range(len(rows))]
+
+
+def _negative(rows: Sequence[Row]) -> Iterable[_Question]:
+    for place, row in enumerate(rows):
+        if row.told.negative is not None and (row.led or len(row.told.prompts) > 1):
+            yield _question(place, row, None, row.told.negative)
+
+
+def _prompts(rows: Sequence[Row]) -> Iterable[_Question]:
+    return (_question(place, row, *each) for place, row in enumerate(rows) for each in row.told.prompts)
+
+
+def _question(place: int, row: Row, weight: float | None, schedule: Scheduled) -> _Question:
+    said = next((told for last, told in schedule if row.number <= last), schedule[-1][1])
+    return _Question(place, row, weight, said, row.control.at(row.number) if row.control else ())
+
+
+def _asked(model: Model, questions: Sequence[_Question]) -> dict[int, torch.Tensor]:
+    """By the number of the question; in one call where all have the same shapes, tokens and ControlNets."""
+    groups: dict[object, list[int]] = {}
+    for number, (_, row, _, said, units) in enumerate(questions):
+        shapes = tuple(tensor.shape for tensor in base.flattened(said).values())
+        beside = row.beside is not None
+        groups.setdefault((row.seen.shape, beside, shapes, *(id(unit.net) for unit, _ in units)), []).append(number)
+    answers: dict[int, torch.Tensor] = {}
+    for numbers in groups.values():
+        group = [questions[number] for number in numbers]
+        found = _group(model, group).float()
+        answers |= zip(numbers, found.split(1), strict=True)
+    return answers
+
+
+def _group(model: Model, questions: Sequence[_Question]) -> torch.Tensor:
+    rows = [each.row for each in questions]
+    seen = torch.cat([row.seen for row in rows]).to(model.dtype)
+    beside = [row.beside for row in rows if row.beside is not None]
+    shown = torch.cat([seen, torch.cat(beside).to(seen)], 1) if beside else seen
+    times = torch.tensor([row.time for row in rows], device=seen.device)
+    conditioning = base.joined(*(each.said for each in questions))
+    prompted = [each.weight is not None for each in questions]
+    more = control.residuals(seen, times, conditioning, [each.units for each in questions], prompted)
+    return model.predict(shown, times, conditioning, more)
