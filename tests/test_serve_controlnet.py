@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import requests
 import webuiapi
 from PIL import Image
 from sd_backend_client import connect_to_backend
@@ -26,7 +25,7 @@ from tenshot.serve.a1111 import control
 from tenshot.serve.library import Library
 from tests.servers import Running
 from tests.test_pictures_in import picture
-from tests.test_serve_a1111 import PROMPT, SIZE, commanded, post, same
+from tests.test_serve_a1111 import PROMPT, SIZE, commanded, post, same, steps
 
 NAMES = ("edges5", "edges6")
 
@@ -99,23 +98,19 @@ def test_requests_with_other_control_pictures_are_drawn_at_once(server: Running,
     """Whoever waits is joined; each sees its own picture."""
     import threading
 
-    def batches() -> float:
-        text = requests.get(f"{server.url}/metrics", timeout=9).text
-        return float(re.search(r"tenshot_batch_pictures_count (\S+)", text)[1])
-
     def ask(seed: int) -> None:
         unit = ControlNetUnit(image=picture(seed=seed), model=NAMES[0]).to_dict() | {"save_detected_map": False}
         body = {"prompt": PROMPT, "seed": 3, **SIZE, "steps": 12, "alwayson_scripts": {"controlNet": {"args": [unit]}}}
         drawn[seed] = post(server, "/sdapi/v1/txt2img", body).json()["images"]
 
     drawn: dict[int, list[str]] = {}
-    before = batches()
+    before = steps(server)
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(6)]
     for each in threads:
         each.start()
     for each in threads:
         each.join()
-    assert batches() - before < 6
+    assert steps(server) - before < 6 * 12
     assert all(len(each) == 1 for each in drawn.values()) and len({each for (each,) in drawn.values()}) == 6
 
 

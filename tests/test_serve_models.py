@@ -12,7 +12,8 @@ import requests
 from tenshot.core import device
 from tenshot.core.options import resolve
 from tenshot.generate.options import GenerateOptions
-from tenshot.serve.worker import Draw, Load, Setup, Unload, Worker
+from tenshot.serve.messages import Load, Setup, Unload
+from tenshot.serve.worker import Worker
 from tests.servers import Running
 from tests.test_serve_a1111 import PROMPT, SIZE, post
 
@@ -36,6 +37,12 @@ def options(model: Path, out: Path) -> GenerateOptions:
     return resolve(GenerateOptions, told)
 
 
+def draw(made: Worker, *given: GenerateOptions) -> None:
+    made.given |= dict(enumerate(given))
+    while made.given or made.under_way:
+        made.turn()
+
+
 def names(made: Worker) -> list[str]:
     return [place.name for place, _ in made.models]
 
@@ -43,9 +50,9 @@ def names(made: Worker) -> list[str]:
 def test_the_one_not_used_for_longest_makes_room(sd1: Path, sd1_tuned: Path, sd2_v: Path, tmp_path: Path) -> None:
     made = worker(2)
     for model in (sd1, sd1_tuned, sd1, sd2_v):
-        made.draw(Draw({1: options(model, tmp_path)}))
+        draw(made, options(model, tmp_path))
     assert names(made) == [sd1.name, sd2_v.name]
-    assert [type(each).__name__ for each in made.pipe.sent] == ["Step", "Drawn"] * 4  # type: ignore[attr-defined]
+    assert [type(each).__name__ for each in made.pipe.sent] == ["Step", "Drawn", "Held"] * 4  # type: ignore[attr-defined]
 
 
 def test_memory_has_a_limit_but_for_the_model_at_work(
@@ -55,11 +62,11 @@ def test_memory_has_a_limit_but_for_the_model_at_work(
     made = worker(9, 25)
     monkeypatch.setattr(device, "memory_allocated", lambda: 10 * len(made.models))
     for model, left in ((sd1, 1), (sd1_tuned, 2), (sd2_v, 2), (sd1_tuned, 2), (sd1, 2)):
-        made.draw(Draw({1: options(model, tmp_path)}))
+        draw(made, options(model, tmp_path))
         assert len(made.models) == left and names(made)[-1] == model.name
     assert names(made) == [sd1_tuned.name, sd1.name]
     monkeypatch.setattr(device, "memory_allocated", lambda: 1000)
-    made.draw(Draw({1: options(sd2_v, tmp_path)}))
+    draw(made, options(sd2_v, tmp_path))
     assert names(made) == [sd2_v.name]
 
 
@@ -70,7 +77,7 @@ def test_one_is_sent_away_and_comes_again(sd1: Path, sd1_tuned: Path, tmp_path: 
     made.keep(Unload(options(sd1, tmp_path)))
     made.keep(Unload(options(sd1, tmp_path)))  # which is no fault
     assert names(made) == [sd1_tuned.name]
-    made.draw(Draw({1: options(sd1, tmp_path)}))
+    draw(made, options(sd1, tmp_path))
     assert names(made) == [sd1_tuned.name, sd1.name]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from tenshot.core.options import resolve
 from tenshot.generate.options import GenerateOptions
-from tenshot.serve.queue import PATIENCE, Full, Queue, Row
+from tenshot.serve.queue import PATIENCE, Full, Kind, Queue, Row
 
 
 def rows(caller: str, count: int = 1, priority: int = 0, **options: object) -> list[Row]:
@@ -40,7 +42,7 @@ def test_who_was_away_has_saved_up_nothing() -> None:
 def test_alike_are_drawn_at_once_whoever_asked() -> None:
     queue = Queue(100, 4)
     queue.put(rows("a", 2, prompt=["a cat"], seed=3))
-    queue.put(rows("b", 1, steps=7))
+    queue.put(rows("b", 1, width=72))
     queue.put(rows("c", 3, prompt=["a dog"], negative_prompt="a cat", seed=9))
     assert callers(queue.take()) == "aacc" or callers(queue.rows) == "bc"
     assert callers(queue.take()) == "b"
@@ -49,24 +51,31 @@ def test_alike_are_drawn_at_once_whoever_asked() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [
-        {"steps": 3},
-        {"width": 128},
-        {"sampler": "DDIM"},
-        {"guidance_scale": 3},
-        {"clip_skip": 2},
-        {"model": "another"},
-        {"prompt": ["a <lora:x:0.5>"]},
-        {"init_image": "a.png"},
-        {"init_image": "a.png", "strength": 0.5},
-        {"init_image": "a.png", "mask": "b.png"},
-    ],
+    [{"width": 128}, {"hires_scale": 2.0}, {"model": "another"}, {"prompt": ["a <lora:x:0.5>"]}, {"lora": ["x=0.5"]}],
 )
-def test_the_unlike_are_not(other: dict[str, object]) -> None:
+def test_other_sizes_and_weights_are_not(other: dict[str, object]) -> None:
     queue = Queue(100, 4)
     queue.put(rows("a"))
     queue.put(rows("b", **other))
     assert len(queue.take()) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"steps": 3},
+        {"sampler": "DDIM"},
+        {"guidance_scale": 3},
+        {"clip_skip": 2},
+        {"init_image": "a.png", "strength": 0.5},
+        {"init_image": "a.png", "mask": "b.png"},
+    ],
+)
+def test_all_else_is_each_pictures_own(other: dict[str, object]) -> None:
+    queue = Queue(100, 4)
+    queue.put(rows("a"))
+    queue.put(rows("b", **other))
+    assert callers(queue.take()) == "ab"
 
 
 def test_pictures_that_say_the_size_are_not_joined() -> None:
@@ -88,6 +97,38 @@ def test_weights_in_memory_come_first_but_not_for_ever() -> None:
     assert Queue(9, 1).take(loaded) == []
 
 
+def test_a_batch_is_joined_by_its_kind_but_not_for_ever() -> None:
+    queue = Queue(100, 2)
+    queue.put(rows("a"))
+    (first,) = queue.take()
+    queue.put(rows("b", width=72))
+    queue.put(rows("c", 99 - PATIENCE))
+    assert queue.join(first.kind, 0) == []
+    joined = [queue.join(first.kind, 1) for _ in range(99)]
+    assert callers([row for each in joined for row in each]) == "c" * 2 * PATIENCE
+    assert callers(queue.take(first.kind.weights)) == "b"
+    assert callers(queue.join(first.kind, 2)) == "cc"
+
+
+def test_nobody_is_passed_by_more_than_a_few_batches() -> None:
+    """Twenty LoRA sets at random, one device: begun in whatever order, all are within that of their turn."""
+    dice, batch = random.Random(0), 4
+    queue, begun, asked = Queue(10_000, batch), 0, 0
+    turns: dict[Row, int] = {}
+    worst, swaps, kind = 0, 0, Kind("", "")
+    while begun < 2000:
+        while asked < 2000 and len(queue.rows) < 32:
+            (row,) = rows(str(asked), prompt=[f"a <lora:{dice.randrange(20)}>"])
+            queue.put([row])
+            turns[row], asked = asked, asked + 1
+        drawn = queue.join(kind, 1) or queue.take(kind.weights)
+        swaps += drawn[0].kind != kind
+        kind = drawn[0].kind
+        worst = max(worst, *(begun - turns[row] for row in drawn))
+        begun += len(drawn)
+    assert worst < (PATIENCE + 1) * batch and swaps < 1200
+
+
 def test_what_is_urgent_comes_first_whatever_is_in_memory() -> None:
     queue = Queue(100, 1)
     queue.put(rows("a", 2))
@@ -106,7 +147,7 @@ def test_no_more_than_fit_may_wait() -> None:
 
 def test_the_dropped_are_gone_and_the_others_counted() -> None:
     queue = Queue(100, 4)
-    first, second = rows("a", 3), rows("b", 1, steps=3)
+    first, second = rows("a", 3), rows("b", 1, width=72)
     queue.put(first)
     queue.put(second)
     assert queue.before(second) == 1 and queue.before(first) == 0 and queue.before([]) == 0

@@ -66,15 +66,12 @@ def passes(model: Model, settings: SamplingSettings) -> list[Pass]:
 
 
 class Drawing:
-    """A picture of a batch. row: what the denoiser is asked next. done, total: evaluations of the denoiser.
-
-    latents: clean, [1, ...], once it is done.
-    """
+    """A picture of a batch. row: what the denoiser is asked next. done, total: evaluations of the denoiser."""
 
     def __init__(self, way: Way, total: int) -> None:
         self._way, self.total, self.done = way, total, 0
         self.row = next(way)
-        self.latents: torch.Tensor | None = None
+        self._latents: torch.Tensor | None = None
         self._last: tuple[Row, torch.Tensor] | None = None
 
     def hear(self, answer: torch.Tensor) -> None:
@@ -83,7 +80,17 @@ class Drawing:
         try:
             self.row = self._way.send(answer)
         except StopIteration as end:
-            self.latents = end.value
+            self._latents = end.value
+
+    @property
+    def over(self) -> bool:
+        return self._latents is not None
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """Clean, [1, ...], once it is over."""
+        assert self._latents is not None
+        return self._latents
 
     def clean(self, model: Model) -> torch.Tensor:
         """What the denoiser believed the picture to be when it was asked last, [1, ...]."""
@@ -123,13 +130,13 @@ class Batch:
 
     @torch.no_grad()
     def step(self) -> list[Drawing]:
-        """One evaluation of the denoiser for each; those that are done leave and come back."""
+        """One evaluation of the denoiser for each; those that are over leave, and come back."""
         answers = guided(self.model, [each.row for each in self.drawings])
         for each, answer in zip(self.drawings, answers, strict=True):
             each.hear(answer)
-        done = [each for each in self.drawings if each.latents is not None]
-        self.drawings = [each for each in self.drawings if each.latents is None]
-        return done
+        over = [each for each in self.drawings if each.over]
+        self.drawings = [each for each in self.drawings if not each.over]
+        return over
 
     def _told(self, request: Request, one: Pass, settings: SamplingSettings) -> Told:
         kind = (one.size, one.steps, settings.reading, one.before)

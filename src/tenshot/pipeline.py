@@ -71,7 +71,7 @@ def trajectories(
         if number % every == 0:
             nodes.append(torch.cat([each.row.seen for each in drawings]).float().cpu())
         batch.step()
-    return torch.stack([*nodes, _clean(drawings).float().cpu()], 1)
+    return torch.stack([*nodes, torch.cat([each.latents for each in drawings]).float().cpu()], 1)
 
 
 def evaluations(model: Model, settings: SamplingSettings) -> tuple[int, int]:
@@ -96,12 +96,8 @@ def _batches(
             tick = next(ticks)
             batch.step()
             preview(tick, drawings)
-        yield _clean(drawings)
+        yield torch.cat([each.latents for each in drawings])
     next(ticks, None)  # the last one is done
-
-
-def _clean(drawings: Sequence[Drawing]) -> torch.Tensor:
-    return torch.cat([each.latents for each in drawings if each.latents is not None])
 
 
 class _Preview:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.connection import Connection
@@ -15,9 +15,9 @@ from PIL import Image
 
 from tenshot.core import distributed
 from tenshot.core.errors import Refusal
-from tenshot.serve import worker
+from tenshot.serve import messages, worker
 from tenshot.serve.metrics import Metrics
-from tenshot.serve.queue import Queue, Row
+from tenshot.serve.queue import Kind, Queue, Row
 
 PATIENCE = 5.0  # seconds that a process has to end by itself
 FIRST, LONGEST = (
@@ -55,7 +55,7 @@ class Picture:
 
 @dataclass(eq=False)
 class Ticket:
-    """A request at work. left: rows that are not drawn yet. step, steps: of the batch that one of them is in.
+    """A request at work. left: rows that are not drawn yet. step, steps: of the one that was heard of last.
 
     partials: how many pictures on the way to each one are told, too. preview: what one looked like last.
     """
@@ -75,8 +75,9 @@ class Ticket:
     def __post_init__(self) -> None:
         self.left = {*self.rows}
         self._news: asyncio.Queue[Picture | None] = asyncio.Queue()
+        self._begun: dict[Row, float] = {}  # of those under way, from 0 to 1
+        self._looks: dict[Row, int] = {}
         self._partial: dict[Row, int] = {}
-        self._looks = 0  # at the batch at work
 
     @property
     def over(self) -> bool:
@@ -85,8 +86,7 @@ class Ticket:
     @property
     def progress(self) -> float:
         """From 0 to 1."""
-        begun = self.step / self.steps if self.steps and self.left else 0.0
-        return (len(self.rows) - len(self.left) + begun) / len(self.rows)
+        return (len(self.rows) - len(self.left) + sum(self._begun.values())) / len(self.rows)
 
     async def drawn(self) -> AsyncIterator[Picture]:
         """Each picture as soon as it is there; what is dropped does not come. Raises Refusal, Unavailable."""
@@ -100,10 +100,12 @@ class Ticket:
         found = [each async for each in self.drawn() if each.partial is None]
         return sorted(found, key=lambda each: each.number)
 
-    def due(self) -> bool:
-        """Is it time to look at the batch at work? Once for each picture on the way."""
-        due = self._looks < self.partials and self.step * (self.partials + 1) >= self.steps * (self._looks + 1)
-        self._looks += due
+    def went(self, row: Row, step: int, steps: int) -> bool:
+        """Is it time to look at it? Once for each picture on the way."""
+        self.step, self.steps, self._begun[row] = step, steps, step / steps
+        looks = self._looks.get(row, 0)
+        due = looks < self.partials and step < steps and step * (self.partials + 1) >= steps * (looks + 1)
+        self._looks[row] = looks + due
         return due
 
     def look(self, row: Row, image: Image.Image) -> None:
@@ -120,25 +122,31 @@ class Ticket:
     def without(self, rows: Sequence[Row]) -> None:
         if self.left:
             self.left.difference_update(rows)
-            self.step = self._looks = 0
+            self.step = 0
+            for row in rows:
+                self._begun.pop(row, None)
             if not self.left:
                 self._news.put_nowait(None)
 
 
 class _Device:
-    """A process that draws, and the rows that it was given."""
+    """A process that draws, and the rows that it was given. finishing: those of them that have left its batch.
 
-    def __init__(self, setup: worker.Setup) -> None:
+    kind: of its batch.
+    """
+
+    def __init__(self, setup: messages.Setup) -> None:
         self.setup = setup
         self.given: dict[int, tuple[Ticket, Row]] = {}
-        self.loaded = ""
-        self.ready = self.busy = self.was_ready = False
+        self.finishing: set[int] = set()
+        self.kind = Kind("", "")
+        self.ready = self.was_ready = False
         self.delay = FIRST
         self.memory = 0
         self.process: BaseProcess | None = None
         self.pipe: Connection | None = None
 
-    def start(self, heard: Callable[[worker.Told | None], None]) -> None:
+    def start(self, heard: Callable[[messages.Told | None], None]) -> None:
         """heard: gets what it tells, in another thread; None when it has ended."""
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
@@ -146,7 +154,7 @@ class _Device:
         self.process.start()
         there.close()
         self.pipe = here
-        self.loaded = ""
+        self.kind = Kind("", "")
 
         def listen() -> None:
             while True:
@@ -159,12 +167,18 @@ class _Device:
 
         threading.Thread(target=listen, daemon=True).start()
 
-    def tell(self, told: worker.Heard | None) -> None:
+    def tell(self, told: messages.Heard | None) -> None:
         try:
             if self.pipe:
                 self.pipe.send(told)
         except OSError:  # it has just ended, which is heard of
             pass
+
+    def gone(self, numbers: Iterable[int]) -> None:
+        """They are not drawn here any more."""
+        for number in numbers:
+            self.given.pop(number, None)
+            self.finishing.discard(number)
 
     def end(self) -> None:
         if self.process and self.process.pid:
@@ -177,7 +191,7 @@ class Engine:
     """All of it in one event loop, but the processes. say: for the log."""
 
     def __init__(
-        self, setups: Sequence[worker.Setup], queue: Queue, wait: float, say: Callable[[str], None], metrics: Metrics
+        self, setups: Sequence[messages.Setup], queue: Queue, wait: float, say: Callable[[str], None], metrics: Metrics
     ) -> None:
         self.queue, self.wait, self.say, self.metrics = queue, wait, say, metrics
         self.devices = [_Device(setup) for setup in setups]
@@ -220,9 +234,9 @@ class Engine:
         self.queue.drop(gone)
         ticket.error = ticket.error or error
         for each in self.devices:
-            numbers = [number for number, (of, row) in each.given.items() if of is ticket and row in gone]
-            if numbers:
-                each.tell(worker.Drop(frozenset(numbers)))
+            if numbers := frozenset(number for number, (of, row) in each.given.items() if of is ticket and row in gone):
+                each.tell(messages.Drop(numbers))
+                each.gone(numbers)
         ticket.without(gone)
         self._over(ticket)
         self._pump()
@@ -230,11 +244,11 @@ class Engine:
     def show(self, ticket: Ticket) -> None:
         """Have its pictures at work looked at after the next step."""
         for each in self.devices:
-            if any(of is ticket for of, _ in each.given.values()):
-                each.tell(worker.Show())
+            if numbers := frozenset(number for number, (of, _) in each.given.items() if of is ticket):
+                each.tell(messages.Show(numbers))
 
-    def keep(self, asked: worker.Load | worker.Unload) -> None:
-        """Of every device, after what it draws now."""
+    def keep(self, asked: messages.Load | messages.Unload) -> None:
+        """Of every device, after its step."""
         for each in self.devices:
             each.tell(asked)
 
@@ -264,7 +278,7 @@ class Engine:
     def _start(self, one: _Device) -> None:
         loop = asyncio.get_running_loop()
 
-        def heard(told: worker.Told | None) -> None:
+        def heard(told: messages.Told | None) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._heard, one, told)
 
@@ -272,54 +286,68 @@ class Engine:
             one.start(heard)
 
     def _pump(self) -> None:
-        """Give every device that is idle the next batch."""
+        """Give every device what may join its batch, or the next one."""
         for each in self.devices:
-            if each.ready and not each.busy and (rows := self.queue.take(each.loaded)):
-                self.metrics.batch(len(rows), swapped=rows[0].kind.weights != each.loaded)
-                each.busy, each.loaded = True, rows[0].kind.weights
+            if not each.ready:
+                continue
+            at_work = len(each.given) - len(each.finishing)
+            if at_work:
+                rows = self.queue.join(each.kind, self.queue.batch - at_work)
+            elif rows := self.queue.take(each.kind.weights):
+                if rows[0].kind.weights != each.kind.weights:
+                    self.metrics.swapped()
+                each.kind = rows[0].kind
+            if rows:
                 given = {next(self._numbers): row for row in rows}
-                each.given = {number: (self.tickets[row.request], row) for number, row in given.items()}
-                each.tell(worker.Draw({number: row.options for number, row in given.items()}))
+                each.given |= {number: (self.tickets[row.request], row) for number, row in given.items()}
+                each.tell(messages.Draw({number: row.options for number, row in given.items()}))
         self.metrics.waiting(len(self.queue.rows))
 
-    def _heard(self, one: _Device, told: worker.Told | None) -> None:
+    def _heard(self, one: _Device, told: messages.Told | None) -> None:
         match told:
             case None:
                 self._died(one)
-            case worker.Ready():
+            case messages.Ready():
                 one.ready, one.was_ready, one.delay = True, True, FIRST
-            case worker.Said():
+            case messages.Said():
                 self.say(told.text)
-            case worker.Unfit():
+            case messages.Unfit():
                 self.unfit = Refusal(*told.faults)
-            case worker.Step():
-                for number in told.numbers:
-                    ticket, _ = one.given[number]
-                    ticket.step, ticket.steps = told.done, told.steps
-                for ticket in dict.fromkeys(one.given[number][0] for number in told.numbers):
-                    if ticket.due():
-                        one.tell(worker.Show())
-            case worker.Shown():
+            case messages.Step():
+                self._stepped(one, told.steps)
+            case messages.Shown() if told.number in one.given:
                 ticket, row = one.given[told.number]
-                if row in ticket.left:
-                    ticket.look(row, Image.frombytes("RGB", told.size, told.pixels))
-            case worker.Drawn():
+                ticket.look(row, Image.frombytes("RGB", told.size, told.pixels))
+            case messages.Drawn() if told.number in one.given:
                 ticket, row = one.given[told.number]
-                if row in ticket.left:
-                    image = Image.frombytes("RGB", told.size, told.pixels)
-                    maps = [Image.frombytes("RGB", size, pixels) for size, pixels in told.maps]
-                    ticket.have(Picture(row.number, row, image, told.infotext, maps=maps))
+                image = Image.frombytes("RGB", told.size, told.pixels)
+                maps = [Image.frombytes("RGB", size, pixels) for size, pixels in told.maps]
+                one.gone({told.number})
+                ticket.have(Picture(row.number, row, image, told.infotext, maps=maps))
                 self._over(ticket)
-            case worker.Failed():
+            case messages.Failed() if told.number in one.given:
                 ticket, _ = one.given[told.number]
+                one.gone({told.number})
                 self.drop(ticket, Refusal(*told.faults) if told.faults else Unavailable(told.why))
-            case worker.Held():
-                self.metrics.models(one.setup.device, told.models)
-            case worker.Idle():
-                one.busy, one.given, one.memory = False, {}, told.memory
-                self.metrics.memory(one.setup.device, told.memory)
+            case messages.Held():
+                one.memory = told.memory
+                self.metrics.held(one.setup.device, told.models, told.memory)
         self._pump()
         self._changed()
+
+    def _stepped(self, one: _Device, steps: Mapping[int, tuple[int, int]]) -> None:
+        """Those that nobody wants any more are not among the given."""
+        self.metrics.step(len(steps))
+        due = set()
+        for number in steps.keys() & one.given.keys():
+            ticket, row = one.given[number]
+            done, of_all = steps[number]
+            if ticket.went(row, done, of_all):
+                due.add(number)
+            if done == of_all:
+                one.finishing.add(number)
+        if due:
+            one.tell(messages.Show(frozenset(due)))
 
     def _died(self, one: _Device) -> None:
         if self.closing or self.unfit or one.process is None:
@@ -329,12 +357,13 @@ class Engine:
         if not one.was_ready:
             self.unfit = Unavailable(why)
             return
-        came_to_something, one.ready, one.busy = one.ready, False, False
+        came_to_something, one.ready = one.ready, False
         again = one.delay if came_to_something else min(one.delay * 2, LONGEST)
         self.say(f"{why}; it is started anew")
         self.metrics.restarted()
-        given, one.given, one.delay = one.given, {}, again
-        for ticket, _ in given.values():
+        given, one.delay = [*one.given.values()], again
+        one.gone([*one.given])
+        for ticket, _ in given:
             self.drop(ticket, Unavailable(f"{why}; it is started anew"))
         asyncio.get_running_loop().call_later(again, self._start, one)
 

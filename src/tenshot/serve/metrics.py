@@ -16,7 +16,7 @@ class Metrics:
         self.total: dict[str, int] = {}
         own = self.registry
         self._waiting = Gauge("tenshot_queue_pictures", "Pictures that wait", registry=own)
-        self._batches = Histogram("tenshot_batch_pictures", "Pictures drawn at once", buckets=PICTURES, registry=own)
+        self._batches = Histogram("tenshot_batch_pictures", "Pictures in a step", buckets=PICTURES, registry=own)
         self._swaps = Counter("tenshot_weight_swaps", "Batches with other weights than the one before", registry=own)
         self._seconds = Histogram(
             "tenshot_request_seconds", "Until the answer begins", ["api"], buckets=SECONDS, registry=own
@@ -33,9 +33,11 @@ class Metrics:
     def waiting(self, pictures: int) -> None:
         self._waiting.set(pictures)
 
-    def batch(self, pictures: int, swapped: bool) -> None:
+    def step(self, pictures: int) -> None:
         self._batches.observe(pictures)
-        self._swaps.inc(swapped)
+
+    def swapped(self) -> None:
+        self._swaps.inc()
 
     def answered(self, api: str, status: int, seconds: float) -> None:
         self._seconds.labels(api).observe(seconds)
@@ -45,11 +47,9 @@ class Metrics:
     def restarted(self) -> None:
         self._restarts.inc()
 
-    def memory(self, device: str, peak: int) -> None:
+    def held(self, device: str, models: int, peak: int) -> None:
+        self._models.labels(device).set(models)
         self._memory.labels(device).set(peak)
-
-    def models(self, device: str, count: int) -> None:
-        self._models.labels(device).set(count)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from tenshot.core.errors import Fault, Refusal
 from tenshot.generate.options import GenerateOptions
 
-PATIENCE = 4  #: batches that may be drawn before a picture because the weights in memory are theirs
-#: What may differ from picture to picture of one batch.
-OWN = {"prompt", "negative_prompt", "seed", "num_images", "out", "init_image", "mask", "mask_blur", "only_masked"}
-OWN |= {"only_masked_padding", "mask_content", "variation_seed", "variation_strength", "control_image"}
-OWN |= {"format", "quality"}
+PATIENCE = 4  #: batches of pictures that may begin before one whose turn was earlier
 
 
 class Full(Refusal):
@@ -21,15 +17,15 @@ class Full(Refusal):
 
 @dataclass(frozen=True)
 class Kind:
-    """What the pictures of one batch share. weights: the model and its LoRAs. settings: all else."""
+    """What the pictures of one batch share. weights: the model and its LoRAs. size: of the pictures."""
 
     weights: str
-    settings: str
+    size: str
 
 
 @dataclass(eq=False)
 class Row:
-    """One picture of a request. tag: when its turn is, in fair order. passed: batches that were drawn before it."""
+    """One picture of a request. tag: when its turn is, in fair order. passed: pictures that began before it since."""
 
     number: int
     request: str
@@ -47,9 +43,8 @@ def _kind(options: GenerateOptions) -> Kind:
     tags = sorted((each.name, each.text_encoder, each.denoiser) for each in options.tags)
     weights = repr((options.model, options.vae, options.lora, tags))
     sized = options.width is not None and options.height is not None
-    begun = options.init_image and (True if sized else options.init_image)  # its shape may say the size
-    settings = (options.model_dump_json(exclude=OWN), begun, options.mask is not None)
-    return Kind(weights, repr(settings))
+    begun = None if sized else options.init_image  # whose shape may say the size
+    return Kind(weights, repr((options.width, options.height, options.hires_scale, begun)))
 
 
 class Queue:
@@ -76,21 +71,38 @@ class Queue:
 
     def take(self, loaded: str = "") -> list[Row]:
         """The next batch. loaded: the weights in memory, whose pictures may come first for a while."""
-        if not self.rows:
-            return []
         self.rows.sort(key=_turn)
-        first = chosen = self.rows[0]
-        if first.kind.weights != loaded and first.passed < PATIENCE:
-            ready = (row for row in self.rows if row.kind.weights == loaded and row.priority == first.priority)
-            chosen = next(ready, first)
-        batch = [row for row in self.rows if row.kind == chosen.kind][: self.batch]
-        taken = {*batch}
-        for row in self.rows[: self.rows.index(chosen)]:
-            row.passed += 1
+        ready = [row.kind for row in self.rows if row.kind.weights == loaded]
+        kinds = dict.fromkeys([*ready, *(row.kind for row in self.rows[:1])])
+        return next((batch for kind in kinds if (batch := self.join(kind, self.batch))), [])
+
+    def join(self, kind: Kind, room: int) -> list[Row]:
+        """Those that may join a batch of a kind which is at work and has room for so many more."""
+        self.rows.sort(key=_turn)
+        batch = self._may_begin(kind)[:room]
+        if not batch:
+            return []
+        taken, behind = {*batch}, 0
+        for row in reversed(self.rows):
+            behind += row in taken
+            row.passed += behind
         self.rows = [row for row in self.rows if row not in taken]
         self._now = max(self._now, min(row.tag for row in batch))
         self._next = {caller: after for caller, after in self._next.items() if after > self._now}
         return batch
+
+    def _may_begin(self, kind: Kind) -> list[Row]:
+        """Those of a kind, as far as they pass nobody who is more urgent, or has been passed often enough."""
+        found: list[Row] = []
+        urgent = None
+        for row in self.rows:
+            if row.kind == kind and (urgent is None or row.priority == urgent):
+                found.append(row)
+            elif row.kind != kind:
+                urgent = row.priority if urgent is None else urgent
+                if row.passed >= PATIENCE * self.batch:
+                    break
+        return found
 
     def drop(self, rows: Iterable[Row]) -> None:
         """Let them go that are no longer wanted."""

@@ -35,10 +35,10 @@ def serve(options: ServeOptions, events: Events) -> Served:
         from tenshot.serve.app import application
         from tenshot.serve.drawing import Server
         from tenshot.serve.engine import Engine
+        from tenshot.serve.messages import Setup
         from tenshot.serve.metrics import Metrics
         from tenshot.serve.queue import Queue
         from tenshot.serve.requests import Desk
-        from tenshot.serve.worker import Setup
 
         desk = Desk(found, library, Path(spool))
         warm = [desk.warm(each) for each in library.models[: found.keep_models]]

@@ -9,206 +9,99 @@ import signal
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeAlias
 
 from PIL import Image
 
 from tenshot import pipeline
+from tenshot.batch import Batch, Drawing
 from tenshot.core import device, distributed
-from tenshot.core.errors import Cancelled, Fault, Refusal
+from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.families.components import Net
 from tenshot.generate import plan
 from tenshot.generate.options import GenerateOptions
 from tenshot.generate.plan import Plan, Planned
+from tenshot.model.latent_rgb import LatentRGB
+from tenshot.model.model import Model
 from tenshot.runtime.compiled_model import CompiledModel
+from tenshot.serve.messages import (
+    Draw,
+    Drawn,
+    Drop,
+    Failed,
+    Heard,
+    Held,
+    Load,
+    Ready,
+    Said,
+    Setup,
+    Show,
+    Shown,
+    Step,
+    Unfit,
+    Unload,
+)
 
 READ = 32  # options whose files are kept in mind
 NETS = 4  # ControlNets that are kept beside a model
 
 
-@dataclass(frozen=True)
-class Setup:
-    """warm: a picture of each model, drawn before anything is. models: how many are kept in memory.
-
-    most: bytes in use above which all but the one at work leave; None: as many as there are.
-    """
-
-    device: str
-    warm: Sequence[GenerateOptions]
-    models: int
-    most: int | None = None
-
-
-# What it is told: Draw, Load, Unload, Drop, Show; None: to end.
-@dataclass(frozen=True)
-class Draw:
-    """pictures: by number, each asked for by options of its own; all of one kind."""
-
-    pictures: dict[int, GenerateOptions]
-
-
-@dataclass(frozen=True)
-class Load:
-    """Have the model of a picture in memory, as if it had been drawn."""
-
-    warm: GenerateOptions
-
-
-@dataclass(frozen=True)
-class Unload:
-    """Let the model of a picture go; who asks for it has it loaded again."""
-
-    warm: GenerateOptions
-
-
-@dataclass(frozen=True)
-class Drop:
-    numbers: frozenset[int]
-
-
-@dataclass(frozen=True)
-class Show:
-    """Tell what the pictures at work look like after the next step."""
-
-
-# What it tells.
-@dataclass(frozen=True)
-class Ready:
-    device: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """Of the pictures that are drawn now."""
-
-    numbers: tuple[int, ...]
-    done: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A picture at work, roughly."""
-
-    number: int
-    size: tuple[int, int]
-    pixels: bytes
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """maps: what its ControlNets saw, in RGB of that size."""
-
-    number: int
-    size: tuple[int, int]
-    pixels: bytes
-    infotext: str
-    maps: Sequence[tuple[tuple[int, int], bytes]] = ()
-
-
-@dataclass(frozen=True)
-class Failed:
-    """faults: what was wrong with what was asked; without any it was nobody's fault who asked."""
-
-    number: int
-    faults: tuple[Fault, ...]
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Said:
-    text: str
-
-
-@dataclass(frozen=True)
-class Idle:
-    """It waits for more. memory: the most that it used, bytes."""
-
-    memory: int
-
-
-@dataclass(frozen=True)
-class Held:
-    """models: in memory now."""
-
-    models: int
-
-
-@dataclass(frozen=True)
-class Unfit:
-    """It cannot begin at all."""
-
-    faults: tuple[Fault, ...]
-
-
-Heard: TypeAlias = Draw | Load | Unload | Drop | Show
-Told: TypeAlias = Ready | Step | Shown | Drawn | Failed | Said | Idle | Held | Unfit
-
-
 class _Ear(Events):
-    """Tells the server about the batch at work. wanted: those of it that nobody has dropped."""
+    """Tells the server what is said."""
 
     def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.dropped = pipe, set[int]()
-        self.numbers: tuple[int, ...] = ()
-        self.steps = 0
-        self.show = False
-        self.size = (0, 0)
+        self.pipe = pipe
 
     def say(self, text: str) -> None:
         self.pipe.send(Said(text))
 
-    def begin(self, job: str, total: int, done: int = 0) -> None:
-        self.steps = total
 
-    def advance(self, done: int, **figures: float) -> None:
-        if self.numbers:
-            self.pipe.send(Step(self.numbers, done, self.steps))
+@dataclass(frozen=True)
+class _Picture:
+    """One under way."""
 
-    def watches(self, done: int) -> bool:
-        return self.show and bool(self.numbers)
-
-    def drawing(self, done: int, total: int, images: Sequence[Image.Image]) -> None:
-        self.show = False
-        for number, image in zip(self.numbers, images, strict=True):
-            larger = image.resize(self.size, Image.Resampling.BICUBIC)
-            self.pipe.send(Shown(number, larger.size, larger.tobytes()))
-
-    def cancelled(self) -> bool:
-        return bool(self.numbers) and self.dropped.issuperset(self.numbers)
+    options: GenerateOptions
+    plan: Plan
+    planned: Planned
+    drawing: Drawing
 
 
 class Worker:
-    """Draws what it is told, one batch after the other, with models that stay in memory."""
+    """Draws what it is told, with models that stay in memory. Pictures join the batch at work between two steps.
+
+    given: those that have not joined yet. alone: those that are drawn one by one, after their batch had failed.
+    shown: those that somebody wants to see.
+    """
 
     def __init__(self, pipe: Connection, setup: Setup) -> None:
         self.pipe, self.setup = pipe, setup
         self.ear = _Ear(pipe)
-        self.inbox: queue.SimpleQueue[Draw | Load | Unload | None] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()
+        self.given: dict[int, GenerateOptions] = {}
+        self.under_way: dict[int, _Picture] = {}
+        self.alone: set[int] = set()
+        self.shown: frozenset[int] = frozenset()
+        self.batch: Batch | None = None
+        self.weights: tuple[CompiledModel, object] | None = None  # the batch's: a model and the LoRAs in it
         self.models: OrderedDict[tuple[Path, object], CompiledModel] = OrderedDict()
         self.loras: dict[object, object] = {}
+        self.previews: dict[object, LatentRGB] = {}
         self.nets: dict[object, dict[str, Net]] = {}  # ControlNets, by the model that they are beside
         self.read: OrderedDict[str, plan.Read] = OrderedDict()
 
     def listen(self) -> None:
-        """What comes while a batch is drawn can drop it."""
+        """What comes during a step counts from the next one on."""
+        told: Heard | None
         while True:
             try:
                 told = self.pipe.recv()
             except EOFError:
                 told = None
-            if isinstance(told, Drop):
-                self.ear.dropped.update(told.numbers)
-            elif isinstance(told, Show):
-                self.ear.show = True
-            else:
-                self.inbox.put(told)
+            self.inbox.put(told)
             if told is None:
                 return
 
@@ -221,14 +114,34 @@ class Worker:
             self.pipe.send(Unfit(refusal.faults))
             return
         self.pipe.send(Ready(self.setup.device))
-        self.pipe.send(Held(len(self.models)))
-        while (asked := self.inbox.get()) is not None:
-            if isinstance(asked, Draw):
-                self.draw(asked)
-                self.pipe.send(Idle(device.max_memory_allocated()))
-            else:
-                self.keep(asked)
-            self.pipe.send(Held(len(self.models)))
+        self.tell_held()
+        while self.hear():
+            self.turn()
+
+    def hear(self) -> bool:
+        """Take all that has come; wait for it where there is nothing to draw. False: it is to end."""
+        while not self.inbox.empty() or not (self.given or self.under_way):
+            match self.inbox.get():
+                case None:
+                    return False
+                case Draw(pictures):
+                    self.given |= pictures
+                case Drop(numbers):
+                    for number in numbers:
+                        self.leave(number)
+                case Show(numbers):
+                    self.shown |= numbers
+                case asked:
+                    self.keep(asked)
+                    self.tell_held()
+        return True
+
+    def turn(self) -> None:
+        """One step of all that is drawn."""
+        self.join()
+        self.step()
+        if not self.under_way:
+            self.batch = self.weights = None
 
     def keep(self, asked: Load | Unload) -> None:
         """Whether it is in memory changes no picture: where that fails, who draws next is told why."""
@@ -244,54 +157,98 @@ class Worker:
 
     def load(self, options: GenerateOptions) -> None:
         planned = self.planned(options)
-        self.images([(0, planned, planned.pictures[0])])
+        (picture,) = planned.pictures
+        self.put(planned.opened, {})
+        pipeline.images(planned.opened, [picture.request], planned.settings)
 
-    def draw(self, asked: Draw) -> None:
-        ready: list[tuple[int, Plan, Planned]] = []
-        for number, options in asked.pictures.items():
-            if number not in self.ear.dropped:
-                try:
-                    planned = self.planned(options)
-                    ready.append((number, planned, planned.pictures[0]))
-                except Exception as error:
-                    self.failed(number, error)
-        for _, group in groupby(ready, lambda each: each[1].settings):  # of one kind they are equal
-            self.drawn([*group])
-        last = max(asked.pictures)  # numbers rise
-        self.ear.dropped.difference_update([number for number in [*self.ear.dropped] if number <= last])
+    def leave(self, number: int) -> None:
+        """Nobody wants it any more."""
+        self.given.pop(number, None)
+        self.alone.discard(number)
+        if (picture := self.under_way.pop(number, None)) and self.batch:
+            self.batch.leave(picture.drawing)
 
-    def drawn(self, batch: Sequence[tuple[int, Plan, Planned]]) -> None:
-        """Where a batch fails, each is drawn alone, so that none fails for another's sake."""
-        try:
-            for (number, planned, picture), image in zip(batch, self.images(batch), strict=True):
-                finished, text = planned.finished(picture, image)
-                maps = [(each.size, each.tobytes()) for each in picture.request.control]
-                self.pipe.send(Drawn(number, finished.size, finished.tobytes(), text, maps))
-        except Cancelled:
-            return
-        except Exception as error:
-            if len(batch) == 1:
-                self.failed(batch[0][0], error)
+    def join(self) -> None:
+        """In their order, as long as they have the weights of the batch at work."""
+        for number, options in [*self.given.items()]:
+            if self.under_way and not self.alone.isdisjoint({number, *self.under_way}):
                 return
-            for each in batch:
-                self.drawn([each])
+            try:
+                planned = self.planned(options)
+                (picture,) = planned.pictures
+                if (batch := self.batch_for(planned, picture)) is None:
+                    return
+                (drawing,) = batch.join([picture.request], planned.settings)
+                self.under_way[number] = _Picture(options, planned, picture, drawing)
+            except Exception as error:
+                self.failed(number, error)
+            del self.given[number]
 
-    def images(self, batch: Sequence[tuple[int, Plan, Planned]]) -> list[Image.Image]:
-        _, first, picture = batch[0]
-        opened = first.opened
-        given = first.found.given
-        wanted = given.strengths(picture.tags) if given else {}
-        if self.loras.get(id(opened), {}) != wanted:
+    def batch_for(self, planned: Plan, picture: Planned) -> Batch | None:
+        """The batch at work, or a new one where there is none; None where that has other weights."""
+        opened, given = planned.opened, planned.found.given
+        weights = (opened, given.strengths(picture.tags) if given else {})
+        if self.batch and self.weights and self.weights[0] is opened and self.weights[1] == weights[1]:
+            return self.batch
+        if self.under_way:
+            return None
+        self.put(*weights)
+        self.batch, self.weights = Batch(opened), weights
+        return self.batch
+
+    def put(self, opened: CompiledModel, loras: Mapping[str | Path, tuple[float, float]]) -> None:
+        """Have these LoRAs in a model, and no others."""
+        if self.loras.get(id(opened), {}) != loras:
             self.loras.pop(id(opened), None)
-            opened.set_loras(wanted)
-            self.loras[id(opened)] = wanted
-        self.ear.size, self.ear.show = first.settings.size_for(opened).pillow, False
-        self.ear.numbers = tuple(number for number, *_ in batch if number)  # 0: nobody waits for it
+            opened.set_loras(loras)
+            self.loras[id(opened)] = loras
+
+    def step(self) -> None:
+        """Where a batch fails, each of it is drawn alone, so that none fails for another's sake."""
+        if self.batch is None:
+            return
         try:
-            requests = [each.request for *_, each in batch]
-            return pipeline.images(opened, requests, first.settings, self.ear)
-        finally:
-            self.ear.numbers = ()
+            self.batch.step()
+        except Exception as error:
+            if len(self.under_way) == 1:
+                self.failed(next(iter(self.under_way)), error)
+            else:
+                self.alone |= self.under_way.keys()
+                self.given = {number: each.options for number, each in self.under_way.items()} | self.given
+            self.under_way = {}
+            return
+        drawings = {number: each.drawing for number, each in self.under_way.items()}
+        self.pipe.send(Step({number: (each.done, each.total) for number, each in drawings.items()}))
+        self.show()
+        for number in [number for number, each in drawings.items() if each.over]:
+            self.finish(number, self.under_way.pop(number), self.batch.model)
+
+    def show(self) -> None:
+        """Pictures at work, roughly, where anybody asked."""
+        for number in self.shown & self.under_way.keys():
+            each = self.under_way[number]
+            opened = each.plan.opened
+            if id(opened) not in self.previews:
+                self.previews[id(opened)] = LatentRGB.fitted(opened)
+            (image,) = self.previews[id(opened)](each.drawing.clean(opened))
+            larger = image.resize(each.plan.settings.size_for(opened).pillow, Image.Resampling.BICUBIC)
+            self.pipe.send(Shown(number, larger.size, larger.tobytes()))
+        self.shown = frozenset()
+
+    def finish(self, number: int, each: _Picture, model: Model) -> None:
+        """The others wait for it; those that take its place are on their way meanwhile."""
+        self.alone.discard(number)
+        try:
+            (image,) = pipeline.decode(model, each.drawing.latents)
+            finished, text = each.plan.finished(each.planned, image)
+            maps = [(shown.size, shown.tobytes()) for shown in each.planned.request.control]
+            self.pipe.send(Drawn(number, finished.size, finished.tobytes(), text, maps))
+        except Exception as error:
+            self.failed(number, error)
+        self.tell_held()
+
+    def tell_held(self) -> None:
+        self.pipe.send(Held(len(self.models), device.max_memory_allocated()))
 
     def planned(self, options: GenerateOptions) -> Plan:
         found = self.found(options)
@@ -333,8 +290,8 @@ class Worker:
 
     def forget(self, key: tuple[Path, object]) -> None:
         gone = self.models.pop(key)
-        self.loras.pop(id(gone), None)
-        self.nets.pop(id(gone), None)
+        for beside in (self.loras, self.previews, self.nets):
+            beside.pop(id(gone), None)
         del gone
         gc.collect()  # nets hold one another in circles
         device.empty_cache()

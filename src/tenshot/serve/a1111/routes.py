@@ -17,8 +17,8 @@ from tenshot.serve.a1111 import answers, control, settings
 from tenshot.serve.a1111.asked import Missing, draft
 from tenshot.serve.a1111.bodies import Image2Image, Text2Image
 from tenshot.serve.drawing import Server, encoded, preview
+from tenshot.serve.messages import Load, Unload
 from tenshot.serve.requests import Draft
-from tenshot.serve.worker import Load, Unload
 
 
 class Shown(BaseModel):
