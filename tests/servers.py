@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PATIENCE = 120.0
+PATIENCE = 600.0  # a busy machine takes minutes to start a server
 
 
 class Running:
