@@ -68,6 +68,11 @@ VERBS: dict[Name, Verb] = {
         "tenshot.compare.options:CompareOptions",
         "Train every method on your pictures; which serves you?",
     ),
+    ("sweep",): Verb(
+        "tenshot.compare.sweep:sweep",
+        "tenshot.compare.options:SweepOptions",
+        "Train one method with many settings; which is best?",
+    ),
     ("evaluate",): Verb(
         "tenshot.evaluate.evaluate:evaluate",
         "tenshot.evaluate.options:EvaluateOptions",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from tenshot import pipeline
 from tenshot.adapters import embedding
-from tenshot.compare.options import CompareOptions
+from tenshot.compare.options import JudgedOptions
 from tenshot.core import device
 from tenshot.core.errors import Cancelled, Fault, Refusal
 from tenshot.core.events import Events
@@ -37,8 +37,15 @@ from tenshot.train.options import FineTuneOptions
 from tenshot.train.subject_options import Method
 from tenshot.train.ways import WAYS, called
 
+STOPPED = 130  # the exit code of a command that was asked to stop
+LOOK = 2.0  # seconds between two looks at a training
+Hopeless = Callable[[Mapping[int, float]], bool]
 FEW_STEPS = "few-steps"
 CLASSES = 2  # pictures of the class for each seed
+
+
+class GaveUp(Exception):
+    """The training was found hopeless, and stopped."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class Outcome:
 class Examination:
     """What every cell is put to."""
 
-    options: CompareOptions
+    options: JudgedOptions
     judge: Judge
     of: Subject
 
@@ -91,11 +98,15 @@ class Examination:
             return prompts.of_places(name, self.options.subject)
         return prompts.of_contexts(self.of.shown, name, self.options.subject)
 
-    def outcome(self, cell: Cell, place: Path, events: Events) -> Outcome:
-        """Trained, drawn and measured, or as it is kept. place: the untuned model's. Raises Refusal, Cancelled."""
+    def outcome(self, cell: Cell, place: Path, events: Events, hopeless: Hopeless | None = None) -> Outcome:
+        """Trained, drawn and measured, or as it is kept. place: the untuned model's.
+
+        hopeless: asked with likeness by step so far, while it trains, whether to give up. Raises Refusal, Cancelled,
+        and GaveUp.
+        """
         folder, told = self.options.out / "cells" / cell.name, self._told(cell)
         if (kept := _kept(cell, folder, told)) is None:
-            costs = _train(cell, folder, events)
+            costs = _train(cell, folder, events, lambda: bool(hopeless and hopeless(self._likeness(cell, []))))
             figures, drawn, before = self._examined(cell, place, events)
             kept = Outcome(cell, figures, costs, drawn, self._likeness(cell, before))
             _keep(folder, told, kept)
@@ -105,8 +116,8 @@ class Examination:
         """Of what was drawn during the training, by step; of `before` at step 0."""
         found = {0: before} if before else {}
         if cell.training and not cell.few_steps:
-            paths = validation.drawn(cell.training.output_dir)
-            found = {step: [open_picture(path) for path in each] for step, each in paths.items()}
+            paths, whole = validation.drawn(cell.training.output_dir), cell.training.num_validation_images
+            found = {step: [open_picture(path) for path in each] for step, each in paths.items() if each[whole - 1 :]}
         return {step: self.judge.likeness(images, self.of.unseen or self.of.shown) for step, images in found.items()}
 
     def _told(self, cell: Cell) -> Config:
@@ -160,8 +171,8 @@ def _opened(cell: Cell, place: Path, on: str, events: Events) -> CompiledModel:
     return opened
 
 
-def _train(cell: Cell, folder: Path, events: Events) -> dict[str, float]:
-    """In a process of its own, so that its peak memory is its own; it says itself how far it is."""
+def _train(cell: Cell, folder: Path, events: Events, hopeless: Callable[[], bool]) -> dict[str, float]:
+    """In a process of its own, so that its peak memory is its own; it says itself how far it is. Raises GaveUp."""
     training = cell.few_steps or cell.training
     if cell.method is None or training is None:
         return {}
@@ -171,13 +182,23 @@ def _train(cell: Cell, folder: Path, events: Events) -> dict[str, float]:
     folder.mkdir(parents=True, exist_ok=True)
     tensors.write_text(recipe, as_recipe(training))
     command = [sys.executable, "-m", "tenshot", "train", verb, "--recipe", str(recipe), "--json"]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-    if ended.returncode == 130 or events.cancelled():
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    written, gave_up = None, False
+    while written is None:
+        try:
+            written, _ = process.communicate(timeout=LOOK)
+        except subprocess.TimeoutExpired:
+            if not gave_up and hopeless():
+                process.terminate()  # it stops after the step under way
+                gave_up = True
+    if gave_up and process.returncode:
+        raise GaveUp
+    if process.returncode == STOPPED or events.cancelled():
         raise Cancelled
-    told = _answer(ended.stdout)
-    if ended.returncode:
+    told = _answer(written)
+    if process.returncode:
         faults = [Fault(**each) for each in told.get("faults", [])]
-        found = f"training ended with {ended.returncode}: {told.get('message', 'no word')}"
+        found = f"training ended with {process.returncode}: {told.get('message', 'no word')}"
         do = f"see {training.output_dir / 'tenshot.log'}; the same command goes on where it was"
         raise Refusal(*faults or [Fault(cell.name, found, do=do)])
     return {

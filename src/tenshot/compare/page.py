@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
+from tenshot.cli.output import in_words
+from tenshot.cli.output import shown as told_as
 from tenshot.compare.cells import FEW_STEPS, Outcome
-from tenshot.compare.options import CompareOptions
+from tenshot.compare.options import CompareOptions, SweepOptions
 from tenshot.compare.table import Table
 from tenshot.core.html import Html, el, page, section, wide
 from tenshot.core.json_types import key
+from tenshot.core.results import Swept
 from tenshot.evaluate.judge import Judge
 from tenshot.evaluate.measures import Subject
 from tenshot.io import tensors
@@ -20,6 +23,7 @@ from tenshot.report.record import REAL, UNTUNED
 from tenshot.report.verdict import shown
 from tenshot.train.ways import WAYS, called
 
+BEST = 5  # trainings of a sweep whose pictures are shown
 SHOWN = 2  # pictures of each prompt and method
 HINTS = {"higher": "↑ higher is better", "lower": "↓ lower is better"}
 COSTS = {  # a cost -> its head, and what a unit of it is
@@ -169,3 +173,29 @@ def _given(of: Subject) -> Html:
 def title(row: str) -> str:
     titles: dict[str, str] = {FEW_STEPS: "in 8 steps", **{method: way.title for method, way in WAYS.items()}}
     return titles.get(row, row)
+
+
+def of_sweep(options: SweepOptions, told: Swept, outcomes: Sequence[Outcome]) -> str:
+    """outcomes: of the trials that were finished, the best first."""
+    best = outcomes[0]
+    heading = f"{title(best.cell.row)} of {options.noun}: {len(told['trials'])} trainings"
+    text = el(
+        "div",
+        el("p", heading, class_="eyebrow"),
+        el("h1", told["best"]),
+        el("p", el("code", told["next"][0])),
+    )
+    shown_ones = [next(iter(each.drawn.values()))[0] for each in outcomes[:BEST]]
+    prompt = next(iter(best.drawn))
+    pictures = captioned(shown_ones, [each.cell.name for each in outcomes[:BEST]], prompt)
+    names = list(next(iter(told["trials"].values())))
+    heads = el("tr", el("th", "training"), *(el("th", in_words(name), scope="col") for name in names))
+    order = sorted(told["trials"].items(), key=lambda each: -(each[1]["score"] or 0.0))
+    rows = [
+        el("tr", el("th", name, scope="row"), *(el("td", told_as(key, value)) for key, value in trial.items()))
+        for name, trial in order
+    ]
+    lead = "Score: likeness to the subject, times the share kept of drawing what is asked. The best first."
+    table = wide(el("table", el("thead", heads), el("tbody", *rows)))
+    parts = (section("Tried", lead, table, class_="whole"), section("The best", prompt, pictures))
+    return page(heading, el("header", text), *parts)

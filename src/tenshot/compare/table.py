@@ -45,6 +45,13 @@ def tabulated(outcomes: Sequence[Outcome], real: Figures, judge: Judge) -> Table
     return Table(figures, spread, costs, help_of(judge), chosen, advice)
 
 
+def score(drawn: Figures, before: Figures, judge: Judge) -> float:
+    """Likeness to the subject, times the share that was kept of drawing as asked (at most 1)."""
+    counted = [name for name in ("background", "style") if drawn.get(name) is not None] or [judge.prompt_measure]
+    asked, once = (sum(each.get(name) or 0.0 for name in counted) for each in (drawn, before))
+    return (drawn[judge.subject_measure] or 0.0) * (min(1.0, asked / once) if once > 0 else 1.0)
+
+
 def _each(of: Sequence[Figures], figure: Callable[[Sequence[float]], float]) -> Figures:
     """`figure` of each measure; None where one of them says nothing."""
     columns = {name: [each[name] for each in of] for name in of[0]}

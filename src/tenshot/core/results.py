@@ -195,6 +195,28 @@ class Compared(TypedDict):
     why: str
 
 
+class Trial(TypedDict):
+    """One training of a sweep; None where there is no such option, or it was stopped early."""
+
+    rank: int | None
+    learning_rate: float
+    max_train_steps: int
+    optimizer: str
+    likeness: float | None
+    score: float | None
+    seconds: float | None
+    stopped_early: bool
+
+
+class Swept(TypedDict):
+    """trials: by the names of their folders. best: one of them."""
+
+    trials: Mapping[str, Trial]
+    best: str
+    page: str
+    next: list[str]
+
+
 class PlannedTraining(TypedDict):
     """seconds: at least and at most. None where nothing could be measured; why: what is in the way."""
 
