@@ -56,6 +56,13 @@ def test_the_ladder_counts_what_is_asked_of_the_denoiser(sd1: Path):
     assert costs == sorted(costs)
 
 
+def test_every_family_has_a_ladder(sdxl: Path, sd3: Path):
+    for place, way in ((sdxl, "DPM++ 2M Karras, 4 steps, no guidance"), (sd3, "UniPC, 4 steps, no guidance")):
+        opened = model.load(str(place))
+        assert way in map(str, (each.preset for each in ladder.rungs(opened, "good", 5.0, Size(64, 64), 0.5)))
+        assert ladder.usual(opened, 5.0).sampler in ("Euler a", "Euler")
+
+
 def test_the_cheapest_that_holds_is_kept_and_nothing_is_tried_twice(
     mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -51,6 +51,11 @@ class Trial:
         return f"{self.preset}: {self.told}"
 
     @property
+    def short(self) -> float:
+        """Of what is asked, by the worst of its measures."""
+        return min(of.lower - of.limit for of in self.measures.values())
+
+    @property
     def told(self) -> str:
         """What came of it, in words."""
         if self.held:

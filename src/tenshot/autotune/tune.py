@@ -184,7 +184,9 @@ def _sheet(file: Path, examination: Examination, found: Trial, events: Events) -
 
 def _verdict(examination: Examination, found: Trial | None, trials: Trials, result: Tuned) -> str:
     if found is None:
-        return f"none of the {len(trials.made)} ways that were tried holds; nothing is written"
+        told = f"none of the {len(trials.made)} ways that were tried holds; nothing is written"
+        nearest = max(trials.made, key=lambda each: each.short, default=None)
+        return f"{told}. What came nearest: {nearest.preset}, {nearest.proof}" if nearest else told
     speed = timing.told(result["speedup"], _pair(result["speedup_spread"]))
     usual = ladder.usual(examination.plain, examination.guidance)
     return f"{found.preset}: {found.proof}. {speed} as {usual}, torch in float32"
