@@ -17,6 +17,9 @@ from tenshot.core.errors import Cancelled, Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
 from tenshot.core.size import Size
+from tenshot.diffusion.schedules import align_your_steps
+from tenshot.families.sd import SD1
+from tenshot.families.sdxl import SDXL
 from tenshot.io.png import read_infotext
 from tenshot.model import model
 from tenshot.preset import Certified, Preset
@@ -214,3 +217,14 @@ def test_what_no_judge_knows_is_refused_before_it_is_compiled(mine: Path):
     with pytest.raises(Refusal, match="knows only what pocket and its fine-tunes draw"):
         artifacts.compiled(mine, Path("fast"), fast="good", prompt=["a cat on a red background"])
     assert not Path("fast").exists() and not Path("fast-tune").exists()
+
+
+def test_aligned_steps_are_drawn_where_they_were_published(mine: Path, sd2_v: Path, capsys: pytest.CaptureFixture[str]):
+    for family, last in ((SD1, 0.152), (SDXL, 0.113)):
+        sigmas = align_your_steps(family.aligned, 21)
+        assert sigmas[::2] == pytest.approx(family.aligned) and sigmas[-3] == pytest.approx(last)
+        assert sigmas[1] == pytest.approx((sigmas[0] * sigmas[2]) ** 0.5) and sigmas == sorted(sigmas, reverse=True)
+    assert "Schedule type: Align Your Steps" in drawn(mine, "--schedule", "align_your_steps", "--steps", "3")
+    words = ["generate", "--model", str(sd2_v), "--prompt", "a cat", "--schedule", "align_your_steps"]
+    assert main([*words, "--out", "other.png"]) == 2
+    assert "none was published for this family" in capsys.readouterr().err

@@ -121,7 +121,7 @@ class Family:
     takes_controlnet: is there any for it here?
     layers: how its denoiser's layers are called, as a pattern. widths: of its blocks, by the denoiser's configuration.
     sizes: the widths that were released, where there is more than one.
-    aligned: sigmas of ten steps that were found best for it (Align Your Steps, arXiv 2404.14507), where they were.
+    aligned: the 11 sigmas of ten steps that were found best (Align Your Steps, arXiv 2404.14507), where any were.
     released: part -> its configuration as it was released. optional: nets that a model of the family may lack.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.schedulers.scheduling_utils import AysSchedules
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tenshot.core.json_types import Config
@@ -18,6 +19,7 @@ PARTS = {
     "text_encoder": CLIPTextModel,
     "tokenizer": CLIPTokenizer,
 }
+LEAST_SIGMA = 0.029  # where the published tables of Align Your Steps end; diffusers has 0 there
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "safety_checker": [None, None],
@@ -88,6 +90,7 @@ SD1 = Family(
     kohya=Kohya("sd_v1"),
     webui=WebUI("SD1", [("FrozenCLIPEmbedder", {})]),
     clip_skip=True,
+    aligned=(*AysSchedules["StableDiffusionSigmas"][:-1], LEAST_SIGMA),
     named_as=r"sd[ _-]?v?1|stable[ -]diffusion[ -]v?1",
     released={"unet": NET | {"cross_attention_dim": 768}, "text_encoder": CLIP_L},
 )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from diffusers.schedulers.scheduling_utils import AysSchedules
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from tenshot.core.json_types import Config
@@ -142,6 +143,7 @@ SDXL = Family(
     kohya=Kohya("sdxl_base_v1-0", blocks=keymaps.unet_modules),  # by its original blocks
     webui=WebUI("SDXL", EMBEDDERS, generative=True, lists="sdxl_"),
     v_sign="tensor",
+    aligned=(*AysSchedules["StableDiffusionXLSigmas"][:-1], sd.LEAST_SIGMA),
     named_as=r"(sdxl|stable[ -]diffusion[ -]xl)(?!.*refiner)",
     released={"unet": FULL, "text_encoder": sd.CLIP_L, "text_encoder_2": CLIP_G},
     inputs=(*UNET_INPUTS, "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids"),
