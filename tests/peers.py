@@ -1,12 +1,13 @@
 """What is learned of the subjects that ship, by every method, ours beside diffusers' own example scripts.
 
 python -m tests.peers [--diffusers DIR [--python PYTHON]] [--out out/peers] [--subjects fox otter] [--methods lora]
-                      [--seeds 0 1 2]
+                      [--seeds 0 1 2] [--record docs/learning.json]
 
 DIR is a checkout of diffusers; without it only ours are trained. Both get the same pictures, class pictures, model and
-options. One cell is one training and its measures, kept in a folder of its own: what is stopped goes on where it was.
-Prints the table of all that is there, means over subjects and seeds with standard deviations, and writes it to
-table.json. The scripts are run by PYTHON, where torchvision is installed, and datasets for `full`.
+options. One cell is one training and its measures; it goes into the record at once, and docs/learning.md is written
+anew from that, so what is stopped goes on where it was, also side by side in several processes. What was recorded with
+another model or other settings is measured again. OUT keeps a sheet of each cell's pictures. The scripts are run by
+PYTHON, where torchvision is installed, and datasets for `full`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
-import diffusers
 import torch
 import yaml
 from PIL import Image
@@ -33,19 +33,20 @@ import tenshot
 from recipes.pocket.sprites import CONCEPTS
 from tenshot import pipeline
 from tenshot.adapters import embedding
+from tenshot.core.shipped import ASSETS
 from tenshot.core.size import Size
 from tenshot.diffusion.process import DDPM
 from tenshot.evaluate import pocket_judge, protocol, subject
 from tenshot.evaluate.subject import SUBJECTS, UNSEEN
-from tenshot.io import tensors
 from tenshot.io.images import as_tensor
+from tenshot.io.png import contact_sheet
 from tenshot.model import model
-from tenshot.model.model import ASSETS, Model
+from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
 from tenshot.train.engine.denoising import Latents, Objective
 from tenshot.train.engine.rng import CounterRNG
+from tests import learning
 
-TOOLS = ("tenshot", "diffusers")
 SCRIPTS = {
     "dreambooth": "dreambooth/train_dreambooth.py",
     "lora": "dreambooth/train_dreambooth_lora.py",
@@ -53,10 +54,18 @@ SCRIPTS = {
     "full": "text_to_image/train_text_to_image.py",
 }
 COMMON: dict[str, object] = {"resolution": 128, "lr_scheduler": "constant", "lr_warmup_steps": 0}
+OURS = "lora, all linear layers"  # as documented; diffusers' script knows attention alone
 SETTINGS: dict[str, dict[str, object]] = {  # row -> the options that both tools get
     "dreambooth": {"train_batch_size": 4, "max_train_steps": 300, "learning_rate": 3e-4},
     "dreambooth, no prior": {"train_batch_size": 4, "max_train_steps": 300, "learning_rate": 3e-4},
     "lora": {"train_batch_size": 4, "max_train_steps": 300, "learning_rate": 2e-3, "rank": 8},
+    OURS: {
+        "train_batch_size": 4,
+        "max_train_steps": 300,
+        "learning_rate": 2e-3,
+        "rank": 8,
+        "layers": "transformer",
+    },
     "textual-inversion": {"train_batch_size": 4, "max_train_steps": 300, "learning_rate": 5e-3, "num_vectors": 4},
     "full": {"train_batch_size": 4, "max_train_steps": 300, "learning_rate": 3e-4},
 }
@@ -96,24 +105,27 @@ def main() -> int:
     parser.add_argument("--diffusers", type=Path)
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--out", type=Path, default=Path("out/peers"))
-    parser.add_argument("--subjects", nargs="*", default=sorted(path.name for path in SUBJECTS.iterdir()))
+    parser.add_argument("--record", type=Path, default=learning.RECORD)
+    parser.add_argument(
+        "--subjects", nargs="*", default=sorted({path.name for path in SUBJECTS.iterdir()} - learning.TUNED_ON)
+    )
     parser.add_argument("--methods", nargs="*", default=[*SETTINGS], choices=[*SETTINGS])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     given = parser.parse_args()
     kept_out = yaml.safe_load(CONCEPTS.read_text())["kept_out"]
     kinds = {name: kind for kind, names in kept_out.items() for name in names}
-    tools = TOOLS if given.diffusers else TOOLS[:1]
+    tools = learning.TOOLS if given.diffusers else learning.TOOLS[:1]
     cells = [
         Cell(tool, row, name, kinds[name], seed)
         for seed, row, name, tool in product(given.seeds, given.methods, given.subjects, tools)
+        if tool == tools[0] or row != OURS
     ]
     for number, cell in enumerate(cells, 1):
-        done = cell.folder(given.out) / "cell.json"
-        if not done.is_file():
-            print(f"{number} of {len(cells)}: {done.parent.name}", flush=True)
+        if asdict(cell) not in [each["cell"] for each in learning.read(given.record, SETTINGS)["cells"]]:
+            print(f"{number} of {len(cells)}: {cell.folder(given.out).name}", flush=True)
             figures = run(cell, given.out, given.diffusers, given.python)
-            tensors.write_json(done, {**asdict(cell), "figures": figures})
-    print(table(given.out))
+            learning.add(given.record, SETTINGS, {"cell": asdict(cell), "figures": figures})
+    print(learning.table(learning.read(given.record, SETTINGS)))
     return 0
 
 
@@ -133,7 +145,7 @@ def run(cell: Cell, out: Path, peer: Path | None, python: str) -> dict[str, floa
     if status:
         raise SystemExit(f"{' '.join(command)}\nfailed: {folder / 'log.txt'}")
     took = {"seconds": time.perf_counter() - began, "memory_gb": used.ru_maxrss / 1e6}
-    found = measures(cell, opened(cell, folder / "made"))
+    found = measures(cell, opened(cell, folder / "made"), folder / "drawn.png")
     shutil.rmtree(folder / "made")
     return found | took
 
@@ -215,13 +227,17 @@ def opened(cell: Cell, made: Path) -> Model:
     return model.load(str(made))
 
 
-def measures(cell: Cell, tuned: Model) -> dict[str, float]:
+def measures(cell: Cell, tuned: Model, sheet: Path) -> dict[str, float]:
+    """sheet: where the pictures that are measured can be looked at."""
     shown, unseen = (subject.pictures(place / cell.subject) for place in (SUBJECTS, UNSEEN))
     asked = protocol.contexts(shown)
     wanted = [Request(each.prompt(cell.name), 100 * cell.seed + n) for each in asked for n in range(DRAWN)]
     classes = [Request(class_prompt(cell), 500 + number) for number in range(CLASS_DRAWN)]
     images = pipeline.images(tuned, wanted + classes, SamplingSettings(batch=8))
     drawn = {each: images[DRAWN * n : DRAWN * (n + 1)] for n, each in enumerate(asked)}
+    heads = ["", *map(str, range(DRAWN))]
+    rows = [[*pair] for pair in zip(shown, *zip(*drawn.values(), strict=True), strict=False)]
+    contact_sheet(rows, [each.prompt(cell.name) for each in asked[: len(rows)]], heads, 128).save(sheet)
     others = subject.gallery(without=cell.subject)
     found = protocol.measure(pocket_judge.load(), drawn, images[len(wanted) :], cell.noun, shown, others, unseen)
     figures = asdict(found)
@@ -242,28 +258,6 @@ def fixed_loss(cell: Cell, tuned: Model, images: Sequence[Image.Image], repeats:
         batch = aim.draw(latents, CounterRNG(0, range(step * len(images), (step + 1) * len(images))))
         found.append(aim.per_sample(lambda x, t: tuned.predict(x, t, said), batch, torch.device("cpu")).mean().item())
     return mean(found)
-
-
-def table(out: Path) -> str:
-    """Every figure by row and tool: mean over subjects and seeds, standard deviation, count."""
-    cells = [json.loads(path.read_text()) for path in sorted(out.glob("*/cell.json"))]
-    rows = list(_rows(cells))
-    versions = {"diffusers": diffusers.__version__, "torch": str(torch.__version__), "tenshot": tenshot.__version__}
-    tensors.write_json(out / "table.json", {"settings": SETTINGS, "versions": versions, "rows": rows})
-    names = list(cells[0]["figures"]) if cells else []
-    lines = [f"| | {' | '.join(names)} | n |", "|" + " --- |" * (len(names) + 2)]
-    for row in rows:
-        figures = (f"{row[name][0]:.3g} ± {row[name][1]:.2g}" for name in names)
-        lines.append(f"| {row['row']}, {row['tool']} | {' | '.join(figures)} | {row['count']} |")
-    return "\n".join(lines)
-
-
-def _rows(cells: Sequence[Mapping[str, object]]) -> Iterator[dict[str, object]]:
-    for row, tool in product(SETTINGS, TOOLS):
-        of = [cell["figures"] for cell in cells if (cell["row"], cell["tool"]) == (row, tool)]
-        if of:
-            spread = {name: (mean(f[name] for f in of), stdev(f[name] for f in of) if of[1:] else 0) for name in of[0]}
-            yield {"row": row, "tool": tool, "count": len(of), **spread}
 
 
 if __name__ == "__main__":

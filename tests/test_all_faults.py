@@ -48,3 +48,26 @@ def test_all_of_them_come_at_once(
     for part in (*FOUND[:2], *of_net, *found):
         assert sum(part in " ".join(fault.values()) for fault in told) == 1, part
     assert len(told) == len(FOUND[:2]) + len(of_net) + len(found) and not Path("out").exists()
+
+
+def test_sizes_that_do_not_fit_are_told_with_the_rest(sd3: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "start.png")
+    dot = Image.new("L", (64, 64))
+    dot.putpixel((3, 3), 255)
+    dot.save(tmp_path / "dot.png")
+    (tmp_path / "junk.safetensors").write_bytes(b"no tensors at all")
+    second = ["--hires_scale", "8", "--hires_steps", "1000", "--hires_strength", "0.05"]
+    on_picture = ["--init_image", str(tmp_path / "start.png"), "--mask", str(tmp_path / "dot.png"), "--mask_blur", "9"]
+    for more, found in (
+        (
+            second,
+            ["--height", "--width", "--hires_scale", "--hires_strength", "sampler", str(tmp_path / "junk.safetensors")],
+        ),
+        (on_picture, ["--height", "--width", "--mask", "sampler", str(tmp_path / "junk.safetensors")]),
+    ):
+        sides = ["--width", "72", "--height", "4096"]
+        words = ["--sampler", "DDIM", "--lora", str(tmp_path / "junk.safetensors"), *sides, *more, "--json"]
+        assert main(["generate", "--model", str(sd3), "--prompt", "a", "--out", str(tmp_path / "out"), *words]) == 2
+        told = json.loads(capsys.readouterr().out)["faults"]
+        assert sorted(fault["where"].split()[0] for fault in told) == sorted(found)
+    assert not (tmp_path / "out").exists()

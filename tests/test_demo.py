@@ -9,9 +9,9 @@ import pytest
 
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
+from tenshot.core.shipped import ASSETS
 from tenshot.demo import demo as door
 from tenshot.demo.demo import SUBJECTS, DemoOptions, demo
-from tenshot.model.model import ASSETS
 from tests.dreambooth_runs import files
 
 

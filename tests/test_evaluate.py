@@ -14,11 +14,11 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, Dinov2Config, Din
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
+from tenshot.core.shipped import ASSETS
 from tenshot.evaluate import dino_clip, pocket_judge, prompts
 from tenshot.evaluate.evaluate import evaluate
 from tenshot.evaluate.options import EvaluateOptions
 from tenshot.evaluate.subject import SUBJECTS, UNSEEN
-from tenshot.model.model import ASSETS
 
 KOALA = SUBJECTS / "koala"
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}

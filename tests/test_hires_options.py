@@ -92,7 +92,7 @@ class Said(Events):
 
 def test_sd3_has_sides_of_whole_patches_and_places_for_so_many(sd3: Path, tmp_path: Path):
     whole = model.load(str(sd3))
-    multiple = whole.vae_scale_factor * whole.denoiser.config.patch_size
+    multiple = whole.sides.multiple
     most = multiple * whole.denoiser.config.pos_embed_max_size
     words = ["--model", str(sd3), "--prompt", "a", "--steps", "2", "--out", str(tmp_path)]
 

@@ -24,9 +24,9 @@ from tenshot.cli.main import main
 from tenshot.core.errors import Cancelled, Refusal
 from tenshot.core.events import Events
 from tenshot.core.options import gather
+from tenshot.core.shipped import ASSETS
 from tenshot.generate.options import GenerateOptions
 from tenshot.model import hub, model
-from tenshot.model.folders import ASSETS
 from tenshot.train.options import LoraOptions
 from tests.dreambooth_runs import TEXT, UNET
 from tests.hub_server import TOKEN, Hub

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from tenshot.adapters import embedding
 from tenshot.core.errors import Refusal
+from tenshot.core.shipped import ASSETS
 from tenshot.io.image_folder import read_folder
 from tenshot.model import model
-from tenshot.model.model import ASSETS
 from tenshot.train.data.captions import Captions
 from tenshot.train.engine.rng import CounterRNG
 from tenshot.train.methods import textual_inversion

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tenshot.adapters import embedding
 from tenshot.core.errors import Refusal
+from tenshot.core.shipped import ASSETS
 from tenshot.export.compatibility import ALL, COMFY, DIFFUSERS, WEBUI
 from tenshot.model import model
 from tests.test_adapter_files import pipeline, run
@@ -145,7 +146,7 @@ def test_an_ordinary_folder_trains_in_float32(tmp_path: Path):
 
     run("pocket", tmp_path / "half", "--dtype", "fp16")
     model.save(model.load("pocket", precision="fp16"), tmp_path / "saved")
-    for folder in (model.ASSETS / "pocket", tmp_path / "half", tmp_path / "saved"):
+    for folder in (ASSETS / "pocket", tmp_path / "half", tmp_path / "saved"):
         assert CLIPTextModel.from_pretrained(folder / "text_encoder").dtype == torch.float32
     stored = load_file(tmp_path / "half" / "text_encoder" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}

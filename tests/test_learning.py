@@ -9,8 +9,8 @@ import pytest
 from tenshot.core.events import Events
 from tenshot.core.json_types import key
 from tenshot.core.options import resolve
+from tenshot.core.shipped import ASSETS
 from tenshot.demo.demo import DemoOptions, demo
-from tenshot.model.model import ASSETS
 from tenshot.report.record import UNTUNED, WITH_PRIOR, WITHOUT_PRIOR
 from tenshot.train import finetune
 from tenshot.train.methods import dreambooth

@@ -14,11 +14,12 @@ from tenshot import pipeline
 from tenshot.adapters import embedding
 from tenshot.core.events import Events
 from tenshot.core.options import resolve
+from tenshot.core.shipped import ASSETS
 from tenshot.evaluate import pocket_judge
 from tenshot.io.image_folder import read_folder
 from tenshot.io.images import open_picture
 from tenshot.model import model
-from tenshot.model.model import ASSETS, Model
+from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
 from tenshot.train import finetune
 from tests.dreambooth_runs import WAYS

@@ -24,6 +24,7 @@ from tenshot.generate.options import GenerateOptions
 from tenshot.io.png import read_infotext
 from tenshot.model import model
 from tenshot.model.model import Model
+from tenshot.model.sides import Sides
 from tenshot.pipeline import Request, SamplingSettings
 from tests import tiny
 from tests.infotext import parse_infotext
@@ -174,8 +175,9 @@ def test_a_variation_lies_between_the_noise_of_two_seeds(opened: Model):
 class TestCanvas:
     def test_size_follows_the_picture(self):
         wide = canvas.Pictures(picture(640, 320), None)
-        height, width = wide.size(64, 8)
+        height, width = wide.size(Sides(8, 64, 8, None, 4))
         assert (height, width) == (48, 88) and abs(height * width - 64**2) < 8 * 88
+        assert wide.size(Sides(8, 64, 16, 64, 16)) == (48, 64)  # of a transformer that has no more places
 
     def test_outside_the_mask_every_pixel_stays(self):
         given = canvas.Pictures(picture(), mask(box=(20, 20, 40, 40)))
@@ -209,7 +211,7 @@ class TestCanvas:
         assert given.canvas(SIZE, 0, False, 0).mask
 
     def test_no_side_is_longer_than_what_is_drawn(self):
-        height, width = canvas.Pictures(picture(1, 20_000), None).size(64, 8)
+        height, width = canvas.Pictures(picture(1, 20_000), None).size(Sides(8, 64, 8, None, 4))
         assert (height, width) == (9056, 8) or height <= 16384
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from tenshot.core.errors import Refusal
 from tenshot.core.events import Events
+from tenshot.core.shipped import ASSETS
 from tenshot.inspect.inspect import InspectOptions, inspect
-from tenshot.model.model import ASSETS
 from tests.dreambooth_runs import Bench
 from tests.test_adapter_files import a_lora
 from tests.test_checkpoints import run

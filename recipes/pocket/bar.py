@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import torch
 from PIL import Image
 
 from recipes.pocket import autoencoder, judge, scenes
+from recipes.pocket.controlnet import EDGES
 from recipes.pocket.scenes import ATTRIBUTES, DICE, MEDIA, Scene
 from recipes.pocket.sprites import STYLES, Sprites
 from tenshot import pipeline
 from tenshot.core.device import generator
+from tenshot.core.shipped import CANNY
 from tenshot.evaluate import metrics
 from tenshot.evaluate.judge import Judge
+from tenshot.evaluate.metrics import COLOURS
 from tenshot.evaluate.pocket_judge import load as load_judge
+from tenshot.evaluate.subject import SUBJECTS
+from tenshot.generate.controlnets import canny
 from tenshot.io import tensors
 from tenshot.io.png import contact_sheet
 from tenshot.model import model
+from tenshot.model.control import Unit
+from tenshot.model.model import Model
 from tenshot.pipeline import Request, SamplingSettings
 
 PROMPTS, CATEGORIES, POSED = 100, 10, 40  # prompts; of each category; with an attribute
@@ -50,6 +59,7 @@ def measure(sprites: Sprites, folder: Path, place: str = "pocket") -> dict[str, 
         "subjects told apart": judge.held_out(sprites, eye),
         "psnr": autoencoder.fidelity(opened.vae, _unseen(sprites)),
     }
+    figures |= _edges(sprites, opened, folder)
     _sheet(prompts, images).save(folder / "bar.png")
     tensors.write_json(folder / "bar.json", {"bars": BARS, "reached": figures})
     return figures
@@ -98,6 +108,32 @@ def _attributes(eye: Judge, images: Sequence[Image.Image], asked: Sequence[Scene
         ]
         right.append(said[eye.nearest([image], texts)[0]] in scene.attributes)
     return right
+
+
+def _edges(sprites: Sprites, opened: Model, folder: Path) -> dict[str, float]:
+    """How far drawn edges agree with those of a picture of a subject that no net ever saw, with the ControlNet and
+    without; the prompt names its kind, and another background. The pictures are on folder/canny.png."""
+    seen = {place.name: Image.open(min(place.iterdir())).convert("RGB") for place in sorted(SUBJECTS.iterdir())}
+    maps = [canny(picture, *EDGES) for picture in seen.values()]
+    others = [next(c for c in COLOURS if c != metrics.background_colour(picture)) for picture in seen.values()]
+    prompts = [
+        scenes.sentence(sprites.category[name], "3d emoji", other) for name, other in zip(seen, others, strict=True)
+    ]
+    plain = [Request(prompt, 2000 + number) for number, prompt in enumerate(prompts)]
+    along = [replace(each, control=(edges,)) for each, edges in zip(plain, maps, strict=True)]
+    unit = Unit(model.load_controlnet(CANNY, "cpu"))
+    drawn = [
+        pipeline.images(opened, plain, SamplingSettings(batch=8)),
+        pipeline.images(opened, along, SamplingSettings(batch=8, control=(unit,))),
+    ]
+    without, followed = (
+        mean(metrics.edge_agreement(canny(image, *EDGES), edges) for image, edges in zip(images, maps, strict=True))
+        for images in drawn
+    )
+    rows = [[*each] for each in zip(seen.values(), maps, *drawn, strict=True)]
+    heads = ["a picture", "its edges", "without", "along the edges"]
+    contact_sheet(rows, prompts, heads, cell=128).save(folder / "canny.png")
+    return {"edges followed": followed, "edges, without": without}
 
 
 def _unseen(sprites: Sprites) -> torch.Tensor:

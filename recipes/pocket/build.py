@@ -18,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from recipes.pocket import autoencoder, bar, controlnet, finish, judge, pair, sprites, unet, words
 from tenshot.core.events import EventGroup, Events
 from tenshot.core.options import resolve
+from tenshot.core.shipped import ASSETS
 from tenshot.evaluate.pocket_judge import PocketJudge
 from tenshot.io import tensors
 from tenshot.model import model
@@ -26,7 +27,7 @@ from tenshot.train.engine.trackers import LossLog
 from tenshot.train.options import LoopOptions
 
 STAGES = ("judge", "autoencoder", "decoder", "pair", "unet", "controlnet", "finish", "bar")
-ASSETS = model.ASSETS
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -116,15 +117,17 @@ def build_controlnet(folder: Path) -> None:
     drawn = sprites.load(folder / "data")
     options = stage_options("controlnet", folder)
     opened = model.load(str(folder / "pocket"))
-    scenes = unet.scenes(drawn, options.seed)
+    scenes = controlnet.scenes(drawn, options.seed)
     latents = unet.encode(opened.vae, drawn, scenes)
     method = controlnet.Edges(drawn, latents, scenes, opened, options.seed)
+    start_at(method.net, folder / "controlnet-canny" / WEIGHTS)
     fit(method, options)
     method.net.save_pretrained(folder / "controlnet-canny")
 
 
 def build_finish(folder: Path) -> None:
     finish.pocket(folder / "pocket", ASSETS)
+    finish.canny(folder, ASSETS)
     finish.judge(folder, ASSETS)
     finish.subjects(sprites.load(folder / "data"), ASSETS)
 

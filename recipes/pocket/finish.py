@@ -1,4 +1,5 @@
-"""Stage 4: the trained nets become the folders that ship: assets/pocket, assets/judge and assets/subjects."""
+"""Stage 7: the trained nets become the folders that ship: assets/pocket, assets/pocket-canny, assets/judge and
+assets/subjects."""
 
 from __future__ import annotations
 
@@ -7,17 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipes.pocket import scenes, unet
 from recipes.pocket.sprites import Sprites
 from tenshot.core.device import generator
+from tenshot.core.shipped import CANNY
 from tenshot.evaluate.metrics import COLOURS
 from tenshot.families.sd import SD1
 from tenshot.io import tensors
-from tenshot.model import model
+from tenshot.model import folders, model
 
 SHOWN, UNSEEN = 7, 3  # pictures of each subject: to learn from, and never shown
 SCHEDULER = {"_class_name": "PNDMScheduler", **unet.SCHEDULE, "skip_prk_steps": True, "prediction_type": "epsilon"}
@@ -29,6 +31,13 @@ def pocket(trained: Path, assets: Path) -> None:
     parts = {part: kind.from_pretrained(trained / part).half() for part, kind in kinds.items()}
     parts["tokenizer"] = CLIPTokenizer.from_pretrained(trained / "tokenizer")
     model.save(model.Model(SD1, parts, SCHEDULER, trained), assets / "pocket")
+
+
+def canny(trained: Path, assets: Path) -> None:
+    """The ControlNet in float16, a folder as diffusers has it."""
+    net = ControlNetModel.from_pretrained(trained / "controlnet-canny").half()
+    with tensors.replacing_folder(assets / CANNY.name) as temporary:
+        folders.save_part(net, temporary)
 
 
 def judge(trained: Path, assets: Path) -> None:

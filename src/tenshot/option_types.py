@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer
 
-from tenshot.core import hub_names
+from tenshot.core import hub_names, shipped
 from tenshot.core.hub_names import HubName, Kind
 from tenshot.core.option_markers import Computes, There
 from tenshot.diffusion import upscalers
@@ -100,11 +100,17 @@ def _asked(name: HubName, kind: Kind, where: str) -> None:
     hub.look(name, kind, half=True, where=where)
 
 
+def _shipped(place: Path) -> Path:
+    return Path(shipped.controlnet(str(place)))
+
+
 PresetKind = Literal["same", "good"]  #: what a preset is certified for: the same pictures, or as good ones
 Device = Annotated[str, AfterValidator(_device), Computes()]  #: what torch calls it, or auto
 Backend = Annotated[str, AfterValidator(_backend)]  #: a row of BACKENDS, or the module of another
-#: In JSON, as in a recipe, what came from the hub is spelled by its name and commit.
-_Spelled = PlainSerializer(lambda value: hub_names.spelled(str(value)), when_used="json", return_type=str)
+#: In JSON, as in a recipe, what came from the hub is spelled by its name and commit, what ships by its own.
+_Spelled = PlainSerializer(
+    lambda value: shipped.spelled(hub_names.spelled(str(value))), when_used="json", return_type=str
+)
 Model = Annotated[str, There("model", reader=_model, hub="model", asker=_asked), _Spelled]
 ModelPath = Annotated[Path, There("model", reader=_weights, hub="any", asker=_asked), _Spelled]
 BenchModel = Annotated[str, There("model", besides=("sd15", "sdxl"), hub="model", asker=_asked), _Spelled]
@@ -114,11 +120,19 @@ WordPath = Annotated[Path, There("file or folder", reader=_word, hub="word", ask
 VaePath = Annotated[Path, There("file or folder", reader=_vae, hub="net", asker=_asked), _Spelled]
 ControlNetUnit = Annotated[
     str,
+    AfterValidator(shipped.controlnet),
     There("file or folder", strength=True, reader=_controlnet, hub="net", asker=_asked, hint=_with_sign),
     _Spelled,
 ]
-ControlNetPath = Annotated[Path, There("folder", hub="net", asker=_asked), _Spelled]
-SomeModel = Annotated[Path, There("file or folder", besides=("pocket",), hub="any", asker=_asked), _Spelled]
+ControlNetPath = Annotated[
+    Path,
+    AfterValidator(_shipped),
+    There("folder", hub="net", asker=_asked),
+    _Spelled,
+]
+SomeModel = Annotated[
+    Path, AfterValidator(_shipped), There("file or folder", besides=("pocket",), hub="any", asker=_asked), _Spelled
+]
 UpscalerName = Annotated[
     str,
     There("file", besides=(*UPSCALERS,), reader=_upscaler, hub="any", asker=_asked, hint=upscalers.meant),

@@ -16,12 +16,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from tenshot.core import hub_names
 from tenshot.core.errors import Fault, Refusal
 from tenshot.core.json_types import Config
+from tenshot.core.shipped import ASSETS
 from tenshot.core.size import Size
 from tenshot.diffusion.samplers import AUTOMATIC, SAMPLERS, TITLES, Schedule
 from tenshot.families import validate
 from tenshot.io import cache, hashes, tensors, text_files
 from tenshot.io.cache import Seen
-from tenshot.model.folders import ASSETS
 from tenshot.option_types import PresetKind
 from tenshot.pipeline import SamplingSettings
 from tenshot.runtime import artifact

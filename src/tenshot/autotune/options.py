@@ -36,7 +36,7 @@ class CompileOptions(Options):
     parts: list[Part] = Field([], description="what to compile (default: everything there is)")
     backend: list[Backend] = Field([], description="which may be used (default: all that this machine has)")
     controlnet: ControlNetPath | None = Field(
-        None, description="a ControlNet's folder, or org/name of the hub, compiled along"
+        None, description="a ControlNet's folder, org/name of the hub, or pocket-canny, compiled along"
     )
     height: Side | None = Field(None, description="pixels; default: the model's own")
     width: Side | None = Field(None, description="pixels; default: the model's own")

@@ -17,6 +17,7 @@ from tenshot.core import device
 from tenshot.core.alone import alone
 from tenshot.core.events import Events, track
 from tenshot.core.options import resolve
+from tenshot.core.shipped import ASSETS
 from tenshot.io.image_folder import read_folder
 from tenshot.model import model
 from tenshot.train.data import image_latents
@@ -27,7 +28,7 @@ from tenshot.train.methods.dreambooth import METHOD as DREAMBOOTH
 from tenshot.train.methods.lora import METHOD as LORA
 from tenshot.train.options import DreamBoothOptions, LoraOptions
 
-PICTURES, CLASSES = model.ASSETS / "subjects" / "koala", model.ASSETS / "subjects" / "sloth"
+PICTURES, CLASSES = ASSETS / "subjects" / "koala", ASSETS / "subjects" / "sloth"
 PLAIN, OURS = "straightforward", "tenshot"
 
 

@@ -12,10 +12,10 @@ from diffusers.models.autoencoders.vae import Encoder
 from torch import nn
 from torch.nn import functional as F
 
+from tenshot.core.shipped import ASSETS
 from tenshot.evaluate.judge import Images, Judge, in_parts
 from tenshot.io import hashes, tensors, text_files
 from tenshot.io.images import as_tensor, fit_picture
-from tenshot.model.model import ASSETS
 
 SIDE = 64  # pixels of the square pictures it sees
 PATCH = 4  # pixels a side that the picture tower takes in at once

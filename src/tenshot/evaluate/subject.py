@@ -11,10 +11,10 @@ from statistics import mean
 import torch
 from PIL import Image
 
+from tenshot.core.shipped import ASSETS
 from tenshot.evaluate.judge import Judge
 from tenshot.evaluate.metrics import colour_likeness, edge_likeness
 from tenshot.io.images import open_picture
-from tenshot.model.model import ASSETS
 
 SUBJECTS, UNSEEN = ASSETS / "subjects", ASSETS / "unseen"
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.size import Size
 from tenshot.io.images import fit_picture, open_mask, open_picture
+from tenshot.model.sides import Sides
 
 MOST_SIDE = 16384  # pixels, as of --width
 
@@ -58,12 +59,13 @@ class Pictures:
     image: Image.Image
     mask: Image.Image | None
 
-    def size(self, side: int, multiple: int) -> Size:
-        """Of the picture's shape, as large as a square of `side`, in steps of `multiple` pixels."""
-        ratio = (self.image.width / self.image.height) ** 0.5
-        most = MOST_SIDE // multiple * multiple
+    def size(self, sides: Sides) -> Size:
+        """Of the picture's shape, as large as a square picture of the model, as far as it can be."""
+        ratio, multiple = (self.image.width / self.image.height) ** 0.5, sides.multiple
+        most = min(MOST_SIDE, sides.most or MOST_SIDE) // multiple * multiple
         height, width = (
-            min(max(multiple, round(each / multiple) * multiple), most) for each in (side / ratio, side * ratio)
+            min(max(multiple, round(each / multiple) * multiple), most)
+            for each in (sides.resolution / ratio, sides.resolution * ratio)
         )
         return Size(height, width)
 

@@ -14,6 +14,7 @@ from tenshot.families import registry, validate
 from tenshot.families.base import Family
 from tenshot.generate.controlnet_options import Asked, Preprocessor
 from tenshot.model import single_nets
+from tenshot.model.sides import Sides
 from tenshot.runtime import compiled_model
 
 #: What a ControlNet must share with its UNet, and what diffusers takes where nothing is said.
@@ -46,9 +47,9 @@ def faults(
     family: Family | None = None
     try:
         folder = compiled_model.folder(compiled_model.find(model, vae=vae))
-        family, unet = validate.examine(folder), validate.denoiser_config(folder)
+        family, unet, sides = validate.examine(folder), validate.denoiser_config(folder), Sides.of_folder(folder)
     except Refusal:  # told elsewhere
-        unet = {}
+        pass
     if family and not family.takes_controlnet:
         fits = ", ".join(each.title for each in registry.FAMILIES if each.takes_controlnet)
         yield Fault("--controlnet", f"ControlNets for {family.title} are not known here", fits, "leave it out")
@@ -64,6 +65,7 @@ def faults(
             continue
         if family:
             yield from _misfits(place, found.config, unet, family)
+            yield from _other_latents(place, found.config, sides)
 
 
 def _misfits(place: Path, config: Config, unet: Config, family: Family) -> Iterator[Fault]:
@@ -74,6 +76,16 @@ def _misfits(place: Path, config: Config, unet: Config, family: Family) -> Itera
         kind = f"a ControlNet for {other.title}" if other and other is not family else "a ControlNet for another UNet"
         told = "; ".join(f"{name} {mine}, and the model has {theirs}" for name, (mine, theirs) in wrong.items())
         yield Fault("--controlnet", f"{place} is {kind}: {told}", f"one for {family.title}", "name another one")
+
+
+def _other_latents(place: Path, config: Config, sides: Sides) -> Iterator[Fault]:
+    factor = 2 ** (len(config.get("conditioning_embedding_out_channels", (16, 32, 96, 256))) - 1)
+    for what, mine, theirs in (
+        ("pixels a latent", factor, sides.factor),
+        ("channels of latents", config.get("in_channels", 4), sides.channels),
+    ):
+        if mine != theirs:
+            yield Fault("--controlnet", f"{place} is for {mine} {what}", f"{theirs}, as the model", "name another one")
 
 
 def _plain(value: object) -> object:

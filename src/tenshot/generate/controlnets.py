@@ -157,23 +157,12 @@ def idle(chosen: Sequence[ControlNet], settings: SamplingSettings) -> Iterator[s
 
 def _net(place: Path, opened: CompiledModel, events: Events) -> Net:
     net: Any = model.load_controlnet(place, opened.device, opened.dtype)
-    refuse_if(_unfit(place, net, opened))
     own: Any = opened.parts.get("controlnet")
     if own is not None and _same(net, own):
         return own
     if own is not None:
         events.say(f"{place} is not the ControlNet that the model is compiled with: torch runs it")
     return net
-
-
-def _unfit(place: Path, net: Any, opened: CompiledModel) -> Iterator[Fault]:
-    factor = 2 ** (len(net.config.conditioning_embedding_out_channels) - 1)
-    for what, mine, theirs in (
-        ("pixels a latent", factor, opened.vae_scale_factor),
-        ("channels of latents", net.config.in_channels, opened.latent_channels),
-    ):
-        if mine != theirs:
-            yield Fault("--controlnet", f"{place} is for {mine} {what}", f"{theirs}, as the model", "name another one")
 
 
 def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:

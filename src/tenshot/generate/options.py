@@ -163,7 +163,7 @@ class GenerateOptions(Options):
     only_masked: bool = Field(False, description="draw the part around the mask alone, large, and put it back")
     only_masked_padding: int = Field(32, ge=0, le=16384, description="pixels around the mask that are drawn, too")
     controlnet: list[ControlNetUnit] = Field(
-        [], description="a ControlNet: file, folder, or org/name of the hub; NAME=0.8@0-0.5: weight, part of the steps"
+        [], description="a ControlNet: pocket-canny, file, folder, org/name of the hub; NAME=0.8@0-0.5: weight, steps"
     )
     control_image: list[FilePath] = Field([], description="what it sees; one for all of them, or one for each")
     control_preprocessor: list[Preprocessor] = Field(

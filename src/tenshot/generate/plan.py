@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,18 +15,18 @@ from PIL import Image
 
 from tenshot import __version__
 from tenshot.core import device, hub_names
-from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
+from tenshot.core.errors import Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
 from tenshot.core.size import Size
 from tenshot.diffusion import samplers
 from tenshot.families import validate
 from tenshot.families.components import Net
-from tenshot.generate import canvas, controlnets, presets, second_pass
+from tenshot.generate import canvas, controlnets, model_faults, presets, second_pass
 from tenshot.generate.canvas import Canvas, Pictures
 from tenshot.generate.controlnets import ControlNet
 from tenshot.generate.options import GenerateOptions
 from tenshot.generation_parameters import CONTENTS
-from tenshot.io import infotext, text_files
+from tenshot.io import infotext
 from tenshot.model import hub, model, resolve
 from tenshot.model.control import Unit
 from tenshot.model.model import Model
@@ -37,7 +37,6 @@ from tenshot.prompt.syntax import LoraTag, without_loras
 from tenshot.runtime import compiled_model
 from tenshot.runtime.compiled_model import CompiledModel
 
-CLIP_LAYERS = 12  # where a text encoder's configuration does not say
 EMPHASES = {"no_norm": "No norm", "none": "None"}  #: as infotext names those that are not the usual one
 
 if TYPE_CHECKING:
@@ -113,13 +112,8 @@ class Read:
         """opened: what `load` gave. nets: ControlNets that are in memory beside it, and stay there."""
         options = self.options
         _say_what_has_no_effect(options, self.given, opened, events)
-        usual = Size.square(opened.resolution)
-        if self.pictures:
-            usual = self.pictures.size(opened.resolution, opened.side_multiple)
-        size = Size(options.height or usual.height, options.width or usual.width)
-        refuse_if(_size_faults(size, opened))
-        around = (options.mask_blur, options.only_masked, options.only_masked_padding, options.mask_content == "fill")
-        start = self.pictures.canvas(size, *around) if self.pictures else None
+        size = model_faults.size(options, opened.sides, self.pictures)
+        start = model_faults.start(options, size, self.pictures)
         units = controlnets.units(self.controls, opened, {} if nets is None else nets, events)
         second = second_pass.planned(options, size, opened, self.controls, units, self.upscaler, events)
         settings = _settings(options, size, start is not None, units, second)
@@ -145,26 +139,18 @@ def read(asked: GenerateOptions, events: Events) -> Read:
     """Raises Refusal with the faults of the options, and of all that they name; what is of the hub is fetched."""
     options = hub.fetched(asked, events)  # which has checked them where it fetched something
     checks = () if options is not asked else (options.faults, options.obstacles)
-    where, place, given, pictures, controls, upscaler, *_ = all_or_refuse(
+    where, place, given, pictures, controls, _, upscaler, *_ = all_or_refuse(
         lambda: device.pick(options.device),
-        lambda: _found(options, events),
+        lambda: compiled_model.find(options.model, events, options.vae),
         lambda: _given(options, events),
         lambda: canvas.read(options.init_image, options.mask) if options.init_image else None,
         lambda: controlnets.read(options),
+        lambda: refuse_if(model_faults.faults(options)),
         lambda: second_pass.read_upscaler(options),
         *(lambda check=check: refuse_if(check()) for check in checks),
     )
     options = presets.applied(options, place, events)
     return Read(options, where, place, given, pictures, controls, upscaler)
-
-
-def _size_faults(size: Size, opened: Model) -> Iterator[Fault]:
-    multiple, most = opened.side_multiple, opened.most_side or max(size)
-    for name, side in zip(Size._fields, size, strict=True):
-        if side % multiple or side > most:
-            near = min(max(multiple, round(side / multiple) * multiple), most)
-            fits = f"multiples of {multiple}" + (f", up to {most}" if opened.most_side else "")
-            yield Fault(f"--{name}", f"{side} pixels, and the model is {opened.family.title}", fits, f"--{name} {near}")
 
 
 def _settings(
@@ -185,18 +171,6 @@ def _settings(
         second,
         interval=(options.guidance_start, options.guidance_end),
     )
-
-
-def _found(options: GenerateOptions, events: Events) -> Path:
-    place = compiled_model.find(options.model, events, options.vae)
-    family = compiled_model.examine(place)
-    samplers.check(*options.sampling, family.process, family.aligned)
-    if family.clip_skip and options.clip_skip > 1:
-        config = text_files.read_object(compiled_model.folder(place) / "text_encoder" / "config.json")
-        if options.clip_skip > (layers := int(config.get("num_hidden_layers", CLIP_LAYERS))):
-            found = f"{options.clip_skip}, and the model's text encoder has {layers} layers"
-            raise Refusal(Fault("--clip_skip", found, f"1 to {layers}", "2 is what people use, 1 the usual"))
-    return place
 
 
 def _given(options: GenerateOptions, events: Events) -> RequestedAdapters | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tenshot.core import hub_names
-from tenshot.core.errors import Fault, Refusal
+from tenshot.core.errors import Fault
 from tenshot.core.events import Events
 from tenshot.core.size import Size
 from tenshot.diffusion.sampling import stretched
@@ -18,6 +18,7 @@ from tenshot.generate.options import GenerateOptions
 from tenshot.model import upscaler
 from tenshot.model.control import Unit
 from tenshot.model.model import Model
+from tenshot.model.sides import Sides
 from tenshot.model.upscaler import Upscaler
 from tenshot.pipeline import SecondPass
 
@@ -33,33 +34,38 @@ def planned(
     larger: Upscaler | None,
     events: Events,
 ) -> SecondPass | None:
-    """first: what the first pass draws. units: the ControlNets `controls`, loaded. larger: the net that enlarges.
-
-    Raises Refusal where what is asked is more than can be drawn.
-    """
+    """first: what the first pass draws. units: the ControlNets `controls`, loaded. larger: the net that enlarges."""
     if not options.hires_scale:
         return None
-    multiple, most = opened.side_multiple, min(MOST_SIDE, opened.most_side or MOST_SIDE)
-    height, width = (int(side * options.hires_scale) // multiple * multiple for side in first)
-    size, count = Size(height, width), options.hires_steps or options.steps
-    faults = []
-    if max(size) > most:
-        found = f"{options.hires_scale:g} times {first.width}x{first.height} is {width}x{height}"
-        faults.append(Fault("--hires_scale", found, f"sides up to {most} pixels", "ask for less"))
-    if (whole := stretched(count, options.hires_strength)) > MOST_STEPS:
-        found = f"{options.hires_strength:g}, and {count} steps: they would be the last of {whole}"
-        do = "give a larger --hires_strength, or fewer --hires_steps"
-        faults.append(Fault("--hires_strength", found, f"the last of {MOST_STEPS} at most", do))
-    if faults:
-        raise Refusal(*faults)
+    size = _size(options.hires_scale, first, opened.sides)
     if any(abs(drawn - side * options.hires_scale) >= 1 for drawn, side in zip(size, first, strict=True)):
-        events.say(f"the second pass draws {width}x{height}: sides are multiples of {multiple}")
+        multiple = opened.sides.multiple
+        events.say(f"the second pass draws {size.width}x{size.height}: sides are multiples of {multiple}")
     if larger:
         larger.net.to(opened.device)
     again = [_softened(unit, each) for unit, each in zip(units, controls, strict=True)]
     return SecondPass(
         size, larger or options.hires_upscaler, options.hires_steps or None, options.hires_strength, again
     )
+
+
+def faults(options: GenerateOptions, first: Size, sides: Sides) -> Iterator[Fault]:
+    """What is more than can be drawn. first: what the first pass draws. sides: that the model's pictures can have."""
+    if not options.hires_scale:
+        return
+    size, count = _size(options.hires_scale, first, sides), options.hires_steps or options.steps
+    if max(size) > (most := min(MOST_SIDE, sides.most or MOST_SIDE)):
+        found = f"{options.hires_scale:g} times {first.width}x{first.height} is {size.width}x{size.height}"
+        yield Fault("--hires_scale", found, f"sides up to {most} pixels", "ask for less")
+    if (whole := stretched(count, options.hires_strength)) > MOST_STEPS:
+        found = f"{options.hires_strength:g}, and {count} steps: they would be the last of {whole}"
+        do = "give a larger --hires_strength, or fewer --hires_steps"
+        yield Fault("--hires_strength", found, f"the last of {MOST_STEPS} at most", do)
+
+
+def _size(scale: float, first: Size, sides: Sides) -> Size:
+    height, width = (int(side * scale) // sides.multiple * sides.multiple for side in first)
+    return Size(height, width)
 
 
 def read_upscaler(options: GenerateOptions) -> Upscaler | None:

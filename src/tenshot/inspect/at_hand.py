@@ -11,6 +11,7 @@ from tenshot.adapters import adapter_files, lora_names
 from tenshot.core.errors import Refusal
 from tenshot.core.hub_names import WEIGHTS, HubName
 from tenshot.core.results import Resource
+from tenshot.core.shipped import CANNY
 from tenshot.export.ui_folders import FOLDERS
 from tenshot.io import hashes, hub
 from tenshot.model import resolve
@@ -18,6 +19,7 @@ from tenshot.model import resolve
 LONGEST = 255  # characters of a file's name
 _HASH = re.compile("[0-9a-f]{8,64}")
 KINDS = {"model": "checkpoint"}  #: what the folders of user interfaces are called otherwise
+SHIPPED = {("model", "pocket"), ("controlnet", CANNY.name)}
 Digest: TypeAlias = Callable[[Path], str]
 DIGESTS: dict[str, tuple[Digest, ...]] = {
     "model": (hashes.auto_v1, hashes.of_file),
@@ -36,7 +38,7 @@ def found(kind: str, name: str, digest: str = "") -> Resource:
     told: Resource = {"what": kind, "name": name, "at_hand": False}
     if digest:
         told["hash"] = digest
-    if kind == "model" and name == "pocket":
+    if (kind, name) in SHIPPED:
         return {**told, "at_hand": True}
     if len(name) > LONGEST:
         return told

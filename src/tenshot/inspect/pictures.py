@@ -134,7 +134,7 @@ def _beside(found: Infotext, resources: list[Resource]) -> Iterator[object]:
 
 
 def _place(resource: Resource, unknown: str) -> str:
-    return resource["file"] if resource["at_hand"] else unknown
+    return resource.get("file", resource["name"]) if resource["at_hand"] else unknown
 
 
 def _controlled(unit: Mapping[str, str], place: str) -> Iterator[str]:

@@ -8,15 +8,14 @@ from pathlib import Path
 import diffusers
 import transformers
 
-import tenshot
 from tenshot.core import hub_names
 from tenshot.core.errors import Fault, Refusal
+from tenshot.core.shipped import ASSETS
 from tenshot.families import text_model
 from tenshot.families.base import ZEROS, Family
 from tenshot.families.components import Component
 from tenshot.io import tensors, text_files
 
-ASSETS = Path(tenshot.__file__).parent / "assets"
 DTYPE = "float32"  # in which transformers opens text encoders, however they are stored: in float16 none can learn
 ONE_FILE = "1TB"  # the largest shard: other programs look for a part's weights in one file
 

@@ -26,8 +26,8 @@ from tenshot.families.components import VAE, Component, Denoiser, Net, TextEncod
 from tenshot.io import tensors, text_files
 from tenshot.model import folders, single_nets
 from tenshot.model.control import Residuals
-from tenshot.model.folders import ASSETS as ASSETS
 from tenshot.model.resolve import find as find
+from tenshot.model.sides import Sides
 
 diffusers.utils.logging.disable_progress_bar()  # progress is told by events
 transformers.utils.logging.disable_progress_bar()
@@ -104,29 +104,22 @@ class Model:
         return dtype
 
     @property
+    def sides(self) -> Sides:
+        return Sides.of(self.denoiser.config, self.vae.config)
+
+    @property
     def vae_scale_factor(self) -> int:
         """Pixels a latent stands for, along one side."""
-        return _factor(self.vae)
+        return self.sides.factor
 
     @property
     def latent_channels(self) -> int:
-        return int(self.vae.config.latent_channels)
+        return self.sides.channels
 
     @property
     def resolution(self) -> int:
         """The side in pixels that the denoiser was trained for."""
-        return int(self.denoiser.config.sample_size) * self.vae_scale_factor
-
-    @property
-    def side_multiple(self) -> int:
-        """What the sides of its pictures are multiples of, in pixels: a transformer sees latents in patches."""
-        return self.vae_scale_factor * int(self.denoiser.config.get("patch_size") or 1)
-
-    @property
-    def most_side(self) -> int | None:
-        """The longest side of its pictures in pixels, as far as a transformer has places for patches; None: any."""
-        places = self.denoiser.config.get("pos_embed_max_size")
-        return int(places) * self.side_multiple if places else None
+        return self.sides.resolution
 
     @property
     def denoiser(self) -> Denoiser:
@@ -324,13 +317,10 @@ def _beside(vae: VAE, size: Sequence[int], channels: int) -> torch.Tensor:
     latent = vae.config.latent_channels
     if channels == 2 * latent:
         return torch.zeros(1, latent, *size)
-    grey = torch.zeros(1, 3, *(_factor(vae) * side for side in size), device=vae.device, dtype=vae.dtype)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    grey = torch.zeros(1, 3, *(factor * side for side in size), device=vae.device, dtype=vae.dtype)
     under = latents.normalized(vae, vae.encode(grey).latent_dist.mode())
     return torch.cat([torch.ones(1, 1, *size), under], 1)
-
-
-def _factor(vae: VAE) -> int:
-    return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
 def _apart(net: Net) -> Net:

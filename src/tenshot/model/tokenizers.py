@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 
 from tenshot.core.errors import Fault, Refusal
+from tenshot.core.shipped import ASSETS
 from tenshot.io import text_files
-from tenshot.model.folders import ASSETS
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77

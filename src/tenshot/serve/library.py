@@ -11,9 +11,11 @@ from tenshot.adapters import lora_names
 from tenshot.core import hub_names
 from tenshot.core.errors import Fault, Refusal, all_or_refuse, refuse_if
 from tenshot.core.events import Events
+from tenshot.core.shipped import CANNY
 from tenshot.diffusion import samplers
 from tenshot.families import validate
 from tenshot.families.base import Family
+from tenshot.generate import controlnet_faults
 from tenshot.io import hashes
 from tenshot.model import resolve
 from tenshot.prompt.syntax import LoraTag
@@ -67,7 +69,8 @@ class Library:
         """Raises Refusal where one is no model, or two have one name."""
         models = all_or_refuse(*(lambda each=each: _served(each, events) for each in dict.fromkeys(given)))
         refuse_if(_namesakes(models))
-        return cls(models, lora_dirs, controlnet_dirs)
+        own = [CANNY] if any(_takes(each, CANNY) for each in models) else []
+        return cls(models, lora_dirs, (*controlnet_dirs, *own))
 
     def model(self, asked: str | None) -> Served:
         """By its name, title, file name or hash; None or nothing: the first. Raises Refusal."""
@@ -108,6 +111,10 @@ class Library:
     def check(self, tags: Sequence[LoraTag]) -> None:
         """Raises Refusal where a prompt names a LoRA that is not here."""
         refuse_if(_unknown(tags, self.loras()) if tags else ())
+
+
+def _takes(model: Served, controlnet: Path) -> bool:
+    return not any(controlnet_faults.faults(model.given, None, [str(controlnet)], []))
 
 
 def _served(given: str, events: Events) -> Served:
