@@ -10,8 +10,9 @@ from tenshot.train.forecast import Foretold
 from tenshot.train.subject_options import Method
 from tenshot.train.ways import WAYS
 
-#: The most like their subject first, as they came out on the subjects that ship (docs/results.json).
-BY_LIKENESS: tuple[Method, ...] = ("dreambooth", "dreambooth-no-prior", "full", "lora", "textual-inversion")
+#: By how much of the model learns, and whether its class is kept: no figures. Those are what `tenshot compare` is for.
+ORDER: tuple[Method, ...] = ("dreambooth", "dreambooth-no-prior", "full", "lora", "textual-inversion")
+MEASURED = "Which is the most like its subject, tenshot compare measures."
 PATIENCE = 2  # times as long as a LoRA: for more than that the LoRA is recommended
 
 
@@ -38,20 +39,19 @@ def recommended(found: Mapping[Method, Foretold | str], room: Room) -> tuple[Met
     """A method and the reason."""
     fitting: dict[Method, Foretold] = {
         name: each
-        for name in BY_LIKENESS
+        for name in ORDER
         if (each := found.get(name)) and not isinstance(each, str) and not hurdle(each, room)
     }
     if not fitting:
         return None, "None of them fits here: take a smaller model, or another machine."
     best = next(iter(fitting))
-    left_out = [WAYS[name].title for name in BY_LIKENESS[: BY_LIKENESS.index(best)] if name in found]
+    left_out = [WAYS[name].title for name in ORDER[: ORDER.index(best)] if name in found]
     light = fitting.get("lora")
     if light and best != "lora" and fitting[best].seconds[1] > PATIENCE * light.seconds[1]:
-        longer = f"{WAYS[best].title} is usually more like its subject, but takes {span(*fitting[best].seconds)}"
-        return "lora", f"{WAYS['lora'].title}: {_takes(light)}. {longer}."
-    reason = f"{', '.join(left_out)} {'does' if len(left_out) == 1 else 'do'} not fit here" if left_out else ""
-    usual = "of those that fit here it is usually the most like its subject"
-    return best, f"{WAYS[best].title}: {usual}{'; ' if reason else ''}{reason}. It takes {_takes(fitting[best])}."
+        longer = f"{WAYS[best].title} teaches the whole model, but takes {span(*fitting[best].seconds)}"
+        return "lora", f"{WAYS['lora'].title}: {_takes(light)}. {longer}. {MEASURED}"
+    reason = f"; {', '.join(left_out)} {'does' if len(left_out) == 1 else 'do'} not fit here" if left_out else ""
+    return best, f"{WAYS[best].title}: {_takes(fitting[best])}{reason}. {MEASURED}"
 
 
 def _takes(found: Foretold) -> str:
