@@ -183,6 +183,10 @@ def test_what_was_drawn_while_training_is_found_by_its_step(tmp_path: Path):
         (tmp_path / "validation" / f"{name}.png").touch()
     found = validation.drawn(tmp_path)
     assert {step: [path.stem[-1] for path in paths] for step, paths in found.items()} == {60: ["0", "1"], 1200: ["0"]}
+    training = TextualInversionOptions.model_construct(output_dir=tmp_path, num_validation_images=2)
+    nobody: Any = None
+    examination = cells.Examination(nobody, nobody, nobody)
+    assert [*examination._drawn(Cell("w", "textual-inversion", training))] == [60]  # the second of 1200 is yet to come
 
 
 def test_lines_lie_where_their_numbers_say_and_labels_do_not_cover_each_other():

@@ -29,9 +29,9 @@ def goodness(cell: Cell) -> float:
 
 
 class Trained(list[str]):
-    """Names of what was trained. most: how many, before it is stopped."""
+    """Names of what was trained. most: how many, before it is stopped. looks: how often likeness was asked for."""
 
-    most = 1000
+    most, looks = 1000, 0
 
 
 @pytest.fixture
@@ -44,11 +44,15 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
                 raise Cancelled
             done.append(cell.name)
             for seen[cell.name] in STEPS:
-                if hopeless():
+                if hopeless() or hopeless():
                     raise GaveUp
         return {"seconds": 1.0, "seconds_per_step": 1.0, "peak_bytes": 1.0, "file_bytes": 1.0}
 
+    def drawn(self: Examination, cell: Cell) -> dict[int, list[Path]]:
+        return {step: [] for step in STEPS if step <= seen[cell.name]}
+
     def likeness(self: Examination, cell: Cell, before: object) -> dict[int, float]:
+        done.looks += 1
         return {step: goodness(cell) * step / 180 for step in STEPS if cell.method and step <= seen[cell.name]}
 
     def examined(self: Examination, cell: Cell, *_: object) -> Any:
@@ -57,6 +61,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
 
     seen: dict[str, int] = {}
     monkeypatch.setattr(cells, "_train", train)
+    monkeypatch.setattr(Examination, "_drawn", drawn)
     monkeypatch.setattr(Examination, "_likeness", likeness)
     monkeypatch.setattr(Examination, "_examined", examined)
     return done
@@ -70,6 +75,7 @@ def swept(out: Path, **given: object) -> dict[str, Any]:
 def test_a_grid_tries_all_and_the_best_has_its_command(trained: Trained, tmp_path: Path):
     found = swept(tmp_path / "out", search="grid", rank=[4, 8], learning_rate=[1e-3, 2e-3], prune=False, trials=100)
     tried = {(each["rank"], each["learning_rate"]) for each in found["trials"].values()}
+    assert trained.looks == 4 * (len(STEPS) + 1) + 1  # once for what is new, and in the end
     assert tried == {(4, 1e-3), (4, 2e-3), (8, 1e-3), (8, 2e-3)} and len(trained) == 4
     best = found["trials"][found["best"]]
     assert (best["rank"], best["learning_rate"]) == (8, 2e-3) and best["score"] == pytest.approx(0.8)

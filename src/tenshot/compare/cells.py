@@ -106,18 +106,34 @@ class Examination:
         """
         folder, told = self.options.out / "cells" / cell.name, self._told(cell)
         if (kept := _kept(cell, folder, told)) is None:
-            costs = _train(cell, folder, events, lambda: bool(hopeless and hopeless(self._likeness(cell, []))))
+            costs = _train(cell, folder, events, self._watch(cell, hopeless))
             figures, drawn, before = self._examined(cell, place, events)
             kept = Outcome(cell, figures, costs, drawn, self._likeness(cell, before))
             _keep(folder, told, kept)
         return kept
 
+    def _watch(self, cell: Cell, hopeless: Hopeless | None) -> Callable[[], bool]:
+        """Asks `hopeless` where something new was drawn since it was asked last."""
+        seen = 0
+
+        def watch() -> bool:
+            nonlocal seen
+            before, seen = seen, len(self._drawn(cell))
+            return hopeless is not None and seen > before and hopeless(self._likeness(cell, []))
+
+        return watch
+
+    def _drawn(self, cell: Cell) -> dict[int, list[Path]]:
+        """Validation pictures of each step at which all are there."""
+        if not cell.training or cell.few_steps:
+            return {}
+        found, whole = validation.drawn(cell.training.output_dir), cell.training.num_validation_images
+        return {step: paths for step, paths in found.items() if len(paths) >= whole}
+
     def _likeness(self, cell: Cell, before: Sequence[Image.Image]) -> dict[int, float]:
         """Of what was drawn during the training, by step; of `before` at step 0."""
-        found = {0: before} if before else {}
-        if cell.training and not cell.few_steps:
-            paths, whole = validation.drawn(cell.training.output_dir), cell.training.num_validation_images
-            found = {step: [open_picture(path) for path in each] for step, each in paths.items() if each[whole - 1 :]}
+        found = {step: [open_picture(path) for path in paths] for step, paths in self._drawn(cell).items()}
+        found |= {0: [*before]} if before else {}
         return {step: self.judge.likeness(images, self.of.unseen or self.of.shown) for step, images in found.items()}
 
     def _told(self, cell: Cell) -> Config:
