@@ -20,8 +20,10 @@ PATIENCE = 600.0  # a busy machine takes minutes to start a server
 class Running:
     """url: where it answers. said: what it printed to stderr. answered: what it told at its end."""
 
+    program: tuple[str, ...] = ("-m", "tenshot")
+
     def __init__(self, *words: object) -> None:
-        command = [sys.executable, "-m", "tenshot", "serve", *map(str, words), "--port=0", "--device=cpu", "--json"]
+        command = [sys.executable, *self.program, "serve", *map(str, words), "--port=0", "--device=cpu", "--json"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.said: list[str] = []
         self.answered: dict[str, int] = {}

@@ -216,6 +216,7 @@ class Worker:
                 self.alone |= self.under_way.keys()
                 self.given = {number: each.options for number, each in self.under_way.items()} | self.given
             self.under_way = {}
+            device.empty_cache()
             return
         drawings = {number: each.drawing for number, each in self.under_way.items()}
         self.pipe.send(Step({number: (each.done, each.total) for number, each in drawings.items()}))
@@ -297,6 +298,7 @@ class Worker:
         device.empty_cache()
 
     def failed(self, number: int, error: Exception) -> None:
+        self.alone.discard(number)
         if isinstance(error, Refusal):
             self.pipe.send(Failed(number, error.faults))
             return
