@@ -73,7 +73,7 @@ def tuned(options: TuneOptions, given: Sequence[str], events: Events) -> Tuned:
         "certificate": options.certificate,
         "written": None,
         "preset": None,
-        "tried": {str(each.preset): each.row() for each in trials.made},
+        "tried": {str(each.preset): each.row() for each in sorted(trials.made, key=lambda each: each.cost)},
         "seconds": round(time.monotonic() - begun, 1),
     }
     if found:
