@@ -66,7 +66,7 @@ SETTINGS: dict[str, dict[str, object]] = {  # row -> the options that both tools
         "rank": 8,
         "layers": "transformer",
     },
-    "textual-inversion": {"train_batch_size": 4, "max_train_steps": 300, "learning_rate": 5e-3, "num_vectors": 4},
+    "textual-inversion": {"train_batch_size": 4, "max_train_steps": 300, "learning_rate": 1e-3, "num_vectors": 8},
     "full": {"train_batch_size": 4, "max_train_steps": 300, "learning_rate": 3e-4},
 }
 CLASSES = 48  # class pictures for prior preservation

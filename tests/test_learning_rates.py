@@ -32,7 +32,7 @@ NEEDED = {
     (LoraOptions, "lora", "sd1", 12, 2e-3),
     (FullOptions, "full", "sd2", 860, 1e-5),
     (TextualInversionOptions, "textual-inversion", "sd1", 860, 5e-3),
-    (TextualInversionOptions, "textual-inversion", "sd1", 12, 1e-4),
+    (TextualInversionOptions, "textual-inversion", "sd1", 12, 1e-3),
 ])  # fmt: skip
 def test_rates_that_are_an_order_off(kind: Any, method: str, family: str, million: int, usual: float):
     def said(factor: float, **given: Any) -> list[str]:

@@ -121,17 +121,28 @@ VaePath = Annotated[Path, There("file or folder", reader=_vae, hub="net", asker=
 ControlNetUnit = Annotated[
     str,
     AfterValidator(shipped.controlnet),
-    There("file or folder", strength=True, reader=_controlnet, hub="net", asker=_asked, hint=_with_sign),
+    There(
+        "file or folder",
+        besides=(shipped.CANNY.name,),
+        strength=True,
+        reader=_controlnet,
+        hub="net",
+        asker=_asked,
+        hint=_with_sign,
+    ),
     _Spelled,
 ]
 ControlNetPath = Annotated[
     Path,
     AfterValidator(_shipped),
-    There("folder", hub="net", asker=_asked),
+    There("folder", besides=(shipped.CANNY.name,), hub="net", asker=_asked),
     _Spelled,
 ]
 SomeModel = Annotated[
-    Path, AfterValidator(_shipped), There("file or folder", besides=("pocket",), hub="any", asker=_asked), _Spelled
+    Path,
+    AfterValidator(_shipped),
+    There("file or folder", besides=("pocket", shipped.CANNY.name), hub="any", asker=_asked),
+    _Spelled,
 ]
 UpscalerName = Annotated[
     str,

@@ -66,9 +66,8 @@ class There:
 
     def path(self, value: str) -> str:
         """The path in a value; empty where it is a word."""
-        if value in self.besides or (self.kind == "model" and value == "pocket"):
-            return ""
-        return value if not self.strength or exists(value) else value.rpartition("=")[0] or value
+        bare = value if not self.strength or exists(value) else value.rpartition("=")[0] or value
+        return "" if bare in self.besides or (self.kind == "model" and bare == "pocket") else bare
 
     def on_hub(self, value: str) -> HubName | None:
         """The name of the hub in a value, where nothing here is called so."""

@@ -15,7 +15,7 @@ from tenshot.train.options import TrainOptions
 Options = TypeVar("Options", bound=TrainOptions)
 
 SMALL = 100_000_000  # numbers of a denoiser; the pocket model's has 12 million, that of SD 1.5 860
-SMALL_RATES = {"dreambooth": 3e-4, "full": 3e-4, "lora": 2e-3, "textual-inversion": 1e-4, "distillation": 1e-3}
+SMALL_RATES = {"dreambooth": 3e-4, "full": 3e-4, "lora": 2e-3, "textual-inversion": 1e-3, "distillation": 1e-3}
 FAMILY_RATES = {"sd3": {"dreambooth": 1e-4, "lora": 4e-4}}  # diffusers' README_sd3; elsewhere an option's default
 
 

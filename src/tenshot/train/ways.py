@@ -36,7 +36,7 @@ class Way:
 
 
 STEPS = {"train_batch_size": 4, "max_train_steps": 300}
-LORA, WORD = {"rank": 8, "layers": "transformer"}, {"num_vectors": 4}
+LORA = {"rank": 8, "layers": "transformer"}
 LARGE = {"max_train_steps": 400}
 MODEL, FILE = "the whole model", "the base model and one file"
 WAYS: dict[Method, Way] = {
@@ -57,8 +57,8 @@ WAYS: dict[Method, Way] = {
         textual_inversion.METHOD,
         TextualInversionOptions,
         FILE,
-        STEPS | WORD,
-        {"max_train_steps": 2000} | WORD,
+        STEPS | {"num_vectors": 8},
+        {"max_train_steps": 2000, "num_vectors": 4},
     ),
     "full": Way("full fine-tuning", "full", full.METHOD, FullOptions, MODEL, STEPS, LARGE),
 }
