@@ -35,7 +35,7 @@ SHOWN = {  # figure -> what the page calls it
     "div": "DIV",
     "loss": "loss",
     "copying": "copying",
-    "seconds": "s",
+    "cpu_seconds": "CPU s",
     "memory_gb": "GB",
 }
 Settings = Mapping[str, Mapping[str, object]]
@@ -91,7 +91,7 @@ def table(record: Record) -> str:
     """A row for each method and tool: mean over subjects and seeds, standard deviation, how many."""
     lines = [f"| | {' | '.join(SHOWN.values())} | n |", "|" + " --- |" * (len(SHOWN) + 2)]
     for row, tool, figures in _rows(record, reported(record)):
-        told = " | ".join(_spread([each[name] for each in figures]) for name in SHOWN)
+        told = " | ".join(_spread([each[name] for each in figures if name in each]) for name in SHOWN)
         lines.append(f"| {row}, {tool} | {told} | {len(figures)} |")
     return "\n".join(lines)
 
@@ -126,6 +126,8 @@ def _rows(record: Record, cells: Sequence[Measured]) -> Iterator[tuple[str, str,
 
 
 def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
     return f"{mean(values):.3g}" + (f" ± {stdev(values):.2g}" if values[1:] else "")
 
 

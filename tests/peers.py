@@ -18,7 +18,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -137,14 +136,13 @@ def run(cell: Cell, out: Path, peer: Path | None, python: str) -> dict[str, floa
         f"--{name}={value}" for name, value in options(cell, data, class_pictures(cell, out), folder / "made").items()
     ]
     command = ours(cell, words) if cell.tool == "tenshot" else theirs(cell, words, peer, python)
-    began = time.perf_counter()
     folder.mkdir(parents=True)
     with (folder / "log.txt").open("wb") as log:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         _, status, used = os.wait4(child.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)}\nfailed: {folder / 'log.txt'}")
-    took = {"seconds": time.perf_counter() - began, "memory_gb": used.ru_maxrss / 1e6}
+    took = {"cpu_seconds": used.ru_utime + used.ru_stime, "memory_gb": used.ru_maxrss / 1e6}
     found = measures(cell, opened(cell, folder / "made"), folder / "drawn.png")
     shutil.rmtree(folder / "made")
     return found | took
