@@ -47,12 +47,17 @@ def test_a_picture_drawn_with_it_names_it(tmp_path: Path, capsys: pytest.Capture
     words = ["--prompt", "a 3d emoji of a cat", "--controlnet", "pocket-canny=0.7", "--control_image", str(SHOWN)]
     drawn = str(tmp_path / "a.png")
     assert main(["generate", *words, "--control_preprocessor", "canny", "--steps", "1", "--out", drawn]) == 0
-    capsys.readouterr()
+    assert "--controlnet pocket-canny=0.7 " in capsys.readouterr().out  # in the next command
     assert main(["inspect", drawn, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     (net,) = [each for each in told["resources"] if each["what"] == "controlnet"]
     assert net["name"] == "pocket-canny" and net["at_hand"]
     assert "--controlnet pocket-canny=0.7" in told["next"][0]
+
+
+def test_it_is_translated_by_its_name(tmp_path: Path):
+    assert main(["convert", "pocket-canny", str(tmp_path / "canny.safetensors")]) == 0
+    assert (tmp_path / "canny.safetensors").stat().st_size > 10_000_000
 
 
 def test_it_is_served_where_a_model_takes_it(sd1: Path):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer
 
-from tenshot.core import hub_names, shipped
+from tenshot.core import shipped
 from tenshot.core.hub_names import HubName, Kind
 from tenshot.core.option_markers import Computes, There
 from tenshot.diffusion import upscalers
@@ -108,11 +108,14 @@ PresetKind = Literal["same", "good"]  #: what a preset is certified for: the sam
 Device = Annotated[str, AfterValidator(_device), Computes()]  #: what torch calls it, or auto
 Backend = Annotated[str, AfterValidator(_backend)]  #: a row of BACKENDS, or the module of another
 #: In JSON, as in a recipe, what came from the hub is spelled by its name and commit, what ships by its own.
-_Spelled = PlainSerializer(
-    lambda value: shipped.spelled(hub_names.spelled(str(value))), when_used="json", return_type=str
-)
+_Spelled = PlainSerializer(lambda value: shipped.spelled(str(value)), when_used="json", return_type=str)
 Model = Annotated[str, There("model", reader=_model, hub="model", asker=_asked), _Spelled]
-ModelPath = Annotated[Path, There("model", reader=_weights, hub="any", asker=_asked), _Spelled]
+ModelPath = Annotated[
+    Path,
+    AfterValidator(_shipped),
+    There("model", besides=(shipped.CANNY.name,), reader=_weights, hub="any", asker=_asked),
+    _Spelled,
+]
 BenchModel = Annotated[str, There("model", besides=("sd15", "sdxl"), hub="model", asker=_asked), _Spelled]
 LoraFile = Annotated[Path, There("file or folder", reader=_lora, hub="lora", asker=_asked), _Spelled]
 LoraPath = Annotated[str, There("file or folder", strength=True, reader=_lora, hub="lora", asker=_asked), _Spelled]

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tenshot.core.errors import Fault, Refusal, refuse_if
-from tenshot.core.hub_names import HubName, Kind, spelled
+from tenshot.core.hub_names import HubName, Kind
 from tenshot.core.json_types import Schema
 from tenshot.core.option_markers import Asked, Computes, Elsewhere, Mark, There, marked
 from tenshot.core.option_text import brief, choices_of, form, inline, limits, spell, words_of
 from tenshot.core.recipes import RECIPE, Recipe, Say
+from tenshot.core.shipped import spelled
 
 
 class Options(BaseModel):

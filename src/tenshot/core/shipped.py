@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import tenshot
+from tenshot.core import hub_names
 
 ASSETS = Path(tenshot.__file__).parent / "assets"
 CANNY = ASSETS / "pocket-canny"  #: pocket's ControlNet
@@ -17,5 +18,5 @@ def controlnet(value: str) -> str:
 
 
 def spelled(value: str) -> str:
-    """The same back, as one would type it."""
-    return value.replace(str(CANNY), CANNY.name, 1) if value.startswith(str(CANNY)) else value
+    """A value as one would type it: what ships, and what came from the hub, by its name."""
+    return value.replace(str(CANNY), CANNY.name, 1) if value.startswith(str(CANNY)) else hub_names.spelled(value)
